@@ -1,0 +1,59 @@
+"""Keys and values of what a model has read, so that the next token costs one position. Knows shapes, not models.
+
+Shapes: L layers, B sequences, T new positions, S positions held, G key-value heads, K head width.
+"""
+
+import torch
+from torch import Tensor
+
+
+class Cache:
+    """Holds up to `capacity` positions of B sequences; those shorter than the longest are padded on the left.
+
+    `padding` (B,) counts each row's padded positions: they are never looked at, and positions count from the first real token,
+    so a row's logits are those it has alone.
+    """
+
+    def __init__(
+        self, layers: int, capacity: int, padding: Tensor, heads: int, head_width: int, dtype: torch.dtype
+    ) -> None:
+        B = len(padding)
+        self.keys = torch.empty((layers, B, heads, capacity, head_width), dtype=dtype, device=padding.device)
+        self.values = torch.empty_like(self.keys)
+        self.padding = padding
+        self.padded = bool(padding.any())
+        self.length = 0
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append (B, G, T, K) to a layer and return all it holds, (B, G, S, K); `length` moves on when all layers have."""
+        end = self.length + key.shape[2]
+        assert end <= self.keys.shape[3], "more positions than the cache was made for"
+        self.keys[layer, :, :, self.length : end] = key
+        self.values[layer, :, :, self.length : end] = value
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def positions(self, T: int) -> Tensor:
+        """(1 or B, T) positions of the next T tokens; padding stands at 0, where nobody looks."""
+        columns = torch.arange(self.length, self.length + T, device=self.padding.device)
+        return (columns - self.padding[:, None]).clamp(min=0) if self.padded else columns[None]
+
+    def mask(self, T: int) -> Tensor | None:
+        """(1 or B, 1, T, S): True where a new position may look; None where the plain causal mask is enough."""
+        if not self.padded and (self.length == 0 or T == 1):
+            return None
+        held = torch.arange(self.length + T, device=self.padding.device)
+        mask = held <= held[self.length :, None]  # (T, S): itself and what came before
+        if self.padded:
+            # A padded position looks at itself: a row of the softmax over nothing would be NaN.
+            seen = (held >= self.padding[:, None])[:, None] | (held == held[self.length :, None])  # (B, T, S)
+            mask = mask & seen
+        return mask.view(-1, 1, T, self.length + T)
+
+    def branch(self, rows: Tensor, capacity: int | None = None) -> "Cache":
+        """A cache of its own for each of `rows` (indices into B, repeats welcome), with room for `capacity` positions."""
+        layers, _, heads, held, head_width = self.keys.shape
+        other = Cache(layers, capacity or held, self.padding[rows], heads, head_width, self.keys.dtype)
+        other.keys[:, :, :, : self.length] = self.keys[:, rows, :, : self.length]
+        other.values[:, :, :, : self.length] = self.values[:, rows, :, : self.length]
+        other.length = self.length
+        return other

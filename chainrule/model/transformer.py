@@ -1,0 +1,225 @@
+"""f_θ and φ_θ: one Transformer, described by one flat config. Knows tokens, not text, nor whose weights it holds.
+
+Shapes: B sequences, T positions, S positions attended to, D width, H heads, G key-value heads, K head width, V vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chainrule.model.cache import Cache
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a Transformer is, in one flat table; a field means one thing in every family."""
+
+    vocabulary_size: int  # V
+    context: int  # the most positions it reads at once
+    width: int  # D
+    layers: int
+    heads: int  # H
+    key_value_heads: int  # G, divides H: that many queries share a key and a value
+    head_width: int  # K
+    hidden: int  # the width inside the MLP
+    norm: Literal["rms", "layer"] = "rms"
+    norm_epsilon: float = 1e-6
+    positions: Literal["rotary", "learned"] = "rotary"
+    rope_theta: float = 10_000.0
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    gated: bool = True  # the MLP multiplies its activation by a second projection (SwiGLU)
+    query_key_norm: bool = True
+    query_key_value_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    tied: bool = False  # the output matrix is the embedding matrix
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model: wanted {name} of at least 1, got {getattr(self, name)}")
+        if self.heads % self.key_value_heads:
+            raise ValueError(
+                f"model: wanted a number of heads that key_value_heads divides, got {self.heads} and {self.key_value_heads}"
+            )
+        if self.positions == "rotary" and self.head_width % 2:
+            raise ValueError(f"model: wanted an even head width for rotary positions, got {self.head_width}")
+
+
+class Linear(nn.Linear):
+    """A matrix kept in its own precision and used in that of its input (bfloat16 compute, float32 weights)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.linear(input, self.weight.to(input.dtype), bias)
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang and Sennrich, 2019) or LayerNorm (Ba et al., 2016) over the last dimension."""
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.epsilon = config.norm_epsilon
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if config.norm == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight.to(x.dtype)
+        if self.bias is None:
+            return F.rms_norm(x, weight.shape, weight, self.epsilon)
+        return F.layer_norm(x, weight.shape, weight, self.bias.to(x.dtype), self.epsilon)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the tokens of this call stand and what they may see; made once a call, used by every layer."""
+
+    rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (1 or B, T, 1, K)
+    mask: Tensor | None  # (1 or B, 1, T, S), True where a position may look; None: everything before it, or all if T = 1
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary positions (Su et al., 2021): turn each pair (x_i, x_{i+K/2}) by an angle that grows with the position."""
+    cosine, sine = rotation
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+class Attention(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.heads, self.groups, self.head_width = config.heads, config.key_value_heads, config.head_width
+        rows = (self.heads + 2 * self.groups) * self.head_width
+        self.query_key_value = Linear(config.width, rows, bias=config.query_key_value_bias)
+        self.output = Linear(self.heads * self.head_width, config.width, bias=config.attention_output_bias)
+        self.query_norm = Norm(config, self.head_width) if config.query_key_norm else None
+        self.key_norm = Norm(config, self.head_width) if config.query_key_norm else None
+
+    def forward(self, x: Tensor, places: Places, cache: Cache | None, layer: int) -> Tensor:
+        B, T, _ = x.shape
+        projected = self.query_key_value(x).view(B, T, -1, self.head_width)  # (B, T, H + 2G, K)
+        query, key, value = projected.split((self.heads, self.groups, self.groups), dim=2)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if places.rotation is not None:
+            query, key = rotate(query, places.rotation), rotate(key, places.rotation)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)  # (B, G, S, K)
+        mixed = F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=places.mask,
+            is_causal=places.mask is None and T > 1,
+            enable_gqa=self.heads != self.groups,
+        )
+        return self.output(mixed.transpose(1, 2).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gated, self.activation = config.gated, config.activation
+        self.up = Linear(config.width, config.hidden * (2 if config.gated else 1), bias=config.mlp_bias)
+        self.down = Linear(config.hidden, config.width, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        gate, up = up.chunk(2, dim=-1) if self.gated else (up, None)
+        hidden = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
+        return self.down(hidden if up is None else hidden * up)
+
+
+class Block(nn.Module):
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.attention_norm, self.attention = Norm(config, config.width), Attention(config)
+        self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
+
+    def forward(self, x: Tensor, places: Places, cache: Cache | None, layer: int) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), places, cache, layer)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """f_θ: tokens x_1..x_T to logits u_1..u_T; `features` is φ_θ, the representation the logits are read from.
+
+    Parameters keep the precision they have; activations have `compute_dtype`, that of the parameters unless it is set.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype: torch.dtype | None = None
+        self.embedding = nn.Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
+        self.position_embedding = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = Norm(config, config.width)
+        self.output = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
+
+    @property
+    def output_weight(self) -> Tensor:
+        """(V, D): u_t = output_weight · c_t."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def features(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), the last layer's after the final norm."""
+        past = 0 if cache is None else cache.length
+        if past + tokens.shape[1] > self.config.context:
+            raise ValueError(
+                f"model: wanted at most {self.config.context} tokens (its context), got {past + tokens.shape[1]}; shorten the text"
+            )
+        dtype = self.compute_dtype or self.embedding.weight.dtype
+        x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
+        positions = self._positions(tokens, cache)
+        if self.position_embedding is not None:
+            x = x + F.embedding(positions, self.position_embedding.weight).to(dtype)
+        places = Places(self._rotation(positions, dtype), None if cache is None else cache.mask(tokens.shape[1]))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, places, cache, layer)
+        if cache is not None:
+            cache.length += tokens.shape[1]
+        return self.norm(x)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """u = output_weight · φ, (…, D) to (…, V)."""
+        return F.linear(features, self.output_weight.to(features.dtype))
+
+    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+        """f_θ: tokens (B, T) to logits (B, T, V); u_t sees x_1..x_t and never a later token."""
+        return self.logits(self.features(tokens, cache))
+
+    def _positions(self, tokens: Tensor, cache: Cache | None) -> Tensor:
+        """(1 or B, T): 0 for a sequence's first token, whatever padding stands before it."""
+        T = tokens.shape[1]
+        if cache is None:
+            return torch.arange(T, device=tokens.device)[None]
+        return cache.positions(T)
+
+    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        if self.config.positions != "rotary":
+            return None
+        K = self.config.head_width
+        exponents = torch.arange(0, K, 2, device=positions.device, dtype=torch.float32) / K
+        angles = positions[..., None].float() * self.config.rope_theta**-exponents  # float32: late positions need it
+        angles = torch.cat((angles, angles), dim=-1)[:, :, None]  # (1 or B, T, 1, K)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def initialise(model: Transformer, seed: int) -> None:
+    """Random weights drawn from `seed`: what writes to the residual stream is 0, so is an untied output; then the loss is log V."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        kind = name.rsplit(".", 2)[-2:]
+        if parameter.ndim < 2:
+            continue  # gains are 1 and biases 0 already
+        if kind[0] in ("down", "output"):
+            nn.init.zeros_(parameter)
+        elif "embedding" in kind[0]:
+            nn.init.normal_(parameter, std=0.02 if model.config.tied else 1.0, generator=generator)
+        else:
+            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
