@@ -1,0 +1,29 @@
+"""What the demo asks: a prompt, the answer wanted, the answers possible. Knows neither the world nor a model."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Item:
+    """`prompt` ends without a space, so that the answer's first token has its own, as in the corpus."""
+
+    prompt: str
+    answer: str
+    options: tuple[str, ...]
+
+    def is_answered_by(self, continuation: str) -> bool:
+        """Whether the continuation, up to the end of its clause or line, is the answer."""
+        return re.split(r"[.,\n]", continuation, maxsplit=1)[0].strip() == self.answer
+
+
+def chance(items: Sequence[Item]) -> float:
+    """Share of right answers for one who knows the kinds of items (their options) and each kind's commonest answer."""
+    if not items:
+        raise ValueError("chance: wanted at least one item, got none")
+    answers: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for item in items:
+        answers[item.options][item.answer] += 1
+    return sum(max(counts.values()) for counts in answers.values()) / len(items)

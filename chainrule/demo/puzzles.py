@@ -1,0 +1,152 @@
+"""The notes' puzzles: `Q: 2 ~ 3 = ?`, the symbol's meaning drawn anew in each document. Knows pairs, not the world."""
+
+import math
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from chainrule.demo.items import Item
+from chainrule.demo.mixture import Mixture
+
+MEANINGS: dict[str, Callable[[int, int], int]] = {
+    "a + b": lambda a, b: a + b,
+    "max(a - b, 0)": lambda a, b: max(a - b, 0),
+    "max(a, b)": max,
+    "min(a, b)": min,
+    "a": lambda a, b: a,
+    "b": lambda a, b: b,
+}
+SYMBOLS = "~@#%&*^$|!"
+NUMBERS = range(20)
+ANSWERS = tuple(str(answer) for answer in range(2 * NUMBERS[-1] + 1))
+NOTES_PAIRS = ((2, 3), (6, 7), (15, 2))
+NOTES_PROMPT = "Q: 2 ~ 3 = ?\nA: 5\nQ: 6 ~ 7 = ?\nA: 13\nQ: 15 ~ 2 = ?\n"
+TELLING_PAIR = (9, 4)  # with the notes' first two pairs it tells all meanings apart
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Puzzles:
+    """The ordered pairs of numbers that the corpus may show, and the tenth that it never shows under any meaning."""
+
+    seen: tuple[Pair, ...]
+    unseen: tuple[Pair, ...]
+
+
+def make_puzzles(seed: int) -> Puzzles:
+    pairs = [(a, b) for a in NUMBERS for b in NUMBERS]
+    hideable = [pair for pair in pairs if pair not in (*NOTES_PAIRS, TELLING_PAIR)]
+    unseen = set(random.Random(f"{seed}/unseen pairs").sample(hideable, len(pairs) // 10))
+    return Puzzles(tuple(pair for pair in pairs if pair not in unseen), tuple(sorted(unseen)))
+
+
+def puzzle_documents(puzzles: Puzzles, rng: random.Random, mixture: Mixture) -> Iterator[str]:
+    """Endless documents of different seen pairs, all of one document under one symbol and one meaning."""
+    while True:
+        symbol = rng.choice(SYMBOLS)
+        (meaning,) = rng.choices(tuple(MEANINGS.values()), mixture.meanings)
+        pairs = rng.sample(puzzles.seen, rng.randint(*mixture.puzzle_lengths))
+        yield _solved(symbol, pairs, [meaning(a, b) for a, b in pairs])
+
+
+def puzzle_items(
+    puzzles: Puzzles,
+    meaning: str,
+    shots: int,
+    *,
+    unseen: bool = False,
+    permuted: bool = False,
+    count: int = 200,
+    seed: int = 0,
+) -> list[Item]:
+    """Puzzles after `shots` examples of seen pairs; the pair asked about is another one, seen or `unseen`.
+
+    `permuted` moves the examples' answers so that each example shows an answer that differs from its own.
+    Raises ValueError for a permutation of fewer than 2 examples.
+    """
+    if permuted and shots < 2:
+        raise ValueError(f"permuted examples: wanted at least 2 shots, got {shots}; one answer has nowhere to go")
+    rng = random.Random(f"{seed}/{meaning}/{shots}/{unseen}/{permuted}")
+    items: list[Item] = []
+    while len(items) < count:
+        *examples, asked = rng.sample(puzzles.seen, shots + 1)
+        if unseen:
+            asked = rng.choice(puzzles.unseen)
+        answers = [MEANINGS[meaning](a, b) for a, b in examples]
+        if permuted:
+            if 2 * max(Counter(answers).values()) > shots:
+                continue  # one answer is so common that some example would keep it
+            answers = _derangement(answers, rng)
+        items.append(_asked(rng.choice(SYMBOLS), examples, answers, asked, meaning))
+    return items
+
+
+def one_question(symbol: str = "~") -> dict[str, Item]:
+    """For each meaning the notes' last line `Q: 15 ~ 2 = ?` after three examples that tell that meaning."""
+    examples = [*NOTES_PAIRS[:2], TELLING_PAIR]
+    return {
+        name: _asked(symbol, examples, [meaning(a, b) for a, b in examples], NOTES_PAIRS[2], name)
+        for name, meaning in MEANINGS.items()
+    }
+
+
+def puzzle_ceiling(items: Sequence[Item], weights: Sequence[float]) -> float:
+    """Mean accuracy on `items` of an observer who knows the meanings and their `weights` in the corpus (Bayes).
+
+    He answers what is most probable given the examples, and tosses a coin among answers equally probable.
+    Where no meaning fits the examples (permuted ones), he has learned nothing and keeps to the weights.
+    """
+    return sum(_observer(item, weights) for item in items) / len(items)
+
+
+def count_pairs(documents: Iterable[str], pairs: Sequence[Pair] = NOTES_PAIRS) -> dict[Pair, int]:
+    """How often each of `pairs` occurs in a puzzle of the corpus, under any meaning."""
+    counts = dict.fromkeys(pairs, 0)
+    for document in documents:
+        for a, b, _ in _lines(document):
+            if (a, b) in counts:
+                counts[a, b] += 1
+    return counts
+
+
+def _solved(symbol: str, pairs: Sequence[Pair], answers: Sequence[int]) -> str:
+    return "".join(f"Q: {a} {symbol} {b} = ?\nA: {c}\n" for (a, b), c in zip(pairs, answers, strict=True))
+
+
+def _asked(symbol: str, examples: Sequence[Pair], answers: Sequence[int], asked: Pair, meaning: str) -> Item:
+    a, b = asked
+    prompt = f"{_solved(symbol, examples, answers)}Q: {a} {symbol} {b} = ?\nA:"
+    return Item(prompt, str(MEANINGS[meaning](a, b)), ANSWERS)
+
+
+def _derangement(answers: Sequence[int], rng: random.Random) -> list[int]:
+    """The answers moved so that every place holds another value: sorted, then rotated past the longest run."""
+    order = sorted(range(len(answers)), key=answers.__getitem__)
+    longest = max(Counter(answers).values())
+    shift = rng.randint(longest, len(answers) - longest)
+    moved = [0] * len(answers)
+    for rank, place in enumerate(order):
+        moved[place] = answers[order[(rank + shift) % len(order)]]
+    return moved
+
+
+def _lines(text: str) -> list[tuple[int, int, str]]:
+    """The puzzles in a text: (a, b, answer), the answer empty where it is not given."""
+    found = re.findall(r"^Q: (\d+) \S (\d+) = \?(?:\nA: (\d+))?", text, re.MULTILINE)
+    return [(int(a), int(b), answer) for a, b, answer in found]
+
+
+def _observer(item: Item, weights: Sequence[float]) -> float:
+    """The probability that the Bayes observer answers `item` right."""
+    *examples, (a, b, _) = _lines(item.prompt)
+    prior = list(zip(MEANINGS.values(), weights, strict=True))
+    posterior = [(f, weight) for f, weight in prior if all(str(f(x, y)) == shown for x, y, shown in examples)]
+    mass: defaultdict[str, float] = defaultdict(float)
+    for meaning, weight in posterior or prior:
+        mass[str(meaning(a, b))] += weight
+    best = max(mass.values())
+    answers = [answer for answer in mass if math.isclose(mass[answer], best)]
+    return (item.answer in answers) / len(answers)
