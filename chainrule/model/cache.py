@@ -50,10 +50,15 @@ class Cache:
         return mask.view(-1, 1, T, self.length + T)
 
     def branch(self, rows: Tensor, capacity: int | None = None) -> "Cache":
-        """A cache of its own for each of `rows` (indices into B, repeats welcome), with room for `capacity` positions."""
+        """A cache of its own for each of `rows` (indices into B, repeats welcome), with room for `capacity` positions.
+
+        Columns that are padding in all of them are left out, so that the longest has as much of the context as alone.
+        """
         layers, _, heads, held, head_width = self.keys.shape
-        other = Cache(layers, capacity or held, self.padding[rows], heads, head_width, self.keys.dtype)
-        other.keys[:, :, :, : self.length] = self.keys[:, rows, :, : self.length]
-        other.values[:, :, :, : self.length] = self.values[:, rows, :, : self.length]
-        other.length = self.length
+        padding = self.padding[rows]
+        first = int(padding.min()) if self.padded else 0
+        other = Cache(layers, capacity or held, padding - first, heads, head_width, self.keys.dtype)
+        other.length = self.length - first
+        other.keys[:, :, :, : other.length] = self.keys[:, rows, :, first : self.length]
+        other.values[:, :, :, : other.length] = self.values[:, rows, :, first : self.length]
         return other

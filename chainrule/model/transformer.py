@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.model.cache import Cache
+from chainrule.model.kernels import CausalAttention, RMSNorm, plain_cpu
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,11 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight.to(x.dtype)
-        if self.bias is None:
-            return F.rms_norm(x, weight.shape, weight, self.epsilon)
-        return F.layer_norm(x, weight.shape, weight, self.bias.to(x.dtype), self.epsilon)
+        if self.bias is not None:
+            return F.layer_norm(x, weight.shape, weight, self.bias.to(x.dtype), self.epsilon)
+        if plain_cpu(x):
+            return RMSNorm.apply(x, weight, self.epsilon)
+        return F.rms_norm(x, weight.shape, weight, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,18 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cosine, sine = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cosine + torch.cat((-second, first), dim=-1) * sine
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); no mask means causal, or everything if T = 1."""
+    B, H, T, K = query.shape
+    causal = mask is None and T > 1
+    if causal and plain_cpu(query):
+        key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
+        return CausalAttention.apply(*(x.reshape(B * H, T, K) for x in (query, key, value))).view(B, H, T, K)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=H != key.shape[1]
+    )
 
 
 class Attention(nn.Module):
@@ -109,14 +124,7 @@ class Attention(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
-        mixed = F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=places.mask,
-            is_causal=places.mask is None and T > 1,
-            enable_gqa=self.heads != self.groups,
-        )
+        mixed = attend(query, key, value, places.mask)
         return self.output(mixed.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -223,3 +231,21 @@ def initialise(model: Transformer, seed: int) -> None:
             nn.init.normal_(parameter, std=0.02 if model.config.tied else 1.0, generator=generator)
         else:
             nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+
+
+def linear_maps(model: Transformer) -> list[tuple[nn.Parameter, int, int]]:
+    """The matrices inside the blocks as (parameter, first row, last row + 1), one linear map each: fused ones are taken apart."""
+    config = model.config
+    queries, keys = config.heads * config.head_width, config.key_value_heads * config.head_width
+    rows = {
+        "query_key_value": (queries, keys, keys),
+        "up": (config.hidden,) * (2 if config.gated else 1),
+    }
+    maps = []
+    for name, parameter in model.blocks.named_parameters():
+        if parameter.ndim == 2:
+            start = 0
+            for size in rows.get(name.split(".")[-2], (parameter.shape[0],)):
+                maps.append((parameter, start, start + size))
+                start += size
+    return maps

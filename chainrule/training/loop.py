@@ -1,0 +1,52 @@
+"""A generator of training steps. Knows no model by name: it is given one, its optimizer, its batches and its loss."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from chainrule.training.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step was."""
+
+    step: int  # from 1: how many steps have been made
+    loss: float  # nats a token, before the step
+    gradient_norm: float  # before clipping
+    skipped: bool  # the loss or the gradient was not finite, and nothing moved
+
+
+def train(
+    model: nn.Module,
+    optimizer: Optimizer,
+    batches: Callable[[int], Iterable[Tensor]],
+    loss: Callable[[Tensor], Tensor],
+    *,
+    steps: int,
+    start: int = 0,
+    clip: float = 1.0,
+) -> Iterator[Step]:
+    """Yield a `Step` after each of steps start+1..steps; whoever iterates logs, saves, samples and stops.
+
+    `batches(step)` gives a step's micro-batches, all of one size; their mean gradient moves the parameters, so that accumulation
+    equals the full batch. The gradient is clipped to a norm of `clip`.
+    """
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for step in range(start, steps):
+        micro_batches = list(batches(step))
+        losses = []
+        for tokens in micro_batches:
+            part = loss(tokens)
+            (part / len(micro_batches)).backward()
+            losses.append(part.detach())
+        mean = torch.stack(losses).mean()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, clip, foreach=True)
+        finite = bool(torch.isfinite(mean) & torch.isfinite(norm))
+        if finite:
+            optimizer.step(step)
+        for parameter in parameters:
+            parameter.grad = None
+        yield Step(step + 1, float(mean), float(norm), not finite)

@@ -1,0 +1,144 @@
+"""Which parameters go to Muon and which to AdamW, and the learning rate at each step. Knows no model, only its parameters.
+
+Muon (Jordan et al., 2024) moves a matrix by its momentum made orthogonal: it learns in fewer steps than AdamW, at the price of
+fifteen small matrix products a step. AdamW (Loshchilov and Hutter, 2019) moves the rest: embeddings, output, gains and biases.
+
+Shapes: N matrices of one shape, r rows and c columns with r <= c.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, constant, then linear decay to 0 over the last `decay` share of the steps."""
+
+    steps: int
+    warmup: int = 20
+    decay: float = 0.6
+
+    def __call__(self, step: int) -> float:
+        """The factor on the learning rate at a step in 0..steps-1, in (0, 1]."""
+        rising = (step + 1) / (min(self.warmup, self.steps) + 1)
+        falling = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return min(1.0, rising, falling)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear map inside a parameter: all its rows, or some where a parameter holds several maps."""
+
+    parameter: nn.Parameter
+    start: int
+    stop: int
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """Its rows of `tensor` (the parameter or its gradient), laid with the short side first."""
+        rows = tensor[self.start : self.stop]
+        return rows if rows.shape[0] <= rows.shape[1] else rows.T
+
+    @property
+    def scale(self) -> float:
+        """A map to a wider space moves further: √(rows / columns), at least 1."""
+        return max(1.0, (self.stop - self.start) / self.parameter.shape[1]) ** 0.5
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(N, r, c) to matrices with the same singular vectors and singular values near 1: five Newton-Schulz steps."""
+    x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT  # (N, r, r)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x
+
+
+class Muon:
+    """Muon for matrices stacked by shape, so that one call serves all of a shape."""
+
+    def __init__(self, matrices: Iterable[Matrix], precision: torch.dtype = torch.bfloat16) -> None:
+        """`precision` is that of the Newton-Schulz steps, which forgive a low one."""
+        self.precision = precision
+        self.stacks: dict[tuple[int, ...], list[Matrix]] = {}
+        for matrix in matrices:
+            self.stacks.setdefault(tuple(matrix.of(matrix.parameter).shape), []).append(matrix)
+        self.momentum = {
+            shape: torch.zeros(len(stack), *shape, device=stack[0].parameter.device)
+            for shape, stack in self.stacks.items()
+        }
+
+    @torch.no_grad()
+    def step(self, rate: float, momentum: float) -> None:
+        for shape, stack in self.stacks.items():
+            gradients = torch.stack(
+                [matrix.of(matrix.parameter.grad) for matrix in stack if matrix.parameter.grad is not None]
+            )
+            average = self.momentum[shape].lerp_(gradients, 1 - momentum)
+            updates = orthogonal(gradients.lerp_(average, momentum).to(self.precision)).float()  # Nesterov's look ahead
+            for matrix, update in zip(stack, updates.unbind(), strict=True):
+                matrix.of(matrix.parameter).add_(update, alpha=-rate * matrix.scale)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that AdamW moves alike."""
+
+    parameters: Sequence[nn.Parameter]
+    rate: float
+    decay: float = 0.0  # decoupled weight decay, per unit of learning rate
+
+
+class Optimizer:
+    """Muon for `matrices` and AdamW for `groups`, under one schedule. `names` are what its state is saved under."""
+
+    def __init__(
+        self,
+        names: Mapping[nn.Parameter, str],
+        matrices: Sequence[Matrix],
+        matrix_rate: float,
+        groups: Sequence[Group],
+        schedule: Schedule,
+    ) -> None:
+        self.names, self.matrix_rate, self.schedule = names, matrix_rate, schedule
+        self.rates = [group.rate for group in groups]
+        self.muon = Muon(matrices)
+        self.adamw = torch.optim.AdamW(
+            [{"params": list(group.parameters), "weight_decay": group.decay} for group in groups],
+            lr=0.0,
+            betas=(0.9, 0.95),
+            eps=1e-10,
+            fused=True,
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the matrices at a step."""
+        return self.matrix_rate * self.schedule(step)
+
+    def step(self, step: int) -> None:
+        """Move every parameter by its gradient; `step` counts from 0."""
+        factor = self.schedule(step)
+        self.muon.step(self.rate(step), momentum=0.85 + 0.1 * min(1.0, step / 200))
+        for settings, rate in zip(self.adamw.param_groups, self.rates, strict=True):
+            settings["lr"] = rate * factor
+        self.adamw.step()
+
+    def state(self) -> dict[str, Tensor]:
+        """All it remembers, as named tensors."""
+        state = {f"muon.{'x'.join(map(str, shape))}": tensor for shape, tensor in self.muon.momentum.items()}
+        for parameter, memory in self.adamw.state.items():
+            state |= {f"adamw.{self.names[parameter]}.{key}": value for key, value in memory.items()}
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Remember what `state` says; the optimizer must be made for the same parameters."""
+        for shape, momentum in self.muon.momentum.items():
+            momentum.copy_(state[f"muon.{'x'.join(map(str, shape))}"])
+        for settings in self.adamw.param_groups:
+            for parameter in settings["params"]:
+                prefix = f"adamw.{self.names[parameter]}."
+                memory = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+                if memory:
+                    self.adamw.state[parameter] = memory
