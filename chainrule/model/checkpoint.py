@@ -22,7 +22,9 @@ def read_config(directory: Path) -> dict[str, Any]:
     """The fields of config.json; ValueError where the directory holds no model."""
     path = directory / "config.json"
     if not path.is_file():
-        raise ValueError(f"{directory}: wanted a model directory (config.json, model.safetensors), found no config.json")
+        raise ValueError(
+            f"{directory}: wanted a model directory (config.json, model.safetensors), found no config.json"
+        )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -104,13 +106,21 @@ def load_weights(
             stored = theirs.removeprefix(prefix) if bare else theirs
             shape = (rows, *shapes[name][1:])
             pieces.append(_take(files, stored, shape[::-1] if place.transposed else shape, directory))
-        whole = pieces[0] if len(pieces) == 1 else torch.cat([piece.T if place.transposed else piece for piece in pieces])
+        whole = (
+            pieces[0] if len(pieces) == 1 else torch.cat([piece.T if place.transposed else piece for piece in pieces])
+        )
         if len(pieces) == 1 and place.transposed:
             whole = whole.T.contiguous()
         state[name] = torch.nn.Parameter(whole.to(dtype or whole.dtype))
-    left = [name for name in files if not name.endswith(_NOT_WEIGHTS) and not (model.config.tied and name == "lm_head.weight")]
+    left = [
+        name
+        for name in files
+        if not name.endswith(_NOT_WEIGHTS) and not (model.config.tied and name == "lm_head.weight")
+    ]
     if left:
-        raise ValueError(f"{directory}: wanted the tensors of a {family} model, got also {left[0]} ({len(left)} left over)")
+        raise ValueError(
+            f"{directory}: wanted the tensors of a {family} model, got also {left[0]} ({len(left)} left over)"
+        )
     model.load_state_dict(state, assign=True)
 
 
@@ -123,14 +133,20 @@ def _open(directory: Path, device: torch.device) -> dict[str, Any]:
     """Tensor name -> the open file it lies in."""
     paths = sorted(directory.glob("model*.safetensors"))
     if not paths:
-        hint = "; a pickle is never read: convert it with transformers' save_pretrained" if any(directory.glob("*.bin")) else ""
+        hint = (
+            "; a pickle is never read: convert it with transformers' save_pretrained"
+            if any(directory.glob("*.bin"))
+            else ""
+        )
         raise ValueError(f"{directory}: wanted model.safetensors, found none{hint}")
     found = {}
     for path in paths:
         try:
             file = safe_open(path, framework="pt", device=str(device))
         except SafetensorError as error:
-            raise ValueError(f"{path}: wanted a whole safetensors file, got one that is cut short or altered ({error})") from None
+            raise ValueError(
+                f"{path}: wanted a whole safetensors file, got one that is cut short or altered ({error})"
+            ) from None
         found.update(dict.fromkeys(file.keys(), file))
     return found
 

@@ -39,7 +39,16 @@ class Config:
     tied: bool = False  # the output matrix is the embedding matrix
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden"):
+        for name in (
+            "vocabulary_size",
+            "context",
+            "width",
+            "layers",
+            "heads",
+            "key_value_heads",
+            "head_width",
+            "hidden",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"model: wanted {name} of at least 1, got {getattr(self, name)}")
         if self.heads % self.key_value_heads:
@@ -81,7 +90,9 @@ class Places:
     """Where the tokens of this call stand and what they may see; made once a call, used by every layer."""
 
     rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (1 or B, T, 1, K)
-    mask: Tensor | None  # (1 or B, 1, T, S), True where a position may look; None: everything before it, or all if T = 1
+    mask: (
+        Tensor | None
+    )  # (1 or B, 1, T, S), True where a position may look; None: everything before it, or all if T = 1
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:

@@ -1,0 +1,146 @@
+"""Generated tokens to text: pieces that can no longer change, stop strings, completions. Knows no logits."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from chainrule.generation.decode import decode
+from chainrule.generation.sampling import Sampling
+from chainrule.model.transformer import Transformer
+from chainrule.text.tokenizer import Tokenizer
+
+# A token is decoded together with a few before it, as some tokenizers write it otherwise where a text begins.
+_BEFORE = 8
+# At most so many tokens are decoded again with each new one: a long text costs no more per token than a short one.
+_WINDOW = 32
+_INCOMPLETE = "\ufffd"  # what bytes decode to that are not a whole character
+_SEQUENCES_AT_ONCE = 32  # in one batch
+
+
+@dataclass
+class Completion:
+    """What was generated after a prompt."""
+
+    text: str  # without the prompt and without the stop string
+    tokens: list[int]  # all of them but a stop token; those that spell a stop string are there
+    log_prob: float  # of `tokens` given the prompt, under p itself (τ = 1); nats
+    finish_reason: Literal["stop", "length"]
+
+
+class Piece(NamedTuple):
+    """What one token adds to a completion in the making."""
+
+    sequence: int  # sample s of prompt p is sequence p * samples + s
+    text: str  # what became final: whole characters, often none
+    completion: Completion  # all so far
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Where a completion ends, at the latest where the context is full."""
+
+    max_tokens: int
+    stop: Sequence[str]  # it ends before the first of these strings
+    stop_tokens: Collection[int]
+
+
+def complete(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    samples: int,
+    ending: Ending,
+    seed: int,
+) -> Iterator[Piece]:
+    """Continue each prompt (⊥ included) `samples` times, a piece of text at a time. Raises what `decode` does."""
+    if samples < 1:
+        raise ValueError(f"samples: wanted at least 1, got {samples}")
+    prompts_at_once = max(1, _SEQUENCES_AT_ONCE // samples)
+    for first in range(0, len(prompts), prompts_at_once):
+        batch = prompts[first : first + prompts_at_once]
+        completions = [Completion("", [], 0.0, "length") for _ in batch for _ in range(samples)]
+        texts = [TextStream(tokenizer.decode, prompt, ending.stop) for prompt in batch for _ in range(samples)]
+        for step in decode(
+            model,
+            batch,
+            sampling,
+            samples=range(samples),
+            max_tokens=ending.max_tokens,
+            stop_tokens=ending.stop_tokens,
+            seed=seed,
+        ):
+            for sequence, token, log_prob in zip(step.sequences, step.tokens, step.log_probs, strict=True):
+                completion, text, piece = completions[sequence], texts[sequence], ""
+                if token not in ending.stop_tokens:
+                    completion.tokens.append(token)
+                    completion.log_prob += log_prob
+                    piece = text.push(token)
+                    if text.stopped:
+                        step.finished.add(sequence)
+                if sequence in step.finished:
+                    piece += text.finish()
+                    completion.finish_reason = "stop" if text.stopped or token in ending.stop_tokens else "length"
+                completion.text += piece
+                yield Piece(first * samples + sequence, piece, completion)
+
+
+class TextStream:
+    """Gives out text in pieces that are final: whole characters, and nothing that may turn out to begin a stop string.
+
+    The text ends before the first stop string that is completed; `stopped` tells that one was.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int], stop: Sequence[str]) -> None:
+        if not all(stop):
+            raise ValueError("stop: wanted strings of at least one character, got an empty one; leave it out")
+        self.stopped = False
+        self._decode = decode
+        self._stop = stop
+        self._window = list(prompt[-_BEFORE:])
+        self._given = len(decode(self._window))  # characters of the window's text that were given out
+        self._broken = 0  # tokens since the text last ended with a whole character
+        self._held = ""  # may begin a stop string
+
+    def push(self, token: int) -> str:
+        """The text that this token makes final; often all of its own, sometimes none."""
+        self._window.append(token)
+        text = self._decode(self._window)
+        self._broken = self._broken + 1 if text.endswith(_INCOMPLETE) else 0
+        if not self._broken:
+            final = len(text)
+        elif self._broken < 4:
+            final = self._given
+        else:  # A character has at most four bytes: only the last one can still be completed, the rest is no text.
+            final = max(self._given, len(text) - 1)
+        piece, self._given = text[self._given : final], final
+        if len(self._window) > _WINDOW:
+            del self._window[:-_BEFORE]
+            self._given = max(0, len(self._decode(self._window)) - (len(text) - final))
+        return self._before_stop(piece)
+
+    def finish(self) -> str:
+        """What was held back; after the last token, unless a stop string ended the text."""
+        if self.stopped:
+            return ""
+        piece = self._before_stop(self._decode(self._window)[self._given :])
+        return piece if self.stopped else piece + self._held
+
+    def _before_stop(self, piece: str) -> str:
+        """`piece` joined to what was held back, up to a stop string or to what may begin one."""
+        text = self._held + piece
+        found = [(text.find(stop) + len(stop), stop) for stop in self._stop if stop in text]
+        if found:  # the first to be complete, then the longest: the same wherever the tokens' borders are
+            end, stop = min(found, key=lambda place: (place[0], -len(place[1])))
+            self.stopped, self._held = True, ""
+            return text[: end - len(stop)]
+        begun = max((_overlap(text, stop) for stop in self._stop), default=0)
+        self._held = text[len(text) - begun :]
+        return text[: len(text) - begun]
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a beginning of `stop`."""
+    lengths = range(min(len(text), len(stop) - 1), 0, -1)
+    return next((length for length in lengths if text.endswith(stop[:length])), 0)

@@ -1,0 +1,58 @@
+"""What a model directory holds, told without computing with it. Knows files and the tokenizer."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from chainrule.model.checkpoint import read_config
+from chainrule.model.families import FAMILIES, family_of
+from chainrule.text.tokenizer import load_tokenizer
+
+COMMON_WORDS = (
+    "the of and to in a is that for it was on are as with his they at be this from have or by one had not but what all"
+    " were when we there can an your which their said if do will each about how up out them then she many some so these"
+    " would other into has more her two like him see time could no make than first been its who now people my made over"
+    " did down only way find use may water long little very after words called just where most know"
+).split()
+
+
+def inspect_model(directory: Path) -> dict[str, Any]:
+    """Family, sizes, tokenizer, and what run.toml tells of the training; ValueError where there is no model."""
+    fields = read_config(directory)
+    family = family_of(fields)
+    config = FAMILIES[family].read(fields)
+    tokenizer = load_tokenizer(directory)
+    parameters = 0
+    for path in sorted(directory.glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            parameters += sum(_size(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    single = sum(len(tokenizer.encode(" " + word)) == 1 for word in COMMON_WORDS)
+    found: dict[str, Any] = {
+        "family": family,
+        "parameters": parameters,
+        "layers": config.layers,
+        "width": config.width,
+        "heads": config.heads,
+        "key_value_heads": config.key_value_heads,
+        "context": config.context,
+        "vocabulary_size": config.vocabulary_size,
+        "bottom": tokenizer.bottom,
+        "common_words_of_one_token": f"{single} of {len(COMMON_WORDS)}",
+    }
+    record = directory / "run.toml"
+    if record.is_file():
+        run = tomllib.loads(record.read_text(encoding="utf-8"))
+        found["trained_on"] = f"{', '.join(run['options']['data'])} ({run['data']['tokens']} tokens)"
+        found["trained_for"] = f"{run['decided']['steps']} steps of {run['decided']['rows'] * config.context} tokens"
+        found["optimizer"] = run["options"]["optimizer"]
+        found["seed"] = run["options"]["seed"]
+    return found
+
+
+def _size(shape: list[int]) -> int:
+    product = 1
+    for side in shape:
+        product *= side
+    return product

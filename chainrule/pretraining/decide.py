@@ -1,0 +1,162 @@
+"""What is decided once for a run: its model, its optimizer, and what this machine measures. Knows no files."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+import torch
+
+from chainrule import machine
+from chainrule.model.checkpoint import load_model
+from chainrule.model.transformer import Config, Transformer, initialise, linear_maps
+from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
+from chainrule.pretraining.run import Decided, loss_function, micro_batches
+from chainrule.text.batches import Batches
+from chainrule.training.loop import train
+from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
+
+DEFAULT_MINUTES = 10.0
+WORTH_COMPILING = 240.0  # seconds of training ahead; compiling takes 20 to 60 of them
+FORWARD_SHARE = 1 / 3  # what validating on a token costs of training on it
+MICRO_TOKENS = {"cpu": 2**13, "cuda": 2**16, "mps": 2**14}  # read at once; a larger batch is summed over micro-batches
+Say = Callable[[str], None]
+
+
+def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.device) -> tuple[Transformer, str]:
+    """The model to start from and its family: random weights, or those of --from."""
+    if options.start is not None:
+        return load_model(options.start, device, torch.float32)
+    shape = shape_of(options)
+    gpt2 = options.family == "gpt2"
+    config = Config(
+        vocabulary_size=vocabulary_size,
+        context=shape.context,
+        width=shape.width,
+        layers=shape.depth,
+        heads=shape.heads,
+        key_value_heads=shape.heads,
+        head_width=shape.width // shape.heads,
+        # the same number of weights: three matrices of 8/3 of the width, or two of 4 times
+        hidden=4 * shape.width if gpt2 else 32 * round(shape.width / 12),
+        norm="layer" if gpt2 else "rms",
+        norm_epsilon=1e-5 if gpt2 else 1e-6,
+        positions="learned" if gpt2 else "rotary",
+        activation="gelu_tanh" if gpt2 else "silu",
+        gated=not gpt2,
+        query_key_norm=not gpt2,
+        query_key_value_bias=gpt2,
+        attention_output_bias=gpt2,
+        mlp_bias=gpt2,
+        tied=options.tied,
+    )
+    model = Transformer(config)
+    initialise(model, options.seed)  # on the CPU, so that every device starts from the same weights
+    return model.to(device), options.family
+
+
+def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> Optimizer:
+    """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW alone."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    schedule = Schedule(steps)
+    if options.optimizer == "adamw":
+        rate = options.learning_rate or 1e-3 * (256 / model.config.width) ** 0.5
+        groups = [
+            Group([parameter for parameter in names if parameter.ndim >= 2], rate, decay=0.1),
+            Group([parameter for parameter in names if parameter.ndim < 2], rate),
+        ]
+        return Optimizer(names, [], rate, groups, schedule)
+    rate = options.learning_rate or 0.02
+    tables = [parameter for parameter, name in names.items() if "embedding" in name]
+    outputs = [parameter for parameter, name in names.items() if name == "output.weight"]
+    groups = [
+        # a tied matrix starts small and is the output too
+        Group(tables, rate * (0.5 if model.config.tied or len(tables) > 1 else 15)),
+        Group(outputs, rate * 0.15),
+        Group([parameter for parameter in names if parameter.ndim < 2], rate),
+    ]
+    matrices = [Matrix(*place) for place in linear_maps(model)]
+    return Optimizer(names, matrices, rate, [group for group in groups if group.parameters], schedule)
+
+
+def decide(
+    model: Transformer,
+    batches: Batches,
+    validation_tokens: int,
+    options: PretrainOptions,
+    dtype: str,
+    started: float,
+    say: Say,
+) -> Decided:
+    """Measure this machine where something depends on it; the model's weights are afterwards what they were.
+
+    `started` is when the run began by `time.monotonic`: --minutes counts from there.
+    """
+    device = model.embedding.weight.device
+    precision = machine.training_dtype(dtype, device)
+    rows = batch_rows(options, model.config.layers, model.config.context)
+    at_once = max(1, MICRO_TOKENS[device.type] // model.config.context)
+    decided = Decided(
+        steps=options.steps or 1,
+        rows=rows,
+        micro_rows=max(size for size in range(1, min(rows, at_once) + 1) if rows % size == 0),
+        validate_every=1,
+        log_every=1,
+        dtype=str(precision).removeprefix("torch."),
+        compiled=options.compile == "on",
+        device=str(device),
+        threads=machine.threads(),
+        matmul_rate=machine.matmul_rate(device, precision),
+    )
+    model.compute_dtype = precision
+    # Validations, counted in steps that cost as much: one at the end, and while they take less than a tenth, twenty.
+    validation = FORWARD_SHARE * validation_tokens / (rows * model.config.context)
+    if options.steps is None:
+        minutes = options.minutes or DEFAULT_MINUTES
+        if options.minutes is None:
+            say(f"neither --steps nor --minutes given: training for {minutes:g} minutes")
+        end = started + 0.97 * 60 * minutes  # the rest is for saving
+        decided, seconds = _fastest(model, batches, options, decided, lambda _: end - time.monotonic())
+        affordable = (end - time.monotonic()) / seconds
+        steps = max(1, int(affordable - max(validation, min(20 * validation, affordable / 11))))
+        decided = dataclasses.replace(decided, steps=steps)
+        say(f"{seconds * 1000:.0f} ms a step: {steps} steps fit into {minutes:g} minutes")
+    elif options.compile == "auto" and options.steps > 200:
+        decided, _ = _fastest(model, batches, options, decided, lambda seconds: seconds * decided.steps)
+    validate_every = options.validate_every or max(-(-decided.steps // 20), int(10 * validation), 1)
+    return dataclasses.replace(decided, validate_every=validate_every, log_every=max(1, decided.steps // 500))
+
+
+def _fastest(
+    model: Transformer,
+    batches: Batches,
+    options: PretrainOptions,
+    decided: Decided,
+    seconds_ahead: Callable[[float], float],
+) -> tuple[Decided, float]:
+    """Compiled or not, whichever is faster and pays for itself in the seconds ahead; and the seconds a step then takes."""
+    seconds = _seconds_a_step(model, batches, options, decided)
+    if options.compile != "auto" or not machine.compiler() or seconds_ahead(seconds) < WORTH_COMPILING:
+        return decided, seconds
+    compiled = dataclasses.replace(decided, compiled=True)
+    try:
+        compiled_seconds = _seconds_a_step(model, batches, options, compiled)
+    except Exception:  # whatever a compiler that is there but does not work raises: eager always works
+        return decided, seconds
+    return (compiled, compiled_seconds) if compiled_seconds < seconds else (decided, seconds)
+
+
+def _seconds_a_step(model: Transformer, batches: Batches, options: PretrainOptions, decided: Decided) -> float:
+    """Mean over a few steps after the first two, which are undone."""
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    optimizer = make_optimizer(model, options, steps=2**30)
+    steps = train(model, optimizer, micro_batches(batches, decided), loss_function(model, decided), steps=2**30)
+    for _ in range(2):  # the first steps allocate, or compile
+        next(steps)
+    start, made = time.monotonic(), 0
+    while made < 3 or (made < 50 and time.monotonic() - start < 2):
+        next(steps)
+        made += 1
+    seconds = (time.monotonic() - start) / made
+    steps.close()
+    model.load_state_dict(before)
+    return seconds

@@ -1,0 +1,90 @@
+"""What a user may ask of a pretraining run, and what follows from it. Imports nothing heavy: the command line reads it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """None means: decided from --depth, or from what this machine measures."""
+
+    depth: int | None = None
+    """Layers (4); alone it gives a sensible width, heads, context and learning rates."""
+    width: int | None = None
+    """D, the width of the representation; 64 a layer."""
+    heads: int | None = None
+    context: int | None = None
+    """T, the tokens of an example and the most the model reads at once."""
+    steps: int | None = None
+    minutes: float | None = None
+    """Fit the whole schedule, decay included, into so many minutes of this machine."""
+    batch_tokens: int | None = None
+    """Tokens a step."""
+    learning_rate: float | None = None
+    """Peak rate of the matrices; the other rates keep their proportion to it."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    family: Literal["qwen3", "gpt2"] = "qwen3"
+    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """Go on from this model's weights, with its tokenizer and shape."""
+    tied: bool = False
+    """The output matrix is the embedding matrix."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    validate_every: int | None = None
+    """Steps between validations; the default spends at most a tenth of the time on them."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "depth",
+            "width",
+            "heads",
+            "context",
+            "steps",
+            "minutes",
+            "batch_tokens",
+            "learning_rate",
+            "validate_every",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError(f"--steps and --minutes: wanted one of them, got {self.steps} and {self.minutes}")
+        if self.start is not None:
+            for name in ("depth", "width", "heads", "context"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"--{name}: wanted none beside --from, whose model has its shape, got {getattr(self, name)}"
+                    )
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that --depth stands for."""
+
+    depth: int
+    width: int
+    heads: int
+    context: int
+
+
+def shape_of(options: PretrainOptions) -> Shape:
+    """Sizes for a depth, with what the user set in their place."""
+    depth = options.depth or 4
+    width = options.width or 64 * depth
+    heads = options.heads or max(1, width // (64 if width >= 512 else 32))
+    if width % heads or (width // heads) % 2:
+        raise ValueError(f"--heads: wanted a number that cuts the width of {width} into even parts, got {heads}")
+    context = options.context or (1024 if depth >= 12 else 512 if depth >= 8 else 256)
+    return Shape(depth, width, heads, context)
+
+
+def batch_rows(options: PretrainOptions, depth: int, context: int) -> int:
+    """Windows a step."""
+    tokens = options.batch_tokens or max(context, 2**18 if depth >= 12 else 2**14 if depth >= 6 else 2**12)
+    if tokens < context:
+        raise ValueError(f"--batch-tokens: wanted at least one window of {context} tokens, got {tokens}")
+    return tokens // context

@@ -1,0 +1,152 @@
+"""Makes a pretraining run, or finds it again: its options are checked, and what this machine decides is decided once.
+
+Knows no terminal.
+"""
+
+import dataclasses
+import time
+import tomllib
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import torch
+
+from chainrule import machine
+from chainrule.files import sha256, write_text
+from chainrule.language_model import LanguageModel
+from chainrule.model.checkpoint import load_weights, save_config
+from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
+from chainrule.pretraining.options import PretrainOptions
+from chainrule.pretraining.run import Decided, Run
+from chainrule.text.batches import Batches
+from chainrule.text.corpus import CorpusOptions, Shards, write_shards
+from chainrule.text.tokenizer import load_tokenizer
+from chainrule.training.resume import newest_checkpoint
+
+
+def open_run(
+    data: Sequence[str],
+    out: Path,
+    options: PretrainOptions,
+    corpus: CorpusOptions,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    say: Say = lambda line: None,
+) -> Run:
+    """The run of these options in `out`: made, or found where it stopped.
+
+    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises ValueError where `out` holds something
+    else or a run from other options or data (what differs is named), and where a file was cut short or altered.
+    """
+    started = time.monotonic()
+    asked = _asked(data, options, corpus, device, dtype)
+    stored = _stored(out, asked)
+    shards = _shards(data, out, options, corpus)
+    if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
+        raise ValueError(f"--out {out}: wanted the data this run was made from, got other shards; use another --out")
+
+    tokenizer = shards.tokenizer
+    where = machine.device(device)
+    model, family = make_model(tokenizer.vocabulary_size, options, where)
+    batches = Batches(shards.split("train"), model.config.context, options.seed)
+    validation = shards.split("validation")
+    if stored is not None:
+        decided = Decided(**stored["decided"])
+        torch.set_num_threads(decided.threads)
+    else:
+        decided = decide(model, batches, len(validation), options, dtype, started, say)
+    model.compute_dtype = getattr(torch, decided.dtype)
+
+    checkpoint = newest_checkpoint(out / "training")
+    if checkpoint is not None:
+        load_weights(model, family, checkpoint.path, where)
+    run = Run(
+        out,
+        LanguageModel(model, tokenizer, family),
+        make_optimizer(model, options, decided.steps),
+        batches,
+        validation,
+        decided,
+    )
+    if stored is None:
+        tokenizer.save(out)
+        save_config(model, family, out, tokenizer.bottom)
+        _write_record(out, asked, decided, shards)
+    if checkpoint is not None:
+        run.go_on_from(checkpoint)
+        run.publish()  # a kill may have come between saving and publishing
+    return run
+
+
+def _asked(
+    data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions, device: str, dtype: str
+) -> dict[str, Any]:
+    """All that was asked for, as run.toml keeps it; what has no influence on the result is left out."""
+    asked = {
+        "data": list(data),
+        **dataclasses.asdict(options),
+        **dataclasses.asdict(corpus),
+        "device": device,
+        "dtype": dtype,
+    }
+    asked["from"] = asked.pop("start")
+    del asked["workers"]
+    return {
+        name: str(value) if isinstance(value, Path) else value for name, value in asked.items() if value is not None
+    }
+
+
+def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What run.toml says, if `out` holds a run of the same options; None if it holds none."""
+    path = out / "run.toml"
+    if not path.is_file():
+        # a run that was killed before it was decided has its data and perhaps its tokenizer
+        begun = {"data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"}
+        entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
+        foreign = [name for name in entries if name not in begun and not name.endswith(".partial")]
+        if foreign:
+            raise ValueError(
+                f"--out {out}: wanted a new folder or a run, got a folder that holds something else ({foreign[0]})"
+            )
+        return None
+    try:
+        stored = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: wanted a run's TOML, got {error}") from None
+    for name in sorted(stored["options"].keys() | asked.keys()):
+        before, now = stored["options"].get(name), asked.get(name)
+        if before != now:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now}; use the same options or another --out"
+            )
+    return stored
+
+
+def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions) -> Shards:
+    """The shards that `data` is, or those of its text in out/data; whole and unaltered."""
+    directory = Path(data[0])
+    if len(data) > 1 or not (directory / "manifest.json").is_file():
+        directory = out / "data"
+        write_shards(data, directory, corpus)
+    shards = Shards(directory)
+    shards.verify()
+    if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:
+        raise ValueError(
+            f"--from {options.start}: wanted text in this model's tokens, got others; give --tokenizer {options.start}"
+        )
+    return shards
+
+
+def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Shards) -> None:
+    """run.toml: everything needed to do it again."""
+    record = {
+        "options": asked,
+        "decided": dataclasses.asdict(decided),
+        "data": {"manifest": sha256(shards.directory / "manifest.json"), "tokens": len(shards.split("train"))},
+        "versions": {name: version(name) for name in ("chainrule", "torch", "tokenizers", "tiktoken")},
+    }
+    write_text(out / "run.toml", tomli_w.dumps(record))

@@ -1,0 +1,88 @@
+"""What a person sees in a terminal: progress, tables, one line for a mistake. Knows no model."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+QUIET_SECONDS = 10.0  # between plain lines, where there is no terminal to draw on
+
+
+def say(line: str) -> None:
+    """A line for a person, on standard error: standard output is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """The one JSON document of --json."""
+    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table on standard output; numbers stand to the right."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        numeric = all(row[index][:1].isdigit() or row[index][:1] in "-+." for row in rows if row[index])
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
+
+
+@contextmanager
+def progress_bar(total: float, description: str) -> Iterator[Callable[[float, str], None]]:
+    """Yield a function of (done, what to say beside the bar): a bar in a terminal, else a plain line now and then."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def plain(done: float, beside: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > QUIET_SECONDS:
+                last = time.monotonic()
+                say(f"{description} {done / max(total, 1e-9):.0%}  {beside}")
+
+        yield plain
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[beside]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=total, beside="")
+        yield lambda done, beside: bar.update(task, completed=done, beside=beside)
+
+
+@contextmanager
+def signals_noted() -> Iterator[Callable[[], int | None]]:
+    """Within, Ctrl-C and SIGTERM only note themselves, to be asked for between two steps; the second one is obeyed at once."""
+    noted: int | None = None
+    before: Mapping[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = number
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def one_line(text: str) -> str:
+    """A message of several lines, or one in a box, as one line."""
+    lines = (line.strip(" │|╭╮╰╯─━┃\t") for line in text.splitlines())
+    return " ".join(line for line in lines if line)

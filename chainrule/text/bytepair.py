@@ -1,0 +1,129 @@
+"""Byte-level byte-pair encoding: trains it, and finds out when tiktoken gives the very ids of `tokenizers`.
+Knows merges and patterns, not ⊥ nor files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+
+GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+QWEN2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+# Ours: a number keeps the space before it, so that " 15" can be one token, and a mark stays with its letter.
+OURS = (
+    r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# Each of these matches every character, looks at nothing before a match, and never matches a character that is
+# no white space together with a space after it. The second makes `tiktoken` lose nothing, the third `cut` safe.
+PATTERNS = (GPT2, QWEN2, LLAMA3, OURS)
+
+
+@cache
+def byte_characters() -> tuple[str, ...]:
+    """The printable character that stands for each byte 0 .. 255 in a byte-level vocabulary (GPT-2's table)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    character = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}
+    return tuple(character[byte] for byte in range(256))
+
+
+@cache
+def _byte_values() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(byte_characters())}
+
+
+def token_bytes(token: str) -> bytes:
+    """The bytes that a `token` of a byte-level vocabulary stands for."""
+    return bytes(_byte_values()[character] for character in token)
+
+
+def train(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+    """All 256 bytes and the merges most frequent in `texts`, at most `vocabulary_size` ids in all."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(OURS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        ),
+    )
+    return tokenizer
+
+
+def keeps_text(spec: dict[str, Any]) -> bool:
+    """Whether the model of the tokenizer.json `spec` is given the text as it is: no token of it is found before."""
+    return spec["normalizer"] is None and all(token["special"] for token in spec["added_tokens"])
+
+
+def _pattern(pre_tokenizer: Any) -> str | None:
+    """The one of PATTERNS that a `pre_tokenizer` of tokenizer.json splits by; None for all others."""
+    match pre_tokenizer:
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
+            return GPT2
+        case {
+            "type": "Sequence",
+            "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False},
+                {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
+            ],
+        } if pattern in PATTERNS:
+            return str(pattern)
+    return None
+
+
+def _ranks(model: dict[str, Any], added: set[str]) -> dict[bytes, int] | None:
+    """bytes -> id of a BPE `model` of tokenizer.json, where joining by the least id is merging by its merges; or None.
+
+    tiktoken joins any two neighbours whose bytes together are a token, the least id first. That comes to the same when
+    every product has one merge, of parts made before it, ids rise in merge order, and each product's bytes alone
+    encode to it: then no two neighbours but its own two parts can be left standing with its bytes.
+    """
+    others = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
+    if model["type"] != "BPE" or any(model.get(option) for option in others):
+        return None
+    ids: dict[str, int] = {token: id for token, id in model["vocab"].items() if token not in added}
+    merges: list[tuple[str, str]] = [
+        tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]
+    ]
+    made, last = set(byte_characters()), -1
+    for left, right in merges:
+        product = left + right
+        if product in made or left not in made or right not in made or ids.get(product, -1) <= last:
+            return None
+        made.add(product)
+        last = ids[product]
+    if made != set(ids):
+        return None
+    alone = Tokenizer(models.BPE(vocab=ids, merges=merges))
+    if any(encoding.ids != [id] for id, encoding in zip(ids.values(), alone.encode_batch(list(ids)), strict=True)):
+        return None
+    return {token_bytes(token): id for token, id in ids.items()}
+
+
+def tiktoken_encoding(spec: dict[str, Any]) -> Encoding | None:
+    """tiktoken's encoding that gives, for every Unicode text, the ids of the tokenizer.json `spec`; None if unsure."""
+    pattern = _pattern(spec["pre_tokenizer"])
+    if pattern is None or not keeps_text(spec):
+        return None
+    ranks = _ranks(spec["model"], {token["content"] for token in spec["added_tokens"]})
+    if ranks is None:
+        return None
+    from tiktoken import Encoding
+
+    return Encoding("chainrule", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})

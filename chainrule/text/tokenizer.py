@@ -1,0 +1,287 @@
+"""Text to tokens and back; owns ⊥, the token that begins every document. Knows no model and no corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import AddedToken, processors
+
+from chainrule.files import whole_file
+from chainrule.text import bytepair, tables
+
+if TYPE_CHECKING:
+    from tiktoken import Encoding
+
+BOTTOM = "<|bottom|>"  # how ⊥ is spelled in our own tokenizer files
+# What a tokenizer's directory may hold; whatever is there is kept byte for byte.
+FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja"),
+)
+# tiktoken's regular expressions overflow at about a million white spaces: it is never given more characters at once.
+LONGEST = 250_000
+# No match of bytepair.PATTERNS goes across the end of such a place, nor depends on what lies on the other side.
+SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
+
+
+class Tokenizer:
+    """What a tokenizer.json describes, and its ⊥. Made by `load_tokenizer` and the functions below it.
+
+    bottom: the id of ⊥, which `encode` never gives. vocabulary_size: the greatest id + 1, ⊥ included.
+    hash: SHA-256, in hex, of what determines the ids.
+    """
+
+    def __init__(self, files: dict[str, bytes], bottom: int) -> None:
+        """`files`: name -> bytes of some of FILES, tokenizer.json among them."""
+        self.bottom = bottom
+        self.hash = hashlib.sha256(files["tokenizer.json"] + b"\n%d" % bottom).hexdigest()
+        self._files = files
+        self._inner = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+        self._inner.no_truncation()
+        self._inner.no_padding()
+        self._inner.encode_special_tokens = True  # text that spells a special token stays text
+        self._added = set(self._inner.get_added_tokens_decoder())
+        self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def _spec(self) -> dict[str, Any]:
+        spec: dict[str, Any] = json.loads(self._files["tokenizer.json"])
+        return spec
+
+    # Three proven fast ways to encode; without any of them `tokenizers` does it.
+
+    @cached_property
+    def _characters(self) -> NDArray[np.uint32] | None:
+        return tables.character_table(self._spec)
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint32] | None:
+        return tables.byte_table(self._spec)
+
+    @cached_property
+    def _tiktoken(self) -> Encoding | None:
+        return bytepair.tiktoken_encoding(self._spec)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether each token is a character or a byte: then encoding is as fast as memory."""
+        return self._characters is not None or self._bytes is not None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, without ⊥.
+
+        Raises ValueError for a lone surrogate, and for a character that a character tokenizer has not.
+        """
+        ids: list[int] = self.encode_batch([text])[0].tolist()
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """What `encode` gives, an array a text; the fast way for many."""
+        if self._characters is not None:
+            return [self._look_up(text, self._characters) for text in texts]
+        encoded = [_utf8(text) for text in texts]  # for its error too: tiktoken would put U+FFFD for a surrogate
+        if self._bytes is not None:
+            return [self._bytes[np.frombuffer(text, np.uint8)] for text in encoded]
+        if self._tiktoken is None:
+            batch = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.array(encoding.ids, np.uint32) for encoding in batch]
+        return [self._merge(text, self._tiktoken) for text in texts]
+
+    def _look_up(self, text: str, table: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+        ids: NDArray[np.uint32] = table[np.minimum(points, len(table) - 1)]
+        unseen = np.flatnonzero(ids == tables.UNSEEN)
+        if len(unseen):
+            raise UnseenCharacterError(text, int(unseen[0]), self.vocabulary_size - 1)
+        return ids
+
+    def _merge(self, text: str, encoding: Encoding) -> NDArray[np.uint32]:
+        parts, start = [], 0
+        while len(text) - start > LONGEST:
+            end = self.cut(text, start, start + LONGEST)
+            if end == start:  # nothing but letters, or white spaces, ahead
+                parts.append(np.array(self._inner.encode(text[start:], add_special_tokens=False).ids, np.uint32))
+                return np.concatenate(parts)
+            parts.append(encoding.encode_to_numpy(text[start:end], disallowed_special=()))
+            start = end
+        parts.append(encoding.encode_to_numpy(text[start:], disallowed_special=()))
+        return np.concatenate(parts)
+
+    def cut(self, text: str, start: int = 0, end: int | None = None) -> int:
+        """The last place after `start`, up to `end`, where `text` can be encoded in two parts with the ids of the
+        whole; `start` if none is known."""
+        end = len(text) if end is None else end
+        if self.is_table:
+            return end
+        if self._tiktoken is None:
+            return start
+        for width in (1000, end - start):  # almost always there is one near the end
+            places = [match.end() for match in SAFE_CUT.finditer(text, max(start, end - width), end)]
+            if places:
+                return places[-1]
+        return start
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of `tokens`; ⊥ and other special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+        return self._inner.decode([int(token) for token in tokens], skip_special_tokens=True)
+
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        r"""How each token reads alone, for display: bytes that are no whole character as \xe2, ⊥ as "⊥"."""
+        return [self._piece(int(token)) for token in tokens]
+
+    def _piece(self, token: int) -> str:
+        text = "⊥" if token == self.bottom else self._inner.id_to_token(token)
+        if text is None:
+            return "\ufffd"
+        if token in self._added or token == self.bottom:
+            return text
+        if isinstance(self._inner.decoder, tokenizers.decoders.ByteLevel):
+            return bytepair.token_bytes(text).decode("utf-8", "backslashreplace")
+        return text.replace("▁", " ")  # SentencePiece's space
+
+    def save(self, directory: Path) -> None:
+        """Write the tokenizer's files into `directory`, where transformers.AutoTokenizer finds them."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in self._files.items():
+            with whole_file(directory / name) as beside:
+                beside.write_bytes(content)
+
+
+class UnseenCharacterError(ValueError):
+    """A character that a character tokenizer has not. `offset`: where, in characters from 0; `reason`: all the rest."""
+
+    def __init__(self, text: str, offset: int, known: int) -> None:
+        self.offset = offset
+        self.reason = (
+            f"{text[offset]!r} (U+{ord(text[offset]):04X}) is not among the {known} characters of the vocabulary:"
+            " take it out, or make a tokenizer of text that has it"
+        )
+        line = text.count("\n", 0, offset) + 1
+        super().__init__(f"character {offset} (line {line}) of the text: {self.reason}")
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"wanted Unicode text, got the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}:"
+            " take it out, or read the text with its right encoding"
+        ) from None
+
+
+def _unicode(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        _utf8(text)
+        yield text
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), or of a tokenizer.json.
+
+    ⊥ is the tokenizer's bos, else the bos of config.json, else eos, else cls, else its only special token.
+    """
+    directory = path.parent if path.name == "tokenizer.json" else path
+    if path.is_file() and directory == path:
+        raise ValueError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
+    if not (directory / "tokenizer.json").is_file():
+        raise ValueError(
+            f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
+            " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
+        )
+    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    settings = [_settings(directory / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
+    try:
+        inner = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
+    except Exception as error:  # what tokenizers raises has no name of its own
+        raise ValueError(f"{directory / 'tokenizer.json'}: not a tokenizer that can be read: {error}") from None
+    bottom = _bottom(inner, settings, _settings(directory / "config.json"))
+    if bottom is None:
+        raise ValueError(
+            f"{directory}: the tokenizer names no token that begins a document: put"
+            ' {"bos_token": "<the token>"} into tokenizer_config.json'
+        )
+    return Tokenizer(_with_settings(files, str(inner.id_to_token(bottom))), bottom)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        settings = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}): restore it") from None
+    return settings if isinstance(settings, dict) else {}
+
+
+def _bottom(inner: tokenizers.Tokenizer, settings: list[dict[str, Any]], config: dict[str, Any]) -> int | None:
+    def named(role: str) -> int | None:
+        tokens = [table.get(f"{role}_token") for table in settings]
+        spelled = [token["content"] if isinstance(token, dict) else token for token in tokens if token]
+        return next((id for id in map(inner.token_to_id, spelled) if id is not None), None)
+
+    def numbered(role: str) -> int | None:
+        ids = config.get(f"{role}_token_id")
+        id = ids[0] if isinstance(ids, list) and ids else ids
+        return id if isinstance(id, int) and inner.id_to_token(id) is not None else None
+
+    found = (named("bos"), numbered("bos"), named("eos"), numbered("eos"), named("cls"))
+    special = [id for id, token in inner.get_added_tokens_decoder().items() if token.special]
+    return next((id for id in found if id is not None), special[0] if len(special) == 1 else None)
+
+
+def _with_settings(files: dict[str, bytes], bottom: str) -> dict[str, bytes]:
+    """`files`, with a tokenizer_config.json if there is none.
+
+    Without PreTrainedTokenizerFast in it, AutoTokenizer builds the tokenizer anew by the model's type: another
+    pattern, and a character tokenizer loses its spaces.
+    """
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bottom),
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "right",
+        "split_special_tokens": True,
+    }
+    return {"tokenizer_config.json": json.dumps(settings, indent=2).encode() + b"\n", **files}
+
+
+def _ours(inner: tokenizers.Tokenizer) -> Tokenizer:
+    """`inner` with ⊥ as its last id, in front of every text that transformers encodes."""
+    inner.add_special_tokens([AddedToken(BOTTOM, special=True, normalized=False)])
+    bottom = inner.get_vocab_size() - 1
+    inner.post_processor = processors.TemplateProcessing(
+        single=f"{BOTTOM} $A", pair=f"{BOTTOM} $A {BOTTOM} $B", special_tokens=[(BOTTOM, bottom)]
+    )
+    return Tokenizer(_with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOTTOM), bottom)
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token a byte of UTF-8: 0 .. 255, and ⊥ = 256."""
+    return _ours(tables.single_bytes())
+
+
+def character_tokenizer(texts: Iterable[str]) -> Tokenizer:
+    """One token for each character that `texts` have, in the order of their code points, and then ⊥."""
+    seen = np.zeros(0x110000, bool)
+    for text in _unicode(texts):
+        seen[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
+    if not seen.any():
+        raise ValueError("wanted text to take the characters from, got none: give some")
+    return _ours(tables.characters(map(chr, np.flatnonzero(seen))))
+
+
+def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge)."""
+    if vocabulary_size < 257:
+        raise ValueError(f"wanted a vocabulary of at least 257 (256 bytes and ⊥), got {vocabulary_size}: raise it")
+    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1))

@@ -1,0 +1,98 @@
+"""What holds for a causal Transformer whatever its weights are, in every family."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+
+from chainrule.model.cache import Cache
+from chainrule.model.transformer import Transformer, initialise
+
+Make = Callable[..., Transformer]
+TOKENS = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(1))
+
+
+def cache_for(model: Transformer, padding: list[int], capacity: int = 32) -> Cache:
+    config = model.config
+    return Cache(
+        config.layers, capacity, torch.tensor(padding), config.key_value_heads, config.head_width, torch.float32
+    )
+
+
+def close(ours: torch.Tensor, other: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, other, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_later_token_never_changes_an_earlier_logit(make_model: Make) -> None:
+    model = make_model()
+    logits = model(TOKENS)
+    for t in (1, 7, 19):
+        changed = TOKENS.clone()
+        changed[:, t:] = (changed[:, t:] + 1) % 61
+        other = model(changed)
+        close(other[:, :t], logits[:, :t])
+        assert (other[:, t] - logits[:, t]).abs().max() > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [(20,), (1,) * 20, (7, 1, 1, 11), (13, 7)])
+def test_with_and_without_a_cache_the_logits_agree(make_model: Make, pieces: tuple[int, ...]) -> None:
+    model = make_model()
+    cache = cache_for(model, [0, 0, 0], capacity=20)
+    logits = torch.cat([model(piece, cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    close(logits, model(TOKENS))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [(20,), (12, 1, 1, 6)])
+def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model: Make, pieces: tuple[int, ...]) -> None:
+    model, padding = make_model(), [0, 3, 11]
+    cache = cache_for(model, padding)
+    logits = torch.cat([model(piece, cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    for row, padded in enumerate(padding):
+        close(logits[row, padded:], model(TOKENS[row : row + 1, padded:])[0])
+
+
+@torch.no_grad()
+def test_a_branched_cache_continues_as_the_original(make_model: Make) -> None:
+    model = make_model()
+    cache = cache_for(model, [0, 3, 11])
+    model(TOKENS[:, :12], cache)
+    rows = torch.tensor([2, 0, 2])
+    branch = cache.branch(rows, capacity=20)
+    continued = model(TOKENS[rows, 12:], branch)
+    close(continued, model(TOKENS[:, 12:], cache)[rows])  # the branch wrote nothing into it either
+
+
+@torch.no_grad()
+def test_a_branch_of_short_sequences_drops_their_common_padding(make_model: Make) -> None:
+    model = make_model()
+    cache = cache_for(model, [0, 3, 11])
+    model(TOKENS[:, :12], cache)
+    branch = cache.branch(torch.tensor([1, 2]))
+    assert branch.length == 9
+    assert branch.padding.tolist() == [0, 8]
+    close(model(TOKENS[1:, 12:], branch), model(TOKENS[:, 12:], cache)[1:])
+
+
+@torch.no_grad()
+def test_at_the_start_the_loss_is_the_log_of_the_vocabulary_size(make_model: Make) -> None:
+    for tied in (False, True):
+        model = Transformer(replace(make_model().config, tied=tied))
+        initialise(model, seed=3)
+        log_probs = model(TOKENS[:, :-1]).log_softmax(-1).gather(-1, TOKENS[:, 1:, None])
+        # An untied output starts at 0; a tied one is small but not 0.
+        assert -log_probs.mean().item() == pytest.approx(math.log(61), abs=0.05 if tied else 1e-5)
+
+
+@torch.no_grad()
+def test_more_tokens_than_the_context_are_an_error_with_and_without_a_cache(make_model: Make) -> None:
+    model = make_model(context=20)
+    cache = cache_for(model, [0, 0, 0])
+    model(TOKENS, cache)
+    for tokens, held in ((TOKENS[:, :1], cache), (torch.zeros(1, 21, dtype=torch.long), None)):
+        with pytest.raises(ValueError, match="wanted at most 20 tokens"):
+            model(tokens, held)
