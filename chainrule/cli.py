@@ -1,4 +1,4 @@
-"""The command line: one function a verb, its docstring the help. Knows how things are asked and shown, not how they are done."""
+"""The command line: one function a verb, its docstring the help. Knows how things are asked and shown, not done."""
 
 import contextlib
 import io
@@ -150,7 +150,7 @@ def generate(
     lm = load(model, device=device, dtype=dtype)
     if json:
         made = lm.completions([prompt], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
-        print_json({"completions": [completion._asdict() for completion in made]})
+        print_json({"completions": [asdict(completion) for completion in made]})
     elif samples == 1:
         print(prompt, end="", flush=True)
         for piece in lm.pieces([prompt], sampling, max_tokens=max_tokens, stop=stop, seed=seed):
@@ -228,13 +228,12 @@ def evaluate(
     """
     from chainrule.language_model import load
     from chainrule.terminal import print_json
-    from chainrule.text.documents import whole_documents
-    from chainrule.text.records import find_files
+    from chainrule.text.records import find_files, read_texts
 
     lm = load(model, device=device, dtype=dtype)
-    found = lm.evaluate(whole_documents(find_files(texts), field=field, encoding=encoding), stride=stride)
+    found = lm.evaluate(read_texts(find_files(texts), field=field, encoding=encoding), stride=stride)
     if json:
-        print_json(found._asdict() | {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte})
+        print_json(asdict(found) | {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte})
         return
     print(
         f"{found.tokens} tokens, {found.bytes} bytes: loss {found.loss:.4f} nats a token,"

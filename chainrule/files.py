@@ -26,7 +26,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield beside
         _sync(beside)
-        os.replace(beside, path)
+        beside.chmod(0o644)  # some writers make files that only their owner reads
+        beside.replace(path)
         _sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
@@ -43,7 +44,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
         for file in beside.iterdir():
             _sync(file)
         _sync(beside)
-        os.rename(beside, path)
+        beside.rename(path)
         _sync(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

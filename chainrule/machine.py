@@ -1,13 +1,9 @@
-"""This machine: its device, precision, threads, and the rate at which it multiplies matrices, measured. Knows no model."""
+"""This machine: its device, precision, threads, and the rate of its matrix products, measured. Knows no model."""
 
 import shutil
 import time
-from typing import Literal
 
 import torch
-
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-DtypeName = Literal["auto", "float32", "bfloat16"]
 
 
 def device(name: str) -> torch.device:
@@ -22,7 +18,7 @@ def device(name: str) -> torch.device:
 
 
 def dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision of that name for inference; "auto" is float32 on a CPU, where results repeat, and bfloat16 on a GPU."""
+    """The precision of that name for inference; "auto" is float32 on a CPU and bfloat16 on a GPU."""
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -38,7 +34,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> float:
-    """Floating-point operations a second in products of square matrices, the best of a few: what a model's share is taken of."""
+    """Floating-point operations a second in products of square matrices, the best of a few."""
     size = 8192 if device.type == "cuda" else 1024
     a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds
@@ -52,7 +48,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.05)
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision to compute in when training; "auto" is bfloat16 where this machine multiplies 1.5 times faster with it."""
+    """The precision to train in; "auto" is bfloat16 where this machine multiplies 1.5 times faster with it."""
     if name != "auto" or device.type == "cuda":
         return dtype(name, device)
     faster = matmul_rate(device, torch.bfloat16) > 1.5 * matmul_rate(device, torch.float32)

@@ -64,7 +64,7 @@ def progress_bar(total: float, description: str) -> Iterator[Callable[[float, st
 
 @contextmanager
 def signals_noted() -> Iterator[Callable[[], int | None]]:
-    """Within, Ctrl-C and SIGTERM only note themselves, to be asked for between two steps; the second one is obeyed at once."""
+    """Within, Ctrl-C and SIGTERM only note themselves, to be asked for between two steps; a second one is obeyed."""
     noted: int | None = None
     before: Mapping[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -10,8 +10,8 @@ from torch import Tensor
 class Cache:
     """Holds up to `capacity` positions of B sequences; those shorter than the longest are padded on the left.
 
-    `padding` (B,) counts each row's padded positions: they are never looked at, and positions count from the first real token,
-    so a row's logits are those it has alone.
+    `padding` (B,) counts each row's padded positions: they are never looked at, and positions count from the first
+    real token, so a row's logits are those it has alone.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Cache:
         self.length = 0
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, G, T, K) to a layer and return all it holds, (B, G, S, K); `length` moves on when all layers have."""
+        """Append (B, G, T, K) to a layer and return all it holds, (B, G, S, K); `length` is moved by the caller."""
         end = self.length + key.shape[2]
         assert end <= self.keys.shape[3], "more positions than the cache was made for"
         self.keys[layer, :, :, self.length : end] = key

@@ -76,8 +76,8 @@ def save_config(model: Transformer, family: str, directory: Path, bottom: int) -
 def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Transformer, str]:
     """The Transformer of a directory and its family; weights in `dtype`, or as they lie in the file.
 
-    Raises ValueError for a directory that holds no model, a family that is not ours, a field that is not supported, a file that
-    is cut short, and tensors that are missing, left over or of a wrong shape.
+    Raises ValueError for a directory that holds no model, a family that is not ours, a field that is not supported, a
+    file that is cut short, and tensors that are missing, left over or of a wrong shape.
     """
     fields = read_config(directory)
     family = family_of(fields)

@@ -26,7 +26,8 @@ def _refuse(fields: Fields, wanted: Mapping[str, tuple[Any, ...]]) -> None:
     for name, values in wanted.items():
         if name in fields and fields[name] not in values:
             raise ValueError(
-                f"config.json: wanted {name} to be {' or '.join(map(repr, values))}, got {fields[name]!r}, which is not supported"
+                f"config.json: wanted {name} to be {' or '.join(map(repr, values))}, got {fields[name]!r},"
+                " which is not supported"
             )
 
 

@@ -1,6 +1,7 @@
 """f_θ and φ_θ: one Transformer, described by one flat config. Knows tokens, not text, nor whose weights it holds.
 
-Shapes: B sequences, T positions, S positions attended to, D width, H heads, G key-value heads, K head width, V vocabulary.
+Shapes: B sequences, T positions, S positions attended to, D width, H heads, G key-value heads, K head width,
+V vocabulary.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.model.cache import Cache
-from chainrule.model.kernels import CausalAttention, RMSNorm, plain_cpu
+from chainrule.model.kernels import causal_attention, plain_cpu, rms_norm
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Config:
                 raise ValueError(f"model: wanted {name} of at least 1, got {getattr(self, name)}")
         if self.heads % self.key_value_heads:
             raise ValueError(
-                f"model: wanted a number of heads that key_value_heads divides, got {self.heads} and {self.key_value_heads}"
+                f"model: wanted heads that key_value_heads divides, got {self.heads} and {self.key_value_heads}"
             )
         if self.positions == "rotary" and self.head_width % 2:
             raise ValueError(f"model: wanted an even head width for rotary positions, got {self.head_width}")
@@ -81,7 +82,7 @@ class Norm(nn.Module):
         if self.bias is not None:
             return F.layer_norm(x, weight.shape, weight, self.bias.to(x.dtype), self.epsilon)
         if plain_cpu(x):
-            return RMSNorm.apply(x, weight, self.epsilon)
+            return rms_norm(x, weight, self.epsilon)
         return F.rms_norm(x, weight.shape, weight, self.epsilon)
 
 
@@ -103,14 +104,15 @@ def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); no mask means causal, or everything if T = 1."""
+    """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); no mask: causal, or all if T = 1."""
     B, H, T, K = query.shape
-    causal = mask is None and T > 1
+    causal = T > 1 and mask is None
     if causal and plain_cpu(query):
         key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
-        return CausalAttention.apply(*(x.reshape(B * H, T, K) for x in (query, key, value))).view(B, H, T, K)
+        query, key, value = (x.reshape(B * H, T, K) for x in (query, key, value))
+        return causal_attention(query, key, value).view(B, H, T, K)
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=H != key.shape[1]
+        query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=key.shape[1] != H
     )
 
 
@@ -186,11 +188,12 @@ class Transformer(nn.Module):
         return self.embedding.weight if self.output is None else self.output.weight
 
     def features(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), the last layer's after the final norm."""
+        """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), past the final norm."""
         past = 0 if cache is None else cache.length
         if past + tokens.shape[1] > self.config.context:
             raise ValueError(
-                f"model: wanted at most {self.config.context} tokens (its context), got {past + tokens.shape[1]}; shorten the text"
+                f"model: wanted at most {self.config.context} tokens (its context), got {past + tokens.shape[1]};"
+                " shorten the text"
             )
         dtype = self.compute_dtype or self.embedding.weight.dtype
         x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
@@ -230,7 +233,10 @@ class Transformer(nn.Module):
 
 
 def initialise(model: Transformer, seed: int) -> None:
-    """Random weights drawn from `seed`: what writes to the residual stream is 0, so is an untied output; then the loss is log V."""
+    """Random weights drawn from `seed`; what writes to the residual stream is 0, and so is an untied output.
+
+    The loss is then log V: exactly where the output is untied, nearly where it is tied.
+    """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         kind = name.rsplit(".", 2)[-2:]
@@ -245,7 +251,7 @@ def initialise(model: Transformer, seed: int) -> None:
 
 
 def linear_maps(model: Transformer) -> list[tuple[nn.Parameter, int, int]]:
-    """The matrices inside the blocks as (parameter, first row, last row + 1), one linear map each: fused ones are taken apart."""
+    """The linear maps inside the blocks as (parameter, first row, last row + 1): fused ones are taken apart."""
     config = model.config
     queries, keys = config.heads * config.head_width, config.key_value_heads * config.head_width
     rows = {

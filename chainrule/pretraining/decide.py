@@ -133,7 +133,7 @@ def _fastest(
     decided: Decided,
     seconds_ahead: Callable[[float], float],
 ) -> tuple[Decided, float]:
-    """Compiled or not, whichever is faster and pays for itself in the seconds ahead; and the seconds a step then takes."""
+    """Compiled or not, whichever is faster and pays for itself in the seconds ahead; and a step's seconds then."""
     seconds = _seconds_a_step(model, batches, options, decided)
     if options.compile != "auto" or not machine.compiler() or seconds_ahead(seconds) < WORTH_COMPILING:
         return decided, seconds

@@ -1,4 +1,4 @@
-"""What a user may ask of a pretraining run, and what follows from it. Imports nothing heavy: the command line reads it."""
+"""What a user may ask of a pretraining run, and the sizes that follow. Imports nothing heavy: the command line does."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A pretraining run under way: steps made, logged, validated and saved, so that it can stop anywhere. Knows no terminal."""
+"""A pretraining run under way: steps made, logged, validated, saved; it can stop anywhere. Knows no terminal."""
 
 import json
 import os
@@ -30,7 +30,7 @@ SAMPLE_TOKENS = 48
 
 @dataclass(frozen=True)
 class Decided:
-    """What was decided once for this run and machine, and kept when it goes on: another choice would change the last bits."""
+    """What was decided once for this run and machine, and is kept when it goes on: else the last bits would change."""
 
     steps: int
     rows: int  # windows a step
@@ -109,7 +109,7 @@ class Run:
         self._rewrite_log()
 
     def advance(self) -> Iterator[Progress]:
-        """Make the steps that are left, yielding after each; logs, validates and saves on the way, and publishes at the end.
+        """Make the steps that are left, yielding after each; logs, validates, saves and publishes on the way.
 
         Whoever iterates may stop at any time; `save` keeps what was reached.
         """
@@ -146,7 +146,8 @@ class Run:
                 if validating or self.step % self.decided.log_every == 0:
                     log.write(json.dumps(self._line(progress, made.gradient_norm)) + "\n")
                     log.flush()
-                if validating or time.monotonic() - last_save > SAVE_SECONDS:
+                due = validating or time.monotonic() - last_save > SAVE_SECONDS
+                if self.finished or (due and not self.skipped_in_a_row):  # else the state before is the good one
                     self.save()
                     last_save = time.monotonic()
                 idle += time.monotonic() - pause
@@ -154,7 +155,7 @@ class Run:
                 self.model.train()
 
     def save(self) -> None:
-        """Write a whole checkpoint of where the run stands and publish its model; does nothing where that stands already."""
+        """Write a whole checkpoint of where the run stands, unless there is one, and publish its model."""
         folder = self.out / "training"
         if not (folder / str(self.step)).is_dir():
             with (self.out / "log.jsonl").open("a") as log:
@@ -169,7 +170,7 @@ class Run:
         beside = self.out / f".model.safetensors.{os.getpid()}.partial"
         beside.unlink(missing_ok=True)
         os.link(self.out / "training" / str(self.step) / "model.safetensors", beside)
-        os.replace(beside, self.out / "model.safetensors")
+        beside.replace(self.out / "model.safetensors")
         if self.finished:
             draw_losses(self.log(), self.out / "loss.svg")
 
@@ -225,7 +226,7 @@ class Run:
             )
         rows = self.decided.rows
         if self.batches.passes(self.step - 1, rows) > 4 >= self.batches.passes(self.step - 2, rows):
-            return f"from step {self.step} on the text is read for the fifth time: more text would serve better than more steps"
+            return f"from step {self.step} on the text is read for the fifth time: more text would serve better"
         return ""
 
     def _line(self, progress: Progress, gradient_norm: float) -> dict[str, Any]:

@@ -39,8 +39,8 @@ def open_run(
 ) -> Run:
     """The run of these options in `out`: made, or found where it stopped.
 
-    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises ValueError where `out` holds something
-    else or a run from other options or data (what differs is named), and where a file was cut short or altered.
+    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises ValueError where `out`
+    holds something else or a run from other options or data (what differs is named), and where a file was altered.
     """
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
@@ -121,7 +121,8 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
         before, now = stored["options"].get(name), asked.get(name)
         if before != now:
             raise ValueError(
-                f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now}; use the same options or another --out"
+                f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now};"
+                " use the same options or another --out"
             )
     return stored
 

@@ -190,3 +190,16 @@ def _decoded(path: str, encoding: str) -> Iterator[str]:
                 break
     if empty:
         raise _empty(path)
+
+
+def read_texts(paths: Sequence[str], *, field: str = "text", encoding: str = "utf-8") -> Iterator[str]:
+    """The documents of some files, each whole; errors are as in `read_documents`."""
+    held: list[str] = []
+    for path in paths:
+        for piece in read_documents(path, field=field, encoding=encoding):
+            if piece.begins and held:
+                yield "".join(held)
+                held = []
+            held.append(piece.text)
+    if held:
+        yield "".join(held)

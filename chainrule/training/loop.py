@@ -1,6 +1,6 @@
 """A generator of training steps. Knows no model by name: it is given one, its optimizer, its batches and its loss."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +28,11 @@ def train(
     steps: int,
     start: int = 0,
     clip: float = 1.0,
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Yield a `Step` after each of steps start+1..steps; whoever iterates logs, saves, samples and stops.
 
-    `batches(step)` gives a step's micro-batches, all of one size; their mean gradient moves the parameters, so that accumulation
-    equals the full batch. The gradient is clipped to a norm of `clip`.
+    `batches(step)` gives a step's micro-batches, all of one size; their mean gradient moves the parameters, so that
+    accumulation equals the full batch. The gradient is clipped to a norm of `clip`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for step in range(start, steps):

@@ -1,7 +1,8 @@
-"""Which parameters go to Muon and which to AdamW, and the learning rate at each step. Knows no model, only its parameters.
+"""Muon for matrices, AdamW for the rest, and the learning rate at each step. Knows parameters, not their model.
 
-Muon (Jordan et al., 2024) moves a matrix by its momentum made orthogonal: it learns in fewer steps than AdamW, at the price of
-fifteen small matrix products a step. AdamW (Loshchilov and Hutter, 2019) moves the rest: embeddings, output, gains and biases.
+Muon (Jordan et al., 2024) moves a matrix by its momentum made orthogonal: it learns in fewer steps than AdamW, at the
+price of fifteen small matrix products a step. AdamW (Loshchilov and Hutter, 2019) moves embeddings, output, gains and
+biases.
 
 Shapes: N matrices of one shape, r rows and c columns with r <= c.
 """
@@ -129,6 +130,7 @@ class Optimizer:
         """All it remembers, as named tensors."""
         state = {f"muon.{'x'.join(map(str, shape))}": tensor for shape, tensor in self.muon.momentum.items()}
         for parameter, memory in self.adamw.state.items():
+            assert isinstance(parameter, nn.Parameter)
             state |= {f"adamw.{self.names[parameter]}.{key}": value for key, value in memory.items()}
         return state
 

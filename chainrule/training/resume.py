@@ -1,4 +1,4 @@
-"""The state a run goes on from: whole checkpoints, found damaged by their hashes before use. Knows tensors, not what they train."""
+"""The state a run goes on from: whole checkpoints, checked by their hashes before use. Knows tensors, not models."""
 
 import json
 import shutil

@@ -11,7 +11,13 @@ from chainrule.model.checkpoint import load_model, save_model
 
 CPU = torch.device("cpu")
 TOKENS = torch.randint(0, 61, (3, 23), generator=torch.Generator().manual_seed(1))
-QWEN3 = {"vocab_size": 61, "hidden_size": 40, "intermediate_size": 56, "num_hidden_layers": 3, "max_position_embeddings": 32}
+QWEN3 = {
+    "vocab_size": 61,
+    "hidden_size": 40,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "max_position_embeddings": 32,
+}
 GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
 CONFIGS = {
     "qwen3 grouped": Qwen3Config(**QWEN3, num_attention_heads=6, num_key_value_heads=2, head_dim=10),
