@@ -110,9 +110,8 @@ def _open(out: Path, seed: int, scale: Scale) -> Run:
 
 def _pretrain(run: Run, world: World, scale: Scale, started: float, console: Console) -> None:
     """Steps until the targets are met on the validation animals and puzzles, the steps are made, or the time is up."""
-    console.print(
-        f"Pretraining from nothing: at the start the loss is log V = {math.log(run.model.config.vocabulary_size):.2f} nats."
-    )
+    start = math.log(run.model.config.vocabulary_size)
+    console.print(f"Pretraining from nothing: at the start the loss is log V = {start:.2f} nats.")
     with progress_bar(run.decided.steps, "pretraining") as show:
         for progress in run.advance():
             show(progress.step, f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s")
@@ -221,7 +220,7 @@ def _show_figures(figures: Mapping[str, Figure], console: Console) -> None:
     if low <= 0.8:
         console.print("Yes/no questions are not above 80 %: this model did not learn to answer them.")
     console.print("\nIn-context: what the symbol means is told by the examples alone (seen pairs unless said).")
-    console.print("Permuted: the examples show each other's answers. A gain that stays is told by the answers' size alone.")
+    console.print("Permuted: the examples show each other's answers; a gain that stays is told by their size alone.")
     names = [name for name in figures if " after " in name]
     print_table(
         (*columns, "ceiling"), [(name, *_cells(figures[name]), f"{figures[name].ceiling:.0%}") for name in names]

@@ -22,7 +22,8 @@ GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
 CONFIGS = {
     "qwen3 grouped": Qwen3Config(**QWEN3, num_attention_heads=6, num_key_value_heads=2, head_dim=10),
     "qwen3 tied, biases": Qwen3Config(
-        **QWEN3, num_attention_heads=4, num_key_value_heads=4, head_dim=14, tie_word_embeddings=True, attention_bias=True
+        **QWEN3, num_attention_heads=4, num_key_value_heads=4, head_dim=14,
+        tie_word_embeddings=True, attention_bias=True,
     ),
     "qwen3 one key, slow rope": Qwen3Config(
         **QWEN3, num_attention_heads=5, num_key_value_heads=1, head_dim=6,

@@ -60,13 +60,11 @@ def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bits_and_the_s
     lasted = time.monotonic() - started
 
     rng = random.Random(1)
-    kills = 0
     for number in range(20):
-        out = tmp_path / "killed" if kills < 10 else tmp_path / "killed again"  # two runs of ten kills each
+        out = tmp_path / "killed" if number < 10 else tmp_path / "killed again"  # two runs of ten kills each
         child = process(out)
         child.start()
         child.join(rng.uniform(0.02, 0.5) * lasted * (0.2 + number % 10 / 10))
-        kills += 1
         if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
         child.join()

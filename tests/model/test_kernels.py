@@ -1,0 +1,70 @@
+"""The CPU's own attention and norm give the values and gradients of PyTorch's."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chainrule.model.kernels import BLOCK, causal_attention, plain_cpu, rms_norm
+
+EPSILON = 1e-6
+
+
+def random(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator, dtype=dtype).requires_grad_()
+
+
+def values_and_gradients(compute: Callable[..., Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
+    made = compute(*inputs)
+    weights = torch.randn(made.shape, generator=torch.Generator().manual_seed(1), dtype=made.dtype)
+    return [made.detach(), *torch.autograd.grad((made * weights).sum(), inputs)]
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True)
+
+
+def plain_norm(x: Tensor, weight: Tensor) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, EPSILON)
+
+
+@pytest.mark.parametrize("T", [1, 2, 3, 31, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 2 * BLOCK + 1, 300])
+def test_causal_attention_is_scaled_dot_product_attention_and_so_are_its_gradients(T: int) -> None:
+    inputs = [random(3, T, 8) for _ in range(3)]
+    ours, theirs = (values_and_gradients(compute, inputs) for compute in (causal_attention, plain_attention))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 16), (2, 5, 32), (2, 3, 4, 8)])
+def test_rms_norm_is_pytorchs_and_so_are_its_gradients(shape: tuple[int, ...]) -> None:
+    inputs = [random(*shape), random(shape[-1])]
+    ours = values_and_gradients(lambda x, weight: rms_norm(x, weight, EPSILON), inputs)
+    torch.testing.assert_close(ours, values_and_gradients(plain_norm, inputs), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("T", [1, 4, BLOCK + 1])
+def test_the_gradients_of_attention_are_those_of_finite_differences(T: int) -> None:
+    inputs = [random(1, T, 2, dtype=torch.float64) for _ in range(3)]
+    assert torch.autograd.gradcheck(causal_attention, inputs, fast_mode=T > 4)
+
+
+def test_the_gradients_of_the_norm_are_those_of_finite_differences() -> None:
+    # The mean is taken in float32: a wide step, so that its rounding does not show.
+    inputs = [random(3, 4, dtype=torch.float64), random(4, dtype=torch.float64)]
+    assert torch.autograd.gradcheck(lambda x, weight: rms_norm(x, weight, 0.1), inputs, eps=1e-2, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("compute", [causal_attention, plain_attention])
+def test_bfloat16_stays_near_float32(compute: Callable[..., Tensor]) -> None:
+    inputs = [random(2, 40, 8).detach() for _ in range(3)]
+    low = compute(*(x.bfloat16() for x in inputs))
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), plain_attention(*inputs), atol=0.05, rtol=0.05)
+
+
+def test_they_serve_on_a_cpu_alone() -> None:
+    assert plain_cpu(torch.zeros(1))
+    assert not plain_cpu(torch.zeros(1, device="meta"))

@@ -1,0 +1,119 @@
+"""What a step of training is, whatever the model and the loss."""
+
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from conftest import random_model
+from torch import Tensor, nn
+
+from chainrule.model.transformer import linear_maps
+from chainrule.training.loop import Step, train
+from chainrule.training.objective import next_token_loss
+from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
+
+ROWS = 8
+
+
+def windows(step: int) -> Tensor:
+    """(ROWS, T + 1) tokens of a small random language."""
+    return torch.randint(0, 11, (ROWS, 9), generator=torch.Generator().manual_seed(step))
+
+
+def optimizer_for(model: nn.Module, steps: int, matrices: bool = True) -> Optimizer:
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    maps = [Matrix(*place) for place in linear_maps(model)] if matrices else []  # type: ignore[arg-type]
+    inside = {matrix.parameter for matrix in maps}
+    made = Optimizer(
+        names, maps, 0.02, [Group([parameter for parameter in names if parameter not in inside], 1e-3)], Schedule(steps)
+    )
+    made.muon.precision = torch.float32
+    return made
+
+
+def trained(micro_rows: int, family: str, steps: int = 3) -> tuple[nn.Module, list[Step]]:
+    model = random_model(family, vocabulary_size=11, context=8).train()
+    batches: Callable[[int], Iterable[Tensor]] = lambda step: windows(step).split(micro_rows)  # noqa: E731
+    made = train(
+        model, optimizer_for(model, steps), batches, lambda tokens: next_token_loss(model, tokens), steps=steps
+    )
+    return model, list(made)
+
+
+@pytest.mark.parametrize("micro_rows", [1, 2, 4])
+def test_accumulation_equals_the_full_batch(micro_rows: int, family: str) -> None:
+    whole, whole_steps = trained(ROWS, family)
+    parts, parts_steps = trained(micro_rows, family)
+    for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    for step, other_step in zip(parts_steps, whole_steps, strict=True):
+        assert step.loss == pytest.approx(other_step.loss, rel=1e-5)
+        assert step.gradient_norm == pytest.approx(other_step.gradient_norm, rel=1e-4)
+
+
+def test_steps_are_counted_from_where_training_starts() -> None:
+    model = random_model("qwen3", vocabulary_size=11, context=8)
+    asked: list[int] = []
+
+    def batches(step: int) -> list[Tensor]:
+        asked.append(step)
+        return [windows(step)]
+
+    loss = lambda tokens: next_token_loss(model, tokens)  # noqa: E731
+    made = train(model, optimizer_for(model, 7), batches, loss, steps=7, start=4)
+    assert [step.step for step in made] == [5, 6, 7]
+    assert asked == [4, 5, 6]
+
+
+def test_the_loss_of_what_is_read_again_and_again_falls() -> None:
+    model = random_model("qwen3", vocabulary_size=11, context=8).train()
+    loss = lambda tokens: next_token_loss(model, tokens)  # noqa: E731
+    made = [step.loss for step in train(model, optimizer_for(model, 60), lambda _: [windows(0)], loss, steps=60)]
+    assert made[-1] < 0.5 * made[0]
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_skipped_and_leaves_the_weights_as_they_were(where: str) -> None:
+    model = random_model("qwen3", vocabulary_size=11, context=8)
+    optimizer = optimizer_for(model, 3)
+    before: list[Tensor] = []
+
+    def loss(tokens: Tensor) -> Tensor:
+        value = next_token_loss(model, tokens)
+        if not broken:
+            return value
+        # √0 is finite and its derivative is not
+        return value * float("nan") if where == "loss" else value + (0 * model.norm.weight).abs().sqrt().sum()
+
+    made = train(model, optimizer, lambda step: [windows(step)], loss, steps=3)
+    broken = False
+    assert not next(made).skipped
+    before, memory = (
+        [parameter.detach().clone() for parameter in model.parameters()],
+        {name: tensor.clone() for name, tensor in optimizer.state().items()},
+    )
+    broken = True
+    assert next(made).skipped
+    assert all(torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True))
+    assert all(torch.equal(tensor, memory[name]) for name, tensor in optimizer.state().items())
+    broken = False
+    assert not next(made).skipped
+    assert not all(torch.equal(parameter, old) for parameter, old in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("size", [0.01, 1000.0])
+def test_clipping_bounds_the_norm_and_leaves_small_gradients_alone(size: float) -> None:
+    model = random_model("gpt2", vocabulary_size=11, context=8)
+    optimizer = optimizer_for(model, 2, matrices=False)
+    norms: list[float] = []
+    step_before = optimizer.step
+
+    def noted(step: int) -> None:
+        norms.append(float(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()))
+        step_before(step)
+
+    optimizer.step = noted  # type: ignore[method-assign]
+    loss = lambda tokens: size * next_token_loss(model, tokens)  # noqa: E731
+    for step in train(model, optimizer, lambda step: [windows(step)], loss, steps=2, clip=0.5):
+        assert norms[-1] == pytest.approx(min(step.gradient_norm, 0.5), rel=1e-4)
+        assert (step.gradient_norm > 0.5) == (size > 1)
