@@ -152,9 +152,10 @@ def generate(
         made = lm.completions([prompt], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
         print_json({"completions": [asdict(completion) for completion in made]})
     elif samples == 1:
-        print(prompt, end="", flush=True)
+        before = prompt  # printed with the first piece: a prompt that is refused prints nothing
         for piece in lm.pieces([prompt], sampling, max_tokens=max_tokens, stop=stop, seed=seed):
-            print(piece.text, end="", flush=True)
+            print(before + piece.text, end="", flush=True)
+            before = ""
         print()
     else:
         made = lm.completions([prompt], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)

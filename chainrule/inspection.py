@@ -4,9 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-
-from chainrule.model.checkpoint import read_config
+from chainrule.model.checkpoint import count_parameters, read_config
 from chainrule.model.families import FAMILIES, family_of
 from chainrule.text.tokenizer import load_tokenizer
 
@@ -24,14 +22,10 @@ def inspect_model(directory: Path) -> dict[str, Any]:
     family = family_of(fields)
     config = FAMILIES[family].read(fields)
     tokenizer = load_tokenizer(directory)
-    parameters = 0
-    for path in sorted(directory.glob("model*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            parameters += sum(_size(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     single = sum(len(tokenizer.encode(" " + word)) == 1 for word in COMMON_WORDS)
     found: dict[str, Any] = {
         "family": family,
-        "parameters": parameters,
+        "parameters": count_parameters(directory),
         "layers": config.layers,
         "width": config.width,
         "heads": config.heads,
@@ -49,10 +43,3 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         found["optimizer"] = run["options"]["optimizer"]
         found["seed"] = run["options"]["seed"]
     return found
-
-
-def _size(shape: list[int]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product

@@ -16,4 +16,5 @@ def wilson(right: float, n: int, level: float = 0.95) -> tuple[float, float]:
     centre = p + z * z / (2 * n)
     half = z * ((p * (1 - p) + z * z / (4 * n)) / n) ** 0.5
     scale = 1 + z * z / n
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    low, high = (centre - half) / scale, (centre + half) / scale
+    return 0.0 if right == 0 else low, 1.0 if right == n else high  # exact at the ends, whatever the rounding

@@ -1,7 +1,8 @@
 """A model is a directory in the Hugging Face layout; safetensors only, never a pickle. Knows no tokenizer."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,12 @@ def load_weights(
     model.load_state_dict(state, assign=True)
 
 
+def count_parameters(directory: Path) -> int:
+    """Of a directory's safetensors, from their headers alone; the same errors as `load_model`."""
+    files = _open(directory, torch.device("cpu"))
+    return sum(math.prod(file.get_slice(name).get_shape()) for name, file in files.items())
+
+
 def _places(model: Transformer, family: str) -> dict[str, Any]:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     return places(FAMILIES[family], model.config, shapes)
@@ -158,10 +165,3 @@ def _take(files: dict[str, Any], name: str, shape: tuple[int, ...], directory: P
     if tensor.shape != shape:
         raise ValueError(f"{directory}: wanted {name} of shape {list(shape)}, got {list(tensor.shape)}")
     return tensor
-
-
-def file_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of one safetensors file, in the order of their names."""
-    with safe_open(path, framework="pt") as file:
-        for name in sorted(file.keys()):
-            yield name, file.get_tensor(name)

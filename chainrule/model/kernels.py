@@ -51,11 +51,12 @@ class CausalAttention(torch.autograd.Function):
 
 
 class RMSNorm(torch.autograd.Function):
-    """x / √(mean(x²) + ε) · weight over the last dimension; the mean is taken in float32."""
+    """x / √(mean(x²) + ε) · weight over the last dimension; the mean is taken in float32 or wider."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        wide = torch.promote_types(x.dtype, torch.float32)
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
         scale = (square / x.shape[-1]).add_(epsilon).rsqrt_().to(x.dtype)  # (…, 1)
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)

@@ -240,10 +240,10 @@ def initialise(model: Transformer, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         kind = name.rsplit(".", 2)[-2:]
-        if parameter.ndim < 2:
-            continue  # gains are 1 and biases 0 already
-        if kind[0] in ("down", "output"):
+        if kind[1] == "bias" or kind[0] in ("down", "output"):
             nn.init.zeros_(parameter)
+        elif parameter.ndim < 2:
+            nn.init.ones_(parameter)  # gains
         elif "embedding" in kind[0]:
             nn.init.normal_(parameter, std=0.02 if model.config.tied else 1.0, generator=generator)
         else:

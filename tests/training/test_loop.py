@@ -1,13 +1,14 @@
 """What a step of training is, whatever the model and the loss."""
 
+import copy
 from collections.abc import Callable, Iterable
 
 import pytest
 import torch
 from conftest import random_model
-from torch import Tensor, nn
+from torch import Tensor
 
-from chainrule.model.transformer import linear_maps
+from chainrule.model.transformer import Transformer, initialise, linear_maps
 from chainrule.training.loop import Step, train
 from chainrule.training.objective import next_token_loss
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
@@ -20,9 +21,9 @@ def windows(step: int) -> Tensor:
     return torch.randint(0, 11, (ROWS, 9), generator=torch.Generator().manual_seed(step))
 
 
-def optimizer_for(model: nn.Module, steps: int, matrices: bool = True) -> Optimizer:
+def optimizer_for(model: Transformer, steps: int, matrices: bool = True) -> Optimizer:
     names = {parameter: name for name, parameter in model.named_parameters()}
-    maps = [Matrix(*place) for place in linear_maps(model)] if matrices else []  # type: ignore[arg-type]
+    maps = [Matrix(*place) for place in linear_maps(model)] if matrices else []
     inside = {matrix.parameter for matrix in maps}
     made = Optimizer(
         names, maps, 0.02, [Group([parameter for parameter in names if parameter not in inside], 1e-3)], Schedule(steps)
@@ -31,24 +32,44 @@ def optimizer_for(model: nn.Module, steps: int, matrices: bool = True) -> Optimi
     return made
 
 
-def trained(micro_rows: int, family: str, steps: int = 3) -> tuple[nn.Module, list[Step]]:
-    model = random_model(family, vocabulary_size=11, context=8).train()
+def trained(model: Transformer, micro_rows: int, steps: int = 3) -> list[Step]:
+    """Train it; its steps."""
     batches: Callable[[int], Iterable[Tensor]] = lambda step: windows(step).split(micro_rows)  # noqa: E731
-    made = train(
-        model, optimizer_for(model, steps), batches, lambda tokens: next_token_loss(model, tokens), steps=steps
-    )
-    return model, list(made)
+    loss = lambda tokens: next_token_loss(model, tokens)  # noqa: E731
+    return list(train(model, optimizer_for(model, steps), batches, loss, steps=steps))
+
+
+def without_key_biases(model: Transformer) -> list[Tensor]:
+    """A key's bias adds the same to all the scores of a query: its gradient is 0, and AdamW follows its rounding."""
+    width = model.config.heads * model.config.head_width
+    kept = []
+    for name, parameter in model.named_parameters():
+        key_bias = name.endswith("query_key_value.bias")
+        kept.append(torch.cat((parameter[:width], parameter[-width:])) if key_bias else parameter)
+    return kept
 
 
 @pytest.mark.parametrize("micro_rows", [1, 2, 4])
 def test_accumulation_equals_the_full_batch(micro_rows: int, family: str) -> None:
-    whole, whole_steps = trained(ROWS, family)
-    parts, parts_steps = trained(micro_rows, family)
-    for one, other in zip(parts.parameters(), whole.parameters(), strict=True):
+    whole = random_model(family, vocabulary_size=11, context=8).train()
+    parts = copy.deepcopy(whole)
+    whole_steps, parts_steps = trained(whole, ROWS), trained(parts, micro_rows)
+    for one, other in zip(without_key_biases(parts), without_key_biases(whole), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
     for step, other_step in zip(parts_steps, whole_steps, strict=True):
         assert step.loss == pytest.approx(other_step.loss, rel=1e-5)
         assert step.gradient_norm == pytest.approx(other_step.gradient_norm, rel=1e-4)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="initialise leaves biases as nn.Linear drew them from the global random numbers, not at 0"
+)
+def test_a_model_starts_from_its_seed_alone() -> None:
+    config = random_model("gpt2", vocabulary_size=11, context=8).config
+    models = [Transformer(config), Transformer(config)]
+    for model in models:
+        initialise(model, seed=0)
+    assert all(map(torch.equal, *(model.parameters() for model in models)))
 
 
 def test_steps_are_counted_from_where_training_starts() -> None:
@@ -76,7 +97,6 @@ def test_the_loss_of_what_is_read_again_and_again_falls() -> None:
 def test_a_step_that_is_not_finite_is_skipped_and_leaves_the_weights_as_they_were(where: str) -> None:
     model = random_model("qwen3", vocabulary_size=11, context=8)
     optimizer = optimizer_for(model, 3)
-    before: list[Tensor] = []
 
     def loss(tokens: Tensor) -> Tensor:
         value = next_token_loss(model, tokens)
