@@ -69,7 +69,7 @@ def test_muon_on_stacked_matrices_is_muon_on_one_after_the_other() -> None:
 
 
 def test_muon_is_as_its_author_wrote_it() -> None:
-    """One tall matrix: momentum, Nesterov's look ahead, five steps of x <- 3.4445x + (-4.7750a + 2.0315a²)x, a = xxᵀ."""
+    """One tall matrix: momentum, Nesterov's look ahead, five times x <- 3.4445x + (-4.7750a + 2.0315a²)x, a = xxᵀ."""
     parameter = nn.Parameter(random(12, 3))
     muon, expected, momentum = Muon([Matrix(parameter, 0, 12)], torch.float32), parameter.detach().clone(), 0.0
     for step in range(3):
