@@ -329,9 +329,10 @@ def _parsed(arguments: Sequence[str]) -> Callable[[], None]:
 def _unboxed(box: str, arguments: Sequence[str]) -> str:
     """The first message of a box that tyro drew, and where to look further."""
     lines = [line.strip(" │╭╮╰╯─━╌") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    told = [line for line in lines[1:] if line]
-    ends = [index for index, line in enumerate(told) if line.startswith(("For full helptext", "Argument helptext"))]
-    message = " ".join(told[: ends[0]] if ends else told)
+    told = [line for line in lines[1:] if line.strip("-+")]
+    further = ("For full helptext", "Argument helptext", "Perhaps you meant", "Arguments are applied")
+    ends = [index for index, line in enumerate(told) if line.startswith(further)]
+    message = re.sub(r"^Error parsing \S*dummy\S*: ", "", " ".join(told[: ends[0]] if ends else told))
     verb = f" {arguments[0]}" if arguments and arguments[0] in VERBS else ""
     return f"{message}; see chainrule{verb} --help"
 

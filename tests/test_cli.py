@@ -346,7 +346,6 @@ def test_a_prompt_longer_than_the_context_is_refused(options: list[Any], mistake
     assert "16 tokens" in mistake("generate", trained, "the owl sees a mouse", *options)
 
 
-@pytest.mark.xfail(strict=True, reason="found out only at the first validation, when a run was begun")
 def test_a_run_without_anything_to_validate_on_is_refused_before_it_begins(
     mistake: Mistake, text: Path, tmp_path: Path
 ) -> None:
@@ -413,7 +412,6 @@ def test_an_option_out_of_range_or_unknown_is_named(
     assert not list(tmp_path.rglob("*.partial"))
 
 
-@pytest.mark.xfail(strict=True, reason="where there is no terminal, tyro draws its box with lines of -")
 def test_a_misplaced_option_is_told_without_the_drawing_of_a_box(mistake: Mistake, trained: Path) -> None:
     assert "---" not in mistake("generate", trained, "--", "owl", "--json")
 

@@ -19,7 +19,7 @@ from chainrule.files import sha256, write_text
 from chainrule.language_model import LanguageModel
 from chainrule.model.checkpoint import load_weights, save_config
 from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
-from chainrule.pretraining.options import PretrainOptions
+from chainrule.pretraining.options import PretrainOptions, shape_of
 from chainrule.pretraining.run import Decided, Run
 from chainrule.text.batches import Batches
 from chainrule.text.corpus import CorpusOptions, Shards, write_shards
@@ -45,6 +45,8 @@ def open_run(
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
     stored = _stored(out, asked)
+    if options.start is None:
+        shape_of(options)  # a shape that cannot be is refused before the text is read
     shards = _shards(data, out, options, corpus)
     if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
         raise ValueError(f"--out {out}: wanted the data this run was made from, got other shards; use another --out")
@@ -54,6 +56,8 @@ def open_run(
     model, family = make_model(tokenizer.vocabulary_size, options, where)
     batches = Batches(shards.split("train"), model.config.context, options.seed)
     validation = shards.split("validation")
+    if len(validation) < 2:
+        raise ValueError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
     if stored is not None:
         decided = Decided(**stored["decided"])
         torch.set_num_threads(decided.threads)

@@ -1,0 +1,134 @@
+"""Tokens a second of whole training steps, update included, beside transformers' GPT-2 of the same shape.
+
+    python benchmarks/train.py --shapes 10M 124M --dtype bfloat16
+
+Both eager, the same batch, fused AdamW, float32 weights; bfloat16 is autocast there and `compute_dtype` here. The two
+take turns, each in a process of its own.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from record import record
+
+SHAPES = {  # layers, width, heads, context, vocabulary, rows
+    "10M": (6, 384, 6, 256, 65, 16),
+    "124M": (12, 768, 12, 256, 50257, 4),
+}
+
+
+def our_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -> Callable[[], None]:
+    from chainrule.model.transformer import Config, Transformer, initialise
+    from chainrule.training.loop import train
+    from chainrule.training.objective import next_token_loss
+    from chainrule.training.optimizer import Group, Optimizer, Schedule
+
+    layers, width, heads, context, vocabulary, _ = shape
+    config = Config(
+        vocabulary_size=vocabulary,
+        context=context,
+        width=width,
+        layers=layers,
+        heads=heads,
+        key_value_heads=heads,
+        head_width=width // heads,
+        hidden=4 * width,
+        norm="layer",
+        positions="learned",
+        activation="gelu_tanh",
+        gated=False,
+        query_key_norm=False,
+        query_key_value_bias=True,
+        attention_output_bias=True,
+        mlp_bias=True,
+        tied=True,
+    )
+    model = Transformer(config)
+    initialise(model, 0)
+    model.compute_dtype = dtype
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    optimizer = Optimizer(names, [], 1e-4, [Group(list(names), 1e-4)], Schedule(10**6))
+    steps = train(model, optimizer, lambda _: [tokens], lambda part: next_token_loss(model, part), steps=10**6)
+    return lambda: next(steps) and None
+
+
+def peer_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -> Callable[[], None]:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers, width, heads, context, vocabulary, _ = shape
+    config = GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=context,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        attn_pdrop=0,
+        embd_pdrop=0,
+        resid_pdrop=0,
+    )
+    model = GPT2LMHeadModel(config).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            logits = model(tokens[:, :-1], use_cache=False).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def measure(side: str, name: str, dtype: str, seconds: float, profile: bool) -> float:
+    shape = SHAPES[name]
+    torch.manual_seed(0)
+    tokens = torch.randint(0, shape[4], (shape[5], shape[3] + 1))
+    step = (our_step if side == "ours" else peer_step)(shape, getattr(torch, dtype), tokens)
+    step()
+    step()
+    if profile:
+        with torch.profiler.profile() as profiler:
+            step()
+        print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=15), file=sys.stderr)
+    start, made = time.perf_counter(), 0
+    while made < 3 or time.perf_counter() - start < seconds:
+        step()
+        made += 1
+    return made * shape[5] * shape[3] / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--side", choices=["ours", "peer"], help="measure one side in this process and print it")
+    options = parser.parse_args()
+    if options.side:
+        print(measure(options.side, options.shapes[0], options.dtype, options.seconds, options.profile))
+        return
+    for name in options.shapes:
+        rates: dict[str, list[float]] = {"ours": [], "peer": []}
+        for _ in range(options.rounds):
+            for side, found in rates.items():
+                command = [sys.executable, __file__, "--side", side, "--shapes", name, "--dtype", options.dtype]
+                command += ["--seconds", str(options.seconds), *(["--profile"] if options.profile else [])]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                found.append(float(done.stdout.split()[-1]))
+        ours, peer = (statistics.median(found) for found in rates.values())
+        ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["peer"], strict=True))
+        print(f"{name} {options.dtype}: ours {ours:,.0f} tokens/s, transformers {peer:,.0f}, ratio {ratio:.2f}")
+        record("train", round(ours), round(peer), round(ratio, 2), f"{name}, {options.dtype}, eager, AdamW, one batch")
+
+
+if __name__ == "__main__":
+    main()
