@@ -6,7 +6,7 @@ from typing import Any
 
 from chainrule.model.checkpoint import count_parameters, read_config
 from chainrule.model.families import FAMILIES, family_of
-from chainrule.text.tokenizer import load_tokenizer
+from chainrule.text.tokenizer import Tokenizer, load_tokenizer
 
 COMMON_WORDS = (
     "the of and to in a is that for it was on are as with his they at be this from have or by one had not but what all"
@@ -22,7 +22,7 @@ def inspect_model(directory: Path) -> dict[str, Any]:
     family = family_of(fields)
     config = FAMILIES[family].read(fields)
     tokenizer = load_tokenizer(directory)
-    single = sum(len(tokenizer.encode(" " + word)) == 1 for word in COMMON_WORDS)
+    single = sum(_is_one_token(tokenizer, " " + word) for word in COMMON_WORDS)
     found: dict[str, Any] = {
         "family": family,
         "parameters": count_parameters(directory),
@@ -43,3 +43,10 @@ def inspect_model(directory: Path) -> dict[str, Any]:
         found["optimizer"] = run["options"]["optimizer"]
         found["seed"] = run["options"]["seed"]
     return found
+
+
+def _is_one_token(tokenizer: Tokenizer, text: str) -> bool:
+    try:
+        return len(tokenizer.encode(text)) == 1
+    except ValueError:  # a character that a vocabulary of characters lacks
+        return False
