@@ -1,9 +1,11 @@
 """One line a measurement, printed and appended to benchmarks/results.jsonl."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,9 @@ RESULTS = Path(__file__).parent / "results.jsonl"
 
 def hardware() -> str:
     """Processor, cores, and the version of torch."""
-    import os
-
-    import torch
-
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, torch {torch.__version__}"
+    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores, torch {version('torch')}"
 
 
 def record(path: str, ours: Any, peer: Any, ratio: float | None, limit: str) -> None:

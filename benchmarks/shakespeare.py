@@ -5,16 +5,19 @@
 The peer's checkout must have data/shakespeare_char prepared from the same text. --minutes M adds the loss that M buy.
 """
 
+import sys
+
+sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
+
 import argparse
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-from record import record
+from benchmarks.record import record
 
 TARGET = 1.88
 RECIPE = "--depth 2 --width 128 --heads 4 --context 64 --batch-tokens 1024 --steps 300 --compile off".split()

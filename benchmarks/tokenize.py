@@ -5,6 +5,10 @@
 Both read the same jsonl, made here, encode by the same 16k byte-level BPE, in two processes, and write token files.
 """
 
+import sys
+
+sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
+
 import argparse
 import bisect
 import itertools
@@ -12,13 +16,12 @@ import json
 import os
 import random
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-from record import record
+from benchmarks.record import record
 
 PEER = """
 import sys

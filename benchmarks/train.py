@@ -6,15 +6,18 @@ Both eager, the same batch, fused AdamW, float32 weights; bfloat16 is autocast t
 take turns, each in a process of its own.
 """
 
+import sys
+
+sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
+
 import argparse
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
 import torch
-from record import record
+from benchmarks.record import record
 
 SHAPES = {  # layers, width, heads, context, vocabulary, rows
     "10M": (6, 384, 6, 256, 65, 16),
