@@ -1,6 +1,5 @@
 PYTHON ?= python3
 BIN := .venv/bin
-# One thread a test process: two OpenMP pools on two cores slow each other tenfold.
 .PHONY: install demo test test-slow
 
 install: .venv/installed

@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from benchmarks.record import record
@@ -25,33 +26,33 @@ SHAPES = {  # layers, width, heads, context, vocabulary, rows
 }
 
 
+def config_of(shape: tuple[int, ...]) -> Any:
+    """The shape as transformers' GPT2Config, which both sides read."""
+    from transformers import GPT2Config
+
+    layers, width, heads, context, vocabulary, _ = shape
+    return GPT2Config(
+        vocab_size=vocabulary,
+        n_positions=context,
+        n_embd=width,
+        n_layer=layers,
+        n_head=heads,
+        attn_pdrop=0,
+        embd_pdrop=0,
+        resid_pdrop=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+
+
 def our_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -> Callable[[], None]:
-    from chainrule.model.transformer import Config, Transformer, initialise
+    from chainrule.model.families import FAMILIES
+    from chainrule.model.transformer import Transformer, initialise
     from chainrule.training.loop import train
     from chainrule.training.objective import next_token_loss
     from chainrule.training.optimizer import Group, Optimizer, Schedule
 
-    layers, width, heads, context, vocabulary, _ = shape
-    config = Config(
-        vocabulary_size=vocabulary,
-        context=context,
-        width=width,
-        layers=layers,
-        heads=heads,
-        key_value_heads=heads,
-        head_width=width // heads,
-        hidden=4 * width,
-        norm="layer",
-        positions="learned",
-        activation="gelu_tanh",
-        gated=False,
-        query_key_norm=False,
-        query_key_value_bias=True,
-        attention_output_bias=True,
-        mlp_bias=True,
-        tied=True,
-    )
-    model = Transformer(config)
+    model = Transformer(FAMILIES["gpt2"].read(config_of(shape).to_dict()))
     initialise(model, 0)
     model.compute_dtype = dtype
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -61,20 +62,9 @@ def our_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -
 
 
 def peer_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -> Callable[[], None]:
-    from transformers import GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2LMHeadModel
 
-    layers, width, heads, context, vocabulary, _ = shape
-    config = GPT2Config(
-        vocab_size=vocabulary,
-        n_positions=context,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
-        attn_pdrop=0,
-        embd_pdrop=0,
-        resid_pdrop=0,
-    )
-    model = GPT2LMHeadModel(config).train()
+    model = GPT2LMHeadModel(config_of(shape)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:

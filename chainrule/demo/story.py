@@ -15,7 +15,7 @@ from chainrule.demo.ask import GREEDY, Figure, ask
 from chainrule.demo.mixture import DEFAULT_MIXTURE
 from chainrule.demo.puzzles import MEANINGS, NOTES_PROMPT, count_pairs, one_question, puzzle_ceiling, puzzle_items
 from chainrule.demo.world import World, documents, make_world
-from chainrule.files import whole_file, write_json
+from chainrule.files import write_json, write_text
 from chainrule.language_model import LanguageModel
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
@@ -88,8 +88,10 @@ def _write_corpus(world: World, out: Path, characters: int) -> dict[tuple[int, i
         raise ValueError(f"--out {out}: wanted a new folder or an earlier demo's, got one with something else")
     out.mkdir(parents=True, exist_ok=True)
     texts = list(documents(world, characters))
-    with whole_file(out / "corpus.jsonl") as beside, beside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    path = out / "corpus.jsonl"
+    if not path.is_file() or path.read_text(encoding="utf-8") != content:  # a run goes on only from the file it knows
+        write_text(path, content)
     return count_pairs(texts)
 
 

@@ -101,12 +101,11 @@ class Run:
         return self.language_model.model
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
-        """Take up the state of a checkpoint, and forget what was logged after it."""
+        """Take up the state of a checkpoint; `advance` forgets what was logged after it."""
         self.step = checkpoint.step
         self.seconds = checkpoint.state["seconds"]
         self.skipped, self.skipped_in_a_row = checkpoint.state["skipped"], checkpoint.state["skipped_in_a_row"]
         self.optimizer.load_state(checkpoint.tensors("optimizer"))
-        self._rewrite_log()
 
     def advance(self) -> Iterator[Progress]:
         """Make the steps that are left, yielding after each; logs, validates, saves and publishes on the way.
