@@ -14,6 +14,7 @@ class Family:
     """How one `model_type` writes the Transformer down."""
 
     architecture: str  # the class that `transformers` loads it with
+    classifier: str  # its class with a linear head on the last token
     read: Callable[[Fields], Config]
     write: Callable[[Config], dict[str, Any]]
     modules: Mapping[str, tuple[str, ...]]  # ours -> theirs; several are ours cut by rows; {} is the layer
@@ -128,6 +129,7 @@ def _write_gpt2(config: Config) -> dict[str, Any]:
 FAMILIES: Mapping[str, Family] = {
     "qwen3": Family(
         architecture="Qwen3ForCausalLM",
+        classifier="Qwen3ForSequenceClassification",
         read=_read_qwen3,
         write=_write_qwen3,
         prefix="model.",
@@ -151,6 +153,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "gpt2": Family(
         architecture="GPT2LMHeadModel",
+        classifier="GPT2ForSequenceClassification",
         read=_read_gpt2,
         write=_write_gpt2,
         prefix="transformer.",
