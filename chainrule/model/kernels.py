@@ -1,6 +1,7 @@
-"""Causal attention and RMSNorm for a CPU, backward passes written out: the same values in fewer passes over memory.
+"""Causal attention, RMSNorm and the loss for a CPU, backward passes written out: the same values in fewer passes over
+memory.
 
-Knows no model. Shapes: N = B·H sequences, T positions, K head width, D width.
+Knows no model. Shapes: N = B·H sequences (of the loss: B·T tokens), T positions, K head width, D width, V vocabulary.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 128  # queries at once: what lies above the diagonal blocks is never computed
+LOGITS_AT_ONCE = 2**20  # widened to float32 at once: they stay in the processor's own memory
 
 
 def plain_cpu(x: Tensor) -> bool:
@@ -72,13 +74,64 @@ class RMSNorm(torch.autograd.Function):
         return d_x, d_weight, None
 
 
+class LinearCrossEntropy(torch.autograd.Function):
+    """The mean over tokens of -log softmax(w · φ)[target]; the logits (N, V) become their gradient in place."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        logits = features @ weight.T  # (N, V)
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        loss = torch.zeros((), dtype=wide)
+        for part, target in zip(
+            *(x.split(max(1, LOGITS_AT_ONCE // len(weight))) for x in (logits, targets)), strict=True
+        ):
+            log_p = torch.log_softmax(part, -1, dtype=wide)
+            loss -= log_p.gather(1, target[:, None]).sum()
+            if any(ctx.needs_input_grad):
+                p = log_p.exp_()
+                p[torch.arange(len(p)), target] -= 1
+                part.copy_(p.div_(len(targets)))
+        ctx.save_for_backward(features, weight, logits)
+        return loss / len(targets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        features, weight, d_logits = ctx.saved_tensors
+        scale = gradient.to(features.dtype)
+        return (d_logits @ weight).mul_(scale), d_logits.T @ (features * scale), None
+
+
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q kᵀ / √K) v over what came before, (N, T, K) each."""
     mixed: Tensor = CausalAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
     return mixed
 
 
+def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    """softmax(q kᵀ / √K) v where the mask is True: (B, H, T, K), (B, H, S, K), (1 or B, 1, T, S) to (B, H, T, K).
+
+    The queries are those of the last T of S positions, and none looks at a later one. In bfloat16 two to four times
+    faster than PyTorch's own, in float32 as fast.
+    """
+    T, S, hidden, mixed = query.shape[2], key.shape[2], ~mask, []
+    query = query * query.shape[-1] ** -0.5
+    for start in range(0, T, BLOCK):
+        stop = min(start + BLOCK, T)
+        seen = S - T + stop
+        scores = query[:, :, start:stop] @ key[:, :, :seen].mT
+        scores = scores.masked_fill_(hidden[:, :, start:stop, :seen], -torch.inf)
+        mixed.append(torch.softmax(scores, dim=-1) @ value[:, :, :seen])
+    return torch.cat(mixed, dim=2)
+
+
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / √(mean(x²) + ε) · weight over the last dimension."""
     normal: Tensor = RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
     return normal
+
+
+def linear_cross_entropy(features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The mean of -log softmax(w · φ)[target] in nats: φ (N, D), w (V, D), targets (N,)."""
+    loss: Tensor = LinearCrossEntropy.apply(features, weight, targets)  # type: ignore[no-untyped-call]
+    return loss

@@ -3,6 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from chainrule.model.kernels import linear_cross_entropy, plain_cpu
 from chainrule.model.transformer import Transformer
 
 
@@ -11,5 +12,8 @@ def next_token_loss(model: Transformer, tokens: Tensor) -> Tensor:
 
     `tokens` (B, T+1) are windows: the first T are read, the last T predicted.
     """
-    logits = model(tokens[:, :-1])  # (B, T, V)
-    return F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+    features = model.features(tokens[:, :-1]).flatten(0, 1)  # (B·T, D)
+    targets = tokens[:, 1:].flatten()
+    if plain_cpu(features):
+        return linear_cross_entropy(features, model.output_weight.to(features.dtype), targets)
+    return F.cross_entropy(model.logits(features).float(), targets)

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chainrule.model.kernels import BLOCK, causal_attention, plain_cpu, rms_norm
+from chainrule.model.kernels import BLOCK, LOGITS_AT_ONCE, causal_attention, linear_cross_entropy, plain_cpu, rms_norm
 
 EPSILON = 1e-6
 
@@ -62,6 +62,35 @@ def test_bfloat16_stays_near_float32(compute: Callable[..., Tensor]) -> None:
     low = compute(*(x.bfloat16() for x in inputs))
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), plain_attention(*inputs), atol=0.05, rtol=0.05)
+
+
+def plain_loss(features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(features @ weight.T, targets)
+
+
+@pytest.mark.parametrize(("tokens", "vocabulary"), [(1, 5), (7, 61), (5, LOGITS_AT_ONCE // 3), (2, LOGITS_AT_ONCE + 1)])
+def test_the_loss_is_pytorchs_and_so_are_its_gradients(tokens: int, vocabulary: int) -> None:
+    targets = torch.randint(0, vocabulary, (tokens,), generator=torch.Generator().manual_seed(0))
+    inputs = [random(tokens, 3, dtype=torch.float64), random(vocabulary, 3, dtype=torch.float64)]
+    ours, theirs = (
+        values_and_gradients(lambda features, weight: compute(features, weight, targets), inputs)  # noqa: B023
+        for compute in (linear_cross_entropy, plain_loss)
+    )
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_the_gradients_of_the_loss_are_those_of_finite_differences() -> None:
+    inputs = [random(4, 3, dtype=torch.float64), random(5, 3, dtype=torch.float64)]
+    targets = torch.tensor([0, 4, 2, 2])
+    assert torch.autograd.gradcheck(lambda features, weight: linear_cross_entropy(features, weight, targets), inputs)
+
+
+def test_the_loss_of_bfloat16_features_is_taken_in_float32() -> None:
+    features, weight, targets = random(6, 8).bfloat16(), random(50, 8).bfloat16(), torch.arange(6)
+    loss = linear_cross_entropy(features, weight, targets)
+    assert loss.dtype == torch.float32
+    wide = F.cross_entropy((features @ weight.T).float(), targets)
+    torch.testing.assert_close(loss, wide, atol=1e-5, rtol=1e-5)
 
 
 def test_they_serve_on_a_cpu_alone() -> None:
