@@ -50,6 +50,12 @@ def whole_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+def sweep(directory: Path) -> None:
+    """Remove what writers that were killed left beside the files of a directory that nobody else writes to."""
+    for left in directory.glob(".*.partial"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     with whole_file(path) as beside:
         beside.write_text(text, encoding="utf-8")

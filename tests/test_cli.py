@@ -3,8 +3,10 @@
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +177,23 @@ def test_a_finished_run_says_so_and_names_the_way_to_extend_it(text: Path, run: 
     assert {name: snapshot(run)[name] for name in before if name != "loss.svg"} == {
         name: content for name, content in before.items() if name != "loss.svg"
     }
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_first_and_says_how_to_go_on(number: int, status: int, text: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = pretrain(text, out, "--validate-every", "5", steps=10**6)
+    command = [sys.executable, "-m", "chainrule", *arguments]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out / "model.safetensors").exists():
+        assert child.poll() is None
+        time.sleep(0.05)
+    child.send_signal(number)
+    _, told = child.communicate(timeout=60)
+    assert child.returncode == status
+    assert "the same command goes on from there" in told.splitlines()[-1]
+    step = int(told.split("saved at step ")[1].split(";")[0])
+    assert (out / "training" / str(step)).is_dir()
 
 
 def test_from_goes_on_from_a_runs_weights_with_its_tokenizer(

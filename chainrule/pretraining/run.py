@@ -170,6 +170,7 @@ class Run:
         beside.unlink(missing_ok=True)
         os.link(self.out / "training" / str(self.step) / "model.safetensors", beside)
         beside.replace(self.out / "model.safetensors")
+        beside.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
         if self.finished:
             draw_losses(self.log(), self.out / "loss.svg")
 

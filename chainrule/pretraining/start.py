@@ -15,7 +15,7 @@ import tomli_w
 import torch
 
 from chainrule import machine
-from chainrule.files import sha256, write_text
+from chainrule.files import sha256, sweep, write_text
 from chainrule.language_model import LanguageModel
 from chainrule.model.checkpoint import load_weights, save_config
 from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
@@ -45,6 +45,8 @@ def open_run(
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
     stored = _stored(out, asked)
+    for folder in (out, out / "training"):
+        sweep(folder)
     if options.start is None:
         shape_of(options)  # a shape that cannot be is refused before the text is read
     shards = _shards(data, out, options, corpus)

@@ -75,6 +75,7 @@ def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bits_and_the_s
         assert last.exitcode == 0
         assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole/model.safetensors").read_bytes()
         assert log_without_times(out) == log_without_times(tmp_path / "whole")
+        assert not list(out.glob(".*.partial")) + list((out / "training").glob(".*.partial"))
 
 
 def test_stopped_at_every_step_and_saved_a_run_ends_with_the_same_bits(tmp_path: Path) -> None:
