@@ -45,13 +45,13 @@ class CorpusOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
-            raise ValueError(f"wanted 0 <= validation < 1, got {self.validation}: 0.1 is usual")
+            raise ValueError(f"--validation: wanted from 0 to below 1, got {self.validation}: 0.1 is usual")
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"wanted 1 worker or more, got {self.workers}: leave it out for one a core")
+            raise ValueError(f"--workers: wanted 1 or more, got {self.workers}: leave it out for one a core")
         if self.on_error not in ("stop", "skip"):
-            raise ValueError(f"wanted on_error stop or skip, got {self.on_error}: choose one")
+            raise ValueError(f"--on-error: wanted stop or skip, got {self.on_error}: choose one")
         if self.tokenizer == "bpe" and self.vocabulary_size < 257:
-            raise ValueError(f"wanted a vocabulary of 257 (256 bytes and ⊥) or more, got {self.vocabulary_size}")
+            raise ValueError(f"--vocabulary-size: wanted 257 (256 bytes and ⊥) or more, got {self.vocabulary_size}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def write_shards(
 
 def _load(tokenizer: str) -> Tokenizer:
     if not Path(tokenizer).exists():
-        raise ValueError(f"wanted a tokenizer bpe, char, byte or a path, got {tokenizer}: there is no such path")
+        raise ValueError(f"--tokenizer: wanted bpe, char, byte or a path, got {tokenizer}: there is no such path")
     return load_tokenizer(Path(tokenizer))
 
 

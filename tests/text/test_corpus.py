@@ -362,10 +362,10 @@ def test_standard_input_is_tokenized_and_known_again(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"validation": 1.0}, "0 <= validation < 1"),
-        ({"validation": -0.1}, "0 <= validation < 1"),
-        ({"validation": float("nan")}, "0 <= validation < 1"),
-        ({"workers": 0}, "1 worker"),
+        ({"validation": 1.0}, "--validation: wanted from 0 to below 1"),
+        ({"validation": -0.1}, "--validation: wanted from 0 to below 1"),
+        ({"validation": float("nan")}, "--validation: wanted from 0 to below 1"),
+        ({"workers": 0}, "--workers: wanted 1 or more"),
         ({"on_error": "ignore"}, "stop or skip"),
         ({"vocabulary_size": 256}, "257"),
         ({"tokenizer": "nowhere"}, "bpe, char, byte or a path, got nowhere"),
