@@ -1,0 +1,295 @@
+"""How often the 95 % intervals of chainrule.statistics hold the truth, and how often its tests err: docs/statistics.md.
+
+    OMP_NUM_THREADS=1 python benchmarks/coverage.py
+
+The simulated world is logistic. Item i is answered rightly by method k at seed s with probability
+1 / (1 + exp(-(c + easy_i + own_ki + seed_ks))): easy ~ N(0, 1.75) is the item's difficulty, the same for every method;
+own ~ N(0, 1) what suits this method; seed ~ N(0, sigma) what a draw of labels does, sigma in SEED_EFFECTS, which at an
+accuracy of .7 is about 1, 4, 7 and 12 points from seed to seed. c is solved so that the expected accuracy is p.
+"""
+
+import sys
+
+sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import expit, stdtr, stdtrit
+
+from chainrule.files import write_text
+from chainrule.statistics import accuracy, calibration, difference, holm, macro_f1, switch_point, wilson
+
+SEEDS, ITEMS, ACCURACIES, SEED_EFFECTS = (3, 5, 10), (100, 200, 872), (0.5, 0.7, 0.95), (0.1, 0.3, 0.6, 1.0)
+EASY, OWN = 1.75, 1.0
+FAMILY_EFFECTS = (0.1, 0.3, 0.6)
+BEHIND = 0.03  # how much less accurate the second method of a difference is
+PRIOR = np.array([0.5, 0.3, 0.2])  # of the classes of macro-F1
+DOCUMENT = Path(__file__).parent.parent / "docs" / "statistics.md"
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
+WEIGHTS = WEIGHTS / WEIGHTS.sum()
+
+Test = Callable[[np.ndarray, np.ndarray], float]  # two methods' answers, (S, M) -> the p-value of no difference
+Experiment = Callable[[int, int, float, float], bool]  # S, M, p, sigma -> whether the interval held the truth
+
+
+def centre(p: float, *effects: float) -> float:
+    """c for an expected accuracy of p under normal effects of these standard deviations."""
+    total = float(np.linalg.norm(effects))
+    return brentq(lambda c: WEIGHTS @ expit(c + total * NODES) - p, -30, 30)
+
+
+class World:
+    """One stream of random numbers, and the answers of methods drawn from it."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.centres: dict[tuple[float, ...], float] = {}
+        self.f1s: dict[tuple[float, float], float] = {}
+
+    def centre(self, p: float, *effects: float) -> float:
+        return self.centres.setdefault((p, *effects), centre(p, *effects))
+
+    def easy(self, M: int) -> np.ndarray:
+        return self.rng.normal(0, EASY, M)
+
+    def right(self, S: int, easy: np.ndarray, p: float, sigma: float, *more: float) -> np.ndarray:
+        """(S, M) right or wrong, of a method with expected accuracy p; `more` are effects already in `easy`."""
+        M, c = easy.shape[-1], self.centre(p, EASY, OWN, sigma, *more)
+        logit = c + easy + self.rng.normal(0, OWN, M) + self.rng.normal(0, sigma, (S, 1))
+        return self.rng.random((S, M)) < expit(logit)
+
+    def labels(self, S: int, M: int, p: float, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+        """Truth (M,) and predictions (S, M) of three classes; a seed also leans to and from each class by sigma."""
+        truth = self.rng.choice(len(PRIOR), size=M, p=PRIOR)
+        lean = self.rng.normal(0, sigma, (S, len(PRIOR)))[:, truth]
+        right = self.right(S, self.easy(M) + lean, p, sigma, sigma)
+        wrong = (truth + self.rng.integers(1, len(PRIOR), (S, M))) % len(PRIOR)
+        return truth, np.where(right, truth, wrong)
+
+    def expected_f1(self, p: float, sigma: float) -> float:
+        """Macro-F1 on endless items, averaged over many seeds."""
+        if (p, sigma) not in self.f1s:
+            rng = np.random.default_rng(0)
+            logit = self.centre(p, EASY, OWN, sigma, sigma) + rng.normal(0, sigma, (20_000, 1))
+            logit = logit + rng.normal(0, sigma, (20_000, len(PRIOR)))
+            rights = sum(w * expit(logit + np.hypot(EASY, OWN) * x) for x, w in zip(NODES, WEIGHTS, strict=True))
+            both, wrong = PRIOR * rights, PRIOR * (1 - rights)
+            claimed = both + (wrong.sum(axis=1, keepdims=True) - wrong) / (len(PRIOR) - 1)
+            self.f1s[p, sigma] = float((2 * both / (PRIOR + claimed)).mean())
+        return self.f1s[p, sigma]
+
+    def accuracy(self, S: int, M: int, p: float, sigma: float) -> bool:
+        return holds(accuracy(self.right(S, self.easy(M), p, sigma))[1:], p)
+
+    def satterthwaite(self, S: int, M: int, p: float, sigma: float) -> bool:
+        """The simpler peer: Student's t with the degrees of freedom of `satterthwaite`, in Wilson's interval."""
+        right = self.right(S, self.easy(M), p, sigma)
+        error, degrees = satterthwaite(right.astype(float))
+        found, quantile = right.mean(), stdtrit(degrees, 0.975)
+        if error == 0:
+            return holds(wilson(found * M, M), p)
+        return (found - p) ** 2 <= quantile**2 * error**2 * p * (1 - p) / (found * (1 - found))
+
+    def pooled(self, S: int, M: int, p: float, sigma: float) -> bool:
+        """What one should not do: Wilson's interval of S x M answers as if each were a new item and a new seed."""
+        return holds(wilson(float(self.right(S, self.easy(M), p, sigma).sum()), S * M), p)
+
+    def difference(self, S: int, M: int, p: float, sigma: float) -> bool:
+        easy = self.easy(M)
+        found = difference(self.right(S, easy, p, sigma), self.right(S, easy, p - BEHIND, sigma))
+        return holds((found.low, found.high), BEHIND)
+
+    def difference_to_fixed(self, S: int, M: int, p: float, sigma: float) -> bool:
+        easy = self.easy(M)
+        found = difference(self.right(S, easy, p, sigma), self.right(1, easy, p - BEHIND, 0.0))
+        return holds((found.low, found.high), BEHIND)
+
+    def macro_f1(self, S: int, M: int, p: float, sigma: float) -> bool:
+        return holds(macro_f1(*self.labels(S, M, p, sigma))[1:], self.expected_f1(p, sigma))
+
+    def bootstrapped_f1(self, S: int, M: int, p: float, sigma: float) -> bool:
+        """The peer: the two-way percentile bootstrap, 400 resamples of seeds and items."""
+        truth, predictions = self.labels(S, M, p, sigma)
+        times = self.rng.multinomial(M, np.full(M, 1 / M), 400).astype(float)  # (R, M)
+        found = np.zeros((len(times), S))
+        for label in range(len(PRIOR)):
+            is_label, says = truth == label, predictions == label
+            both, claimed, there = times @ (is_label & says).T, times @ says.T, times @ is_label
+            found += 2 * both / np.maximum(claimed + there[:, None], 1) / len(PRIOR)
+        means = (found * self.rng.multinomial(S, np.full(S, 1 / S), len(times))).sum(axis=1) / S
+        return holds(np.quantile(means, [0.025, 0.975]), self.expected_f1(p, sigma))
+
+    def grouped(self, S: int, M: int, p: float, sigma: float, known: bool = True) -> bool:
+        """Items come from M / 5 authors of unequal sizes, each easier or harder by N(0, 1)."""
+        authors = self.rng.integers(M // 5, size=M)
+        easy = self.easy(M) + self.rng.normal(0, 1, M // 5)[authors]
+        groups = [str(author) for author in authors] if known else None
+        return holds(accuracy(self.right(S, easy, p, sigma, 1.0), groups)[1:], p)
+
+    def ungrouped(self, S: int, M: int, p: float, sigma: float) -> bool:
+        return self.grouped(S, M, p, sigma, known=False)
+
+    def family_errs(self, test: Test, S: int, M: int, p: float, sigma: float) -> bool:
+        """Six methods of equal accuracy at three sizes: 45 comparisons, and whether Holm finds any below .05."""
+        easy, p_values = self.easy(M), []
+        for _ in range(3):
+            methods = [self.right(S, easy, p, sigma) for _ in range(6)]
+            p_values += [test(a, b) for a, b in itertools.combinations(methods, 2)]
+        return min(holm(p_values)) <= 0.05
+
+    def family_errs_here(self, S: int, M: int, p: float, sigma: float) -> bool:
+        return self.family_errs(lambda a, b: difference(a, b).p_value, S, M, p, sigma)
+
+    def family_errs_by_satterthwaite(self, S: int, M: int, p: float, sigma: float) -> bool:
+        return self.family_errs(satterthwaite_test, S, M, p, sigma)
+
+    def bracket(self, S: int, M: int, p: float, sigma: float) -> bool:
+        """The second method is ahead from 64 labels on: by -8, -4, 4 and 8 points at 4, 16, 64 and 256."""
+        easy, sizes, leads = self.easy(M), (4, 16, 64, 256), (-0.08, -0.04, 0.04, 0.08)
+        first = [self.right(S, easy, p, sigma) for _ in sizes]
+        second = [self.right(S, easy, p + lead, sigma) for lead in leads]
+        found = switch_point(sizes, first, second, resamples=400)
+        return (found.low or np.inf) <= 64 <= (found.high or np.inf)
+
+
+def satterthwaite(table: np.ndarray) -> tuple[float, float]:
+    """Standard error of an (S, M) table's mean, and its degrees of freedom (1946)."""
+    S, M = table.shape
+    mean, of_seed, of_item = table.mean(), table.mean(axis=1, keepdims=True), table.mean(axis=0, keepdims=True)
+    a, b = M * ((of_seed - mean) ** 2).sum() / (S - 1), S * ((of_item - mean) ** 2).sum() / (M - 1)
+    e = ((table - of_seed - of_item + mean) ** 2).sum() / ((S - 1) * (M - 1))
+    spread = a**2 / (S - 1) + b**2 / (M - 1) + e**2 / ((S - 1) * (M - 1))
+    degrees = (a + b - e) ** 2 / spread if spread > 0 else 0.0
+    return float(max(a, b, a + b - e) / (S * M)) ** 0.5, max(degrees, min(S, M) - 1)
+
+
+def satterthwaite_test(a: np.ndarray, b: np.ndarray) -> float:
+    table = a.astype(float) - b
+    error, degrees = satterthwaite(table)
+    return 2 * float(stdtr(degrees, -abs(table.mean()) / error)) if error > 0 else 1.0
+
+
+def holds(interval: Iterator[float], truth: float) -> bool:
+    low, high = interval
+    return bool(low <= truth <= high)
+
+
+def share(experiment: Experiment, replicates: int, *cell: float) -> float:
+    """Of the replicates, in percent."""
+    return 100 * sum(experiment(*cell) for _ in range(replicates)) / replicates
+
+
+def table(header: list[str], rows: list[list[str]], *below: str) -> str:
+    """Markdown, and sentences below it."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+    return "\n".join([*lines, "", " ".join(below)])
+
+
+def coverage_table(experiment: Experiment, replicates: int) -> str:
+    """A row for each S and M, a column for each p: the mean over the seed effects, and the lowest of them."""
+    rows, cells = [], []
+    for S, M in itertools.product(SEEDS, ITEMS):
+        found = [[share(experiment, replicates, S, M, p, sigma) for sigma in SEED_EFFECTS] for p in ACCURACIES]
+        rows.append([str(S), str(M), *(f"{np.mean(some):.1f} ({min(some):.1f})" for some in found)])
+        cells += found
+    means = zip(SEED_EFFECTS, np.mean(cells, axis=0), strict=True)
+    return table(
+        ["S", "M", *(f"p = {p}" for p in ACCURACIES)],
+        rows,
+        f"Mean {np.mean(cells):.1f} %, lowest cell {np.min(cells):.1f} %;",
+        "by seed effect " + ", ".join(f"{mean:.1f} % at {sigma}" for sigma, mean in means) + ".",
+        f"{replicates} experiments a cell and seed effect.",
+    )
+
+
+def fixed_table(world: World, replicates: int) -> str:
+    """S = 1: the predictor is given, so only the items are drawn."""
+    experiments = (world.accuracy, world.difference, world.macro_f1)
+    rows, cells = [], []
+    for M, p in itertools.product(ITEMS, ACCURACIES):
+        found = [share(experiment, replicates, 1, M, p, 0.0) for experiment in experiments]
+        rows.append([str(M), str(p), *(f"{value:.1f}" for value in found)])
+        cells.append(found)
+    rows.append(["mean", "", *(f"{value:.1f}" for value in np.mean(cells, axis=0))])
+    return table(["M", "p", "accuracy", "difference", "macro-F1"], rows, f"{replicates} experiments a cell.")
+
+
+def beside_table(experiments: dict[str, Experiment], M: int, replicates: int) -> str:
+    """Several methods in the same cells, with p = .7."""
+    rows = []
+    for S, sigma in itertools.product(SEEDS, SEED_EFFECTS):
+        found = [share(experiment, replicates, S, M, 0.7, sigma) for experiment in experiments.values()]
+        rows.append([str(S), str(sigma), *(f"{value:.1f}" for value in found)])
+    return table(["S", "seed effect", *experiments], rows, f"M = {M}, p = .7; {replicates} experiments a cell.")
+
+
+def family_table(world: World, replicates: int) -> str:
+    """One fixed predictor has no seed effect; with one, two of them would differ in truth."""
+    rows = []
+    for M in ITEMS:
+        rows.append(["1", str(M), "none", f"{share(world.family_errs_here, replicates, 1, M, 0.7, 0.0):.1f}", ""])
+    for S, M, sigma in itertools.product(SEEDS, ITEMS, FAMILY_EFFECTS):
+        experiments = (world.family_errs_here, world.family_errs_by_satterthwaite)
+        found = [share(experiment, replicates, S, M, 0.7, sigma) for experiment in experiments]
+        rows.append([str(S), str(M), str(sigma), *(f"{value:.1f}" for value in found)])
+    here = [float(row[3]) for row in rows]
+    return table(
+        ["S", "M", "seed effect", "these tests", "Satterthwaite"],
+        rows,
+        f"Mean of these {np.mean(here):.1f} %, highest cell {max(here):.1f} %; {replicates} experiments a cell.",
+    )
+
+
+def calibration_table(world: World, replicates: int) -> str:
+    rows = []
+    for M in ITEMS:
+        eces, expected, bars = [], [], []
+        for seed in range(replicates):
+            p = expit(world.rng.normal(0, 1.5, M))
+            found = calibration(np.stack([1 - p, p], axis=1), (world.rng.random(M) < p).astype(int), seed)
+            eces.append(found.ece)
+            expected.append(found.ece_expected)
+            bars += [bar.low <= bar.confidence <= bar.high for bar in found.bins]
+        rows.append([str(M), f"{np.mean(eces):.4f}", f"{np.mean(expected):.4f}", f"{100 * np.mean(bars):.1f}"])
+    return table(["M", "mean ECE", "mean of `ece_expected`", "coverage of bars"], rows, f"{replicates} experiments.")
+
+
+def blocks(world: World, replicates: int) -> Iterator[tuple[str, str]]:
+    """The name of a block of the document and what stands in it; what costs more has fewer experiments a cell."""
+    half, few = replicates // 2, replicates // 4
+    yield "fixed", fixed_table(world, replicates)
+    yield "accuracy", coverage_table(world.accuracy, replicates)
+    beside = {"this interval": world.accuracy, "Satterthwaite": world.satterthwaite, "pooled": world.pooled}
+    yield "beside", beside_table(beside, 200, few)
+    yield "beside-872", beside_table(beside, 872, few)
+    yield "groups", beside_table({"groups known": world.grouped, "unknown": world.ungrouped}, 200, few)
+    yield "macro-f1", coverage_table(world.macro_f1, half)
+    yield "bootstrap", beside_table({"this interval": world.macro_f1, "bootstrap": world.bootstrapped_f1}, 200, few)
+    yield "difference", coverage_table(world.difference, replicates)
+    yield "fixed-difference", coverage_table(world.difference_to_fixed, half)
+    yield "family", family_table(world, few)
+    yield "bracket", f"The bracket held 64 in {share(world.bracket, few, 5, 200, 0.7, 0.3):.1f} % of {few} experiments."
+    yield "calibration", calibration_table(world, few)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicates", type=int, default=2000, help="experiments a cell")
+    parser.add_argument("--out", type=Path, default=DOCUMENT, help="where the document goes with its blocks filled")
+    options = parser.parse_args()
+    text = DOCUMENT.read_text(encoding="utf-8")
+    for name, block in blocks(World(seed=0), options.replicates):
+        print(f"\n{name}\n\n{block}", flush=True)
+        begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
+        before, rest = text.split(begin)
+        text = before + begin + block + end + rest.split(end)[1]
+    write_text(options.out, text)
+
+
+if __name__ == "__main__":
+    main()
