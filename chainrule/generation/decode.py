@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chainrule.generation.sampling import Sampling, choose, penalise_repetition, stream
 from chainrule.model.cache import Cache
+from chainrule.model.prefixes import empty_cache, read_all, tokens_at_once
 from chainrule.model.transformer import Transformer
 
 
@@ -25,20 +26,21 @@ class Step:
 
 
 def prefill(model: Transformer, prompts: Sequence[Sequence[int]], capacity: int) -> tuple[Tensor, Cache]:
-    """Read prompts of any lengths >= 1 at once: φ (B, D) at the last token of each, and the cache (see `Cache`)."""
-    config, weight = model.config, model.embedding.weight
+    """Read prompts of any lengths >= 1: φ (B, D) at the last token of each, and the cache (see `Cache`).
+
+    What several prompts begin with is read once.
+    """
     longest = max(map(len, prompts))
-    padding = torch.tensor([longest - len(prompt) for prompt in prompts])
-    tokens = torch.tensor([[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts])  # (B, T)
-    cache = Cache(
-        config.layers,
-        capacity,
-        padding.to(weight.device),
-        config.key_value_heads,
-        config.head_width,
-        model.compute_dtype or weight.dtype,
-    )
-    return model.features(tokens.to(weight.device), cache)[:, -1], cache
+    cache = empty_cache(model, capacity, torch.tensor([longest - len(prompt) for prompt in prompts]))
+    if len(prompts) == 1:
+        return model.features(torch.tensor([list(prompts[0])], device=cache.padding.device), cache)[:, -1], cache
+    features = cache.keys.new_empty(len(prompts), model.config.width)
+    for part in read_all(model, prompts, tokens_at_once(model)):
+        for prompt, columns in zip(part.sequences, part.columns, strict=True):
+            features[prompt] = part.features[columns[-1]]
+            cache.put(prompt, part.cache, columns)
+    cache.length = longest
+    return features, cache
 
 
 @torch.inference_mode()

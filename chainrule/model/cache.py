@@ -1,9 +1,11 @@
-"""Keys and values of what a model has read, so that the next token costs one position. Knows shapes, not models.
+"""Keys and values of what a model has read, so that it reads nothing twice. Knows shapes, not models.
 
 Shapes: L layers, B sequences, T new positions, S positions held, G key-value heads, K head width.
 """
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -31,6 +33,10 @@ class Cache:
         self.keys[layer, :, :, self.length : end] = key
         self.values[layer, :, :, self.length : end] = value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def reach(self, T: int) -> int:
+        """How many positions the longest sequence has after T more."""
+        return self.length + T
 
     def positions(self, T: int) -> Tensor:
         """(1 or B, T) positions of the next T tokens; padding stands at 0, where nobody looks."""
@@ -62,3 +68,54 @@ class Cache:
         other.keys[:, :, :, : other.length] = self.keys[:, rows, :, first : self.length]
         other.values[:, :, :, : other.length] = self.values[:, rows, :, first : self.length]
         return other
+
+    def keep(self, columns: NDArray[np.int64]) -> None:
+        """Of what is held, keep these columns alone, which ascend."""
+        self.length = len(columns)
+        stay = int((columns == np.arange(self.length)).sum())  # those in front, before the first that moves
+        moved = torch.from_numpy(columns[stay:]).to(self.padding.device)
+        self.keys[:, :, :, stay : self.length] = self.keys[:, :, :, moved]
+        self.values[:, :, :, stay : self.length] = self.values[:, :, :, moved]
+
+    def put(self, row: int, other: "Cache", columns: NDArray[np.int64]) -> None:
+        """Make `row` hold these columns of the first row of another cache; `length` is set by the caller."""
+        first = int(self.padding[row])
+        chosen = torch.from_numpy(columns).to(self.padding.device)
+        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
+            mine[:, row, :, :first] = 0  # looked at by nobody, but 0 times NaN is NaN
+            mine[:, row, :, first : first + len(columns)] = theirs[:, 0][:, :, chosen]
+
+
+class Tree:
+    """Reads new tokens, each after another's path from the root, into a cache of one row: sequences that branch.
+
+    What the cache holds is one path; the new tokens follow in preorder, so the token of column s is looked at from the
+    columns up to `ends[s]`, (S,), where its descendants end. A new token has `depths`, (T,), tokens before it. The
+    cache's own length stays.
+    """
+
+    def __init__(self, cache: Cache, depths: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        assert len(cache.padding) == 1 and not cache.padded, "a tree grows in a row of its own"
+        self.cache, self.length = cache, cache.length
+        self.deepest, self.chain = int(depths.max()), bool((ends == len(ends)).all())
+        self.depths, self.ends = (torch.from_numpy(x).to(cache.padding.device) for x in (depths, ends))
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Append (1, G, T, K) to a layer and return all it holds, (1, G, S, K)."""
+        return self.cache.extend(layer, key, value)
+
+    def reach(self, T: int) -> int:
+        """How many positions the longest sequence has."""
+        return self.deepest + 1
+
+    def positions(self, T: int) -> Tensor:
+        """(1, T) positions of the tokens in the sequences they belong to."""
+        return self.depths[None]
+
+    def mask(self, T: int) -> Tensor | None:
+        """(1, 1, T, S): True where a token looks: at itself and its ancestors; None where that is all before it."""
+        if self.chain and self.length == 0:
+            return None
+        columns = torch.arange(self.length + T, device=self.ends.device)
+        tokens = columns[self.length :, None]
+        return ((columns <= tokens) & (tokens < self.ends))[None, None]

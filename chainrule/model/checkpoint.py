@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from chainrule.model.transformer import Transformer
 
 # Buffers that old files carry and that are no weights.
 _NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
+_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -62,16 +64,20 @@ def save_model(model: Transformer, family: str, directory: Path, bottom: int) ->
 
 
 def save_config(model: Transformer, family: str, directory: Path, bottom: int) -> None:
-    special = {"bos_token_id": bottom, "eos_token_id": bottom, "pad_token_id": bottom}
-    fields = {
+    fields = config_fields(model, family, bottom)
+    write_json(directory / "config.json", fields)
+    write_json(directory / "generation_config.json", {name: fields[name] for name in _SPECIAL})
+
+
+def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any]:
+    """What config.json says of a language model."""
+    return {
         "architectures": [FAMILIES[family].architecture],
         "model_type": family,
         **FAMILIES[family].write(model.config),
-        **special,
+        **dict.fromkeys(_SPECIAL, bottom),
         "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
     }
-    write_json(directory / "config.json", fields)
-    write_json(directory / "generation_config.json", special)
 
 
 def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Transformer, str]:
@@ -81,6 +87,23 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     file that is cut short, and tensors that are missing, left over or of a wrong shape.
     """
     fields = read_config(directory)
+    if is_classifier(fields):
+        raise ValueError(
+            f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
+            " load it with load_classifier, or give it to predict"
+        )
+    model, family = empty_model(fields, directory)
+    load_weights(model, family, directory, device, dtype)
+    return model.eval(), family
+
+
+def is_classifier(fields: Mapping[str, Any]) -> bool:
+    """Whether a config.json describes a linear head on a language model."""
+    return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
+
+
+def empty_model(fields: Mapping[str, Any], directory: Path) -> tuple[Transformer, str]:
+    """The Transformer of a config.json, without weights, and its family."""
     family = family_of(fields)
     try:
         config = FAMILIES[family].read(fields)
@@ -88,15 +111,23 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
         raise ValueError(f"{directory / 'config.json'}: wanted the field {error}, which is missing") from None
     with torch.device("meta"):
         model = Transformer(config)
-    load_weights(model, family, directory, device, dtype)
-    return model.eval(), family
+    return model, family
 
 
 def load_weights(
-    model: Transformer, family: str, directory: Path, device: torch.device, dtype: torch.dtype | None = None
-) -> None:
-    """Put the weights of a directory's safetensors into a model, by name; the same errors as `load_model`."""
+    model: Transformer,
+    family: str,
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    beside: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+) -> dict[str, Tensor]:
+    """Put the weights of a directory's safetensors into a model, by name; the same errors as `load_model`.
+
+    `beside`: names and shapes of tensors that are no part of the model; they are returned as they lie in the file.
+    """
     files = _open(directory, device)
+    found = {name: _take(files, name, shape, directory) for name, shape in beside.items()}
     prefix = FAMILIES[family].prefix
     bare = not any(name.startswith(prefix) for name in files)  # as the bare model's files are named
     state = {}
@@ -123,6 +154,7 @@ def load_weights(
             f"{directory}: wanted the tensors of a {family} model, got also {left[0]} ({len(left)} left over)"
         )
     model.load_state_dict(state, assign=True)
+    return found
 
 
 def count_parameters(directory: Path) -> int:

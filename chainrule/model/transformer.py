@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chainrule.model.cache import Cache
-from chainrule.model.kernels import causal_attention, plain_cpu, rms_norm
+from chainrule.model.cache import Cache, Tree
+from chainrule.model.kernels import causal_attention, masked_attention, plain_cpu, rms_norm
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,18 @@ class Places:
     mask: (
         Tensor | None
     )  # (1 or B, 1, T, S), True where a position may look; None: everything before it, or all if T = 1
+    last: Tensor | None = None  # (B,) the only positions that are wanted of this layer; None: all
+
+    def at(self, last: Tensor, T: int) -> "Places":
+        """Those of a layer of which only these positions of T are wanted."""
+        assert self.mask is None, "sequences from their beginning"
+        seen = torch.arange(T, device=last.device) <= last[:, None]
+        return Places(self.rotation, seen[:, None, None], last)
+
+
+def at(x: Tensor, last: Tensor) -> Tensor:
+    """(B, T, …) at one position of each sequence, (B, 1, …)."""
+    return x[torch.arange(len(last), device=last.device), last][:, None]
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -107,8 +119,10 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
     """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); no mask: causal, or all if T = 1."""
     B, H, T, K = query.shape
     causal = T > 1 and mask is None
-    if causal and plain_cpu(query):
+    if T > 1 and plain_cpu(query):
         key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
+        if mask is not None:
+            return masked_attention(query, key, value, mask)
         query, key, value = (x.reshape(B * H, T, K) for x in (query, key, value))
         return causal_attention(query, key, value).view(B, H, T, K)
     return F.scaled_dot_product_attention(
@@ -126,7 +140,7 @@ class Attention(nn.Module):
         self.query_norm = Norm(config, self.head_width) if config.query_key_norm else None
         self.key_norm = Norm(config, self.head_width) if config.query_key_norm else None
 
-    def forward(self, x: Tensor, places: Places, cache: Cache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, places: Places, cache: Cache | Tree | None, layer: int) -> Tensor:
         B, T, _ = x.shape
         projected = self.query_key_value(x).view(B, T, -1, self.head_width)  # (B, T, H + 2G, K)
         query, key, value = projected.split((self.heads, self.groups, self.groups), dim=2)
@@ -134,6 +148,8 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if places.rotation is not None:
             query, key = rotate(query, places.rotation), rotate(key, places.rotation)
+        if places.last is not None:
+            query, T = at(query, places.last), 1
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
@@ -161,8 +177,9 @@ class Block(nn.Module):
         self.attention_norm, self.attention = Norm(config, config.width), Attention(config)
         self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
 
-    def forward(self, x: Tensor, places: Places, cache: Cache | None, layer: int) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), places, cache, layer)
+    def forward(self, x: Tensor, places: Places, cache: Cache | Tree | None, layer: int) -> Tensor:
+        mixed = self.attention(self.attention_norm(x), places, cache, layer)
+        x = mixed + (x if places.last is None else at(x, places.last))
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -187,13 +204,15 @@ class Transformer(nn.Module):
         """(V, D): u_t = output_weight · c_t."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def features(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
-        """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), past the final norm."""
-        past = 0 if cache is None else cache.length
-        if past + tokens.shape[1] > self.config.context:
+    def features(self, tokens: Tensor, cache: Cache | Tree | None = None, *, last: Tensor | None = None) -> Tensor:
+        """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), past the final norm.
+
+        `last` (B,): where each sequence ends, if φ is wanted there alone, (B, 1, D); what stands behind is padding.
+        """
+        length = tokens.shape[1] if cache is None else cache.reach(tokens.shape[1])
+        if length > self.config.context:
             raise ValueError(
-                f"model: wanted at most {self.config.context} tokens (its context), got {past + tokens.shape[1]};"
-                " shorten the text"
+                f"model: wanted at most {self.config.context} tokens (its context), got {length}; shorten the text"
             )
         dtype = self.compute_dtype or self.embedding.weight.dtype
         x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
@@ -202,6 +221,8 @@ class Transformer(nn.Module):
             x = x + F.embedding(positions, self.position_embedding.weight).to(dtype)
         places = Places(self._rotation(positions, dtype), None if cache is None else cache.mask(tokens.shape[1]))
         for layer, block in enumerate(self.blocks):
+            if last is not None and layer + 1 == len(self.blocks):
+                places = places.at(last, tokens.shape[1])  # the layers before need every position for its keys
             x = block(x, places, cache, layer)
         if cache is not None:
             cache.length += tokens.shape[1]
@@ -211,11 +232,11 @@ class Transformer(nn.Module):
         """u = output_weight · φ, (…, D) to (…, V)."""
         return F.linear(features, self.output_weight.to(features.dtype))
 
-    def forward(self, tokens: Tensor, cache: Cache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: Cache | Tree | None = None) -> Tensor:
         """f_θ: tokens (B, T) to logits (B, T, V); u_t sees x_1..x_t and never a later token."""
         return self.logits(self.features(tokens, cache))
 
-    def _positions(self, tokens: Tensor, cache: Cache | None) -> Tensor:
+    def _positions(self, tokens: Tensor, cache: Cache | Tree | None) -> Tensor:
         """(1 or B, T): 0 for a sequence's first token, whatever padding stands before it."""
         T = tokens.shape[1]
         if cache is None:

@@ -1,0 +1,94 @@
+"""Reads many sequences, what several of them begin with only once. Knows tokens, not what is wanted of them.
+
+Sorted, the sequences are a trie walked in preorder. A part of it is read in one call, each token looking at its
+ancestors alone, with no padding. From one part to the next the cache keeps the path that goes on.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chainrule.model.cache import Cache, Tree
+from chainrule.model.transformer import Transformer
+
+Columns = NDArray[np.int64]
+
+
+class Part(NamedTuple):
+    """Some of the sequences, read; good until the next part is asked for."""
+
+    sequences: list[int]  # which they are
+    columns: list[Columns]  # of each: where its tokens stand in `features` and in the cache
+    features: Tensor  # φ (S, D)
+    cache: Cache  # one row
+
+
+def tokens_at_once(model: Transformer) -> int:
+    """New tokens that one call reads well: a CPU has its full rate with few, a GPU wants many."""
+    return 256 if model.embedding.weight.device.type == "cpu" else 4096
+
+
+def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> Cache:
+    """For `capacity` positions of sequences with that padding, (B,)."""
+    config, weight = model.config, model.embedding.weight
+    dtype = model.compute_dtype or weight.dtype
+    return Cache(config.layers, capacity, padding.to(weight.device), config.key_value_heads, config.head_width, dtype)
+
+
+def read_all(model: Transformer, sequences: Sequence[Sequence[int]], at_once: int) -> Iterator[Part]:
+    """Read sequences of at least one token each, in the order that shares most; every common prefix is read once.
+
+    A part reads at most `at_once` new tokens, or one sequence; keys and values are held for them and for one sequence.
+    Raises ValueError for a sequence longer than the context.
+    """
+    if not sequences:
+        return
+    texts = [np.array(sequence, np.int32) for sequence in sequences]
+    order = sorted(range(len(texts)), key=lambda sequence: texts[sequence].astype(">i4").tobytes())
+    texts = [texts[sequence] for sequence in order]
+    shared = [0, *(_shared(one, other) for one, other in pairwise(texts))]  # with the one before
+    parts = list(_parts([len(text) - common for text, common in zip(texts, shared, strict=True)], at_once))
+    capacity = max(shared[part.start] + size for part, size in parts)
+    cache = empty_cache(model, capacity, torch.zeros(1, dtype=torch.long))
+    device, columns = cache.padding.device, np.empty(0, np.int64)
+    features = torch.empty(0, model.config.width, device=device, dtype=cache.keys.dtype)
+    for part, size in parts:
+        held = shared[part.start]  # the path that goes on
+        cache.keep(columns[:held])
+        features = features[torch.from_numpy(columns[:held]).to(device)]
+        columns, paths, end = np.arange(held), [], held
+        tokens, depths, ends = np.empty(size, np.int64), np.empty(size, np.int64), np.full(held + size, held + size)
+        for text, common in zip(texts[part.start : part.stop], shared[part.start : part.stop], strict=True):
+            start, end = end, end + len(text) - common
+            tokens[start - held : end - held] = text[common:]
+            depths[start - held : end - held] = np.arange(common, len(text))
+            ends[columns[common:]] = start
+            columns = np.concatenate((columns[:common], np.arange(start, end)))
+            paths.append(columns)
+        new = model.features(torch.from_numpy(tokens[None]).to(device), Tree(cache, depths, ends))[0]  # (T, D)
+        features = torch.cat((features, new))  # (S, D)
+        yield Part(order[part.start : part.stop], paths, features, cache)
+
+
+def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
+    """Length of the longest common prefix."""
+    length = min(len(one), len(other))
+    different = np.flatnonzero(one[:length] != other[:length])
+    return int(different[0]) if len(different) else length
+
+
+def _parts(new: Sequence[int], at_once: int) -> Iterator[tuple[range, int]]:
+    """Runs of sequences with at most `at_once` new tokens in all, or of one sequence, and how many those are."""
+    start, size = 0, 0
+    for place, more in enumerate(new):
+        if size and more and size + more > at_once:
+            yield range(start, place), size
+            start, size = place, 0
+        size += more
+    if size:
+        yield range(start, len(new)), size

@@ -1,0 +1,69 @@
+"""Sequences read as a trie have the features, the keys and the values that each has alone."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import SHAPES, random_model
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from chainrule.model.kernels import masked_attention
+from chainrule.model.prefixes import empty_cache, read_all
+from chainrule.model.transformer import Transformer
+
+Make = Callable[..., Transformer]
+MODELS = {family: random_model(family) for family in SHAPES}
+SEQUENCE = some.lists(some.integers(0, 2), min_size=1, max_size=32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(some.sampled_from(list(SHAPES)), some.lists(SEQUENCE, max_size=10), some.integers(1, 80))
+@torch.no_grad()
+def test_every_token_has_the_features_it_has_alone(family: str, sequences: list[list[int]], at_once: int) -> None:
+    model, seen = MODELS[family], []
+    for part in read_all(model, sequences, at_once):
+        seen += part.sequences
+        for sequence, columns in zip(part.sequences, part.columns, strict=True):
+            wanted = model.features(torch.tensor([sequences[sequence]]))[0]
+            torch.testing.assert_close(part.features[columns], wanted, atol=1e-5, rtol=0)
+    assert sorted(seen) == list(range(len(sequences)))
+
+
+@torch.no_grad()
+def test_the_cache_of_a_sequence_can_be_taken_out_and_goes_on(make_model: Make) -> None:
+    model = make_model()
+    sequences = [[0, 5, 9, 3], [0, 5, 9], [0, 5, 9, 3, 8, 8], [0, 7]]
+    rows = empty_cache(model, 10, torch.tensor([6 - len(sequence) for sequence in sequences]))
+    rows.keys.fill_(torch.nan)  # whatever was there
+    rows.values.fill_(torch.nan)
+    for part in read_all(model, sequences, at_once=3):
+        for sequence, columns in zip(part.sequences, part.columns, strict=True):
+            rows.put(sequence, part.cache, columns)
+    rows.length = 6
+    more = torch.tensor([[1, 2, 3]] * 4)
+    for row, sequence in zip(model(more, rows), sequences, strict=True):
+        torch.testing.assert_close(row, model(torch.tensor([[*sequence, 1, 2, 3]]))[0, -3:], atol=1e-5, rtol=0)
+
+
+def test_a_sequence_longer_than_the_context_is_an_error(make_model: Make) -> None:
+    with pytest.raises(ValueError, match="wanted at most 8 tokens"):
+        list(read_all(make_model(context=8), [[0], [0] * 9], at_once=100))
+    assert len(list(read_all(make_model(context=8), [[0, t, *range(6)] for t in range(60)], at_once=1000))) == 1
+
+
+@pytest.mark.parametrize(("B", "T", "S"), [(1, 5, 12), (3, 200, 300), (2, 128, 128), (1, 1, 9)])
+def test_masked_attention_is_pytorchs_and_so_is_its_gradient(B: int, T: int, S: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(B, 4, length, 8, generator=generator, dtype=torch.double).requires_grad_() for length in (T, S, S)
+    )
+    mask = torch.rand(B, 1, T, S, generator=generator) < 0.5
+    mask = (mask & torch.ones(T, S, dtype=torch.bool).tril(S - T)) | torch.eye(S, dtype=torch.bool)[S - T :]
+    ours = masked_attention(query, key, value, mask)
+    theirs = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn(ours.shape, generator=generator, dtype=torch.double)
+    mine, wanted = (torch.autograd.grad((x * weights).sum(), (query, key, value)) for x in (ours, theirs))
+    torch.testing.assert_close(mine, wanted)
