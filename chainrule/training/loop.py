@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from chainrule.training.optimizer import Optimizer
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Step:
 def train(
     model: nn.Module,
     optimizer: Optimizer,
-    batches: Callable[[int], Iterable[Tensor]],
-    loss: Callable[[Tensor], Tensor],
+    batches: Callable[[int], Iterable[Batch]],
+    loss: Callable[[Batch], Tensor],
     *,
     steps: int,
     start: int = 0,
@@ -31,15 +34,16 @@ def train(
 ) -> Generator[Step, None, None]:
     """Yield a `Step` after each of steps start+1..steps; whoever iterates logs, saves, samples and stops.
 
-    `batches(step)` gives a step's micro-batches, all of one size; their mean gradient moves the parameters, so that
-    accumulation equals the full batch. The gradient is clipped to a norm of `clip`.
+    `batches(step)` gives a step's micro-batches, each whatever `loss` takes; the mean of their gradients moves the
+    parameters, so that accumulation equals the full batch (all of one size, or weighed by `loss`). The gradient is
+    clipped to a norm of `clip`.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for step in range(start, steps):
         micro_batches = list(batches(step))
         losses = []
-        for tokens in micro_batches:
-            part = loss(tokens)
+        for batch in micro_batches:
+            part = loss(batch)
             (part / len(micro_batches)).backward()
             losses.append(part.detach())
         mean = torch.stack(losses).mean()

@@ -1,0 +1,114 @@
+"""φ_θ at the last token of texts, what a linear head reads. Knows tokens and texts, not labels.
+
+Shapes: N texts, B of them read at once, T tokens in the longest of these, D width.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chainrule.model.transformer import Transformer
+from chainrule.text.tokenizer import Tokenizer
+
+Longer = Literal["cut", "refuse"]  # what becomes of a text longer than the context
+Tokens = Sequence[int] | NDArray[np.integer]
+
+# Padding counted. Few enough for a CPU's caches to hold what a layer makes of them; a GPU wants many.
+_TOKENS_AT_ONCE = {"cpu": 2**11, "cuda": 2**16, "mps": 2**13}
+
+
+class Features:
+    """Texts (N) to c_{T+1} (N, D), float32 on the CPU. The output layer is never computed.
+
+    `longer`: a text longer than the context loses its beginning (`cut` counts those) or raises ValueError.
+    `remember`: what was computed is kept, for callers that ask for the same texts again.
+    """
+
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, *, longer: Longer = "cut", remember: bool = False
+    ) -> None:
+        if longer not in ("cut", "refuse"):
+            raise ValueError(f"longer: wanted cut or refuse, got {longer!r}")
+        self.model, self.tokenizer, self.longer = model, tokenizer, longer
+        self.cut = 0
+        self._known: dict[str, NDArray[np.float32]] | None = {} if remember else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What befell the texts so far, in a line each."""
+        context = self.model.config.context
+        lost = f"{self.cut} texts longer than the context of {context} tokens lost their beginning"
+        return [lost] if self.cut else []
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if self._known is None:
+            return self._compute(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known.update(zip(new, self._compute(new), strict=True))
+        return np.stack([self._known[text] for text in texts]) if texts else self._compute(texts)
+
+    def tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """⊥ and the text's tokens, an array a text; of a text longer than the context, ⊥ and its last tokens."""
+        context = self.model.config.context
+        found = []
+        for place, tokens in enumerate(self.tokenizer.encode_batch(texts)):
+            if len(tokens) >= context:
+                if self.longer == "refuse":
+                    raise ValueError(
+                        f"text {place + 1}: wanted at most {context - 1} tokens (the context, less ⊥), got"
+                        f" {len(tokens)}; shorten it, or let its beginning be cut"
+                    )
+                self.cut += 1
+                tokens = tokens[len(tokens) - context + 1 :]
+            found.append(np.concatenate(([self.tokenizer.bottom], tokens)).astype(np.int64))
+        return found
+
+    def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        features: NDArray[np.float32] = last_features(self.model, self.tokens(texts)).numpy()
+        return features
+
+
+@torch.inference_mode()
+def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_once: int | None = None) -> Tensor:
+    """φ_θ at the last token of each document, (N, D) in their order, float32 on the CPU.
+
+    A document's feature is the one it has alone: those of like length are read together, at most `tokens_at_once`
+    with their padding (one document is always read whole).
+    """
+    device = model.embedding.weight.device
+    found = torch.empty(len(documents), model.config.width)
+    lengths = [len(document) for document in documents]
+    for rows in by_length(lengths, tokens_at_once or _TOKENS_AT_ONCE[device.type]):
+        found[rows] = at_the_end(model, *padded([documents[row] for row in rows], device)).float().cpu()
+    return found
+
+
+def at_the_end(model: Transformer, tokens: Tensor, last: Tensor) -> Tensor:
+    """φ_θ (B, D) where each of the sequences (B, T) ends, at the positions `last` (B,)."""
+    features: Tensor = model.features(tokens, last=last)
+    return features[:, 0]
+
+
+def padded(documents: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Tokens (B, T) and where each document ends (B,). Padding stands behind, where no real position looks."""
+    last = torch.tensor([len(document) - 1 for document in documents])
+    tokens = torch.zeros(len(documents), int(last.max()) + 1, dtype=torch.long)
+    for row, document in zip(tokens, documents, strict=True):
+        row[: len(document)] = torch.as_tensor(np.asarray(document, np.int64))
+    return tokens.to(device), last.to(device)
+
+
+def by_length(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
+    """Which documents to read together: shortest first, at most `tokens_at_once`, padding counted; at least one."""
+    batch: list[int] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[row] > tokens_at_once:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
