@@ -1,0 +1,111 @@
+"""A cell of the table: one method at one N, over its seeds. Knows what was predicted, not how.
+
+Shapes: S seeds, M test items.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import mean, median
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.adaptation.examples import Examples
+from chainrule.comparison.grid import seeds_matter
+from chainrule.comparison.rows import Outcome
+from chainrule.statistics import Estimate, accuracy, macro_f1
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was compared on what."""
+
+    name: str  # the task's
+    model: str  # in words
+    kind: str
+    text: Sequence[str]  # the text columns
+    labels: Sequence[str]  # the classes
+    everything: int  # the labels there are
+    chance: float  # the accuracy of always answering the most frequent label of train
+    items: Examples  # the test items, M
+
+
+class Probable(NamedTuple):
+    """How good the probabilities are: means over the seeds. The bins are the first seed's."""
+
+    brier: float
+    log_loss: float
+    ece: float
+    ece_expected: float  # were they exactly right
+    bins: Sequence[Mapping[str, float]]
+
+
+class Cell:
+    """One method at one N, over its seeds."""
+
+    def __init__(self, outcomes: Sequence[Outcome], setting: Setting) -> None:
+        self.outcomes = sorted(outcomes, key=lambda outcome: outcome.seed)
+        self._setting = setting
+        first = self.outcomes[0]
+        self.method, self.labels, self.shots = first.method, first.labels, first.shots
+
+    @property
+    def seeds(self) -> list[int]:
+        return [outcome.seed for outcome in self.outcomes]
+
+    @property
+    def fixed(self) -> bool:
+        """Whether there is one such predictor only, whatever the seed."""
+        return not seeds_matter(self.method, self.labels, self._setting.everything)
+
+    @cached_property
+    def correct(self) -> NDArray[np.bool_]:
+        """(S, M)"""
+        truth = [label.strip() for label in self._setting.items.labels]
+        return np.array([[said.strip() == label for said, label in zip(outcome.predictions, truth, strict=True)]
+                         for outcome in self.outcomes])  # fmt: skip
+
+    @cached_property
+    def accuracy(self) -> Estimate:
+        return accuracy(self.correct, self._setting.items.groups)
+
+    @cached_property
+    def macro_f1(self) -> Estimate | None:
+        """None where answers are free: there are no classes."""
+        if self._setting.kind != "classification":
+            return None
+        number = {label: place for place, label in enumerate(self._setting.labels)}
+        truth = np.array([number[label] for label in self._setting.items.labels])
+        said = np.array([[number.get(label, -1) for label in outcome.predictions] for outcome in self.outcomes])
+        return macro_f1(truth, said, self._setting.items.groups)
+
+    @cached_property
+    def calibration(self) -> Probable | None:
+        measured = [outcome.calibration for outcome in self.outcomes if outcome.calibration is not None]
+        if not measured:
+            return None
+
+        def over_seeds(name: str) -> float:
+            return mean(one[name] for one in measured)
+
+        return Probable(
+            over_seeds("brier"),
+            over_seeds("log_loss"),
+            over_seeds("ece"),
+            over_seeds("ece_expected"),
+            measured[0]["bins"],
+        )
+
+    @property
+    def seconds_to_adapt(self) -> float:
+        return median(outcome.seconds_to_adapt for outcome in self.outcomes)
+
+    @property
+    def milliseconds_per_text(self) -> float:
+        return median(outcome.milliseconds_per_text for outcome in self.outcomes)
+
+    @property
+    def notes(self) -> list[str]:
+        return list(dict.fromkeys(note for outcome in self.outcomes for note in outcome.notes))

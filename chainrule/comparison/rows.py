@@ -1,0 +1,128 @@
+"""The rows of a comparison and the folder that keeps them: one line a row, appended whole. Knows no method, no model.
+
+Shapes: M test items, C classes.
+"""
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+from chainrule.comparison.grid import Key
+from chainrule.files import write_text
+
+ROWS, RECORD = "rows.jsonl", "compare.toml"
+_DIGITS = 4  # of a probability, significant ones
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row: one predictor on the test items. All but the last three are figures of the table."""
+
+    method: str
+    labels: int  # N that it was allowed to use
+    shots: int  # demonstrations asked for
+    seed: int
+    accuracy: float
+    interval: tuple[float, float]  # 95 %, of this predictor on items like these
+    macro_f1: float | None  # None: free answers have no classes
+    calibration: Mapping[str, Any] | None  # brier, log_loss, ece, ece_expected, bins; None: no probabilities
+    seconds_to_adapt: float
+    milliseconds_per_text: float
+    notes: Sequence[str]  # what befell the texts
+    predictions: Sequence[str]  # (M,)
+    probabilities: NDArray[np.float32] | None  # (M, C), `rounded`
+
+    @property
+    def key(self) -> Key:
+        return Key(self.method, self.labels, self.seed)
+
+
+def rounded(probabilities: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Probabilities as the file keeps them, to some significant digits: near 0 none becomes 0."""
+    return np.array(_digits(probabilities), np.float32).reshape(probabilities.shape)
+
+
+def _digits(probabilities: NDArray[np.floating]) -> list[list[float]]:
+    return [[float(f"{value:.{_DIGITS}g}") for value in row] for row in probabilities.tolist()]
+
+
+class Folder:
+    """A comparison's rows in a folder that goes on from what it holds.
+
+    `identity` is all that the rows depend on, by name. Raises ValueError where the folder's rows were made with
+    something else, naming it, and for a folder that holds no comparison.
+    """
+
+    def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
+        self.path = path
+        record = path / RECORD
+        known = {name: value for name, value in identity.items() if value is not None}
+        if record.is_file():
+            _check_same(record, known)
+        else:
+            entries = [entry.name for entry in path.iterdir()] if path.is_dir() else []
+            foreign = [name for name in entries if not name.endswith(".partial")]
+            if foreign:
+                raise ValueError(f"--out {path}: wanted a new folder or a comparison, got one that holds {foreign[0]}")
+            path.mkdir(parents=True, exist_ok=True)
+            write_text(record, tomli_w.dumps(known))
+
+    def read(self) -> dict[Key, Outcome]:
+        """The rows there are. A last line that was not written to its end is removed: its row is run again."""
+        file = self.path / ROWS
+        if not file.is_file():
+            return {}
+        content = file.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.truncate(file, len(whole))
+        found = {}
+        for number, line in enumerate(whole.decode().split("\n")[:-1], 1):  # splitlines knows other ends of lines
+            try:
+                outcome = _outcome(json.loads(line))
+            except (ValueError, TypeError) as error:
+                raise ValueError(
+                    f"{file}:{number}: wanted a row of a comparison, got {error}; remove the line, and it is run again"
+                ) from None
+            found[outcome.key] = outcome
+        return found
+
+    def append(self, outcome: Outcome) -> None:
+        fields = vars(outcome)
+        if outcome.probabilities is not None:
+            fields = {**fields, "probabilities": _digits(outcome.probabilities)}
+        line = json.dumps(fields, ensure_ascii=False) + "\n"
+        with (self.path / ROWS).open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _outcome(fields: dict[str, Any]) -> Outcome:
+    low, high = fields["interval"]
+    predictions = [sys.intern(one) for one in fields["predictions"]]  # few are different
+    of_labels = fields["probabilities"]
+    probabilities = None if of_labels is None else np.array(of_labels, np.float32)
+    return Outcome(**{**fields, "interval": (low, high), "predictions": predictions, "probabilities": probabilities})
+
+
+def _check_same(record: Path, now: Mapping[str, Any]) -> None:
+    try:
+        before = tomllib.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{record}: wanted a comparison's TOML, got {error}; use another --out") from None
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            raise ValueError(
+                f"--out {record.parent}: wanted the {name} that its rows were made with, {before.get(name)},"
+                f" got {now.get(name)}; use the same, or another --out"
+            )

@@ -1,0 +1,84 @@
+"""Laws of the plan."""
+
+import pytest
+
+from chainrule.comparison.grid import METHODS, SHOTS, Bounds, checked_sizes, grid_sizes, plan
+
+
+def planned(methods=METHODS, sizes=(4, 16, 64, 200), room=100, everything=200, seeds=5):
+    return plan(methods, sizes, seeds, everything=everything, room=room, seconds=lambda *row: 1.0)
+
+
+@pytest.mark.parametrize(
+    ("smallest", "everything", "sizes"),
+    [
+        (4, 6920, (4, 16, 64, 256, 1024, 6920)),
+        (4, 4, (4,)),
+        (4, 17, (4, 17)),
+        (4, 32, (4, 16, 32)),
+        (5, 200, (5, 16, 64, 200)),
+        (15, 200, (15, 64, 200)),
+        (77, 10_000, (77, 256, 1024, 4096, 10_000)),
+        (4, 3, (3,)),
+    ],
+)
+def test_the_grid_goes_by_powers_of_4_from_the_smallest_to_all(smallest: int, everything: int, sizes) -> None:
+    assert grid_sizes(smallest, everything) == sizes
+
+
+def test_all_methods_have_the_same_seeds_at_the_same_sizes() -> None:
+    rows = {row.key for row in planned()}
+    for size in (4, 16, 64):
+        for method in ("head", "full", "majority", "bag-of-words", "random-weights", "in-context-nearest"):
+            assert {key.seed for key in rows if key[:2] == (method, size)} == set(range(5))
+
+
+def test_what_no_seed_changes_is_run_once() -> None:
+    seeds = {}
+    for row in planned():
+        seeds.setdefault(row.key[:2], []).append(row.key.seed)
+    once = {key for key, of_cell in seeds.items() if len(of_cell) == 1}
+    assert once == {("zero-shot", 0), ("majority", 200), ("in-context-nearest", 200)}
+
+
+def test_random_demonstrations_are_not_asked_for_beyond_the_first_size_that_fills_the_prompt() -> None:
+    def shots(room: int) -> dict[int, int]:
+        return {row.key.labels: row.shots for row in planned(("in-context",), room=room)}
+
+    assert shots(room=100) == {4: 4, 16: SHOTS}
+    assert shots(room=10) == {4: 4, 16: 10}
+    assert shots(room=3) == {4: 3}
+    assert shots(room=0) == {4: 1}  # and the row will say that it did not fit
+
+
+def test_the_nearest_are_taken_from_all_labels() -> None:
+    assert {row.key.labels: row.shots for row in planned(("in-context-nearest",))} == {4: 4, 16: 16, 64: 16, 200: 16}
+
+
+def test_cheapest_first() -> None:
+    rows = plan(METHODS, (4, 16), 2, everything=99, room=9, seconds=lambda method, labels, shots: len(method) * labels)
+    assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ({"methods": ("prayer",)}, "methods: wanted some of zero-shot, .*, got 'prayer'"),
+        ({"methods": ()}, "wanted at least one"),
+        ({"sizes": ()}, "wanted at least one"),
+        ({"seeds": 0}, "seeds: wanted at least 1, got 0"),
+        ({"limit": 1}, "limit: wanted at least 2, got 1"),
+        ({"minutes": 0.0}, "minutes: wanted a time above 0"),
+        ({"minutes": float("nan")}, "minutes: wanted a time above 0"),
+    ],
+)
+def test_bounds_that_cannot_be_are_refused(bounds, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Bounds(**bounds)
+
+
+def test_sizes_out_of_range_are_refused_and_0_is_nothing_to_learn_from() -> None:
+    assert checked_sizes((64, 0, 4, 64), least=2, everything=64) == (4, 64)
+    for size in (1, 65, -4):
+        with pytest.raises(ValueError, match=f"got {size}"):
+            checked_sizes((size,), least=2, everything=64)

@@ -1,0 +1,184 @@
+"""What a table says of predictors whose skill is known."""
+
+import json
+import xml.etree.ElementTree
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from comparison_fakes import SKILLS, Fakes, made_task
+
+from chainrule.comparison.advice import NAMES, bracket, choices
+from chainrule.comparison.grid import METHODS, Bounds
+from chainrule.comparison.run import run
+from chainrule.comparison.table import COLUMNS, Comparison
+from chainrule.statistics import SwitchPoint, accuracy, difference
+
+Skill = Callable[[float], float]
+
+
+def compared(task=None, bounds: Bounds = Bounds(), **skills: Skill) -> Comparison:
+    task = task or made_task(tests=300, trains=1024)
+    named = {name.replace("_", "-"): skill for name, skill in skills.items()}
+    return run(Fakes(task, skills={**SKILLS, **named}), task, bounds)
+
+
+@pytest.fixture(scope="module")
+def whole() -> Comparison:
+    return compared(bounds=Bounds(seeds=3))
+
+
+def test_a_cell_is_its_rows_over_the_seeds(whole: Comparison) -> None:
+    for cell in whole.cells:
+        assert cell.correct.mean() == pytest.approx(np.mean([row.accuracy for row in cell.outcomes]))
+        assert cell.accuracy == accuracy(cell.correct)
+        assert cell.accuracy.low <= cell.accuracy.value <= cell.accuracy.high
+
+
+def test_prompts_that_do_not_change_any_more_stand_for_larger_sizes_too(whole: Comparison) -> None:
+    there = whole.at(1024)
+    assert there["zero-shot"].labels == 0 and there["in-context"].labels == 16
+    assert there["in-context-nearest"].labels == there["head"].labels == 1024
+    assert set(whole.at(0)) == {"zero-shot"}
+
+
+def test_every_pair_at_every_size_is_in_the_family_once(whole: Comparison) -> None:
+    keys = [(one.labels, frozenset((one.a, one.b))) for one in whole.contrasts]
+    assert len(keys) == len(set(keys))
+    eight, growing = 8 * 7 // 2, 8 * 7 // 2 - 1  # beyond 16, zero-shot against in-context is not asked again
+    assert whole.sizes == [4, 16, 64, 256, 1024] and len(keys) == 2 * eight + 3 * growing
+    assert all(one.adjusted >= one.difference.p_value for one in whole.contrasts)
+
+
+def test_differences_are_paired_by_seed_and_turn_round(whole: Comparison) -> None:
+    head, bag = whole.at(64)["head"], whole.at(64)["bag-of-words"]
+    one, other = whole.contrast(64, "head", "bag-of-words"), whole.contrast(64, "bag-of-words", "head")
+    assert one is not None and other is not None
+    assert one.difference[:3] == pytest.approx(difference(head.correct, bag.correct)[:3])
+    assert (one.difference.low, one.difference.value) == (-other.difference.high, -other.difference.value)
+    assert whole.contrast(1024, "zero-shot", "in-context") == whole.contrast(16, "zero-shot", "in-context")
+    assert whole.contrast(0, "zero-shot", "head") is None
+
+
+def test_the_strongest_baseline_is_found_at_each_size(whole: Comparison) -> None:
+    found = [whole.strongest_baseline(size) for size in whole.sizes]
+    assert {cell.method for cell in found if cell is not None} == {"bag-of-words"}
+    assert all(row["than"] == "bag-of-words" for row in whole.differences)
+    assert {row["method"] for row in whole.differences} == set(METHODS) - {"bag-of-words"}
+
+
+def test_advice_says_that_nothing_beats_the_bag_of_words_where_nothing_does() -> None:
+    weak = dict.fromkeys(set(METHODS) - {"bag-of-words"}, lambda doublings: 0.55)
+    found = compared(bag_of_words=lambda doublings: 0.8, **{name.replace("-", "_"): s for name, s in weak.items()})
+    assert "take the bag of words" in found.advice
+    assert "Nothing beats the bag of words here" in found.advice
+
+
+def test_advice_says_where_nothing_is_better_than_the_most_frequent_label() -> None:
+    found = compared(**{name.replace("-", "_"): lambda doublings: 0.5 for name in METHODS})
+    assert "no method can be told from always answering the most frequent label" in found.advice
+
+
+def test_advice_takes_the_best_where_it_is_ahead_of_all() -> None:
+    found = compared(full=lambda doublings: 0.92, head=lambda doublings: 0.7)
+    assert "take full finetuning" in found.advice and "ahead of all others" in found.advice
+
+
+def test_advice_names_the_switch_from_prompting_to_finetuning() -> None:
+    flat = {
+        "zero_shot": 0.7,
+        "in_context": 0.7,
+        "in_context_nearest": 0.71,
+        "bag_of_words": 0.52,
+        "random_weights": 0.5,
+    }
+    found = compared(
+        **{name: (lambda doublings, level=level: level) for name, level in flat.items()},
+        head=lambda doublings: 0.5,
+        full=lambda doublings: 0.55 if doublings < 5 else 0.9,
+    )
+    assert "Full finetuning stays ahead of in-context with the nearest examples from 64 labels on" in found.advice
+    (switch,) = [one for one in found.switches if (one.a, one.b) == ("in-context-nearest", "full")]
+    assert switch.point.at == 64 and switch.point.never == 0
+
+
+def test_the_cheapest_is_one_that_cannot_be_told_from_the_best(whole: Comparison) -> None:
+    for choice in choices(whole):
+        cheapest = choice.cheapest(300)
+        assert cheapest.method in choice.equals and choice.best.method in choice.equals
+        for method, cell in whole.at(choice.labels).items():
+            contrast = whole.contrast(choice.labels, choice.best.method, method)
+            assert cell is choice.best or (contrast is not None and contrast.told_apart != (method in choice.equals))
+
+
+def test_one_method_alone_is_nothing_to_compare() -> None:
+    assert compared(bounds=Bounds(methods=("head",), seeds=1)).advice.startswith("There is nothing to compare yet")
+
+
+def test_brackets_are_told_in_words() -> None:
+    assert bracket(SwitchPoint(64, 64, 64, 0.0)) == ""
+    assert bracket(SwitchPoint(64, 16, 256, 0.0)) == " (95 %: between 16 and 256)"
+    assert bracket(SwitchPoint(64, 16, None, 0.2)) == " (95 %: from 16 on, or never)"
+    assert bracket(SwitchPoint(None, None, None, 1.0)) == ""
+
+
+def test_names_and_columns_are_whole(whole: Comparison) -> None:
+    assert set(NAMES) == set(METHODS)
+    assert all(len(line) == len(COLUMNS) for line in whole.text())
+    assert len(whole.text(differences=False)) == len(whole.cells)
+
+
+def test_tables_of_unfinished_rows_can_be_drawn() -> None:
+    task, seen = made_task(), []
+
+    def show(comparison: Comparison) -> None:
+        assert comparison.text() and comparison.advice
+        seen.append(len(comparison.results()["rows"]))
+
+    run(Fakes(task), task, Bounds(seeds=2), show=show)
+    assert seen == list(range(1, len(seen) + 1))
+
+
+class Page(HTMLParser):
+    """The text of a page, and the elements that stand in it."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements, self.text, self.links, self.open = [], [], [], 0
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_the_report_is_one_file_without_links_and_shows_texts_as_texts(tmp_path: Path) -> None:
+    hostile = compared(made_task(hostile=True), Bounds(seeds=2))
+    hostile.save(tmp_path)
+    page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.links == [] and page.elements.count("script") == 1
+    assert any("<script>alert('&')</script> {text}" in text for text in page.text)
+    assert hostile.advice in page.text
+
+
+def test_every_method_has_a_curve_and_every_drawing_is_well_formed(tmp_path: Path, whole: Comparison) -> None:
+    whole.save(tmp_path)
+    svg = xml.etree.ElementTree.fromstring((tmp_path / "curves.svg").read_text(encoding="utf-8"))
+    drawn = {one.get("data-method") for one in svg.iter("{http://www.w3.org/2000/svg}g")}
+    assert drawn >= set(METHODS)
+    numbers = [float(one.get(name)) for one in svg.iter("{http://www.w3.org/2000/svg}circle") for name in ("cx", "cy")]
+    assert numbers and all(0 <= number <= 960 for number in numbers)
+
+
+def test_results_are_json_that_can_be_read_again(tmp_path: Path, whole: Comparison) -> None:
+    whole.save(tmp_path)
+    read = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert read == json.loads(json.dumps(whole.results()))
+    wanted = "method labels shots seed accuracy interval seconds_to_adapt milliseconds_per_text".split()
+    assert all(set(wanted) <= set(row) for row in read["rows"])
+    assert {"rows", "differences", "advice"} <= set(read) and read["comparisons"] == len(read["pairs"])
