@@ -4,18 +4,41 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from chainrule.adaptation.classifier import Classifier, load_classifier
+    from chainrule.adaptation.examples import Task
+    from chainrule.adaptation.finetuned import finetune
+    from chainrule.adaptation.prompted import in_context, zero_shot
+    from chainrule.comparison.run import compare
     from chainrule.generation.sampling import Sampling
     from chainrule.language_model import LanguageModel, load
 
     __version__: str
 
-__all__ = ["LanguageModel", "Sampling", "__version__", "load"]
-
 _HOMES = {
+    "Classifier": "chainrule.adaptation.classifier",
     "LanguageModel": "chainrule.language_model",
     "Sampling": "chainrule.generation.sampling",
+    "Task": "chainrule.adaptation.examples",
+    "compare": "chainrule.comparison.run",
+    "finetune": "chainrule.adaptation.finetuned",
+    "in_context": "chainrule.adaptation.prompted",
     "load": "chainrule.language_model",
+    "load_classifier": "chainrule.adaptation.classifier",
+    "zero_shot": "chainrule.adaptation.prompted",
 }
+__all__ = [
+    "Classifier",
+    "LanguageModel",
+    "Sampling",
+    "Task",
+    "__version__",
+    "compare",
+    "finetune",
+    "in_context",
+    "load",
+    "load_classifier",
+    "zero_shot",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import tyro
 
 from chainrule.memory import keep_freed_memory
+from chainrule.verbs.labels import compare, finetune, in_context, predict, task, zero_shot
 from chainrule.verbs.text import demo, evaluate, generate, info, pretrain, score, tokenize
 
-VERBS: dict[str, Callable[..., None]] = {
-    verb.__name__.replace("_", "-"): verb for verb in (demo, tokenize, pretrain, generate, score, evaluate, info)
-}
+TEXT = (demo, tokenize, pretrain, generate, score, evaluate, info)
+LABELS = (task, zero_shot, in_context, finetune, predict, compare)
+VERBS: dict[str, Callable[..., None]] = {verb.__name__.replace("_", "-"): verb for verb in (*TEXT, *LABELS)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +55,7 @@ def _parsed(arguments: Sequence[str]) -> Callable[[], None]:
             parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
                 {name: later(verb) for name, verb in VERBS.items()},
                 prog="chainrule",
-                description="The whole life of an autoregressive language model: tokenize, pretrain, generate, score.",
+                description="The whole life of an autoregressive language model, from text to adaptation.",
                 args=arguments,
             )
             return parsed

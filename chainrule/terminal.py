@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -28,6 +29,10 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """A table on standard output; numbers stand to the right."""
+    Console(markup=False, highlight=False).print(_table(columns, rows, title))
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
     table = Table(
         title=title or None,
         title_justify="left",
@@ -41,7 +46,25 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(markup=False, highlight=False).print(table)
+    return table
+
+
+@contextmanager
+def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[str]], str], None]]:
+    """Yield a function of (rows, title) that draws the table anew in a terminal, else says the title now and then."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def plain(rows: Sequence[Sequence[str]], title: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > QUIET_SECONDS:
+                last = time.monotonic()
+                say(title)
+
+        yield plain
+        return
+    with Live(console=Console(stderr=True, markup=False, highlight=False), transient=True) as live:
+        yield lambda rows, title: live.update(_table(columns, rows, title))
 
 
 @contextmanager
