@@ -1,0 +1,153 @@
+"""The verbs of who has labels: what they answer, and one line for what they cannot use."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chainrule.cli import main
+
+Capture = pytest.CaptureFixture[str]
+TINY = "--depth 1 --width 16 --heads 2 --context 64 --batch-tokens 64 --compile off --dtype float32".split()
+WORDS = {"good": ("fine", "warm"), "bad": ("grim", "dull")}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, and labelled rows under columns that a task names."""
+    folder = tmp_path_factory.mktemp("labels")
+    rows = [(f"a {WORDS[label][index % 2]} day {index}", label) for index in range(40) for label in WORDS]
+    with (folder / "days.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("day", "mood"), *rows])
+    (folder / "text.txt").write_text(" ".join(f"{text} {label}" for text, label in rows))
+    out = ["--out", str(folder / "run"), "--tokenizer", "byte", "--steps", "4", *TINY]
+    main(["pretrain", str(folder / "text.txt"), *out])
+    return folder
+
+
+@pytest.fixture
+def answer(files: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Run a command among the files with --json: the one JSON document on standard output."""
+    monkeypatch.chdir(files)
+
+    def ask(command: str) -> Any:
+        capsys.readouterr()
+        main([*command.split(), "--json"])
+        return json.loads(capsys.readouterr().out)
+
+    return ask
+
+
+@pytest.fixture
+def mistake(files: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Run a command that must end with exit status 2 and one line: that line."""
+    monkeypatch.chdir(files)
+
+    def ask(command: str) -> str:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(command.split())
+        told = capsys.readouterr()
+        assert end.value.code == 2
+        assert told.out == ""
+        assert told.err.count("\n") == 1
+        return told.err
+
+    return ask
+
+
+DAYS = "days.csv --text day --label mood"
+
+
+def test_task_writes_a_file_that_the_other_verbs_read(answer: Callable[[str], Any], files: Path) -> None:
+    found = answer(f"task {DAYS} --out days.toml --model run")
+    assert [entry["label"] for entry in found["classes"]] == ["bad", "good"]
+    assert found["train"] + found["test"] == 80
+    assert found["prompt"].startswith("⊥|")
+    assert answer("zero-shot run days.toml --limit 8")["n"] == 8
+    (files / "days.toml").unlink()
+
+
+@pytest.mark.parametrize("verb", ["zero-shot run", "in-context run --shots 2", "in-context run --shots 1 --seeds 2"])
+def test_prompting_answers_with_accuracy_interval_n_and_chance(verb: str, answer: Callable[[str], Any]) -> None:
+    name, model, *options = verb.split()
+    found = answer(f"{name} {model} {DAYS} --limit 10 {' '.join(options)}")
+    assert found.keys() >= {"accuracy", "interval", "n", "chance", "seconds"}
+    low, high = found["interval"]
+    assert 0 <= low <= found["accuracy"] <= high <= 1
+    assert found["n"] == 10
+
+
+def test_zero_shot_is_in_context_with_no_demonstrations(answer: Callable[[str], Any]) -> None:
+    zero, none = answer(f"zero-shot run {DAYS} --limit 12"), answer(f"in-context run {DAYS} --shots 0 --limit 12")
+    assert (zero["accuracy"], zero["interval"]) == (none["accuracy"], none["interval"])
+
+
+def test_the_words_that_were_said_are_told(answer: Callable[[str], Any]) -> None:
+    found = answer(f"zero-shot run {DAYS} --answer vocabulary --limit 6")
+    assert sum(found["answers"].values()) == 6
+
+
+def test_show_prints_exact_prompts(answer: Callable[[str], Any]) -> None:
+    shown = answer(f"zero-shot run {DAYS} --limit 6 --show 2")["shown"]
+    assert len(shown) == 2
+    assert all("a " in one["prompt"] and one["probabilities"].keys() == set(WORDS) for one in shown)
+
+
+@pytest.mark.parametrize("train", ["head", "full"])
+def test_finetune_writes_a_classifier_that_predict_reads(train: str, answer: Callable[[str], Any], files: Path) -> None:
+    found = answer(f"finetune run {DAYS} --train {train} --epochs 2 --out {train}")
+    assert found["n"] == 16
+    made = answer(f"predict {train} fine grim")["predictions"]
+    assert [set(one["probabilities"]) for one in made] == [set(WORDS)] * 2
+    for kind in ("csv", "jsonl"):
+        assert answer(f"predict {train} --input days.csv --out {train}.{kind}")["rows"] == 80
+    with (files / f"{train}.csv").open() as file:
+        tabled = list(csv.DictReader(file))
+    lined = [json.loads(line) for line in (files / f"{train}.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in tabled] == [row["prediction"] for row in lined]
+    assert [row["mood"] for row in tabled] == [*WORDS] * 40
+    for row in lined:
+        assert row["probability of good"] + row["probability of bad"] == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_asks_a_language_model_by_a_task(answer: Callable[[str], Any]) -> None:
+    made = answer(f"predict run fine grim --task {DAYS} --shots 2")["predictions"]
+    assert all(one["label"] in WORDS for one in made)
+
+
+def test_compare_goes_on_from_the_rows_it_has_and_writes_its_report(answer: Callable[[str], Any], files: Path) -> None:
+    command = f"compare run {DAYS} --out compared --methods majority bag-of-words head --sizes 4 --seeds 2"
+    found = answer(command)
+    assert {row["method"] for row in found["rows"]} == {"majority", "bag-of-words", "head"}
+    assert found["advice"]
+    assert "<html" in (files / "compared" / "report.html").read_text()
+    rows = (files / "compared" / "rows.jsonl").read_bytes()
+    assert answer(command)["rows"] == found["rows"]
+    assert (files / "compared" / "rows.jsonl").read_bytes() == rows
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("zero-shot run days.csv", "--text and --label"),
+        ("zero-shot run days.csv --text day --label joy", "'joy'"),
+        ("zero-shot run nowhere.toml", "no such file"),
+        (f"in-context run {DAYS} --shots 1000", "shots"),
+        (f"in-context run {DAYS} --seeds 0", "--seeds"),
+        (f"finetune run {DAYS} --out new --labels 1", "labels"),
+        ("predict run fine", "wanted a classifier"),
+        ("predict run", "choose one way"),
+        ("predict run fine --shots 2", "--shots"),
+        (f"predict run --task {DAYS} --input days.csv --out days.txt", ".csv, .tsv or .jsonl"),
+        (f"compare run {DAYS} --out new --methods magic", "magic"),
+        (f"task {DAYS} --out days.csv", ".toml"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(command: str, told: str, mistake: Callable[[str], str], files: Path) -> None:
+    before = sorted(path.name for path in files.iterdir())
+    assert told in mistake(command)
+    assert sorted(path.name for path in files.iterdir()) == before
