@@ -1,6 +1,6 @@
 """w and θ trained together on labelled texts, from θ̂. Knows tokens and classes, not rows, files or labels' names.
 
-Shapes: N texts, B of them in a batch, T tokens of the longest, C classes, D width, V tokens that occur.
+Shapes: N texts, B of them in a batch, T tokens of the longest, C classes.
 """
 
 import dataclasses
@@ -266,11 +266,13 @@ class Training:
         if checkpoint is None:
             return
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
-        self.model.load_state_dict(checkpoint.tensors("model"))
-        self.optimizer.load_state(checkpoint.tensors("optimizer"))
-        if checkpoint.state["best"] is not None:
-            self.best = Validation(**checkpoint.state["best"])
-            self._best = checkpoint.tensors("best")
+        device = self._theirs.embedding.weight.device
+        names = ["model", "optimizer"] + (["best"] if checkpoint.state["best"] is not None else [])
+        stored = {name: {key: tensor.to(device) for key, tensor in checkpoint.tensors(name).items()} for name in names}
+        self.model.load_state_dict(stored["model"])
+        self.optimizer.load_state(stored["optimizer"])
+        if "best" in stored:
+            self.best, self._best = Validation(**checkpoint.state["best"]), stored["best"]
 
 
 def _transformer(like: Transformer, state: Mapping[str, Tensor]) -> Transformer:
