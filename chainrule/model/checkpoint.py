@@ -98,20 +98,20 @@ def load_weights(
     no weight is held twice.
     """
     tensors, prefix = Tensors(directory), FAMILIES[family].prefix
-    bare = not any(name.startswith(prefix) for name in tensors.found)  # as the bare model's files are named
+    bare = not any(name.startswith(prefix) for name in tensors.stored)  # as the bare model's files are named
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    left = set(tensors.found)
+    left = set(tensors.stored)
     state = {}
     for name, place in _places(model, family).items():
         names = [theirs.removeprefix(prefix) if bare else theirs for theirs in place.names]
         for theirs, rows in zip(names, place.rows, strict=True):
             shape = (rows, *shapes[name][1:])
             stored = tensors.check(theirs, shape[::-1] if place.transposed else shape)
-        wanted = dtype or stored
-        if len(names) == 1 and stored == wanted and device.type == "cpu" and not place.transposed | place.interleaved:
-            whole = tensors.mapped(names[0])
-        else:
-            whole = torch.empty(shapes[name], dtype=wanted, device=device)
+        whole = None
+        if device.type == "cpu" and dtype in (None, stored) and not place.transposed and not place.interleaved:
+            whole = tensors.mapped(names)
+        if whole is None:
+            whole = torch.empty(shapes[name], dtype=dtype or stored, device=device)
             for theirs, part in zip(names, whole.split(place.rows), strict=True):
                 part.copy_(_ours(tensors.passing(theirs), place))
         state[name] = torch.nn.Parameter(whole)
@@ -124,7 +124,7 @@ def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: st
     """ValueError for a tensor that the model has no place for, and for an output that is not tied as it should be."""
     names = FAMILIES[family].modules
     output, embedding = (f"{names[ours][0]}.weight" for ours in ("output", "embedding"))
-    if model.config.tied and output in left and embedding in tensors.found:
+    if model.config.tied and output in left and embedding in tensors.stored:
         left.remove(output)
         if not torch.equal(tensors.passing(output), tensors.passing(embedding)):
             raise ValueError(
@@ -141,7 +141,7 @@ def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: st
 def count_parameters(directory: Path) -> int:
     """Of a directory's safetensors, from their headers alone; the same errors as `load_model`."""
     tensors = Tensors(directory)
-    return sum(math.prod(tensors.shape(name)) for name in tensors.found)
+    return sum(math.prod(stored.shape) for stored in tensors.stored.values())
 
 
 def _places(model: Transformer, family: str) -> dict[str, Place]:

@@ -21,9 +21,19 @@ from chainrule.model.rotary import rotate, rotation
 class Linear(nn.Linear):
     """A matrix kept in its own precision and used in that of its input (bfloat16 compute, float32 weights)."""
 
+    def reset_parameters(self) -> None:
+        """Nothing is drawn here: on the meta device that would import for a second and 80 MB."""
+
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)
+
+
+class Embedding(nn.Embedding):
+    """A row a token, position or segment."""
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn here, as in `Linear`."""
 
 
 class Norm(nn.Module):
@@ -142,6 +152,7 @@ class MaskedHead(nn.Module):
 class Transformer(nn.Module):
     """f_θ: tokens x_1..x_T to logits u_1..u_T; `features` is φ_θ, the representation the logits are read from.
 
+    Its weights are anything until `initialise` draws them or a directory's are put into it.
     Parameters keep the precision they have; activations have `compute_dtype`, that of the parameters unless it is set.
     """
 
@@ -149,9 +160,9 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
-        self.embedding = nn.Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
-        self.position_embedding = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
-        self.segment_embedding = nn.Embedding(config.segments, config.width) if config.segments else None
+        self.embedding = Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
+        self.position_embedding = Embedding(config.context, config.width) if config.positions == "learned" else None
+        self.segment_embedding = Embedding(config.segments, config.width) if config.segments else None
         self.input_norm = Norm(config, config.width) if config.post_norm else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = None if config.post_norm else Norm(config, config.width)
