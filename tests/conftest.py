@@ -5,22 +5,33 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from chainrule.model.transformer import Config, Transformer, initialise
+from chainrule.model.config import Config
+from chainrule.model.rotary import RopeScaling
+from chainrule.model.transformer import Transformer, initialise
 
+SIZE = {"width": 32, "layers": 2, "heads": 4, "head_width": 8, "hidden": 48}
+GATED = {**SIZE, "key_value_heads": 2, "query_key_norm": False}
+PLAIN = {
+    **SIZE, "key_value_heads": 4, "norm": "layer", "norm_epsilon": 1e-5, "gated": False, "query_key_norm": False,
+    "query_key_value_bias": True, "attention_output_bias": True, "mlp_bias": True,
+}  # fmt: skip
 SHAPES = {
-    "qwen3": {"width": 32, "layers": 2, "heads": 4, "key_value_heads": 2, "head_width": 8, "hidden": 48},
-    "gpt2": {
-        "width": 32, "layers": 2, "heads": 4, "key_value_heads": 4, "head_width": 8, "hidden": 64,
-        "norm": "layer", "norm_epsilon": 1e-5, "positions": "learned", "activation": "gelu_tanh", "gated": False,
-        "query_key_norm": False, "query_key_value_bias": True, "attention_output_bias": True, "mlp_bias": True,
-        "tied": True,
-    },
+    "qwen3": {**GATED, "query_key_norm": True},
+    "llama": {**GATED, "rope_scaling": RopeScaling(4.0, original_context=16)},
+    "mistral": {**GATED, "window": 7},
+    "qwen2": {**GATED, "query_key_value_bias": True},
+    "gpt2": {**PLAIN, "positions": "learned", "activation": "gelu_tanh", "tied": True},
+    "gpt_neox": {**PLAIN, "hidden": 64, "activation": "gelu", "rotary_width": 2, "parallel": True},
+}
+MASKED = {
+    **PLAIN, "positions": "learned", "activation": "gelu", "tied": True,
+    "causal": False, "post_norm": True, "segments": 2, "masked_head": True,
 }  # fmt: skip
 
 
 def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed: int = 0) -> Transformer:
     """A model in which no weight, gain or bias is at its tame start; its logits are spread by about 2."""
-    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **SHAPES[family]))
+    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **{**SHAPES, "bert": MASKED}[family]))
     initialise(model, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

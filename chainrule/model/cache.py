@@ -9,6 +9,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
+def positions(past: int, T: int, padding: Tensor | None, device: torch.device) -> Tensor:
+    """(1 or B, T) positions of T tokens after `past` columns; padding stands at 0, where nobody looks."""
+    columns = torch.arange(past, past + T, device=device)
+    return columns[None] if padding is None else (columns - padding[:, None]).clamp(min=0)
+
+
+def causal_mask(past: int, T: int, padding: Tensor | None, window: int | None, device: torch.device) -> Tensor:
+    """(1 or B, 1, T, S): True for the position itself and what came before, at most `window` positions in all."""
+    held = torch.arange(past + T, device=device)
+    back = held[past:, None] - held  # (T, S): how far back a held position lies
+    mask = back >= 0 if window is None else (back >= 0) & (back < window)
+    if padding is not None:
+        # A padded position looks at itself: a row of the softmax over nothing would be NaN.
+        mask = mask & ((held >= padding[:, None])[:, None] | (back == 0))  # (B, T, S)
+    return mask.view(-1, 1, T, past + T)
+
+
 class Cache:
     """Holds up to `capacity` positions of B sequences; those shorter than the longest are padded on the left.
 
@@ -39,21 +56,15 @@ class Cache:
         return self.length + T
 
     def positions(self, T: int) -> Tensor:
-        """(1 or B, T) positions of the next T tokens; padding stands at 0, where nobody looks."""
-        columns = torch.arange(self.length, self.length + T, device=self.padding.device)
-        return (columns - self.padding[:, None]).clamp(min=0) if self.padded else columns[None]
+        """(1 or B, T) positions of the next T tokens."""
+        return positions(self.length, T, self.padding if self.padded else None, self.padding.device)
 
-    def mask(self, T: int) -> Tensor | None:
+    def mask(self, T: int, window: int | None = None) -> Tensor | None:
         """(1 or B, 1, T, S): True where a new position may look; None where the plain causal mask is enough."""
-        if not self.padded and (self.length == 0 or T == 1):
+        reaches = window is None or self.length + T <= window
+        if not self.padded and reaches and (self.length == 0 or T == 1):
             return None
-        held = torch.arange(self.length + T, device=self.padding.device)
-        mask = held <= held[self.length :, None]  # (T, S): itself and what came before
-        if self.padded:
-            # A padded position looks at itself: a row of the softmax over nothing would be NaN.
-            seen = (held >= self.padding[:, None])[:, None] | (held == held[self.length :, None])  # (B, T, S)
-            mask = mask & seen
-        return mask.view(-1, 1, T, self.length + T)
+        return causal_mask(self.length, T, self.padding if self.padded else None, window, self.padding.device)
 
     def branch(self, rows: Tensor, capacity: int | None = None) -> "Cache":
         """A cache of its own for each of `rows` (indices into B, repeats welcome), with room for `capacity` positions.
@@ -112,10 +123,16 @@ class Tree:
         """(1, T) positions of the tokens in the sequences they belong to."""
         return self.depths[None]
 
-    def mask(self, T: int) -> Tensor | None:
-        """(1, 1, T, S): True where a token looks: at itself and its ancestors; None where that is all before it."""
-        if self.chain and self.length == 0:
+    def mask(self, T: int, window: int | None = None) -> Tensor | None:
+        """(1, 1, T, S): True where a token looks: at itself and its ancestors, at most `window` in all; None where
+        that is all before it."""
+        narrow = window is not None and self.deepest >= window
+        if self.chain and self.length == 0 and not narrow:
             return None
         columns = torch.arange(self.length + T, device=self.ends.device)
         tokens = columns[self.length :, None]
-        return ((columns <= tokens) & (tokens < self.ends))[None, None]
+        mask = (columns <= tokens) & (tokens < self.ends)
+        if window is not None and narrow:
+            depths = torch.cat((columns[: self.length], self.depths))  # what the cache holds is a path
+            mask &= self.depths[:, None] - depths < window
+        return mask[None, None]

@@ -8,16 +8,16 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from chainrule.files import whole_file, write_json
-from chainrule.model.families import FAMILIES, family_of, places
+from chainrule.model.families import FAMILIES, family_of
+from chainrule.model.family import Place
+from chainrule.model.tensors import Tensors
 from chainrule.model.transformer import Transformer
 
-# Buffers that old files carry and that are no weights.
-_NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "rotary_emb.inv_freq")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -44,7 +44,7 @@ def weights(model: Transformer, family: str) -> dict[str, Tensor]:
     for name, place in _places(model, family).items():
         pieces = parameters[name].detach().split(place.rows)
         for theirs, piece in zip(place.names, pieces, strict=True):
-            tensors[theirs] = (piece.T if place.transposed else piece).contiguous()
+            tensors[theirs] = _theirs(piece, place).contiguous()
     return tensors
 
 
@@ -71,10 +71,12 @@ def save_config(model: Transformer, family: str, directory: Path, bottom: int) -
 
 def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any]:
     """What config.json says of a language model."""
+    described = FAMILIES[family].write(model.config)
+    assert FAMILIES[family].read(described) == model.config, f"a {family} cannot say all of {model.config}"
     return {
         "architectures": [FAMILIES[family].architecture],
         "model_type": family,
-        **FAMILIES[family].write(model.config),
+        **described,
         **dict.fromkeys(_SPECIAL, bottom),
         "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
     }
@@ -92,7 +94,7 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
             f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
             " load it with load_classifier, or give it to predict"
         )
-    model, family = empty_model(fields, directory)
+    model, family = empty_model(fields)
     load_weights(model, family, directory, device, dtype)
     return model.eval(), family
 
@@ -102,15 +104,11 @@ def is_classifier(fields: Mapping[str, Any]) -> bool:
     return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
 
 
-def empty_model(fields: Mapping[str, Any], directory: Path) -> tuple[Transformer, str]:
+def empty_model(fields: Mapping[str, Any]) -> tuple[Transformer, str]:
     """The Transformer of a config.json, without weights, and its family."""
     family = family_of(fields)
-    try:
-        config = FAMILIES[family].read(fields)
-    except KeyError as error:
-        raise ValueError(f"{directory / 'config.json'}: wanted the field {error}, which is missing") from None
     with torch.device("meta"):
-        model = Transformer(config)
+        model = Transformer(FAMILIES[family].read(fields))
     return model, family
 
 
@@ -124,76 +122,75 @@ def load_weights(
 ) -> dict[str, Tensor]:
     """Put the weights of a directory's safetensors into a model, by name; the same errors as `load_model`.
 
-    `beside`: names and shapes of tensors that are no part of the model; they are returned as they lie in the file.
+    What lies in the file as we want it stays there, mapped to memory; what does not is copied piece by piece, so that
+    no weight is held twice. `beside`: names and shapes of tensors that are no part of the model; they are returned as
+    they lie in the file.
     """
-    files = _open(directory, device)
-    found = {name: _take(files, name, shape, directory) for name, shape in beside.items()}
-    prefix = FAMILIES[family].prefix
-    bare = not any(name.startswith(prefix) for name in files)  # as the bare model's files are named
-    state = {}
+    tensors, prefix = Tensors(directory), FAMILIES[family].prefix
+    for name, shape in beside.items():
+        tensors.check(name, shape)
+    found = {name: tensors.passing(name).to(device) for name in beside}
+    bare = not any(name.startswith(prefix) for name in tensors.stored)  # as the bare model's files are named
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    left = set(tensors.stored) - set(beside)
+    state = {}
     for name, place in _places(model, family).items():
-        pieces = []
-        for theirs, rows in zip(place.names, place.rows, strict=True):
-            stored = theirs.removeprefix(prefix) if bare else theirs
+        names = [theirs.removeprefix(prefix) if bare else theirs for theirs in place.names]
+        for theirs, rows in zip(names, place.rows, strict=True):
             shape = (rows, *shapes[name][1:])
-            pieces.append(_take(files, stored, shape[::-1] if place.transposed else shape, directory))
-        whole = (
-            pieces[0] if len(pieces) == 1 else torch.cat([piece.T if place.transposed else piece for piece in pieces])
-        )
-        if len(pieces) == 1 and place.transposed:
-            whole = whole.T.contiguous()
-        state[name] = torch.nn.Parameter(whole.to(dtype or whole.dtype))
-    left = [
-        name
-        for name in files
-        if not name.endswith(_NOT_WEIGHTS) and not (model.config.tied and name == "lm_head.weight")
-    ]
-    if left:
-        raise ValueError(
-            f"{directory}: wanted the tensors of a {family} model, got also {left[0]} ({len(left)} left over)"
-        )
+            stored = tensors.check(theirs, shape[::-1] if place.transposed else shape)
+        whole = None
+        if device.type == "cpu" and dtype in (None, stored) and not place.transposed and not place.interleaved:
+            whole = tensors.mapped(names)
+        if whole is None:
+            whole = torch.empty(shapes[name], dtype=dtype or stored, device=device)
+            for theirs, part in zip(names, whole.split(place.rows), strict=True):
+                part.copy_(_ours(tensors.passing(theirs), place))
+        state[name] = torch.nn.Parameter(whole)
+        left.difference_update(names)
+    _check_left(tensors, left, model, family, directory)
     model.load_state_dict(state, assign=True)
     return found
 
 
+def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str, directory: Path) -> None:
+    """ValueError for a tensor that the model has no place for, and for an output that is not tied as it should be."""
+    names = FAMILIES[family].modules
+    output, embedding = (f"{names[ours][0]}.weight" for ours in ("output", "embedding"))
+    if model.config.tied and output in left and embedding in tensors.stored:
+        left.remove(output)
+        if not torch.equal(tensors.passing(output), tensors.passing(embedding)):
+            raise ValueError(
+                f"{directory}: wanted {output} to be {embedding}, as config.json ties them, got two matrices;"
+                " say in config.json that tie_word_embeddings is false"
+            )
+    extra = sorted(name for name in left if not name.endswith(FAMILIES[family].ignored))
+    if extra:
+        raise ValueError(
+            f"{directory}: wanted the tensors of a {family} model, got also {extra[0]} ({len(extra)} left over)"
+        )
+
+
 def count_parameters(directory: Path) -> int:
     """Of a directory's safetensors, from their headers alone; the same errors as `load_model`."""
-    files = _open(directory, torch.device("cpu"))
-    return sum(math.prod(file.get_slice(name).get_shape()) for name, file in files.items())
+    tensors = Tensors(directory)
+    return sum(math.prod(stored.shape) for stored in tensors.stored.values())
 
 
-def _places(model: Transformer, family: str) -> dict[str, Any]:
+def _places(model: Transformer, family: str) -> dict[str, Place]:
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return places(FAMILIES[family], model.config, shapes)
+    return FAMILIES[family].places(model.config, shapes)
 
 
-def _open(directory: Path, device: torch.device) -> dict[str, Any]:
-    """Tensor name -> the open file it lies in."""
-    paths = sorted(directory.glob("model*.safetensors"))
-    if not paths:
-        hint = (
-            "; a pickle is never read: convert it with transformers' save_pretrained"
-            if any(directory.glob("*.bin"))
-            else ""
-        )
-        raise ValueError(f"{directory}: wanted model.safetensors, found none{hint}")
-    found = {}
-    for path in paths:
-        try:
-            file = safe_open(path, framework="pt", device=str(device))
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path}: wanted a whole safetensors file, got one that is cut short or altered ({error})"
-            ) from None
-        found.update(dict.fromkeys(file.keys(), file))
-    return found
+def _ours(piece: Tensor, place: Place) -> Tensor:
+    """What a file holds, as our parameter holds it."""
+    if place.interleaved:
+        return piece.unflatten(0, (place.interleaved, 3, -1)).transpose(0, 1).flatten(0, 2)
+    return piece.T if place.transposed else piece
 
 
-def _take(files: dict[str, Any], name: str, shape: tuple[int, ...], directory: Path) -> Tensor:
-    if name not in files:
-        raise ValueError(f"{directory}: wanted the tensor {name}, which the files lack")
-    tensor: Tensor = files.pop(name).get_tensor(name)
-    if tensor.shape != shape:
-        raise ValueError(f"{directory}: wanted {name} of shape {list(shape)}, got {list(tensor.shape)}")
-    return tensor
+def _theirs(piece: Tensor, place: Place) -> Tensor:
+    """The other way round."""
+    if place.interleaved:
+        return piece.unflatten(0, (3, place.interleaved, -1)).transpose(0, 1).flatten(0, 2)
+    return piece.T if place.transposed else piece

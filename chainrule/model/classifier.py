@@ -80,7 +80,7 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
             f"{directory}: wanted a classifier, got a language model ({named}); finetune it first, or load it with load"
         )
     labels = _labels(fields, directory)
-    model, family = empty_model(fields, directory)
+    model, family = empty_model(fields)
     model = without_output(model)
     shape = (len(labels), model.config.width)
     w = load_weights(model, family, directory, device, dtype, beside={_HEAD: shape})[_HEAD]

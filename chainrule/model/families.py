@@ -1,175 +1,246 @@
-"""Hugging Face's names and config fields, and ours: a table per family. Knows no weights."""
+"""Hugging Face's names and config fields, and ours: a table per family. Knows no weights.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+A field's default is that of its class in `transformers`.
+"""
 
-from chainrule.model.transformer import Config
+from collections.abc import Mapping
 
-Fields = Mapping[str, Any]  # a config.json
+from chainrule.model.family import Family, Fields
 
-
-@dataclass(frozen=True)
-class Family:
-    """How one `model_type` writes the Transformer down."""
-
-    architecture: str  # the class that `transformers` loads it with
-    classifier: str  # its class with a linear head on the last token
-    read: Callable[[Fields], Config]
-    write: Callable[[Config], dict[str, Any]]
-    modules: Mapping[str, tuple[str, ...]]  # ours -> theirs; several are ours cut by rows; {} is the layer
-    prefix: str  # stands before theirs in files of the causal model, not always in those of the bare one
-    transposed: bool = False  # matrices inside the blocks lie the other way round
-
-
-def _refuse(fields: Fields, wanted: Mapping[str, tuple[Any, ...]]) -> None:
-    """A field that changes the mathematics and that we do not compute is an error, never ignored."""
-    for name, values in wanted.items():
-        if name in fields and fields[name] not in values:
-            raise ValueError(
-                f"config.json: wanted {name} to be {' or '.join(map(repr, values))}, got {fields[name]!r},"
-                " which is not supported"
-            )
-
-
-def _read_qwen3(fields: Fields) -> Config:
-    rope = fields.get("rope_parameters") or {}
-    _refuse(fields, {"hidden_act": ("silu",), "rope_scaling": (None,), "use_sliding_window": (False,)})
-    _refuse(rope, {"rope_type": ("default",)})
-    return Config(
-        vocabulary_size=fields["vocab_size"],
-        context=fields["max_position_embeddings"],
-        width=fields["hidden_size"],
-        layers=fields["num_hidden_layers"],
-        heads=fields["num_attention_heads"],
-        key_value_heads=fields.get("num_key_value_heads") or fields["num_attention_heads"],
-        head_width=fields.get("head_dim") or fields["hidden_size"] // fields["num_attention_heads"],
-        hidden=fields["intermediate_size"],
-        norm_epsilon=fields.get("rms_norm_eps", 1e-6),
-        rope_theta=rope.get("rope_theta") or fields.get("rope_theta") or 10_000.0,
-        query_key_value_bias=fields.get("attention_bias", False),
-        attention_output_bias=fields.get("attention_bias", False),
-        tied=fields.get("tie_word_embeddings", False),
-    )
-
-
-def _write_qwen3(config: Config) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocabulary_size,
-        "max_position_embeddings": config.context,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.key_value_heads,
-        "head_dim": config.head_width,
-        "intermediate_size": config.hidden,
-        "hidden_act": "silu",
-        "rms_norm_eps": config.norm_epsilon,
-        # transformers 5 reads rope_parameters, other readers rope_theta
-        "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
-        "rope_theta": config.rope_theta,
-        "attention_bias": config.query_key_value_bias,
-        "attention_dropout": 0.0,
-        "use_sliding_window": False,
-        "tie_word_embeddings": config.tied,
-    }
-
-
-def _read_gpt2(fields: Fields) -> Config:
-    _refuse(
-        fields,
-        {
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "add_cross_attention": (False,),
-        },
-    )
-    width, heads = fields["n_embd"], fields["n_head"]
-    return Config(
-        vocabulary_size=fields["vocab_size"],
-        context=fields["n_positions"],
-        width=width,
-        layers=fields["n_layer"],
-        heads=heads,
-        key_value_heads=heads,
-        head_width=width // heads,
-        hidden=fields.get("n_inner") or 4 * width,
-        norm="layer",
-        norm_epsilon=fields.get("layer_norm_epsilon", 1e-5),
-        positions="learned",
-        activation="gelu_tanh",
-        gated=False,
-        query_key_norm=False,
-        query_key_value_bias=True,
-        attention_output_bias=True,
-        mlp_bias=True,
-        tied=fields.get("tie_word_embeddings", True),
-    )
-
-
-def _write_gpt2(config: Config) -> dict[str, Any]:
-    return {
-        "vocab_size": config.vocabulary_size,
-        "n_positions": config.context,
-        "n_embd": config.width,
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_inner": config.hidden,
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": config.norm_epsilon,
-        "tie_word_embeddings": config.tied,
-        # our models are trained without dropout, and go on so when others finetune them
-        "attn_pdrop": 0.0,
-        "embd_pdrop": 0.0,
-        "resid_pdrop": 0.0,
-    }
-
+_SIZES = {
+    "vocabulary_size": "vocab_size",
+    "context": "max_position_embeddings",
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "hidden": "intermediate_size",
+    "activation": "hidden_act",
+    "tied": "tie_word_embeddings",
+}
+_GATED_FIELDS = {
+    **_SIZES,
+    "key_value_heads": "num_key_value_heads",
+    "head_width": "head_dim",
+    "norm_epsilon": "rms_norm_eps",
+    "rope_theta": "rope_theta",
+}
+_GATED_DEFAULTS = {
+    "num_key_value_heads": None,
+    "head_dim": None,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": False,
+}
+_FULL_ATTENTION = {"use_sliding_window": (False,), "layer_types": ("full_attention", None)}
+_GATED_MODULES = {
+    "embedding": ("model.embed_tokens",),
+    "blocks.{}.attention_norm": ("model.layers.{}.input_layernorm",),
+    "blocks.{}.attention.query_key_value": (
+        "model.layers.{}.self_attn.q_proj",
+        "model.layers.{}.self_attn.k_proj",
+        "model.layers.{}.self_attn.v_proj",
+    ),
+    "blocks.{}.attention.query_norm": ("model.layers.{}.self_attn.q_norm",),
+    "blocks.{}.attention.key_norm": ("model.layers.{}.self_attn.k_norm",),
+    "blocks.{}.attention.output": ("model.layers.{}.self_attn.o_proj",),
+    "blocks.{}.mlp_norm": ("model.layers.{}.post_attention_layernorm",),
+    "blocks.{}.mlp.up": ("model.layers.{}.mlp.gate_proj", "model.layers.{}.mlp.up_proj"),
+    "blocks.{}.mlp.down": ("model.layers.{}.mlp.down_proj",),
+    "norm": ("model.norm",),
+    "output": ("lm_head",),
+}
+# Our models are trained without dropout, and go on so when others finetune them.
+_NO_DROPOUT = {"attention_dropout": 0.0}
+_LAYER_NORM = {"norm": "layer", "gated": False, "query_key_norm": False, "mlp_bias": True}
+_ATTENTION_BIAS = {"query_key_value_bias": "attention_bias", "attention_output_bias": "attention_bias"}
 
 FAMILIES: Mapping[str, Family] = {
+    "llama": Family(
+        architecture="LlamaForCausalLM",
+        classifier="LlamaForSequenceClassification",
+        fields={**_GATED_FIELDS, **_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
+        defaults=_GATED_DEFAULTS,
+        fixed={"query_key_norm": False},
+        only=_FULL_ATTENTION,
+        modules=_GATED_MODULES,
+        prefix="model.",
+        ignored=("rotary_emb.inv_freq",),
+        also=_NO_DROPOUT,
+    ),
+    "mistral": Family(
+        architecture="MistralForCausalLM",
+        classifier="MistralForSequenceClassification",
+        fields={**_GATED_FIELDS, "window": "sliding_window"},
+        defaults={**_GATED_DEFAULTS, "num_key_value_heads": 8, "sliding_window": 4096},
+        fixed={"query_key_norm": False},
+        only={"attention_bias": (False,), "mlp_bias": (False,), "layer_types": ("sliding_attention", None)},
+        modules=_GATED_MODULES,
+        prefix="model.",
+        ignored=("rotary_emb.inv_freq",),
+        also=_NO_DROPOUT,
+    ),
+    "qwen2": Family(
+        architecture="Qwen2ForCausalLM",
+        classifier="Qwen2ForSequenceClassification",
+        fields=_GATED_FIELDS,
+        defaults={**_GATED_DEFAULTS, "num_key_value_heads": 32},
+        fixed={"query_key_norm": False, "query_key_value_bias": True},
+        only={**_FULL_ATTENTION, "attention_bias": (True,), "mlp_bias": (False,)},
+        modules=_GATED_MODULES,
+        prefix="model.",
+        also={**_NO_DROPOUT, "use_sliding_window": False},
+    ),
     "qwen3": Family(
         architecture="Qwen3ForCausalLM",
         classifier="Qwen3ForSequenceClassification",
-        read=_read_qwen3,
-        write=_write_qwen3,
+        fields={**_GATED_FIELDS, **_ATTENTION_BIAS},
+        defaults={**_GATED_DEFAULTS, "num_key_value_heads": 32, "head_dim": 128},
+        fixed={"query_key_norm": True},
+        only={**_FULL_ATTENTION, "mlp_bias": (False,)},
+        modules=_GATED_MODULES,
         prefix="model.",
-        modules={
-            "embedding": ("embed_tokens",),
-            "blocks.{}.attention_norm": ("layers.{}.input_layernorm",),
-            "blocks.{}.attention.query_key_value": (
-                "layers.{}.self_attn.q_proj",
-                "layers.{}.self_attn.k_proj",
-                "layers.{}.self_attn.v_proj",
-            ),
-            "blocks.{}.attention.query_norm": ("layers.{}.self_attn.q_norm",),
-            "blocks.{}.attention.key_norm": ("layers.{}.self_attn.k_norm",),
-            "blocks.{}.attention.output": ("layers.{}.self_attn.o_proj",),
-            "blocks.{}.mlp_norm": ("layers.{}.post_attention_layernorm",),
-            "blocks.{}.mlp.up": ("layers.{}.mlp.gate_proj", "layers.{}.mlp.up_proj"),
-            "blocks.{}.mlp.down": ("layers.{}.mlp.down_proj",),
-            "norm": ("norm",),
-            "output": ("lm_head",),
-        },
+        also={**_NO_DROPOUT, "use_sliding_window": False},
     ),
     "gpt2": Family(
         architecture="GPT2LMHeadModel",
         classifier="GPT2ForSequenceClassification",
-        read=_read_gpt2,
-        write=_write_gpt2,
-        prefix="transformer.",
-        transposed=True,
+        fields={
+            "vocabulary_size": "vocab_size",
+            "context": "n_positions",
+            "width": "n_embd",
+            "layers": "n_layer",
+            "heads": "n_head",
+            "hidden": "n_inner",
+            "activation": "activation_function",
+            "norm_epsilon": "layer_norm_epsilon",
+            "tied": "tie_word_embeddings",
+        },
+        defaults={
+            "n_inner": None,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": 1e-5,
+            "tie_word_embeddings": True,
+        },
+        fixed={
+            **_LAYER_NORM,
+            "positions": "learned",
+            "query_key_value_bias": True,
+            "attention_output_bias": True,
+        },
+        only={
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
+            "add_cross_attention": (False,),
+        },
         modules={
-            "embedding": ("wte",),
-            "position_embedding": ("wpe",),
-            "blocks.{}.attention_norm": ("h.{}.ln_1",),
-            "blocks.{}.attention.query_key_value": ("h.{}.attn.c_attn",),
-            "blocks.{}.attention.output": ("h.{}.attn.c_proj",),
-            "blocks.{}.mlp_norm": ("h.{}.ln_2",),
-            "blocks.{}.mlp.up": ("h.{}.mlp.c_fc",),
-            "blocks.{}.mlp.down": ("h.{}.mlp.c_proj",),
-            "norm": ("ln_f",),
+            "embedding": ("transformer.wte",),
+            "position_embedding": ("transformer.wpe",),
+            "blocks.{}.attention_norm": ("transformer.h.{}.ln_1",),
+            "blocks.{}.attention.query_key_value": ("transformer.h.{}.attn.c_attn",),
+            "blocks.{}.attention.output": ("transformer.h.{}.attn.c_proj",),
+            "blocks.{}.mlp_norm": ("transformer.h.{}.ln_2",),
+            "blocks.{}.mlp.up": ("transformer.h.{}.mlp.c_fc",),
+            "blocks.{}.mlp.down": ("transformer.h.{}.mlp.c_proj",),
+            "norm": ("transformer.ln_f",),
             "output": ("lm_head",),
         },
+        prefix="transformer.",
+        transposed=True,
+        ignored=(".attn.bias", ".attn.masked_bias"),
+        also={"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+    ),
+    "gpt_neox": Family(
+        architecture="GPTNeoXForCausalLM",
+        classifier="GPTNeoXForSequenceClassification",
+        fields={
+            **_SIZES,
+            **_ATTENTION_BIAS,
+            "norm_epsilon": "layer_norm_eps",
+            "rope_theta": "rotary_emb_base",
+            "rotary_width": "rotary_pct",
+            "parallel": "use_parallel_residual",
+        },
+        defaults={
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-5,
+            "rotary_pct": 0.25,
+            "use_parallel_residual": True,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+        },
+        fixed=_LAYER_NORM,
+        only={},
+        modules={
+            "embedding": ("gpt_neox.embed_in",),
+            "blocks.{}.attention_norm": ("gpt_neox.layers.{}.input_layernorm",),
+            "blocks.{}.attention.query_key_value": ("gpt_neox.layers.{}.attention.query_key_value",),
+            "blocks.{}.attention.output": ("gpt_neox.layers.{}.attention.dense",),
+            "blocks.{}.mlp_norm": ("gpt_neox.layers.{}.post_attention_layernorm",),
+            "blocks.{}.mlp.up": ("gpt_neox.layers.{}.mlp.dense_h_to_4h",),
+            "blocks.{}.mlp.down": ("gpt_neox.layers.{}.mlp.dense_4h_to_h",),
+            "norm": ("gpt_neox.final_layer_norm",),
+            "output": ("embed_out",),
+        },
+        prefix="gpt_neox.",
+        interleaved=True,
+        ignored=(".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"),
+        also={**_NO_DROPOUT, "hidden_dropout": 0.0},
+    ),
+    "bert": Family(
+        architecture="BertForMaskedLM",
+        classifier="BertForSequenceClassification",
+        fields={**_SIZES, "norm_epsilon": "layer_norm_eps", "segments": "type_vocab_size"},
+        defaults={
+            "hidden_act": "gelu",
+            "layer_norm_eps": 1e-12,
+            "type_vocab_size": 2,
+            "tie_word_embeddings": True,
+        },
+        fixed={
+            **_LAYER_NORM,
+            "positions": "learned",
+            "query_key_value_bias": True,
+            "attention_output_bias": True,
+            "causal": False,
+            "post_norm": True,
+            "masked_head": True,
+        },
+        only={
+            "position_embedding_type": ("absolute",),
+            "is_decoder": (False,),
+            "add_cross_attention": (False,),
+            "tie_word_embeddings": (True,),
+        },
+        modules={
+            "embedding": ("bert.embeddings.word_embeddings",),
+            "position_embedding": ("bert.embeddings.position_embeddings",),
+            "segment_embedding": ("bert.embeddings.token_type_embeddings",),
+            "input_norm": ("bert.embeddings.LayerNorm",),
+            "blocks.{}.attention.query_key_value": (
+                "bert.encoder.layer.{}.attention.self.query",
+                "bert.encoder.layer.{}.attention.self.key",
+                "bert.encoder.layer.{}.attention.self.value",
+            ),
+            "blocks.{}.attention.output": ("bert.encoder.layer.{}.attention.output.dense",),
+            "blocks.{}.attention_norm": ("bert.encoder.layer.{}.attention.output.LayerNorm",),
+            "blocks.{}.mlp.up": ("bert.encoder.layer.{}.intermediate.dense",),
+            "blocks.{}.mlp.down": ("bert.encoder.layer.{}.output.dense",),
+            "blocks.{}.mlp_norm": ("bert.encoder.layer.{}.output.LayerNorm",),
+            "head": ("cls.predictions",),
+            "head.dense": ("cls.predictions.transform.dense",),
+            "head.norm": ("cls.predictions.transform.LayerNorm",),
+            "output": ("cls.predictions.decoder",),
+        },
+        prefix="bert.",
+        ignored=(
+            "embeddings.position_ids",
+            "cls.predictions.decoder.bias",  # cls.predictions.bias again
+            *("pooler.dense.weight", "pooler.dense.bias"),
+            *("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
+        ),
+        also={"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0},
     ),
 }
 
@@ -180,28 +251,3 @@ def family_of(fields: Fields) -> str:
     if name not in FAMILIES:
         raise ValueError(f"config.json: wanted a model_type of {', '.join(FAMILIES)}, got {name!r}")
     return str(name)
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one of our parameters lies in a file: in `names`, each with so many `rows` of it."""
-
-    names: tuple[str, ...]
-    rows: tuple[int, ...]
-    transposed: bool
-
-
-def places(family: Family, config: Config, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
-    """Our parameters (name -> shape) to their places in the family's files."""
-    found = {}
-    for name, shape in parameters.items():
-        module, kind = name.rsplit(".", 1)
-        layer = module.split(".")[1] if module.startswith("blocks.") else ""
-        theirs = family.modules[module.replace(f".{layer}.", ".{}.", 1) if layer else module]
-        names = tuple(
-            ("" if piece == "lm_head" else family.prefix) + f"{piece.format(layer)}.{kind}" for piece in theirs
-        )
-        heads, groups = config.heads * config.head_width, config.key_value_heads * config.head_width
-        rows = {1: (shape[0],), 2: (shape[0] // 2,) * 2, 3: (heads, groups, groups)}[len(theirs)]
-        found[name] = Place(names, rows, family.transposed and bool(layer) and len(shape) == 2)
-    return found

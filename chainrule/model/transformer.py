@@ -4,68 +4,36 @@ Shapes: B sequences, T positions, S positions attended to, D width, H heads, G k
 V vocabulary.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chainrule.model.cache import Cache, Tree
+from chainrule.model.cache import Cache, Tree, causal_mask, positions
+from chainrule.model.config import Config
 from chainrule.model.kernels import causal_attention, masked_attention, plain_cpu, rms_norm
-
-
-@dataclass(frozen=True)
-class Config:
-    """What a Transformer is, in one flat table; a field means one thing in every family."""
-
-    vocabulary_size: int  # V
-    context: int  # the most positions it reads at once
-    width: int  # D
-    layers: int
-    heads: int  # H
-    key_value_heads: int  # G, divides H: that many queries share a key and a value
-    head_width: int  # K
-    hidden: int  # the width inside the MLP
-    norm: Literal["rms", "layer"] = "rms"
-    norm_epsilon: float = 1e-6
-    positions: Literal["rotary", "learned"] = "rotary"
-    rope_theta: float = 10_000.0
-    activation: Literal["silu", "gelu_tanh"] = "silu"
-    gated: bool = True  # the MLP multiplies its activation by a second projection (SwiGLU)
-    query_key_norm: bool = True
-    query_key_value_bias: bool = False
-    attention_output_bias: bool = False
-    mlp_bias: bool = False
-    tied: bool = False  # the output matrix is the embedding matrix
-
-    def __post_init__(self) -> None:
-        for name in (
-            "vocabulary_size",
-            "context",
-            "width",
-            "layers",
-            "heads",
-            "key_value_heads",
-            "head_width",
-            "hidden",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model: wanted {name} of at least 1, got {getattr(self, name)}")
-        if self.heads % self.key_value_heads:
-            raise ValueError(
-                f"model: wanted heads that key_value_heads divides, got {self.heads} and {self.key_value_heads}"
-            )
-        if self.positions == "rotary" and self.head_width % 2:
-            raise ValueError(f"model: wanted an even head width for rotary positions, got {self.head_width}")
+from chainrule.model.rotary import rotate, rotation
 
 
 class Linear(nn.Linear):
     """A matrix kept in its own precision and used in that of its input (bfloat16 compute, float32 weights)."""
 
+    def reset_parameters(self) -> None:
+        """Nothing is drawn here: on the meta device that would import for a second and 80 MB."""
+
     def forward(self, input: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return F.linear(input, self.weight.to(input.dtype), bias)
+
+
+class Embedding(nn.Embedding):
+    """A row a token, position or segment."""
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn here, as in `Linear`."""
 
 
 class Norm(nn.Module):
@@ -90,17 +58,19 @@ class Norm(nn.Module):
 class Places:
     """Where the tokens of this call stand and what they may see; made once a call, used by every layer."""
 
-    rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (1 or B, T, 1, K)
-    mask: (
-        Tensor | None
-    )  # (1 or B, 1, T, S), True where a position may look; None: everything before it, or all if T = 1
+    rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (1 or B, T, 1, rotary width)
+    mask: Tensor | None  # (1 or B, 1, T, S), True where a position may look
+    causal: bool  # with no mask: everything before it, or just everything
     last: Tensor | None = None  # (B,) the only positions that are wanted of this layer; None: all
 
     def at(self, last: Tensor, T: int) -> "Places":
         """Those of a layer of which only these positions of T are wanted."""
-        assert self.mask is None, "sequences from their beginning"
-        seen = torch.arange(T, device=last.device) <= last[:, None]
-        return Places(self.rotation, seen[:, None, None], last)
+        if self.mask is None:
+            assert self.causal or T == 1, "what stands behind the last position must not be seen"
+            seen = torch.arange(T, device=last.device) <= last[:, None]  # (B, T)
+        else:
+            seen = self.mask.expand(len(last), -1, -1, -1)[torch.arange(len(last), device=last.device), 0, last]
+        return Places(self.rotation, seen[:, None, None], causal=False, last=last)
 
 
 def at(x: Tensor, last: Tensor) -> Tensor:
@@ -108,18 +78,10 @@ def at(x: Tensor, last: Tensor) -> Tensor:
     return x[torch.arange(len(last), device=last.device), last][:, None]
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary positions (Su et al., 2021): turn each pair (x_i, x_{i+K/2}) by an angle that grows with the position."""
-    cosine, sine = rotation
-    first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat((-second, first), dim=-1) * sine
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); no mask: causal, or all if T = 1."""
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
+    """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); `causal` where there is no mask."""
     B, H, T, K = query.shape
-    causal = T > 1 and mask is None
-    if T > 1 and plain_cpu(query):
+    if plain_cpu(query) and (causal or (mask is not None and T > 1)):
         key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
         if mask is not None:
             return masked_attention(query, key, value, mask)
@@ -153,39 +115,64 @@ class Attention(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
-        mixed = attend(query, key, value, places.mask)
+        mixed = attend(query, key, value, places.mask, places.causal)
         return self.output(mixed.transpose(1, 2).reshape(B, T, -1))
+
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
 
 
 class MLP(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.gated, self.activation = config.gated, config.activation
+        self.gated, self.activation = config.gated, ACTIVATIONS[config.activation]
         self.up = Linear(config.width, config.hidden * (2 if config.gated else 1), bias=config.mlp_bias)
         self.down = Linear(config.hidden, config.width, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         up = self.up(x)
         gate, up = up.chunk(2, dim=-1) if self.gated else (up, None)
-        hidden = F.silu(gate) if self.activation == "silu" else F.gelu(gate, approximate="tanh")
+        hidden = self.activation(gate)
         return self.down(hidden if up is None else hidden * up)
 
 
 class Block(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
+        self.parallel, self.post_norm = config.parallel, config.post_norm
         self.attention_norm, self.attention = Norm(config, config.width), Attention(config)
         self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
 
     def forward(self, x: Tensor, places: Places, cache: Cache | Tree | None, layer: int) -> Tensor:
-        mixed = self.attention(self.attention_norm(x), places, cache, layer)
-        x = mixed + (x if places.last is None else at(x, places.last))
-        return x + self.mlp(self.mlp_norm(x))
+        kept = x if places.last is None else at(x, places.last)
+        if self.post_norm:
+            attended = self.attention_norm(kept + self.attention(x, places, cache, layer))
+            return self.mlp_norm(attended + self.mlp(attended))
+        attended = kept + self.attention(self.attention_norm(x), places, cache, layer)
+        return attended + self.mlp(self.mlp_norm(kept if self.parallel else attended))
+
+
+class MaskedHead(nn.Module):
+    """What BERT puts between φ and the output matrix; `bias` is the output's, one number a token."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.dense, self.norm = Linear(config.width, config.width), Norm(config, config.width)
+        self.activation = ACTIVATIONS[config.activation]
+        self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(features)))
 
 
 class Transformer(nn.Module):
     """f_θ: tokens x_1..x_T to logits u_1..u_T; `features` is φ_θ, the representation the logits are read from.
 
+    Its weights are anything until `initialise` draws them or a directory's are put into it.
     Parameters keep the precision they have; activations have `compute_dtype`, that of the parameters unless it is set.
     """
 
@@ -193,10 +180,13 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
-        self.embedding = nn.Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
-        self.position_embedding = nn.Embedding(config.context, config.width) if config.positions == "learned" else None
+        self.embedding = Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
+        self.position_embedding = Embedding(config.context, config.width) if config.positions == "learned" else None
+        self.segment_embedding = Embedding(config.segments, config.width) if config.segments else None
+        self.input_norm = Norm(config, config.width) if config.post_norm else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = Norm(config, config.width)
+        self.norm = None if config.post_norm else Norm(config, config.width)
+        self.head = MaskedHead(config) if config.masked_head else None
         self.output = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
 
     @property
@@ -204,53 +194,76 @@ class Transformer(nn.Module):
         """(V, D): u_t = output_weight · c_t."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def features(self, tokens: Tensor, cache: Cache | Tree | None = None, *, last: Tensor | None = None) -> Tensor:
+    def features(
+        self,
+        tokens: Tensor,
+        cache: Cache | Tree | None = None,
+        padding: Tensor | None = None,
+        *,
+        last: Tensor | None = None,
+    ) -> Tensor:
         """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), past the final norm.
 
-        `last` (B,): where each sequence ends, if φ is wanted there alone, (B, 1, D); what stands behind is padding.
+        `padding` (B,) counts what stands on the left of each row and is no text; a cache knows its own. `last` (B,):
+        where each sequence ends, if φ is wanted there alone, (B, 1, D); what stands behind is padding.
         """
-        length = tokens.shape[1] if cache is None else cache.reach(tokens.shape[1])
+        T = tokens.shape[1]
+        length = T if cache is None else cache.reach(T)
         if length > self.config.context:
             raise ValueError(
                 f"model: wanted at most {self.config.context} tokens (its context), got {length}; shorten the text"
             )
+        if cache is not None and not self.config.causal:
+            raise ValueError(
+                "model: wanted a causal model, got one in which every token sees those after it;"
+                " it fills blanks and cannot go on from a text"
+            )
         dtype = self.compute_dtype or self.embedding.weight.dtype
         x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
-        positions = self._positions(tokens, cache)
+        places, at = self._places(T, cache, padding, dtype)
         if self.position_embedding is not None:
-            x = x + F.embedding(positions, self.position_embedding.weight).to(dtype)
-        places = Places(self._rotation(positions, dtype), None if cache is None else cache.mask(tokens.shape[1]))
+            x = x + F.embedding(at, self.position_embedding.weight).to(dtype)
+        if self.segment_embedding is not None:
+            x = x + self.segment_embedding.weight[0].to(dtype)
+        if self.input_norm is not None:
+            x = self.input_norm(x)
         for layer, block in enumerate(self.blocks):
             if last is not None and layer + 1 == len(self.blocks):
                 places = places.at(last, tokens.shape[1])  # the layers before need every position for its keys
             x = block(x, places, cache, layer)
         if cache is not None:
-            cache.length += tokens.shape[1]
-        return self.norm(x)
+            cache.length += T
+        return x if self.norm is None else self.norm(x)
 
     def logits(self, features: Tensor) -> Tensor:
-        """u = output_weight · φ, (…, D) to (…, V)."""
-        return F.linear(features, self.output_weight.to(features.dtype))
+        """u = output_weight · φ, (…, D) to (…, V); a masked head stands between."""
+        if self.head is None:
+            return F.linear(features, self.output_weight.to(features.dtype))
+        return F.linear(self.head(features), self.output_weight.to(features.dtype), self.head.bias.to(features.dtype))
 
-    def forward(self, tokens: Tensor, cache: Cache | Tree | None = None) -> Tensor:
-        """f_θ: tokens (B, T) to logits (B, T, V); u_t sees x_1..x_t and never a later token."""
-        return self.logits(self.features(tokens, cache))
+    def forward(self, tokens: Tensor, cache: Cache | Tree | None = None, padding: Tensor | None = None) -> Tensor:
+        """f_θ: tokens (B, T) to logits (B, T, V); in a causal model u_t sees x_1..x_t and never a later token."""
+        return self.logits(self.features(tokens, cache, padding))
 
-    def _positions(self, tokens: Tensor, cache: Cache | Tree | None) -> Tensor:
-        """(1 or B, T): 0 for a sequence's first token, whatever padding stands before it."""
-        T = tokens.shape[1]
-        if cache is None:
-            return torch.arange(T, device=tokens.device)[None]
-        return cache.positions(T)
-
-    def _rotation(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
-        if self.config.positions != "rotary":
-            return None
-        K = self.config.head_width
-        exponents = torch.arange(0, K, 2, device=positions.device, dtype=torch.float32) / K
-        angles = positions[..., None].float() * self.config.rope_theta**-exponents  # float32: late positions need it
-        angles = torch.cat((angles, angles), dim=-1)[:, :, None]  # (1 or B, T, 1, K)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+    def _places(
+        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Places, Tensor]:
+        """What the blocks need to know of the next T tokens, and their positions (1 or B, T)."""
+        config, device = self.config, self.embedding.weight.device
+        mask = None
+        if cache is not None:
+            at, mask = cache.positions(T), cache.mask(T, config.window)
+        else:
+            at = positions(0, T, padding, device)
+            if config.causal and (padding is not None or (config.window or T) < T):
+                mask = causal_mask(0, T, padding, config.window, device)
+            elif padding is not None:
+                mask = (torch.arange(T, device=device) >= padding[:, None])[:, None, None]  # (B, 1, 1, T)
+        turn = None
+        if config.positions == "rotary":
+            width = config.rotary_width or config.head_width
+            turn = rotation(at, width, config.rope_theta, config.rope_scaling, dtype)
+        return Places(turn, mask, causal=config.causal and mask is None and T > 1), at
 
 
 def initialise(model: Transformer, seed: int) -> None:

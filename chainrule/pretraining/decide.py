@@ -8,7 +8,8 @@ import torch
 
 from chainrule import machine
 from chainrule.model.checkpoint import load_model
-from chainrule.model.transformer import Config, Transformer, initialise, linear_maps
+from chainrule.model.config import Config
+from chainrule.model.transformer import Transformer, initialise, linear_maps
 from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, loss_function, micro_batches
 from chainrule.text.batches import Batches

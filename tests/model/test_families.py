@@ -1,17 +1,38 @@
-"""Our logits are those of transformers, and each side loads what the other saved."""
+"""Our logits are those of transformers in every family, and each side loads what the other saved."""
 
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 import transformers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
 
+from chainrule.generation.decode import decode, prefill
+from chainrule.generation.sampling import Sampling
+from chainrule.model.cache import Cache
 from chainrule.model.checkpoint import load_model, save_model
+from chainrule.model.families import FAMILIES
+from chainrule.model.transformer import Transformer, initialise
 
 CPU = torch.device("cpu")
 TOKENS = torch.randint(0, 61, (3, 23), generator=torch.Generator().manual_seed(1))
-QWEN3 = {
+PROMPTS = [[5, 9, 3, 44, 17], [8], [60, 2, 2, 2, 17, 31, 8, 8, 1, 40, 12]]
+GATED = {
     "vocab_size": 61,
     "hidden_size": 40,
     "intermediate_size": 56,
@@ -19,24 +40,69 @@ QWEN3 = {
     "max_position_embeddings": 32,
 }
 GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
+NEOX = {**GATED, "hidden_size": 28}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
 CONFIGS = {
-    "qwen3 grouped": Qwen3Config(**QWEN3, num_attention_heads=6, num_key_value_heads=2, head_dim=10),
+    "llama grouped": LlamaConfig(**GATED, num_attention_heads=4, num_key_value_heads=2),
+    "llama 3": LlamaConfig(**GATED, num_attention_heads=4, num_key_value_heads=1, rope_parameters=LLAMA3),
+    "llama linear scaling, biases, tied": LlamaConfig(
+        **GATED, num_attention_heads=5, head_dim=6, rms_norm_eps=1e-3,
+        rope_parameters={"rope_type": "linear", "factor": 2.5, "rope_theta": 1e4},
+        attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+    ),
+    "mistral window of 5": MistralConfig(**GATED, num_attention_heads=4, num_key_value_heads=2, sliding_window=5),
+    "mistral window of 2, wide heads": MistralConfig(
+        **GATED, num_attention_heads=4, num_key_value_heads=4, head_dim=14, sliding_window=2
+    ),
+    "mistral no window": MistralConfig(**GATED, num_attention_heads=4, num_key_value_heads=1, sliding_window=None),
+    "qwen2 grouped": Qwen2Config(**GATED, num_attention_heads=4, num_key_value_heads=2),
+    "qwen2 tied, fast rope": Qwen2Config(
+        **GATED, num_attention_heads=10, num_key_value_heads=5, tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 10.0, "rope_type": "default"},
+    ),
+    "qwen3 grouped": Qwen3Config(**GATED, num_attention_heads=6, num_key_value_heads=2, head_dim=10),
     "qwen3 tied, biases": Qwen3Config(
-        **QWEN3, num_attention_heads=4, num_key_value_heads=4, head_dim=14,
+        **GATED, num_attention_heads=4, num_key_value_heads=4, head_dim=14,
         tie_word_embeddings=True, attention_bias=True,
     ),
     "qwen3 one key, slow rope": Qwen3Config(
-        **QWEN3, num_attention_heads=5, num_key_value_heads=1, head_dim=6,
+        **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6,
         rope_parameters={"rope_theta": 1e6, "rope_type": "default"},
     ),
     "gpt2": GPT2Config(**GPT2, n_head=4),
     "gpt2 untied, narrow mlp": GPT2Config(**GPT2, n_head=3, n_inner=50, tie_word_embeddings=False),
+    "gpt2 exact gelu, one head": GPT2Config(**GPT2, n_head=1, activation_function="gelu", layer_norm_epsilon=1e-2),
+    "gpt_neox odd heads, partly rotated": GPTNeoXConfig(
+        **NEOX, num_attention_heads=4,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.6},
+    ),
+    "gpt_neox one after the other, tied": GPTNeoXConfig(
+        **NEOX, num_attention_heads=2, use_parallel_residual=False, tie_word_embeddings=True, hidden_act="gelu_fast",
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4, "partial_rotary_factor": 1.0},
+    ),
+    "gpt_neox no attention bias": GPTNeoXConfig(
+        **NEOX, num_attention_heads=2, attention_bias=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25 * 8 / 7},
+    ),
 }  # fmt: skip
+MASKED = {
+    "bert": BertConfig(**NEOX, num_attention_heads=2),
+    "bert odd heads, one segment": BertConfig(
+        **NEOX, num_attention_heads=4, type_vocab_size=1, layer_norm_eps=1e-3, hidden_act="gelu_new"
+    ),
+}
 
 
-def random_peer(config: transformers.PretrainedConfig) -> PreTrainedModel:
+def random_peer(config: PretrainedConfig) -> PreTrainedModel:
     """A model of transformers in which no weight, gain or bias is at its tame start."""
-    model = (Qwen3ForCausalLM if config.model_type == "qwen3" else GPT2LMHeadModel)(config).eval()
+    model = getattr(transformers, FAMILIES[config.model_type].architecture)(config).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -44,18 +110,154 @@ def random_peer(config: transformers.PretrainedConfig) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@cache
+def both(name: str) -> tuple[Transformer, PreTrainedModel]:
+    """Our model, loaded from what theirs saved, and theirs."""
+    peer = random_peer((CONFIGS | MASKED)[name])
+    with TemporaryDirectory() as directory:
+        peer.save_pretrained(directory)
+        ours, family = load_model(Path(directory), CPU)
+    assert family == peer.config.model_type
+    return ours, peer
+
+
+def empty_cache(model: Transformer, rows: int) -> Cache:
+    config = model.config
+    padding = torch.zeros(rows, dtype=torch.long)
+    return Cache(
+        config.layers, config.context, padding, config.key_value_heads, config.head_width, model.embedding.weight.dtype
+    )
+
+
+def close(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS | MASKED)
 @torch.no_grad()
 def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name: str, tmp_path: Path) -> None:
-    peer = random_peer(CONFIGS[name])
-    peer.save_pretrained(tmp_path / "theirs")
-    ours, family = load_model(tmp_path / "theirs", CPU)
-    torch.testing.assert_close(ours(TOKENS), peer(TOKENS).logits, atol=1e-4, rtol=0)
-
-    (tmp_path / "ours").mkdir()
-    save_model(ours, family, tmp_path / "ours", bottom=0)
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
+    ours, peer = both(name)
+    close(ours(TOKENS), peer(TOKENS).logits)
+    save_model(ours, peer.config.model_type, tmp_path, bottom=0)
+    again, wrong = type(peer).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(wrong.values())
     torch.testing.assert_close(again(TOKENS).logits, peer(TOKENS).logits, atol=1e-6, rtol=0)
-    reloaded, _ = load_model(tmp_path / "ours", CPU)
+    reloaded, _ = load_model(tmp_path, CPU)
+    assert reloaded.config == ours.config
     for (key, value), (_, other) in zip(ours.named_parameters(), reloaded.named_parameters(), strict=True):
         assert torch.equal(value, other), key
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("pieces", [(1,) * 23, (9, 1, 6, 7)])
+@torch.no_grad()
+def test_logits_through_a_cache_equal_transformers(name: str, pieces: Sequence[int]) -> None:
+    ours, peer = both(name)
+    held = empty_cache(ours, len(TOKENS))
+    close(torch.cat([ours(piece, held) for piece in TOKENS.split(pieces, dim=1)], dim=1), peer(TOKENS).logits)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_logits_of_unequal_prompts_in_a_batch_equal_those_transformers_gives_each_alone(name: str) -> None:
+    ours, peer = both(name)
+    features, held = prefill(ours, PROMPTS, capacity=16)
+    wanted = [peer(torch.tensor([prompt])).logits[0, -1] for prompt in PROMPTS]
+    close(ours.logits(features), torch.stack(wanted))
+    following = ours(torch.tensor([[7], [7], [7]]), held)[:, -1]
+    close(following, torch.stack([peer(torch.tensor([[*prompt, 7]])).logits[0, -1] for prompt in PROMPTS]))
+
+
+@pytest.mark.parametrize("name", MASKED)
+@torch.no_grad()
+def test_masked_logits_in_a_padded_batch_equal_those_transformers_gives_each_alone(name: str) -> None:
+    ours, peer = both(name)
+    longest = max(map(len, PROMPTS))
+    padding = torch.tensor([longest - len(prompt) for prompt in PROMPTS])
+    tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in PROMPTS])
+    for row, prompt, padded in zip(ours(tokens, padding=padding), PROMPTS, padding, strict=True):
+        close(row[padded:], peer(torch.tensor([prompt])).logits[0])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
+    ours, peer = both(name)
+    steps = list(decode(ours, PROMPTS, Sampling(0), max_tokens=12))
+    for sequence, prompt in enumerate(PROMPTS):
+        tokens = torch.tensor([prompt])
+        theirs = peer.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        assert [step.tokens[sequence] for step in steps] == theirs[0, len(prompt) :].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama 3", "gpt_neox odd heads, partly rotated"])
+@torch.no_grad()
+def test_logits_at_late_positions_equal_transformers(name: str, tmp_path: Path) -> None:
+    config = CONFIGS[name].to_dict() | {"max_position_embeddings": 4000, "num_hidden_layers": 1}
+    peer = random_peer(type(CONFIGS[name]).from_dict(config))
+    peer.save_pretrained(tmp_path)
+    ours, _ = load_model(tmp_path, CPU)
+    tokens = torch.randint(0, 61, (1, 3000), generator=torch.Generator().manual_seed(2))
+    close(ours(tokens), peer(tokens).logits)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@torch.no_grad()
+def test_a_file_in_half_precision_keeps_it_or_is_widened(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    _, peer = both(name)
+    type(peer)(peer.config).to(dtype).save_pretrained(tmp_path)
+    kept, _ = load_model(tmp_path, CPU)
+    assert {parameter.dtype for parameter in kept.parameters()} == {dtype}
+    assert kept(TOKENS).isfinite().all()
+    widened, _ = load_model(tmp_path, CPU, torch.float32)
+    for value, other in zip(kept.parameters(), widened.parameters(), strict=True):
+        assert torch.equal(value.float(), other)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_that_we_trained_gives_the_same_logits_there(name: str, tmp_path: Path) -> None:
+    config = both(name)[0].config
+    model = Transformer(config)
+    initialise(model, 0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        logits = model(TOKENS[:, :-1]).flatten(0, 1)
+        torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    save_model(model, CONFIGS[name].model_type, tmp_path, bottom=0)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        close(model(TOKENS), peer(TOKENS).logits)
+
+
+@pytest.mark.parametrize("name", CONFIGS | MASKED)
+def test_each_familys_classifier_is_a_class_that_loads_our_directory(name: str, tmp_path: Path) -> None:
+    ours, peer = both(name)
+    save_model(ours, peer.config.model_type, tmp_path, bottom=0)
+    kind = getattr(transformers, FAMILIES[peer.config.model_type].classifier)
+    _, wrong = kind.from_pretrained(tmp_path, output_loading_info=True)
+    # What it lacks is the head alone: a linear map, and BERT's pooler before it.
+    assert {name.rsplit(".", 1)[0] for name in wrong["missing_keys"]} <= {"score", "classifier", "bert.pooler.dense"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_field_left_out_means_what_it_means_in_transformers(family: str) -> None:
+    # A width at which no default is what would be derived without it.
+    config = AutoConfig.for_model(family, hidden_size=1536).to_dict()
+    whole, required = FAMILIES[family].read(config), 0
+    for field in config:
+        fields = {name: value for name, value in config.items() if name != field}
+        try:
+            assert FAMILIES[family].read(fields) == whole, field
+        except ValueError as error:
+            assert str(error) == f"config.json: wanted the field '{field}', which is missing"
+            required += 1
+    assert required == len({"vocabulary", "context", "width", "layers", "heads"}) + (family != "gpt2")  # and hidden

@@ -1,0 +1,110 @@
+"""A config.json that we do not compute is refused by the field's name; what we write is what we read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import random_model
+from transformers import AutoConfig
+
+from chainrule.model.checkpoint import load_model, save_config
+from chainrule.model.families import FAMILIES, family_of
+from chainrule.model.rope_fields import share_of
+
+SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+def small(family: str) -> dict[str, Any]:
+    return AutoConfig.for_model(family, **SMALL).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("family", "changed", "message"),
+    [
+        ("llama", {"hidden_act": "relu"}, "wanted hidden_act to be 'silu' or .*, got 'relu', which is not supported"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, "wanted a rope_type of .*, got 'yarn'"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "wanted a rope_type of .*, got 'dynamic'"),
+        ("llama", {"rope_parameters": {"full_attention": {}}}, "wanted no full_attention with a rope_type of default"),
+        ("llama", {"rope_parameters": {"rope_type": "default", "factor": 2.0}}, "wanted no factor with a rope_type"),
+        ("llama", {"rope_parameters": LLAMA3}, "wanted the field 'original_max_position_embeddings', which is missing"),
+        ("llama", {"rope_parameters": {"rope_theta": 5e5}, "rope_theta": 1e4}, "wanted one rope theta, got rope_theta"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "wanted partial_rotary_factor to be 1.0, got"),
+        ("llama", {"rope_parameters": ["yarn"]}, "wanted rope_parameters to be an object, got"),
+        ("llama", {"quantization_config": {"bits": 4}}, "wanted quantization_config to be None, got"),
+        ("llama", {"hidden_size": "wide"}, "wanted hidden_size to be a whole number of at least 1, got 'wide'"),
+        ("llama", {"num_attention_heads": 0}, "wanted num_attention_heads to be a whole number of at least 1, got 0"),
+        ("llama", {"intermediate_size": -4}, "wanted intermediate_size to be a whole number of at least 1, got -4"),
+        ("mistral", {"layer_types": ["sliding_attention", "full_attention"]}, "wanted layer_types .*'full_attention'"),
+        ("mistral", {"attention_bias": True}, "wanted attention_bias to be False, got True"),
+        ("mistral", {"sliding_window": 0}, "wanted window of at least 1, got 0"),
+        ("qwen2", {"use_sliding_window": True}, "wanted use_sliding_window to be False, got True"),
+        (
+            "qwen2",
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "wanted layer_types .*'sliding_attention'",
+        ),
+        ("qwen3", {"mlp_bias": True}, "wanted mlp_bias to be False, got True"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "wanted scale_attn_by_inverse_layer_idx to be False"),
+        ("gpt2", {"activation_function": "relu"}, "wanted activation_function to be .*, got 'relu'"),
+        ("gpt_neox", {"hidden_act": "quick_gelu"}, "wanted hidden_act to be .*, got 'quick_gelu'"),
+        ("bert", {"position_embedding_type": "relative_key"}, "wanted position_embedding_type to be 'absolute', got"),
+        ("bert", {"is_decoder": True}, "wanted is_decoder to be False, got True"),
+        ("bert", {"tie_word_embeddings": False}, "wanted tie_word_embeddings to be True, got False"),
+    ],
+)
+def test_a_field_that_changes_the_mathematics_is_refused_by_name(
+    family: str, changed: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        FAMILIES[family].read({**small(family), **changed})
+    assert "\n" not in str(error.value)
+
+
+def test_another_model_type_is_named_with_ours(tmp_path: Path) -> None:
+    for fields, named in (({"model_type": "mamba"}, "'mamba'"), ({}, "None")):
+        (tmp_path / "config.json").write_text(json.dumps(fields))
+        message = f"^config.json: wanted a model_type of {', '.join(FAMILIES)}, got {named}$"
+        with pytest.raises(ValueError, match=message):
+            load_model(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_we_write_is_what_we_read_here_and_in_transformers(family: str, tmp_path: Path) -> None:
+    model = random_model(family)
+    save_config(model, family, tmp_path, bottom=0)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    assert family_of(fields) == family
+    assert FAMILIES[family].read(fields) == model.config
+    theirs = AutoConfig.from_pretrained(tmp_path).to_dict()
+    assert FAMILIES[family].read(theirs) == model.config
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (
+            {"rope_theta": 5e5, "rope_scaling": {**LLAMA3, "original_max_position_embeddings": 64}},
+            {"rope_parameters": {**LLAMA3, "rope_theta": 5e5, "original_max_position_embeddings": 64}},
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 4.0}},
+            {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}},
+        ),
+        ({"rope_theta": 1e6, "rope_scaling": None}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}),
+    ],
+)
+def test_rotary_positions_are_read_as_old_configs_and_as_new_ones_tell_them(
+    old: dict[str, Any], new: dict[str, Any]
+) -> None:
+    fields = {name: value for name, value in small("llama").items() if not name.startswith("rope")}
+    read = FAMILIES["llama"].read({**fields, **old})
+    assert read == FAMILIES["llama"].read({**fields, **new})
+    assert read == FAMILIES["llama"].read(AutoConfig.for_model(**{**fields, **old}).to_dict())
+
+
+def test_every_share_of_a_head_is_written_so_that_readers_cut_it_back_to_the_same_width() -> None:
+    for width in range(1, 257):
+        assert all(int(width * share_of(rotated, width)) == rotated for rotated in range(1, width + 1))
