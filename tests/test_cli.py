@@ -388,7 +388,6 @@ OUT_OF_RANGE = {
         ("--minutes -1", "--minutes"),
         ("--minutes nan", "--minutes"),
         ("--learning-rate inf", "--learning-rate"),
-        ("--steps 5 --minutes 1", "--steps and --minutes"),
         ("--width 48 --heads 5", "--heads"),
         ("--context 16 --batch-tokens 8", "--batch-tokens"),
         ("--from nowhere", "nowhere"),

@@ -117,24 +117,34 @@ def run(
 
     pace = Pace()
     skipped: list[Planned] = []
-    while left:
-        row = left.pop(0)
-        seconds = pace.seconds(row)
-        if bounds.minutes is not None and time.monotonic() - started + seconds > 60 * bounds.minutes:
-            skipped.append(row)
-            continue
-        outcome = _outcome(makers, task, items, row)
-        pace.note(row, outcome, len(items))
-        if folder is not None:
-            folder.append(outcome)
-        done.append(outcome)
-        show(Comparison(setting, done, pace.corrected([*left, *skipped]), left_out))
+
+    def so_far() -> Comparison:
+        return Comparison(setting, done, pace.corrected([*left, *skipped]), left_out)
+
+    try:
+        while left:
+            row = left[0]
+            seconds = pace.seconds(row)
+            if bounds.minutes is not None and time.monotonic() - started + seconds > 60 * bounds.minutes:
+                skipped.append(left.pop(0))
+                continue
+            outcome = _outcome(makers, task, items, row)
+            pace.note(row, outcome, len(items))
+            if folder is not None:
+                folder.append(outcome)
+            done.append(outcome)
+            left.pop(0)
+            show(so_far())
+    except KeyboardInterrupt:
+        if out is not None and done:
+            so_far().save(out)
+            say(f"stopped after {len(done)} of {len(rows)} rows; the same command goes on from there")
+        raise
     if skipped:
         say(f"{len(skipped)} of {len(rows)} rows are left out: they would end after {bounds.minutes:g} minutes")
-    comparison = Comparison(setting, done, pace.corrected(skipped), left_out)
     if out is not None:
-        comparison.save(out)
-    return comparison
+        so_far().save(out)
+    return so_far()
 
 
 def _tuple(values: Sequence[Value] | None) -> tuple[Value, ...] | None:

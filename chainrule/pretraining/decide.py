@@ -76,7 +76,9 @@ def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> 
         Group([parameter for parameter in names if parameter.ndim < 2], rate),
     ]
     matrices = [Matrix(*place) for place in linear_maps(model)]
-    return Optimizer(names, matrices, rate, [group for group in groups if group.parameters], schedule)
+    groups = [group for group in groups if group.parameters]
+    # Where bfloat16 is emulated, Newton-Schulz in it would take twice as long as the rest of the step.
+    return Optimizer(names, matrices, rate, groups, schedule, model.compute_dtype or torch.float32)
 
 
 def decide(
@@ -111,7 +113,7 @@ def decide(
     model.compute_dtype = precision
     # Validations, counted in steps that cost as much: one at the end, and while they take less than a tenth, twenty.
     validation = FORWARD_SHARE * validation_tokens / (rows * model.config.context)
-    if options.steps is None:
+    if options.steps is None or options.minutes is not None:
         minutes = options.minutes or DEFAULT_MINUTES
         if options.minutes is None:
             say(f"neither --steps nor --minutes given: training for {minutes:g} minutes")
@@ -119,7 +121,7 @@ def decide(
         decided, seconds = _fastest(model, batches, options, decided, lambda _: end - time.monotonic())
         affordable = (end - time.monotonic()) / seconds
         steps = max(1, int(affordable - max(validation, min(20 * validation, affordable / 11))))
-        decided = dataclasses.replace(decided, steps=steps)
+        decided = dataclasses.replace(decided, steps=min(steps, options.steps or steps))
         say(f"{seconds * 1000:.0f} ms a step: {steps} steps fit into {minutes:g} minutes")
     elif options.compile == "auto" and options.steps > 200:
         decided, _ = _fastest(model, batches, options, decided, lambda seconds: seconds * decided.steps)

@@ -20,7 +20,7 @@ class PretrainOptions:
     """T, the tokens of an example and the most the model reads at once."""
     steps: int | None = None
     minutes: float | None = None
-    """Fit the whole schedule, decay included, into so many minutes of this machine."""
+    """Fit the whole schedule, decay included, into so many minutes of this machine; with --steps, no more than these."""
     batch_tokens: int | None = None
     """Tokens a step."""
     learning_rate: float | None = None
@@ -51,8 +51,6 @@ class PretrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
-        if self.steps is not None and self.minutes is not None:
-            raise ValueError(f"--steps and --minutes: wanted one of them, got {self.steps} and {self.minutes}")
         if self.start is not None:
             for name in ("depth", "width", "heads", "context"):
                 if getattr(self, name) is not None:

@@ -60,8 +60,8 @@ def orthogonal(matrices: Tensor) -> Tensor:
 class Muon:
     """Muon for matrices stacked by shape, so that one call serves all of a shape."""
 
-    def __init__(self, matrices: Iterable[Matrix], precision: torch.dtype = torch.bfloat16) -> None:
-        """`precision` is that of the Newton-Schulz steps, which forgive a low one."""
+    def __init__(self, matrices: Iterable[Matrix], precision: torch.dtype) -> None:
+        """`precision` is that of the Newton-Schulz steps, which forgive a low one: whichever is fast here."""
         self.precision = precision
         self.stacks: dict[tuple[int, ...], list[Matrix]] = {}
         for matrix in matrices:
@@ -93,7 +93,10 @@ class Group:
 
 
 class Optimizer:
-    """Muon for `matrices` and AdamW for `groups`, under one schedule. `names` are what its state is saved under."""
+    """Muon for `matrices` and AdamW for `groups`, under one schedule. `names` are what its state is saved under.
+
+    `precision` is that of Muon's matrix products; weights and what is remembered stay float32.
+    """
 
     def __init__(
         self,
@@ -102,10 +105,11 @@ class Optimizer:
         matrix_rate: float,
         groups: Sequence[Group],
         schedule: Schedule,
+        precision: torch.dtype = torch.float32,
     ) -> None:
         self.names, self.matrix_rate, self.schedule = names, matrix_rate, schedule
         self.rates = [group.rate for group in groups]
-        self.muon = Muon(matrices)
+        self.muon = Muon(matrices, precision)
         self.adamw = torch.optim.AdamW(
             [{"params": list(group.parameters), "weight_decay": group.decay} for group in groups],
             lr=0.0,

@@ -100,6 +100,19 @@ def test_rows_that_would_end_too_late_are_left_out_and_said() -> None:
     assert "are left out: they would end after 0.0001 minutes" in said[-1]
 
 
+def test_ctrl_c_leaves_a_report_of_the_rows_there_are(tmp_path: Path) -> None:
+    def stop(comparison: Comparison) -> None:
+        if len(comparison.outcomes) == 2:
+            raise KeyboardInterrupt
+
+    task, said = made_task(), []
+    with pytest.raises(KeyboardInterrupt):
+        run(Fakes(task), task, FEW, out=tmp_path, show=stop, say=said.append)
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert len(rows) == 2 and (tmp_path / "report.html").is_file()
+    assert said[-1].startswith("stopped after 2 of ")
+
+
 def test_the_cheapest_rows_come_first() -> None:
     task = made_task()
     makers = Fakes(task)

@@ -1,5 +1,6 @@
 """A run, killed anywhere and begun again, ends as if it had never stopped."""
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -121,15 +122,21 @@ def test_the_loss_falls_and_the_log_and_the_curve_are_written(tmp_path: Path) ->
 
 
 def test_minutes_fix_the_number_of_steps_once(tmp_path: Path) -> None:
-    options = PretrainOptions(depth=1, width=16, heads=2, context=16, batch_tokens=64, minutes=0.05)
-    started = time.monotonic()
+    options = PretrainOptions(depth=1, width=16, heads=2, context=16, batch_tokens=64, minutes=0.5, compile="off")
     run = open_run([text(tmp_path)], tmp_path / "run", options, CORPUS)
     next(iter(run.advance()))
     run.save()
     again = open_run([str(tmp_path / "text.txt")], tmp_path / "run", options, CORPUS)
     assert again.decided == run.decided
     assert again.decided.steps > 1
-    assert time.monotonic() - started < 60
+
+
+def test_steps_and_minutes_together_are_the_fewer_steps(tmp_path: Path) -> None:
+    shape = PretrainOptions(depth=1, width=16, heads=2, context=16, batch_tokens=64, compile="off")
+    few = dataclasses.replace(shape, steps=3, minutes=5.0)
+    assert open_run([text(tmp_path)], tmp_path / "few", few, CORPUS).decided.steps == 3
+    short = dataclasses.replace(shape, steps=10**9, minutes=0.2)
+    assert 1 <= open_run([text(tmp_path)], tmp_path / "short", short, CORPUS).decided.steps < 10**6
 
 
 def test_ten_steps_in_a_row_that_are_not_finite_end_the_run_and_keep_the_last_good_state(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_part_of_a_parameter_moves_alone() -> None:
     parameter = nn.Parameter(random(10, 4))
     before = parameter.detach().clone()
     parameter.grad = random(10, 4, seed=1)
-    Muon([Matrix(parameter, 2, 6)]).step(0.1, 0.9)
+    Muon([Matrix(parameter, 2, 6)], torch.float32).step(0.1, 0.9)
     moved = (parameter.detach() != before).any(dim=1).tolist()
     assert moved == [False] * 2 + [True] * 4 + [False] * 4
 
