@@ -1,5 +1,5 @@
-"""Causal attention, RMSNorm, SwiGLU, rotary positions and the loss for a CPU, backward passes written out: the same
-values in fewer passes over memory.
+"""Causal attention, RMSNorm and the loss for a CPU, backward passes written out: the same values in fewer passes over
+memory.
 
 Knows no model. Shapes: N = B·H sequences (of the loss: B·T tokens), T positions, K head width, D width, V vocabulary.
 """
@@ -74,52 +74,6 @@ class RMSNorm(torch.autograd.Function):
         return d_x, d_weight, None
 
 
-class SwiGLU(torch.autograd.Function):
-    """silu(g) · u, where x (…, 2·hidden) holds g and u side by side."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        gate, up = x.chunk(2, dim=-1)
-        return torch.nn.functional.silu(gate).mul_(up)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        gate, up = x.chunk(2, dim=-1)
-        d_x = torch.empty_like(x)
-        d_gate, d_up = d_x.chunk(2, dim=-1)
-        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=d_gate)
-        torch.mul(torch.nn.functional.silu(gate), gradient, out=d_up)
-        return d_x
-
-
-class Rotation(torch.autograd.Function):
-    """Each pair (x_i, x_{i+K/2}) of the last dimension turned by its angle; a gradient is turned back."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-        ctx.save_for_backward(cosine, sine)
-        return turned(x, cosine, sine)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        cosine, sine = ctx.saved_tensors
-        return turned(gradient, cosine, -sine), None, None
-
-
-def turned(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """(first cos - second sin, second cos + first sin) of the two halves of x."""
-    (first, second), (sine, _) = x.chunk(2, dim=-1), sine.chunk(2, dim=-1)
-    made = x * cosine
-    low, high = made.chunk(2, dim=-1)
-    low.addcmul_(second, sine, value=-1)
-    high.addcmul_(first, sine)
-    return made
-
-
 class LinearCrossEntropy(torch.autograd.Function):
     """The mean over tokens of -log softmax(w · φ)[target]; the logits (N, V) become their gradient in place."""
 
@@ -175,18 +129,6 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / √(mean(x²) + ε) · weight over the last dimension."""
     normal: Tensor = RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
     return normal
-
-
-def swiglu(x: Tensor) -> Tensor:
-    """silu(g) · u of (…, 2·hidden), g in front of u, to (…, hidden)."""
-    hidden: Tensor = SwiGLU.apply(x)  # type: ignore[no-untyped-call]
-    return hidden
-
-
-def rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """x with each pair (x_i, x_{i+K/2}) turned; cosine and sine have its last dimension."""
-    made: Tensor = Rotation.apply(x, cosine, sine)  # type: ignore[no-untyped-call]
-    return made
 
 
 def linear_cross_entropy(features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
