@@ -114,6 +114,41 @@ def test_finetune_writes_a_classifier_that_predict_reads(train: str, answer: Cal
         assert row["probability of good"] + row["probability of bad"] == pytest.approx(1, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def classifier(files: Path) -> str:
+    task = [str(files / "days.csv"), "--text", "day", "--label", "mood"]
+    main(["finetune", str(files / "run"), *task, "--train", "head", "--out", str(files / "moods")])
+    return "moods"
+
+
+def test_a_jsonl_keeps_its_values_as_they_are(classifier: str, answer: Callable[[str], Any], files: Path) -> None:
+    rows = [{"day": "a fine day", "stars": 4, "tags": ["x", None]}, {"day": "a grim day", "stars": 1.5, "seen": None}]
+    (files / "values.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    answer(f"predict {classifier} --input values.jsonl --out valued.jsonl")
+    made = [json.loads(line) for line in (files / "valued.jsonl").read_text().splitlines()]
+    for row, came in zip(made, rows, strict=True):
+        assert {name: value for name, value in row.items() if name in came} == came
+        assert row["prediction"] in WORDS
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("half.jsonl", '{"day": "fine"}\n\n{"day": "gr', "half.jsonl:3: not JSON"),
+        ("empty.csv", "day,stars\nfine,3\n ,2\n", "empty.csv:3: wanted a text, 'day' is empty"),
+        ("other.csv", "date,stars\nfine,3\n", "other.csv:2: no 'day' there, only 'date', 'stars'"),
+        ("short.csv", "day,stars\nfine,3\ngrim\n", "short.csv:3: wanted 2 columns, got 1"),
+        ("taken.csv", "day,prediction\nfine,3\n", "taken.csv:2: wanted rows without a column 'prediction'"),
+    ],
+)
+def test_a_row_that_cannot_be_labelled_is_named_by_file_and_line_and_nothing_is_written(
+    name: str, content: str, told: str, classifier: str, mistake: Callable[[str], str], files: Path
+) -> None:
+    (files / name).write_text(content)
+    assert told in mistake(f"predict {classifier} --input {name} --out never.csv")
+    assert not list(files.glob("*never*"))
+
+
 def test_predict_asks_a_language_model_by_a_task(answer: Callable[[str], Any]) -> None:
     made = answer(f"predict run fine grim --task {DAYS} --shots 2")["predictions"]
     assert all(one["label"] in WORDS for one in made)

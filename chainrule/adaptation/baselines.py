@@ -31,6 +31,11 @@ class Baseline:
         self.labels, self.form, self.notes = tuple(labels), form, ()
         self._proba = proba
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns of a row."""
+        return self.form.text
+
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
         """The most probable label of each row. Raises ValueError for a row without the text columns."""
         return [label for label, _ in self.stream(rows)]

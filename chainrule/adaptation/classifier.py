@@ -52,6 +52,11 @@ class Classifier:
         self.features, self.w, self.labels, self.form, self.family = features, w, tuple(labels), form, family
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns of a row."""
+        return self.form.text
+
+    @property
     def cut(self) -> int:
         return self.features.cut
 

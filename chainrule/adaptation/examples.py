@@ -47,7 +47,7 @@ class Task:
     labels: tuple[str, ...]  # the sorted classes of train; () where the kind is "free"
     prompt: Prompt | None = None
     input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
-    dropped: int = 0  # training rows left out because their texts stand in test too
+    dropped: int = 0  # training rows left out because their texts, or their groups, stand in test too
     path: Path | None = None
 
     @classmethod
@@ -85,7 +85,12 @@ class Task:
                 )
             train, test = train.take(kept), train.take(held)
         seen = {_texts(row, settings.text) for row in test.rows}
-        own = [place for place, row in enumerate(train.rows) if _texts(row, settings.text) not in seen]
+        judged = set(test.groups or ())
+        own = [
+            place
+            for place, row in enumerate(train.rows)
+            if _texts(row, settings.text) not in seen and (train.groups is None or train.groups[place] not in judged)
+        ]
         dropped, train = len(train) - len(own), train.take(own)
         if not own:
             raise ValueError(

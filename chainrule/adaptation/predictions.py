@@ -14,9 +14,11 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.adaptation.examples import Row
+from chainrule.adaptation.examples import Row, checked_row
 from chainrule.files import whole_file
 from chainrule.text.records import Record, kind, read_records
+
+_JSON = (".jsonl", ".ndjson")
 
 
 class Predictor(Protocol):
@@ -24,6 +26,10 @@ class Predictor(Protocol):
 
     @property
     def labels(self) -> Sequence[str]: ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of a row that it reads."""
 
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
         """Label and probabilities (C,), row by row; no probabilities where an answer is generated."""
@@ -50,21 +56,25 @@ def predict_file(
     the rows done. Raises ValueError, with nothing written, for a file of another kind, one that has such a column
     already, and a row that cannot be read or lacks the predictor's columns.
     """
-    if kind(str(out)) not in (".csv", ".tsv", ".jsonl", ".ndjson"):
+    if kind(str(out)) not in (".csv", ".tsv", *_JSON):
         raise ValueError(f"--out {out}: wanted a file ending in .csv, .tsv or .jsonl, got another; rename it")
     records, asked = tee(read_records(source, encoding=encoding))
-    made = predictions(predictor, (record.fields for record in asked))
+    columns = predictor.columns
+    rows = (checked_row(record.fields, columns, f"{record.source}:{record.line}") for record in asked)
+    made = predictions(predictor, rows)
     count = 0
+    as_it_came = kind(str(out)) in _JSON
     with whole_file(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         write = _writer(file, kind(str(out)))
         for record, prediction in zip(records, made, strict=True):
-            write(_joined(record, prediction))
+            write((record.values if as_it_came else record.fields) | _added(record, prediction))
             count += 1
             show(count)
     return count
 
 
-def _joined(record: Record, prediction: dict[str, Any]) -> dict[str, Any]:
+def _added(record: Record, prediction: dict[str, Any]) -> dict[str, Any]:
+    """The columns that a row gets; ValueError where it has one of that name."""
     added = {"prediction": prediction["label"]}
     for label, probability in prediction.get("probabilities", {}).items():
         added[f"probability of {label}"] = round(probability, 6)
@@ -74,12 +84,12 @@ def _joined(record: Record, prediction: dict[str, Any]) -> dict[str, Any]:
                 f"{record.source}:{record.line}: wanted rows without a column {column!r}, which is to be added;"
                 " rename or remove it"
             )
-    return {**record.fields, **added}
+    return added
 
 
 def _writer(file: IO[str], suffix: str) -> Callable[[dict[str, Any]], object]:
-    if suffix in (".jsonl", ".ndjson"):
-        return lambda row: file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    if suffix in _JSON:
+        return lambda row: file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")
     table: csv.DictWriter[str] | None = None
 
     def write(row: dict[str, Any]) -> None:

@@ -149,6 +149,11 @@ class Prompted:
         return Shown(asked.prompt, self.labels[found.argmax()], named)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns of a row."""
+        return self.task.text
+
+    @property
     def notes(self) -> list[str]:
         """What the rows so far did not have as asked for, in a line each."""
         context, notes = self.lm.model.config.context, []

@@ -20,7 +20,7 @@ class PretrainOptions:
     """T, the tokens of an example and the most the model reads at once."""
     steps: int | None = None
     minutes: float | None = None
-    """Fit the whole schedule, decay included, into so many minutes of this machine; with --steps, no more than these."""
+    """Fit the whole schedule, decay included, into so many minutes of this machine; with --steps, at most these."""
     batch_tokens: int | None = None
     """Tokens a step."""
     learning_rate: float | None = None

@@ -8,9 +8,9 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from chainrule.text.rows import (
     Lines,
@@ -20,6 +20,7 @@ from chainrule.text.rows import (
     missing,
     parquet_rows,
     report,
+    strings,
     table_rows,
     text_rows,
     undecodable,
@@ -31,11 +32,15 @@ BLOCK = 1 << 20  # bytes of a .txt file read at once
 
 @dataclass(frozen=True)
 class Record:
-    """A row: column -> its value as a string. `line`: where it begins in `source`, from 1 (of parquet: the row)."""
+    """A row: column -> its value as a string. `line`: where it begins in `source`, from 1 (of parquet: the row).
+
+    `values`: the same row as the file has it, numbers and lists too.
+    """
 
     fields: dict[str, str]
     source: str
     line: int
+    values: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -136,8 +141,8 @@ def read_records(
     columns: the names in a csv or tsv file that has no header. Raises ValueError, with file and line or byte, for what
     cannot be read; a row that cannot is given to `on_skip`, where there is one, and left out.
     """
-    for line, fields in _rows(path, _checked(encoding), columns, None, on_skip):
-        yield Record(fields, path, line)
+    for line, values in _rows(path, _checked(encoding), columns, None, on_skip):
+        yield Record(strings(values), path, line, values)
 
 
 def read_documents(
@@ -150,7 +155,8 @@ def read_documents(
     if kind(path) == ".txt":
         yield from _text_pieces(path, _checked(encoding), on_skip)
         return
-    for line, fields in _rows(path, _checked(encoding), None, field, on_skip):
+    for line, values in _rows(path, _checked(encoding), None, field, on_skip):
+        fields = strings(values)
         text = fields.get(field)
         if text is None:
             report(missing(f"{path}:{line}", field, list(fields)), on_skip)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 # Called with what is wrong with a row, which is then left out; where there is none, the error is raised.
 OnSkip = Callable[[ValueError], None] | None
-Row = tuple[int, dict[str, str]]  # the line where it begins, from 1, and column -> value
+Row = tuple[int, dict[str, Any]]  # the line where it begins, from 1, and column -> value, as the file has it
 
 
 def undecodable(path: str, encoding: str, offset: int) -> ValueError:
@@ -78,7 +78,7 @@ def json_rows(lines: Lines, path: str, on_skip: OnSkip) -> Iterator[Row]:
             report(ValueError(f"{path}:{lines.number}: not JSON ({error}): correct the line"), on_skip)
             continue
         if isinstance(row, dict):
-            yield lines.number, _strings(row)
+            yield lines.number, row
         else:
             report(ValueError(f"{path}:{lines.number}: wanted a JSON object, got {line.strip()[:40]}"), on_skip)
 
@@ -122,13 +122,13 @@ def parquet_rows(path: str, wanted: str | None) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=256, columns=None if wanted is None else [wanted]):
                 for row in batch.to_pylist():
                     line += 1
-                    yield line, _strings(row)
+                    yield line, row
     except (pyarrow.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: not a whole parquet file ({reason}): fetch it again") from None
 
 
-def _strings(row: dict[str, Any]) -> dict[str, str]:
+def strings(row: dict[str, Any]) -> dict[str, str]:
     """The row with each value as a string, numbers and the like as JSON; a null is left out."""
     return {str(column): _string(value) for column, value in row.items() if value is not None}
 

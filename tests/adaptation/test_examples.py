@@ -289,6 +289,15 @@ def test_no_split_divides_a_group(tmp_path: Path):
     assert not set(train.groups) & set(validation.groups)
 
 
+def test_a_group_of_the_test_file_teaches_nothing(tmp_path: Path):
+    authors = [f"author {place // 5}" for place in range(100)]
+    judged = [{**row, "text": f"another {row['text']}"} for row in rows(author=authors)[:10]]
+    settings = 'group = "author"\ntest = "test.jsonl"'
+    task = Task.load(write_task(tmp_path, settings, train=rows(author=authors), test=judged))
+    assert task.dropped == 10 and len(task.train) == 90
+    assert not set(task.train.groups) & set(task.test.groups)
+
+
 strata = st.lists(st.sampled_from("aaaabbc"), min_size=1, max_size=60)
 
 
