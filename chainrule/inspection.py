@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from chainrule.hub import model_directory
 from chainrule.model.checkpoint import count_parameters, read_config
 from chainrule.model.families import FAMILIES, family_of
 from chainrule.text.tokenizer import Tokenizer, load_tokenizer
@@ -16,8 +17,9 @@ COMMON_WORDS = (
 ).split()
 
 
-def inspect_model(directory: Path) -> dict[str, Any]:
+def inspect_model(model: str | Path) -> dict[str, Any]:
     """Family, sizes, tokenizer, and what run.toml tells of the training; ValueError where there is no model."""
+    directory = model_directory(model)
     fields = read_config(directory)
     family = family_of(fields)
     config = FAMILIES[family].read(fields)

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from chainrule.generation.decode import decode
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import TextStream
-from chainrule.language_model import LanguageModel
+from chainrule.language_model import Pretrained
 
 _PROMPTS_AT_ONCE = 32
 
 
-def say(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], ended: Callable[[str], bool], max_tokens: int
-) -> list[str]:
+def say(lm: Pretrained, prompts: Sequence[Sequence[int]], ended: Callable[[str], bool], max_tokens: int) -> list[str]:
     """What follows each prompt (tokens, ⊥ included), by the most probable token each time.
 
     A text goes on until `ended` says so, and at most to a stop token, `max_tokens` or the end of the context.

@@ -70,6 +70,17 @@ class Prompt:
         shown = [self.filled(example, label) for example, label in demonstrations]
         return self.separator.join([*shown, self.before(row)])
 
+    def messages(self, demonstrations: Sequence[tuple[Row, str]], row: Row) -> list[dict[str, str]]:
+        """The same as a chat: each demonstration is a question of the user's and the assistant's answer to it."""
+
+        def asked(row: Row) -> dict[str, str]:
+            return {"role": "user", "content": self.before(row).rstrip(" ")}
+
+        found = []
+        for example, label in demonstrations:
+            found += [asked(example), {"role": "assistant", "content": self.word(label) + self.after(example)}]
+        return [*found, asked(row)]
+
     def questions(self, demonstrations: Sequence[tuple[Row, str]], row: Row, labels: Sequence[str]) -> list[Question]:
         """For each label the text that is given, the same for all, and the text that is scored after it.
 

@@ -20,8 +20,10 @@ from chainrule.adaptation.examples import Examples, Row, Task
 from chainrule.adaptation.features import Features, Longer
 from chainrule.adaptation.prompt import Prompt
 from chainrule.adaptation.questions import Asked, Questions
-from chainrule.language_model import LanguageModel
-from chainrule.scoring.continuations import score_continuations
+from chainrule.language_model import Pretrained
+from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.scoring.blanks import Blanked, score_blanks
+from chainrule.scoring.continuations import Pair, score_continuations
 
 Answer = Literal["labels", "vocabulary"]
 Calibrate = Literal["none", "content-free", "train"]
@@ -44,6 +46,7 @@ class Asking:
     calibrate: Calibrate = "none"  # take out what the prompt says of texts without content, or of training texts
     normalise: Normalise = "sum"  # log p of the whole label word; a token of it; a byte of it
     longer: Longer = "cut"  # a row longer than the context loses its beginning, or is refused
+    chat: bool = False  # the prompt is written as the model's chat template has it, each demonstration a turn
 
     def __post_init__(self) -> None:
         _check("answer", self.answer, Answer)
@@ -74,7 +77,7 @@ class Prompted:
     """
 
     def __init__(
-        self, lm: LanguageModel, task: Task, pool: Examples, shots: int, choose: Choose[Row], asking: Asking
+        self, lm: Pretrained, task: Task, pool: Examples, shots: int, choose: Choose[Row], asking: Asking
     ) -> None:
         prompt = task.checked_prompt()
         self.lm, self.task, self.shots, self.asking = lm, task, shots, asking
@@ -86,7 +89,9 @@ class Prompted:
         self._choose = choose
         asked = () if self.generates else task.labels
         room = min(_ANSWER_TOKENS, lm.model.config.context // 4)
-        self._questions = Questions(lm, prompt, task.text, asked, pool, longer=asking.longer, room=room)
+        self._questions = Questions(
+            lm, prompt, task.text, asked, pool, longer=asking.longer, room=room, chat=lm.chat if asking.chat else None
+        )
         self._words = {prompt.word(label).strip(): label for label in self.labels}
         # A free answer is one line, unless the separator shows where it ends.
         self._stop = prompt.after(self._blank("")) + (prompt.separator if prompt.separator.strip() else "\n")
@@ -96,6 +101,11 @@ class Prompted:
             self._bias = bias(self._scores(self._ask([task.train.rows[row] for row in drawn], but_itself=True)))
 
     def _check_generation(self, prompt: Prompt) -> None:
+        if isinstance(self.lm, MaskedLanguageModel):
+            raise ValueError(
+                "answer: wanted labels to choose from for a masked language model, which fills a blank and says nothing"
+                " of its own accord; take another model, or a task of kind classification with --answer labels"
+            )
         if self.asking.calibrate != "none":
             raise ValueError(
                 f"calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
@@ -203,7 +213,9 @@ class Prompted:
 
     def _scores(self, asked: Sequence[Asked]) -> Floats:
         """(N, C) log p of each label's ending after the prompt, or a token or a byte of it."""
-        scored = score_continuations(self.lm.model, [option for one in asked for option in one.options])
+        options = [option for one in asked for option in one.options]  # all pairs, or all blanks
+        scored = score_continuations(self.lm.model, [option for option in options if isinstance(option, Pair)])
+        scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanked)])
         scores = np.array([score.log_prob for score in scored], np.float64)
         if self.asking.normalise == "token":
             scores /= [score.tokens for score in scored]
@@ -224,20 +236,21 @@ class Prompted:
 
 
 def zero_shot(
-    lm: LanguageModel,
+    lm: Pretrained,
     task: Task,
     *,
     answer: Answer = "labels",
     calibrate: Calibrate = "none",
     normalise: Normalise = "sum",
     longer: Longer = "cut",
+    chat: bool = False,
 ) -> Prompted:
     """The predictor that only asks: `in_context` with no demonstrations, whose options these are."""
-    return in_context(lm, task, 0, answer=answer, calibrate=calibrate, normalise=normalise, longer=longer)
+    return in_context(lm, task, 0, answer=answer, calibrate=calibrate, normalise=normalise, longer=longer, chat=chat)
 
 
 def in_context(
-    lm: LanguageModel,
+    lm: Pretrained,
     task: Task,
     shots: int = 16,
     *,
@@ -250,6 +263,7 @@ def in_context(
     calibrate: Calibrate = "none",
     normalise: Normalise = "sum",
     longer: Longer = "cut",
+    chat: bool = False,
 ) -> Prompted:
     """The predictor that shows `shots` labelled examples in front of each row, out of `labels` (None: all) of train.
 
@@ -262,7 +276,7 @@ def in_context(
     """
     _check("select", select, Select)
     _check("by", by, By)
-    asking = Asking(answer, calibrate, normalise, longer)
+    asking = Asking(answer, calibrate, normalise, longer, chat)
     pool = task.subset(labels, seed)
     if not 0 <= shots <= len(pool):
         raise ValueError(
@@ -280,7 +294,7 @@ def in_context(
     return Prompted(lm, task, pool, shots, choose, asking)
 
 
-def _nearest(lm: LanguageModel, task: Task, pool: Examples, by: By) -> Choose[Row]:
+def _nearest(lm: Pretrained, task: Task, pool: Examples, by: By) -> Choose[Row]:
     prompt = task.checked_prompt()
 
     def question(row: Row) -> str:

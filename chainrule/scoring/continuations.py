@@ -34,16 +34,17 @@ class Scored(NamedTuple):
     greedy: bool  # each was the most probable token in its place
 
 
-def pair_of(tokenizer: Tokenizer, before: str, continuation: str) -> Pair:
-    """The two texts tokenized as one, ⊥ in front; a token that crosses their border belongs to the continuation.
+def pair_of(tokenizer: Tokenizer, before: str, continuation: str, head: Sequence[int] = ()) -> Pair:
+    """The two texts tokenized as one; a token that crosses their border belongs to the continuation.
 
-    Raises ValueError for a continuation without tokens.
+    `head`: special tokens that stand in front of them, and what stands before these; by default ⊥. Raises ValueError
+    for a continuation without tokens.
     """
-    tokens = tokenizer.encode(before + continuation)
+    tokens = (tokenizer.encode_behind if head else tokenizer.encode)(before + continuation)
     inside = border(tokenizer, before, tokens)
     if inside == len(tokens):
         raise ValueError(f"continuation: wanted text of at least one token, got {continuation!r}")
-    return Pair([tokenizer.bottom, *tokens[:inside]], tokens[inside:])
+    return Pair([*(head or [tokenizer.bottom]), *tokens[:inside]], tokens[inside:])
 
 
 @torch.inference_mode()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.files import sha256, whole_file, write_json
+from chainrule.hub import model_directory
 from chainrule.text.documents import Documents, batches, recut
 from chainrule.text.encode import Tokens, encode_all, token_type
 from chainrule.text.records import find_files
@@ -35,9 +36,10 @@ SMALL = 16 << 20  # bytes of input below which processes take longer to start th
 class CorpusOptions:
     """How documents become shards."""
 
-    tokenizer: str = "bpe"  # bpe, char, byte, or the path of a tokenizer.json or of its directory
+    tokenizer: str = "bpe"  # bpe, char, byte; a tokenizer.json, its directory, or owner/name on the Hub
     vocabulary_size: int = 8192  # of a bpe that is trained here
     field: str = "text"  # the column, or the key, that holds a row's document
+    mask: bool = False  # the tokenizer made here has a [MASK], as the masked objective needs
     validation: float = 0.1  # share of the documents; of the characters, where that makes less than 10 documents
     encoding: str = "utf-8"
     on_error: Literal["stop", "skip"] = "stop"  # a document that cannot be read
@@ -77,6 +79,11 @@ def write_shards(
     started = time.monotonic()
     files = find_files(inputs)
     given = None if options.tokenizer in KINDS else _load(options.tokenizer)
+    if options.mask and given is not None and given.mask is None:
+        raise ValueError(
+            f"--tokenizer {options.tokenizer}: wanted one with a mask token, as the masked objective needs, got one"
+            " without: name another, or have one made"
+        )
     made, existed = _made(out), out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
@@ -97,15 +104,17 @@ def write_shards(
 
 
 def _load(tokenizer: str) -> Tokenizer:
-    if not Path(tokenizer).exists():
-        raise ValueError(f"--tokenizer: wanted bpe, char, byte or a path, got {tokenizer}: there is no such path")
-    return load_tokenizer(Path(tokenizer))
+    if not Path(tokenizer).exists() and "/" not in tokenizer:
+        raise ValueError(f"--tokenizer: wanted bpe, char, byte, a path or owner/name on the Hub, got {tokenizer}")
+    return load_tokenizer(model_directory(tokenizer, weights=False))
 
 
 def _kept(options: CorpusOptions, given: Tokenizer | None) -> dict[str, Any]:
     """The options that decide the bytes; a tokenizer of others by its hash."""
     kept = asdict(options) | {"tokenizer": given.hash if given else options.tokenizer}
     del kept["workers"]
+    if not options.mask or given:
+        del kept["mask"]
     if options.tokenizer != "bpe":
         del kept["vocabulary_size"]
     return kept
@@ -222,10 +231,10 @@ def _cores() -> int:
 
 def _make_tokenizer(options: CorpusOptions, documents: Documents) -> Tokenizer:
     if options.tokenizer == "byte":
-        return byte_tokenizer()
+        return byte_tokenizer(options.mask)
     if options.tokenizer == "char":
-        return character_tokenizer(piece.text for piece in documents.pieces())
-    return train_bpe(documents.sample(SAMPLE), options.vocabulary_size)
+        return character_tokenizer((piece.text for piece in documents.pieces()), options.mask)
+    return train_bpe(documents.sample(SAMPLE), options.vocabulary_size, options.mask)
 
 
 def _write_shards(out: Path, state: dict[str, Any], held: Sequence[tuple[Tokens, Tokens]]) -> list[dict[str, Any]]:

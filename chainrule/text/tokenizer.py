@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tiktoken import Encoding
 
 BOTTOM = "<|bottom|>"  # how ⊥ is spelled in our own tokenizer files
+MASK = "[MASK]"  # how a blank is
 # What a tokenizer's directory may hold; whatever is there is kept byte for byte.
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -33,10 +34,19 @@ LONGEST = 250_000
 SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
 
 
+class Special(NamedTuple):
+    """A special token; `lstrip` and `rstrip`: it has the white space before it, or behind it, for itself."""
+
+    id: int
+    lstrip: bool
+    rstrip: bool
+
+
 class Tokenizer:
     """What a tokenizer.json describes, and its ⊥. Made by `load_tokenizer` and the functions below it.
 
     bottom: the id of ⊥, which `encode` never gives. vocabulary_size: the greatest id + 1, ⊥ included.
+    special: the special tokens by their spelling, which in a text is text.
     hash: SHA-256, in hex, of what determines the ids.
     """
 
@@ -49,7 +59,11 @@ class Tokenizer:
         self._inner.no_truncation()
         self._inner.no_padding()
         self._inner.encode_special_tokens = True  # text that spells a special token stays text
-        self._added = set(self._inner.get_added_tokens_decoder())
+        added = self._inner.get_added_tokens_decoder()
+        self._added = set(added)
+        self.special = {
+            token.content: Special(id, token.lstrip, token.rstrip) for id, token in added.items() if token.special
+        }
         self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     @cached_property
@@ -84,6 +98,12 @@ class Tokenizer:
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Of each id that `encode` gives, the characters of `text` that it stands for: the first, and past the last."""
+        _utf8(text)
+        found: list[tuple[int, int]] = self._inner.encode(text, add_special_tokens=False).offsets
+        return found
+
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """What `encode` gives, an array a text; the fast way for many."""
         if self._characters is not None:
@@ -101,7 +121,7 @@ class Tokenizer:
         ids: NDArray[np.uint32] = table[np.minimum(points, len(table) - 1)]
         unseen = np.flatnonzero(ids == tables.UNSEEN)
         if len(unseen):
-            raise UnseenCharacterError(text, int(unseen[0]), self.vocabulary_size - 1)
+            raise UnseenCharacterError(text, int(unseen[0]), self.vocabulary_size - len(self.special))
         return ids
 
     def _merge(self, text: str, encoding: Encoding) -> NDArray[np.uint32]:
@@ -148,6 +168,86 @@ class Tokenizer:
             return bytepair.token_bytes(text).decode("utf-8", "backslashreplace")
         return text.replace("▁", " ")  # SentencePiece's space
 
+    def join(self, pieces: Sequence[int | str]) -> list[int]:
+        """The ids of special tokens and the texts between them."""
+        ids: list[int] = []
+        for piece in pieces:
+            ids += [piece] if isinstance(piece, int) else self.encode(piece) if not ids else self.encode_behind(piece)
+        return ids
+
+    def encode_behind(self, text: str) -> list[int]:
+        """The ids of a text that stands behind a special token: some tokenizers mark where a whole text begins."""
+        if self._behind is None:
+            return self.encode(text)
+        _utf8(text)
+        ids: list[int] = self._behind.encode(text, add_special_tokens=False).ids
+        return ids
+
+    @cached_property
+    def _behind(self) -> tokenizers.Tokenizer | None:
+        """One that marks no beginning; None where this one does not, or marks that of each part."""
+        spec = json.loads(self._files["tokenizer.json"])
+        marks = [part for part in _parts(spec["pre_tokenizer"]) if part.get("prepend_scheme") == "first"]
+        if not marks:
+            return None
+        for part in marks:
+            part["prepend_scheme"] = "never"
+        inner = tokenizers.Tokenizer.from_str(json.dumps(spec))
+        inner.no_truncation()
+        inner.no_padding()
+        inner.encode_special_tokens = True
+        return inner
+
+    @cached_property
+    def mask(self) -> Special | None:
+        """The token that stands for a blank; only masked language models have one."""
+        return self.special.get(self.named.get("mask_token", ""))
+
+    @cached_property
+    def closing(self) -> list[int]:
+        """What transformers puts behind a text in this tokenizer's files: [SEP] in BERT's, often nothing."""
+        inner = tokenizers.Tokenizer.from_buffer(self._files["tokenizer.json"])
+        inner.no_truncation()
+        inner.no_padding()
+        text, whole = inner.encode("a", add_special_tokens=False).ids, inner.encode("a").ids
+        start = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
+        return list(whole[start + len(text) :])
+
+    def encode_blanks(self, text: str) -> list[int]:
+        """The ids of `text`, in which each spelling of the mask is one; ValueError for a tokenizer that has none."""
+        if self.mask is None:
+            raise ValueError("wanted a tokenizer with a mask token, got one without: it is no masked language model's")
+        parts = text.split(self.named["mask_token"])
+        if self.mask.lstrip:
+            parts = [part.rstrip() for part in parts[:-1]] + parts[-1:]
+        if self.mask.rstrip:
+            parts = parts[:1] + [part.lstrip() for part in parts[1:]]
+        pieces: list[int | str] = [parts[0]]
+        for part in parts[1:]:
+            pieces += [self.mask.id, part]
+        return self.join([piece for piece in pieces if piece != ""])
+
+    @cached_property
+    def named(self) -> dict[str, str]:
+        """Special tokens by what tokenizer_config.json, or special_tokens_map.json, calls them: bos_token, …"""
+        found = {}
+        for name in ("special_tokens_map.json", "tokenizer_config.json"):
+            for role, token in _object(self._files.get(name, b"{}")).items():
+                spelled = token.get("content") if isinstance(token, dict) else token
+                if role.endswith("_token") and isinstance(spelled, str):
+                    found[role] = spelled
+        return found
+
+    @property
+    def chat_template(self) -> str | None:
+        """The jinja template by which the model's messages are written; of several the default one."""
+        if "chat_template.jinja" in self._files:
+            return self._files["chat_template.jinja"].decode()
+        template = _object(self._files["tokenizer_config.json"]).get("chat_template")
+        if isinstance(template, list):
+            template = {one.get("name"): one.get("template") for one in template}.get("default")
+        return template if isinstance(template, str) else None
+
     def save(self, directory: Path) -> None:
         """Write the tokenizer's files into `directory`, where transformers.AutoTokenizer finds them."""
         directory.mkdir(parents=True, exist_ok=True)
@@ -167,6 +267,20 @@ class UnseenCharacterError(ValueError):
         )
         line = text.count("\n", 0, offset) + 1
         super().__init__(f"character {offset} (line {line}) of the text: {self.reason}")
+
+
+def _parts(pre_tokenizer: Any) -> list[dict[str, Any]]:
+    """Of a `pre_tokenizer` of tokenizer.json: itself, or what it is a sequence of."""
+    if pre_tokenizer is None:
+        return []
+    parts: list[dict[str, Any]] = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    return parts
+
+
+def _object(content: bytes) -> dict[str, Any]:
+    """What a file of settings says; nothing where it says no object."""
+    settings = json.loads(content)
+    return settings if isinstance(settings, dict) else {}
 
 
 def _utf8(text: str) -> bytes:
@@ -210,17 +324,16 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"{directory}: the tokenizer names no token that begins a document: put"
             ' {"bos_token": "<the token>"} into tokenizer_config.json'
         )
-    return Tokenizer(_with_settings(files, str(inner.id_to_token(bottom))), bottom)
+    return Tokenizer(_with_settings(files, bos_token=str(inner.id_to_token(bottom))), bottom)
 
 
 def _settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        settings = json.loads(path.read_bytes())
+        return _object(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path}: not JSON ({error}): restore it") from None
-    return settings if isinstance(settings, dict) else {}
 
 
 def _bottom(inner: tokenizers.Tokenizer, settings: list[dict[str, Any]], config: dict[str, Any]) -> int | None:
@@ -239,49 +352,57 @@ def _bottom(inner: tokenizers.Tokenizer, settings: list[dict[str, Any]], config:
     return next((id for id in found if id is not None), special[0] if len(special) == 1 else None)
 
 
-def _with_settings(files: dict[str, bytes], bottom: str) -> dict[str, bytes]:
-    """`files`, with a tokenizer_config.json if there is none.
+def _with_settings(files: dict[str, bytes], bos_token: str, **others: str) -> dict[str, bytes]:
+    """`files`, with a tokenizer_config.json if there is none, which names ⊥ and `others`.
 
     Without PreTrainedTokenizerFast in it, AutoTokenizer builds the tokenizer anew by the model's type: another
     pattern, and a character tokenizer loses its spaces.
     """
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bottom),
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bos_token),
+        **others,
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
-        "split_special_tokens": True,
+        "split_special_tokens": "mask_token" not in others,  # text that spells a special token stays text, but a blank
     }
     return {"tokenizer_config.json": json.dumps(settings, indent=2).encode() + b"\n", **files}
 
 
-def _ours(inner: tokenizers.Tokenizer) -> Tokenizer:
-    """`inner` with ⊥ as its last id, in front of every text that transformers encodes."""
+def _ours(inner: tokenizers.Tokenizer, mask: bool) -> Tokenizer:
+    """`inner` with ⊥ as its last id, in front of every text that transformers encodes; with a mask, right before it."""
+    if mask:  # for " cat", not for "cat" behind a space
+        inner.add_special_tokens([AddedToken(MASK, special=True, normalized=False, lstrip=True)])
     inner.add_special_tokens([AddedToken(BOTTOM, special=True, normalized=False)])
     bottom = inner.get_vocab_size() - 1
     inner.post_processor = processors.TemplateProcessing(
         single=f"{BOTTOM} $A", pair=f"{BOTTOM} $A {BOTTOM} $B", special_tokens=[(BOTTOM, bottom)]
     )
-    return Tokenizer(_with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOTTOM), bottom)
+    others = {"mask_token": MASK, "cls_token": BOTTOM} if mask else {}
+    files = _with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOTTOM, **others)
+    return Tokenizer(files, bottom)
 
 
-def byte_tokenizer() -> Tokenizer:
-    """One token a byte of UTF-8: 0 .. 255, and ⊥ = 256."""
-    return _ours(tables.single_bytes())
+def byte_tokenizer(mask: bool = False) -> Tokenizer:
+    """One token a byte of UTF-8: 0 .. 255, and ⊥ = 256; with a mask 256 and ⊥ = 257."""
+    return _ours(tables.single_bytes(), mask)
 
 
-def character_tokenizer(texts: Iterable[str]) -> Tokenizer:
+def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
     """One token for each character that `texts` have, in the order of their code points, and then ⊥."""
     seen = np.zeros(0x110000, bool)
     for text in _unicode(texts):
         seen[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
     if not seen.any():
         raise ValueError("wanted text to take the characters from, got none: give some")
-    return _ours(tables.characters(map(chr, np.flatnonzero(seen))))
+    return _ours(tables.characters(map(chr, np.flatnonzero(seen))), mask)
 
 
-def train_bpe(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocabulary_size: int, mask: bool = False) -> Tokenizer:
     """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge)."""
-    if vocabulary_size < 257:
-        raise ValueError(f"wanted a vocabulary of at least 257 (256 bytes and ⊥), got {vocabulary_size}: raise it")
-    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1))
+    if vocabulary_size < 257 + mask:
+        raise ValueError(
+            f"wanted a vocabulary of at least {257 + mask} (256 bytes, ⊥{', a mask' * mask}), got {vocabulary_size}:"
+            " raise it"
+        )
+    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1 - mask), mask)

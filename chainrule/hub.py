@@ -1,0 +1,59 @@
+"""A model's directory: one that is there, or a snapshot of the Hugging Face Hub by its name. Knows names, no models."""
+
+import re
+from pathlib import Path
+
+# All that is fetched: nothing in it can run, no pickle and no code.
+SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
+WEIGHTS = ("model.safetensors", "model-*.safetensors")
+_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
+
+
+def model_directory(model: str | Path, *, weights: bool = True) -> Path:
+    """The directory `model`, where there is one; else owner/name on the Hub, or owner/name@revision.
+
+    The Hub's cache, token, endpoint and offline mode are those of `huggingface_hub` (HF_HOME, HF_HUB_OFFLINE, ...).
+    Without `weights` all but these is fetched. Raises ValueError, in one line, for what is neither, and where the Hub
+    cannot be reached and its cache lacks the model.
+    """
+    path, named = Path(model), _NAME.fullmatch(str(model))
+    if path.exists() or named is None:
+        return path
+    if not path.is_absolute() and path.parent.is_dir() and path.parent != Path():
+        return path  # runs/boks, where there is a folder runs: a slip, which nobody else should be asked about
+    directory = _snapshot(named["name"], named["revision"], [*SETTINGS, *(WEIGHTS if weights else ())])
+    if weights and not any(directory.glob("*.safetensors")):
+        raise ValueError(
+            f"{model}: wanted safetensors, which the Hub's {named['name']} has none of; a pickle is never fetched:"
+            " where you trust it, convert it with transformers' from_pretrained(…).save_pretrained(…)"
+        )
+    return directory
+
+
+def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
+    from huggingface_hub import constants, errors, snapshot_download
+
+    at = f" at revision {revision}" if revision else ""
+    looked = f"{name}: wanted a model's directory or a name on the Hugging Face Hub; no such directory is here"
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns="*/*"))
+    except errors.GatedRepoError:
+        raise ValueError(
+            f"{name}: wanted leave to read it on the Hub, got none; accept its terms at"
+            f" {constants.ENDPOINT}/{name} and log in with `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ValueError(
+            f"{looked}, and {constants.ENDPOINT} has none of that name (or a private one: `hf auth login`)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ValueError(f"{name}: wanted revision {revision}, which the Hub's {name} does not have") from None
+    except errors.LocalEntryNotFoundError as error:
+        why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection: {error.__cause__ or error}"
+        raise ValueError(
+            f"{looked}, the cache {constants.HF_HUB_CACHE} has no {name}{at}, and {constants.ENDPOINT} could not be"
+            f" asked ({why}); correct the name, or fetch it where there is a network"
+        ) from None
+    except (errors.HFValidationError, errors.HfHubHTTPError) as error:
+        first = next(line for line in str(error).splitlines() if line.strip())
+        raise ValueError(f"{looked}, and the Hub says: {first}") from None
