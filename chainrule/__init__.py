@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from chainrule.comparison.run import compare
     from chainrule.generation.sampling import Sampling
     from chainrule.language_model import LanguageModel, load
+    from chainrule.masked_language_model import MaskedLanguageModel
 
     __version__: str
 
 _HOMES = {
     "Classifier": "chainrule.adaptation.classifier",
     "LanguageModel": "chainrule.language_model",
+    "MaskedLanguageModel": "chainrule.masked_language_model",
     "Sampling": "chainrule.generation.sampling",
     "Task": "chainrule.adaptation.examples",
     "compare": "chainrule.comparison.run",
@@ -29,6 +31,7 @@ _HOMES = {
 __all__ = [
     "Classifier",
     "LanguageModel",
+    "MaskedLanguageModel",
     "Sampling",
     "Task",
     "__version__",

@@ -2,29 +2,25 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from chainrule import machine
-from chainrule.files import write_json
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import Completion, Ending, Piece, complete
+from chainrule.hub import model_directory
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.checkpoint import load_model, read_config, save_model
 from chainrule.model.transformer import Transformer
-from chainrule.scoring.documents import Document, Evaluation, Scores, border, score_documents
+from chainrule.scoring.documents import Document, Evaluation, Scores, TokenScore, border, score_documents
+from chainrule.text.chat import Chat
 from chainrule.text.tokenizer import Tokenizer, load_tokenizer
 
-
-class TokenScore(NamedTuple):
-    """One factor of the chain rule."""
-
-    text: str
-    log_prob: float  # nats
-    alternatives: list[tuple[str, float]]  # the most probable tokens in its place, and their log-probabilities
+Beginning = str | Sequence[int]  # of what is generated: a text, or tokens as they are
 
 
 class LanguageModel:
@@ -155,7 +151,7 @@ class LanguageModel:
 
     def completions(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Beginning],
         sampling: Sampling | None = None,
         *,
         samples: int = 1,
@@ -164,6 +160,8 @@ class LanguageModel:
         seed: int = 0,
     ) -> list[Completion]:
         """`samples` continuations of each prompt, one prompt's after the other's; an empty prompt is ⊥ alone.
+
+        A prompt that is no text is tokens to go on from as they are, such as `chat.tokens(messages)`.
 
         Each ends with a stop token, before a stop string, after `max_tokens`, or where the context is full. Sample s of
         a prompt depends on (seed, s) and that prompt alone: in float32 it is the same in any batch.
@@ -174,7 +172,7 @@ class LanguageModel:
 
     def pieces(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Beginning],
         sampling: Sampling | None = None,
         *,
         samples: int = 1,
@@ -186,21 +184,23 @@ class LanguageModel:
         return complete(
             self.model,
             self.tokenizer,
-            [self._tokens(prompt) for prompt in prompts],
+            [self._tokens(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts],
             sampling or Sampling(),
             samples=samples,
             ending=Ending(max_tokens, (stop,) if isinstance(stop, str) else stop, self.stop_tokens),
             seed=seed,
         )
 
+    @cached_property
+    def chat(self) -> Chat:
+        """How this model writes messages down; ValueError for one without a chat template."""
+        return Chat.of(self.tokenizer)
+
     def save(self, directory: str | Path) -> None:
         """Write the model as a Hugging Face directory, which `load` and transformers read."""
         directory = Path(directory)
         self.tokenizer.save(directory)
-        save_model(self.model, self.family, directory, self.tokenizer.bottom)
-        if self.stop_tokens != (self.tokenizer.bottom,):
-            fields = {"bos_token_id": self.tokenizer.bottom, "eos_token_id": list(self.stop_tokens)}
-            write_json(directory / "generation_config.json", fields)
+        save_model(self.model, self.family, directory, self.tokenizer.bottom, self.stop_tokens)
 
     def _tokens(self, text: str) -> list[int]:
         return [self.tokenizer.bottom, *self.tokenizer.encode(text)]
@@ -211,17 +211,28 @@ class LanguageModel:
         return min(top, self.model.config.vocabulary_size)
 
 
-def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> LanguageModel:
-    """The language model of a directory: a run, or any Hugging Face directory of a family we have.
+Pretrained = LanguageModel | MaskedLanguageModel
 
-    Raises ValueError, in one line, for a path that holds none.
+
+def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
+    """The language model of a directory, a run or any Hugging Face directory of a family we have; or of a name on the
+    Hub, "owner/name" or "owner/name@revision". BERT's is a masked one.
+
+    Raises ValueError, in one line, for a path or a name that stands for none.
     """
-    directory, where = Path(path), machine.device(device)
+    directory, where = model_directory(path), machine.device(device)
     model, family = load_model(directory, where, machine.dtype(dtype, where))
-    return LanguageModel(model, load_tokenizer(directory), family, _stop_tokens(directory))
+    return held(model, load_tokenizer(directory), family, stop_tokens_of(directory))
 
 
-def _stop_tokens(directory: Path) -> tuple[int, ...] | None:
+def held(model: Transformer, tokenizer: Tokenizer, family: str, stop_tokens: Sequence[int] | None = None) -> Pretrained:
+    """A Transformer and a tokenizer together: of the kind that the Transformer is."""
+    if model.config.causal:
+        return LanguageModel(model, tokenizer, family, stop_tokens)
+    return MaskedLanguageModel(model, tokenizer, family)
+
+
+def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
     """The eos ids of generation_config.json, else of config.json; None where neither names any."""
     path, fields = directory / "generation_config.json", read_config(directory)
     if path.is_file():

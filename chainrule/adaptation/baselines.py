@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chainrule.adaptation.classifier import Form
 from chainrule.adaptation.examples import Row, Task
 from chainrule.adaptation.logistic import Strengths, classes_of, fit
-from chainrule.language_model import LanguageModel
+from chainrule.language_model import Pretrained, held
 from chainrule.model.transformer import Transformer, initialise
 
 STRENGTHS = Strengths(choices=(0.1, 1.0, 3.0, 10.0, 30.0, 100.0), default=10.0)
@@ -83,11 +83,11 @@ def bag_of_words(task: Task, labels: int | None = None, seed: int = 0) -> Baseli
     return Baseline(task.labels, form, lambda texts: regression.predict_proba(vectorizer.transform(texts)))
 
 
-def random_weights(lm: LanguageModel, seed: int = 0) -> LanguageModel:
+def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
     """The same network and tokenizer before any pretraining, its weights drawn from `seed`: what `finetune` does then
     is what pretraining did not do."""
     model = Transformer(lm.model.config)
     initialise(model, seed)  # on the CPU, so that every device starts from the same weights
     model.compute_dtype = lm.model.compute_dtype
     model.to(lm.device, lm.model.embedding.weight.dtype)
-    return LanguageModel(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)
+    return held(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)

@@ -23,6 +23,7 @@ from chainrule import machine
 from chainrule.adaptation.examples import Row, checked_row, joined_text
 from chainrule.adaptation.features import Features
 from chainrule.files import write_json, write_text
+from chainrule.hub import model_directory
 from chainrule.model import classifier as files
 from chainrule.text.tokenizer import FILES, Tokenizer, load_tokenizer
 
@@ -88,14 +89,13 @@ class Classifier:
     def save(self, directory: str | Path) -> None:
         """Write the family's ForSequenceClassification, for `load_classifier` and transformers' pipelines."""
         directory = Path(directory)
-        _save_tokenizer(self.features.tokenizer, directory)
+        _save_tokenizer(self.features.tokenizer, self.features.closing, directory)
         form: dict[str, Any] = {"text": list(self.form.text), "longer": self.features.longer}
         if self.form.input is not None:
             form["input"] = self.form.input
         write_text(directory / _FORM, tomli_w.dumps({"classifier": form}))
         bottom = self.features.tokenizer.bottom
-        model = files.without_output(self.features.model)
-        files.save_classifier(model, self.w, self.family, self.labels, directory, bottom)
+        files.save_classifier(self.features.model, self.w, self.family, self.labels, directory, bottom)
 
 
 def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier:
@@ -104,7 +104,7 @@ def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str =
     Raises ValueError for a directory that holds a language model, or a classifier of others: how their texts were read
     is written nowhere.
     """
-    directory, where = Path(directory), machine.device(device)
+    directory, where = model_directory(directory), machine.device(device)
     loaded = files.load_classifier(directory, where, machine.dtype(dtype, where))
     path = directory / _FORM
     if not path.is_file():
@@ -120,8 +120,8 @@ def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str =
     return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family)
 
 
-def _save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Its files, so that AutoTokenizer gives ⊥ and the text's tokens, and pads with ⊥ behind them.
+def _save_tokenizer(tokenizer: Tokenizer, closing: Sequence[int], directory: Path) -> None:
+    """Its files, so that AutoTokenizer gives ⊥, the text's tokens and `closing`, and pads with ⊥ behind them.
 
     Many tokenizers of others put nothing in front and have no padding: theirs is rewritten without its other files,
     from which transformers would build it anew.
@@ -138,14 +138,16 @@ def _save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         "split_special_tokens": True,
     }
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
-    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom]:
+    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom, *closing]:
         return
     for name in set(FILES) - {path.name, settings_path.name}:
         (directory / name).unlink(missing_ok=True)
     inner.no_truncation()
     inner.no_padding()
+    ends = [inner.id_to_token(token) for token in closing]
     inner.post_processor = processors.TemplateProcessing(
-        single=[bottom, "$A"], special_tokens=[(bottom, tokenizer.bottom)]
+        single=[bottom, "$A", *ends],
+        special_tokens=[(bottom, tokenizer.bottom), *zip(ends, closing, strict=True)],
     )
     write_text(path, inner.to_str())
     write_json(settings_path, wanted)

@@ -1,9 +1,9 @@
-"""φ_θ at the last token of texts, what a linear head reads. Knows tokens and texts, not labels.
+"""c of texts, what a linear head reads: φ_θ at the last token. Knows tokens and texts, not labels.
 
 Shapes: N texts, B of them read at once, T tokens in the longest of these, D width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule.model.classifier import without_output
+from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
 from chainrule.text.tokenizer import Tokenizer
 
 Longer = Literal["cut", "refuse"]  # what becomes of a text longer than the context
-Tokens = Sequence[int] | NDArray[np.integer]
 
 # Padding counted. Few enough for a CPU's caches to hold what a layer makes of them; a GPU wants many.
 _TOKENS_AT_ONCE = {"cpu": 2**11, "cuda": 2**16, "mps": 2**13}
@@ -33,7 +34,8 @@ class Features:
     ) -> None:
         if longer not in ("cut", "refuse"):
             raise ValueError(f"longer: wanted cut or refuse, got {longer!r}")
-        self.model, self.tokenizer, self.longer = model, tokenizer, longer
+        self.model, self.tokenizer, self.longer = without_output(model), tokenizer, longer
+        self.closing: list[int] = [] if model.config.causal else tokenizer.closing
         self.cut = 0
         self._known: dict[str, NDArray[np.float32]] | None = {} if remember else None
 
@@ -51,20 +53,25 @@ class Features:
         self._known.update(zip(new, self._compute(new), strict=True))
         return np.stack([self._known[text] for text in texts]) if texts else self._compute(texts)
 
+    @property
+    def room(self) -> int:
+        """How many tokens of a text fit into the context."""
+        return self.model.config.context - 1 - len(self.closing)
+
     def tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """⊥ and the text's tokens, an array a text; of a text longer than the context, ⊥ and its last tokens."""
-        context = self.model.config.context
-        found = []
+        """⊥ and the text's tokens, an array a text; of a text longer than the context, ⊥ and its last tokens. A masked
+        model's closing token stands behind."""
+        found, room = [], self.room
         for place, tokens in enumerate(self.tokenizer.encode_batch(texts)):
-            if len(tokens) >= context:
+            if len(tokens) > room:
                 if self.longer == "refuse":
                     raise ValueError(
-                        f"text {place + 1}: wanted at most {context - 1} tokens (the context, less ⊥), got"
+                        f"text {place + 1}: wanted at most {room} tokens (the context, less ⊥), got"
                         f" {len(tokens)}; shorten it, or let its beginning be cut"
                     )
                 self.cut += 1
-                tokens = tokens[len(tokens) - context + 1 :]
-            found.append(np.concatenate(([self.tokenizer.bottom], tokens)).astype(np.int64))
+                tokens = tokens[len(tokens) - room :]
+            found.append(np.concatenate(([self.tokenizer.bottom], tokens, self.closing)).astype(np.int64))
         return found
 
     def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -83,32 +90,5 @@ def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_onc
     found = torch.empty(len(documents), model.config.width)
     lengths = [len(document) for document in documents]
     for rows in by_length(lengths, tokens_at_once or _TOKENS_AT_ONCE[device.type]):
-        found[rows] = at_the_end(model, *padded([documents[row] for row in rows], device)).float().cpu()
+        found[rows] = model.summary(*padded([documents[row] for row in rows], device)).float().cpu()
     return found
-
-
-def at_the_end(model: Transformer, tokens: Tensor, last: Tensor) -> Tensor:
-    """φ_θ (B, D) where each of the sequences (B, T) ends, at the positions `last` (B,)."""
-    features: Tensor = model.features(tokens, last=last)
-    return features[:, 0]
-
-
-def padded(documents: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T) and where each document ends (B,). Padding stands behind, where no real position looks."""
-    last = torch.tensor([len(document) - 1 for document in documents])
-    tokens = torch.zeros(len(documents), int(last.max()) + 1, dtype=torch.long)
-    for row, document in zip(tokens, documents, strict=True):
-        row[: len(document)] = torch.as_tensor(np.asarray(document, np.int64))
-    return tokens.to(device), last.to(device)
-
-
-def by_length(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
-    """Which documents to read together: shortest first, at most `tokens_at_once`, padding counted; at least one."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[row] > tokens_at_once:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

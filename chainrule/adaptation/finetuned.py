@@ -27,7 +27,7 @@ from chainrule.adaptation.full import Labelled, Progress, Training, recipe
 from chainrule.adaptation.head import solve_head
 from chainrule.adaptation.logistic import classes_of
 from chainrule.files import write_text
-from chainrule.language_model import LanguageModel
+from chainrule.language_model import Pretrained
 from chainrule.model.classifier import without_output
 
 Train = Literal["full", "head"]
@@ -58,7 +58,7 @@ class FinetuneOptions:
 
 
 def finetune(
-    lm: LanguageModel,
+    lm: Pretrained,
     task: Task,
     *,
     train: Train = "full",
@@ -94,7 +94,7 @@ class Finetuning:
 
     def __init__(
         self,
-        lm: LanguageModel,
+        lm: Pretrained,
         task: Task,
         options: FinetuneOptions = FinetuneOptions(),
         out: str | Path | None = None,
@@ -204,7 +204,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _asked(lm: LanguageModel, examples: Examples, form: Form, options: FinetuneOptions) -> dict[str, Any]:
+def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOptions) -> dict[str, Any]:
     """All that the result depends on, as run.toml keeps it."""
     asked = dataclasses.asdict(options)
     asked["device"] = lm.device.type

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from chainrule.adaptation.features import Tokens, at_the_end, by_length, padded
 from chainrule.model.classifier import Head
+from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
 from chainrule.training.loop import train
 from chainrule.training.optimizer import Group, Optimizer, Schedule
@@ -83,7 +83,7 @@ class TextClassifier(nn.Module):
 
     def forward(self, tokens: Tensor, last: Tensor) -> Tensor:
         """(B, T) and the positions (B,) of the last tokens to (B, C), float32."""
-        logits: Tensor = self.head(at_the_end(self.transformer, tokens, last))
+        logits: Tensor = self.head(self.transformer.summary(tokens, last))
         return logits
 
 

@@ -19,7 +19,7 @@ from chainrule.adaptation.finetuned import finetune
 from chainrule.adaptation.full import recipe
 from chainrule.adaptation.prompted import Prompted, in_context, zero_shot
 from chainrule.comparison.grid import PROMPTED
-from chainrule.language_model import LanguageModel
+from chainrule.language_model import Pretrained
 
 _LOOKED_AT = 64  # training rows, for lengths and for the quick measurement
 _WEIGHTS_LOOKED_AT = 1024  # of each tensor
@@ -49,7 +49,7 @@ class Methods:
     The features of θ̂ are computed once for all heads.
     """
 
-    def __init__(self, lm: LanguageModel, task: Task) -> None:
+    def __init__(self, lm: Pretrained, task: Task) -> None:
         self.lm, self.task = lm, task
         self._features = Features(lm.model, lm.tokenizer, remember=True)
         self._took: dict[str, float] = {}  # seconds that each text's features did
@@ -135,7 +135,8 @@ class Methods:
             return []
         context = self.lm.model.config.context
         texts = [self.task.finetune_text(row) for row in rows]
-        cut = sum(len(tokens) >= context for tokens in self.lm.tokenizer.encode_batch(texts))
+        room = predictor.features.room
+        cut = sum(len(tokens) > room for tokens in self.lm.tokenizer.encode_batch(texts))
         return [f"{cut} test texts longer than the context of {context} tokens lost their beginning"] if cut else []
 
     def seconds(self, method: str, labels: int, shots: int, tests: int) -> float:

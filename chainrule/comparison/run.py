@@ -24,7 +24,7 @@ from chainrule.statistics import accuracy, calibration, macro_f1
 
 if TYPE_CHECKING:
     from chainrule.comparison.methods import Predictor, Shared
-    from chainrule.language_model import LanguageModel
+    from chainrule.language_model import Pretrained
 
 Value = TypeVar("Value")
 _ENOUGH_SEEDS = 5
@@ -61,7 +61,7 @@ class Makers(Protocol):
 
 
 def compare(
-    lm: "LanguageModel",
+    lm: "Pretrained",
     task: Task,
     *,
     out: str | Path | None = None,

@@ -19,8 +19,7 @@ from chainrule.statistics import Difference, SwitchPoint, difference, holm, swit
 
 LEVEL = 0.05  # of the whole family of comparisons
 COLUMNS = (
-    "method", "labels", "shots", "seeds", "right, %", "95 % interval", "to the best baseline (* told apart)",
-    "s to adapt", "ms a text",
+    "method", "labels", "shots", "seeds", "right, %", "95 % interval", "to best baseline", "s to adapt", "ms a text",
 )  # fmt: skip
 
 
@@ -179,7 +178,7 @@ class Comparison:
             told = f"{100 * contrast.difference.value:+.1f}{'*' * contrast.told_apart}" if contrast else ""
             found.append((
                 cell.method, str(cell.labels), str(cell.shots or ""), str(len(cell.seeds)), f"{value:.1f}",
-                f"{low:.1f} to {high:.1f}", told, f"{cell.seconds_to_adapt:.1f}", f"{cell.milliseconds_per_text:.2f}",
+                f"{low:.1f} – {high:.1f}", told, f"{cell.seconds_to_adapt:.1f}", f"{cell.milliseconds_per_text:.2f}",
             ))  # fmt: skip
         return found
 

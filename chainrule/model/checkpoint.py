@@ -1,8 +1,9 @@
 """A model is a directory in the Hugging Face layout; safetensors only, never a pickle. Knows no tokenizer."""
 
+import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from chainrule.files import whole_file, write_json
+from chainrule.model.config import Config
 from chainrule.model.families import FAMILIES, family_of
 from chainrule.model.family import Place
 from chainrule.model.tensors import Tensors
@@ -57,22 +59,31 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise OSError(f"{path}: could not be written ({error}); what was there before is untouched") from None
 
 
-def save_model(model: Transformer, family: str, directory: Path, bottom: int) -> None:
+def save_model(
+    model: Transformer, family: str, directory: Path, bottom: int, stop_tokens: Sequence[int] | None = None
+) -> None:
     """config.json, generation_config.json and model.safetensors, as `transformers` loads them."""
-    save_config(model, family, directory, bottom)
+    save_config(model, family, directory, bottom, stop_tokens)
     save_weights(weights(model, family), directory / "model.safetensors")
 
 
-def save_config(model: Transformer, family: str, directory: Path, bottom: int) -> None:
-    fields = config_fields(model, family, bottom)
-    write_json(directory / "config.json", fields)
-    write_json(directory / "generation_config.json", {name: fields[name] for name in _SPECIAL})
+def save_config(
+    model: Transformer, family: str, directory: Path, bottom: int, stop_tokens: Sequence[int] | None = None
+) -> None:
+    """`stop_tokens` end a generated text; by default ⊥ alone. A model that does not generate has none."""
+    write_json(directory / "config.json", config_fields(model, family, bottom))
+    if model.config.causal:
+        eos = bottom if stop_tokens in (None, (bottom,)) else list(stop_tokens or ())
+        write_json(directory / "generation_config.json", {**dict.fromkeys(_SPECIAL, bottom), "eos_token_id": eos})
 
 
 def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any]:
     """What config.json says of a language model."""
     described = FAMILIES[family].write(model.config)
-    assert FAMILIES[family].read(described) == model.config, f"a {family} cannot say all of {model.config}"
+    # what stands between φ and its use is told by the tensors, and by the architecture
+    config = model.config
+    said = dataclasses.replace(FAMILIES[family].read(described), pooler=config.pooler, masked_head=config.masked_head)
+    assert said == config, f"a {family} cannot say all of {model.config}"
     return {
         "architectures": [FAMILIES[family].architecture],
         "model_type": family,
@@ -94,8 +105,10 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
             f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
             " load it with load_classifier, or give it to predict"
         )
-    model, family = empty_model(fields)
-    load_weights(model, family, directory, device, dtype)
+    config, family = described(fields)
+    tensors = Tensors(directory)
+    model = empty_model(dataclasses.replace(config, pooler=tensors.hold("pooler.dense.weight")))
+    load_weights(model, family, tensors, device, dtype)
     return model.eval(), family
 
 
@@ -104,29 +117,33 @@ def is_classifier(fields: Mapping[str, Any]) -> bool:
     return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
 
 
-def empty_model(fields: Mapping[str, Any]) -> tuple[Transformer, str]:
-    """The Transformer of a config.json, without weights, and its family."""
+def described(fields: Mapping[str, Any]) -> tuple[Config, str]:
+    """What a config.json describes, and its family."""
     family = family_of(fields)
+    return FAMILIES[family].read(fields), family
+
+
+def empty_model(config: Config) -> Transformer:
+    """Without weights."""
     with torch.device("meta"):
-        model = Transformer(FAMILIES[family].read(fields))
-    return model, family
+        return Transformer(config)
 
 
 def load_weights(
     model: Transformer,
     family: str,
-    directory: Path,
+    tensors: Tensors,
     device: torch.device,
     dtype: torch.dtype | None = None,
     beside: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
-    """Put the weights of a directory's safetensors into a model, by name; the same errors as `load_model`.
+    """Put a directory's tensors into a model, by name; the same errors as `load_model`.
 
     What lies in the file as we want it stays there, mapped to memory; what does not is copied piece by piece, so that
     no weight is held twice. `beside`: names and shapes of tensors that are no part of the model; they are returned as
     they lie in the file.
     """
-    tensors, prefix = Tensors(directory), FAMILIES[family].prefix
+    prefix = FAMILIES[family].prefix
     for name, shape in beside.items():
         tensors.check(name, shape)
     found = {name: tensors.passing(name).to(device) for name in beside}
@@ -148,13 +165,14 @@ def load_weights(
                 part.copy_(_ours(tensors.passing(theirs), place))
         state[name] = torch.nn.Parameter(whole)
         left.difference_update(names)
-    _check_left(tensors, left, model, family, directory)
+    _check_left(tensors, left, model, family)
     model.load_state_dict(state, assign=True)
     return found
 
 
-def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str, directory: Path) -> None:
+def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str) -> None:
     """ValueError for a tensor that the model has no place for, and for an output that is not tied as it should be."""
+    directory = tensors.directory
     names = FAMILIES[family].modules
     output, embedding = (f"{names[ours][0]}.weight" for ours in ("output", "embedding"))
     if model.config.tied and output in left and embedding in tensors.stored:

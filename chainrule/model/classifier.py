@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from chainrule.files import write_json
 from chainrule.model.checkpoint import (
     config_fields,
+    described,
     empty_model,
     is_classifier,
     load_weights,
@@ -22,13 +23,12 @@ from chainrule.model.checkpoint import (
     weights,
 )
 from chainrule.model.families import FAMILIES
+from chainrule.model.tensors import Tensors
 from chainrule.model.transformer import Transformer
-
-_HEAD = "score.weight"  # in every causal family
 
 
 class Head(nn.Module):
-    """w · c_{T+1}: a linear map from φ at the last token to the logits of C classes, without a bias; in float32."""
+    """w · c: a linear map from c (`Transformer.summary`) to the logits of C classes, without a bias; in float32."""
 
     def __init__(self, w: Tensor) -> None:
         """`w` is (C, D)."""
@@ -48,10 +48,16 @@ class Loaded(NamedTuple):
 
 
 def without_output(model: Transformer) -> Transformer:
-    """The same Transformer, its weights shared, with nothing but φ: a classifier's files hold no output layer."""
-    with torch.device("meta"):
-        bare = Transformer(dataclasses.replace(model.config, tied=True))
-    bare.load_state_dict({name: model.get_parameter(name) for name, _ in bare.named_parameters()}, assign=True)
+    """The same Transformer, its weights shared, with nothing but what a linear head reads: a classifier's files hold no
+    output layer. A pooler that pretraining did not have is the identity, before its tanh."""
+    pooler = not model.config.causal  # in the one family that is not
+    bare = empty_model(dataclasses.replace(model.config, tied=True, masked_head=False, pooler=pooler))
+    weights = dict(model.named_parameters())
+    if pooler and model.pooler is None:
+        like = model.embedding.weight
+        weights["pooler.weight"] = nn.Parameter(torch.eye(like.shape[1], dtype=like.dtype, device=like.device))
+        weights["pooler.bias"] = nn.Parameter(torch.zeros_like(like[0]))
+    bare.load_state_dict({name: weights[name] for name, _ in bare.named_parameters()}, assign=True)
     bare.compute_dtype = model.compute_dtype
     return bare.train(model.training)
 
@@ -68,7 +74,14 @@ def save_classifier(
         "problem_type": "single_label_classification",
     }
     write_json(directory / "config.json", fields)
-    save_weights({**weights(model, family), _HEAD: w.detach().contiguous()}, directory / "model.safetensors")
+    head = dict(zip(_head(family), (w.detach().contiguous(), w.new_zeros(len(w))), strict=False))
+    save_weights({**weights(model, family), **head}, directory / "model.safetensors")
+
+
+def _head(family: str) -> tuple[str, ...]:
+    """The tensors of the family's linear head: w, and in BERT's a bias, which is 0."""
+    score = FAMILIES[family].score
+    return (f"{score}.weight",) if score == "score" else (f"{score}.weight", f"{score}.bias")
 
 
 def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> Loaded:
@@ -80,10 +93,12 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
             f"{directory}: wanted a classifier, got a language model ({named}); finetune it first, or load it with load"
         )
     labels = _labels(fields, directory)
-    model, family = empty_model(fields)
-    model = without_output(model)
-    shape = (len(labels), model.config.width)
-    w = load_weights(model, family, directory, device, dtype, beside={_HEAD: shape})[_HEAD]
+    config, family = described(fields)
+    model = without_output(empty_model(config))
+    shapes = zip(_head(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
+    w, *bias = load_weights(model, family, Tensors(directory), device, dtype, beside=dict(shapes)).values()
+    if any(each.any() for each in bias):
+        raise ValueError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")
     return Loaded(model.eval(), w.float(), family, labels)
 
 

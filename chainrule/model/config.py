@@ -41,6 +41,7 @@ class Config:
     post_norm: bool = False  # a norm follows each residual sum and the embeddings, instead of opening each branch
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
     masked_head: bool = False  # a layer and a norm stand between features and output, which has a bias
+    pooler: bool = False  # tanh of a layer at the first token is what a linear head reads
 
     def __post_init__(self) -> None:
         sizes = ["vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden"]

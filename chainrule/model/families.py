@@ -58,6 +58,7 @@ _ATTENTION_BIAS = {"query_key_value_bias": "attention_bias", "attention_output_b
 
 FAMILIES: Mapping[str, Family] = {
     "llama": Family(
+        models="Llama 2 and 3, TinyLlama, SmolLM2",
         architecture="LlamaForCausalLM",
         classifier="LlamaForSequenceClassification",
         fields={**_GATED_FIELDS, **_ATTENTION_BIAS, "mlp_bias": "mlp_bias"},
@@ -70,6 +71,7 @@ FAMILIES: Mapping[str, Family] = {
         also=_NO_DROPOUT,
     ),
     "mistral": Family(
+        models="Mistral",
         architecture="MistralForCausalLM",
         classifier="MistralForSequenceClassification",
         fields={**_GATED_FIELDS, "window": "sliding_window"},
@@ -82,6 +84,7 @@ FAMILIES: Mapping[str, Family] = {
         also=_NO_DROPOUT,
     ),
     "qwen2": Family(
+        models="Qwen2, Qwen2.5",
         architecture="Qwen2ForCausalLM",
         classifier="Qwen2ForSequenceClassification",
         fields=_GATED_FIELDS,
@@ -93,6 +96,7 @@ FAMILIES: Mapping[str, Family] = {
         also={**_NO_DROPOUT, "use_sliding_window": False},
     ),
     "qwen3": Family(
+        models="Qwen3; our own",
         architecture="Qwen3ForCausalLM",
         classifier="Qwen3ForSequenceClassification",
         fields={**_GATED_FIELDS, **_ATTENTION_BIAS},
@@ -104,6 +108,7 @@ FAMILIES: Mapping[str, Family] = {
         also={**_NO_DROPOUT, "use_sliding_window": False},
     ),
     "gpt2": Family(
+        models="GPT-2, DistilGPT2; our own on request",
         architecture="GPT2LMHeadModel",
         classifier="GPT2ForSequenceClassification",
         fields={
@@ -152,6 +157,7 @@ FAMILIES: Mapping[str, Family] = {
         also={"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
     ),
     "gpt_neox": Family(
+        models="Pythia, GPT-NeoX",
         architecture="GPTNeoXForCausalLM",
         classifier="GPTNeoXForSequenceClassification",
         fields={
@@ -189,6 +195,7 @@ FAMILIES: Mapping[str, Family] = {
         also={**_NO_DROPOUT, "hidden_dropout": 0.0},
     ),
     "bert": Family(
+        models="BERT; our own masked ones",
         architecture="BertForMaskedLM",
         classifier="BertForSequenceClassification",
         fields={**_SIZES, "norm_epsilon": "layer_norm_eps", "segments": "type_vocab_size"},
@@ -228,16 +235,17 @@ FAMILIES: Mapping[str, Family] = {
             "blocks.{}.mlp.up": ("bert.encoder.layer.{}.intermediate.dense",),
             "blocks.{}.mlp.down": ("bert.encoder.layer.{}.output.dense",),
             "blocks.{}.mlp_norm": ("bert.encoder.layer.{}.output.LayerNorm",),
+            "pooler": ("bert.pooler.dense",),
             "head": ("cls.predictions",),
             "head.dense": ("cls.predictions.transform.dense",),
             "head.norm": ("cls.predictions.transform.LayerNorm",),
             "output": ("cls.predictions.decoder",),
         },
         prefix="bert.",
+        score="classifier",
         ignored=(
             "embeddings.position_ids",
             "cls.predictions.decoder.bias",  # cls.predictions.bias again
-            *("pooler.dense.weight", "pooler.dense.bias"),
             *("cls.seq_relationship.weight", "cls.seq_relationship.bias"),
         ),
         also={"attention_probs_dropout_prob": 0.0, "hidden_dropout_prob": 0.0},

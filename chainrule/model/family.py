@@ -31,6 +31,7 @@ class Place:
 class Family:
     """How one `model_type` writes the Transformer down."""
 
+    models: str  # some that are written so
     architecture: str  # the class that `transformers` loads it with
     classifier: str  # its class with a linear head
     fields: Mapping[str, str]  # our field -> theirs in config.json
@@ -39,6 +40,7 @@ class Family:
     only: Mapping[str, tuple[Any, ...]]  # fields that must have one of these values where they are given
     modules: Mapping[str, tuple[str, ...]]  # ours -> theirs; several are ours cut by rows; {} is the layer
     prefix: str  # opens the names of all but the head; files of the bare model lack it
+    score: str = "score"  # its classifier's linear head
     transposed: bool = False  # matrices inside the blocks lie the other way round
     interleaved: bool = False  # query, key and value lie together, head by head
     ignored: tuple[str, ...] = ()  # endings of tensors that are no weights of the language model

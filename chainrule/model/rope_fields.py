@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from chainrule.model.rotary import RopeScaling
 
 _LLAMA3 = {"original_context": "original_max_position_embeddings", "low": "low_freq_factor", "high": "high_freq_factor"}
-_SCALINGS = {  # rope_type -> RopeScaling's fields and theirs
+SCALINGS = {  # rope_type -> RopeScaling's fields and theirs
     "default": {},
     "linear": {"factor": "factor"},
     "llama3": {"factor": "factor", **_LLAMA3},
@@ -33,11 +33,11 @@ def read_rope(fields: Mapping[str, Any], theta_name: str, share_name: str) -> Ro
     if not isinstance(rope, Mapping):
         raise ValueError(f"config.json: wanted rope_parameters to be an object, got {rope!r}")
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind not in _SCALINGS:
+    if kind not in SCALINGS:
         raise ValueError(
-            f"config.json: wanted a rope_type of {', '.join(_SCALINGS)}, got {kind!r}, which is not supported"
+            f"config.json: wanted a rope_type of {', '.join(SCALINGS)}, got {kind!r}, which is not supported"
         )
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_SCALINGS[kind].values()}
+    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALINGS[kind].values()}
     for name in rope:
         if name not in known:
             raise ValueError(f"config.json: wanted no {name} with a rope_type of {kind}: that is not supported")
@@ -46,7 +46,7 @@ def read_rope(fields: Mapping[str, Any], theta_name: str, share_name: str) -> Ro
         raise ValueError(
             f"config.json: wanted one rope theta, got {theta_name} {fields[theta_name]} and {theta} in rope_parameters"
         )
-    scaling = {ours: rope[theirs] for ours, theirs in _SCALINGS[kind].items()}
+    scaling = {ours: rope[theirs] for ours, theirs in SCALINGS[kind].items()}
     share = rope.get("partial_rotary_factor") or fields.get(share_name) or 1.0
     return Rope(theta, RopeScaling(**scaling) if scaling else None, share)
 
@@ -58,7 +58,7 @@ def write_rope(rope: Rope, theta_name: str, share_name: str) -> dict[str, Any]:
     parameters = {
         "rope_type": kind,
         "rope_theta": theta,
-        **{theirs: getattr(scaling, ours) for ours, theirs in _SCALINGS[kind].items()},
+        **{theirs: getattr(scaling, ours) for ours, theirs in SCALINGS[kind].items()},
     }
     fields: dict[str, Any] = {theta_name: theta, "rope_parameters": parameters}
     if scaling is not None:

@@ -41,6 +41,10 @@ class Tensors:
                 raise ValueError(f"{path}: wanted the tensor {name}, which the index says is here; the file lacks it")
         self.files = {path: _map(path) for path in paths}
 
+    def hold(self, ending: str) -> bool:
+        """Whether there is a tensor whose name ends so."""
+        return any(name.endswith(ending) for name in self.stored)
+
     def check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
         """The precision of a tensor; ValueError where it is missing, or not one of floats of that shape."""
         if name not in self.stored:

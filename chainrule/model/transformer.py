@@ -81,7 +81,7 @@ def at(x: Tensor, last: Tensor) -> Tensor:
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); `causal` where there is no mask."""
     B, H, T, K = query.shape
-    if plain_cpu(query) and (causal or (mask is not None and T > 1)):
+    if plain_cpu(query) and (causal or (mask is not None and T > 1 and mask.shape[2] == T)):
         key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
         if mask is not None:
             return masked_attention(query, key, value, mask)
@@ -187,6 +187,7 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = None if config.post_norm else Norm(config, config.width)
         self.head = MaskedHead(config) if config.masked_head else None
+        self.pooler = Linear(config.width, config.width) if config.pooler else None
         self.output = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
 
     @property
@@ -205,7 +206,8 @@ class Transformer(nn.Module):
         """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), past the final norm.
 
         `padding` (B,) counts what stands on the left of each row and is no text; a cache knows its own. `last` (B,):
-        where each sequence ends, if φ is wanted there alone, (B, 1, D); what stands behind is padding.
+        where each sequence ends, if one φ of each is wanted, (B, 1, D): there, or at the first token in a model that is
+        not causal. What stands behind is padding.
         """
         T = tokens.shape[1]
         length = T if cache is None else cache.reach(T)
@@ -220,7 +222,7 @@ class Transformer(nn.Module):
             )
         dtype = self.compute_dtype or self.embedding.weight.dtype
         x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
-        places, at = self._places(T, cache, padding, dtype)
+        places, at = self._places(T, cache, padding, last, dtype)
         if self.position_embedding is not None:
             x = x + F.embedding(at, self.position_embedding.weight).to(dtype)
         if self.segment_embedding is not None:
@@ -229,11 +231,17 @@ class Transformer(nn.Module):
             x = self.input_norm(x)
         for layer, block in enumerate(self.blocks):
             if last is not None and layer + 1 == len(self.blocks):
-                places = places.at(last, tokens.shape[1])  # the layers before need every position for its keys
+                # the layers before need every position for its keys
+                places = places.at(last if self.config.causal else torch.zeros_like(last), T)
             x = block(x, places, cache, layer)
         if cache is not None:
             cache.length += T
         return x if self.norm is None else self.norm(x)
+
+    def summary(self, tokens: Tensor, last: Tensor) -> Tensor:
+        """c: what a linear head reads of each of the sequences (B, T), which end at `last` (B,); (B, D)."""
+        features = self.features(tokens, last=last)[:, 0]
+        return features if self.pooler is None else torch.tanh(self.pooler(features))
 
     def logits(self, features: Tensor) -> Tensor:
         """u = output_weight · φ, (…, D) to (…, V); a masked head stands between."""
@@ -246,7 +254,7 @@ class Transformer(nn.Module):
         return self.logits(self.features(tokens, cache, padding))
 
     def _places(
-        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, dtype: torch.dtype
+        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, last: Tensor | None, dtype: torch.dtype
     ) -> tuple[Places, Tensor]:
         """What the blocks need to know of the next T tokens, and their positions (1 or B, T)."""
         config, device = self.config, self.embedding.weight.device
@@ -257,6 +265,8 @@ class Transformer(nn.Module):
             at = positions(0, T, padding, device)
             if config.causal and (padding is not None or (config.window or T) < T):
                 mask = causal_mask(0, T, padding, config.window, device)
+            elif last is not None and not config.causal:
+                mask = (torch.arange(T, device=device) <= last[:, None])[:, None, None]  # (B, 1, 1, T)
             elif padding is not None:
                 mask = (torch.arange(T, device=device) >= padding[:, None])[:, None, None]  # (B, 1, 1, T)
         turn = None
@@ -285,16 +295,17 @@ def initialise(model: Transformer, seed: int) -> None:
 
 
 def linear_maps(model: Transformer) -> list[tuple[nn.Parameter, int, int]]:
-    """The linear maps inside the blocks as (parameter, first row, last row + 1): fused ones are taken apart."""
+    """The linear maps between embedding and output as (parameter, first row, last row + 1): fused ones are taken
+    apart."""
     config = model.config
     queries, keys = config.heads * config.head_width, config.key_value_heads * config.head_width
     rows = {
         "query_key_value": (queries, keys, keys),
         "up": (config.hidden,) * (2 if config.gated else 1),
     }
-    maps = []
-    for name, parameter in model.blocks.named_parameters():
-        if parameter.ndim == 2:
+    maps: list[tuple[nn.Parameter, int, int]] = []
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and name.startswith(("blocks.", "head.")):
             start = 0
             for size in rows.get(name.split(".")[-2], (parameter.shape[0],)):
                 maps.append((parameter, start, start + size))

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -14,6 +15,7 @@ from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, loss_function, micro_batches
 from chainrule.text.batches import Batches
 from chainrule.training.loop import train
+from chainrule.training.objective import Objective
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
 
 DEFAULT_MINUTES = 10.0
@@ -21,6 +23,13 @@ WORTH_COMPILING = 240.0  # seconds of training ahead; compiling takes 20 to 60 o
 FORWARD_SHARE = 1 / 3  # what validating on a token costs of training on it
 MICRO_TOKENS = {"cpu": 2**13, "cuda": 2**16, "mps": 2**14}  # read at once; a larger batch is summed over micro-batches
 Say = Callable[[str], None]
+_PLAIN: dict[str, Any] = {
+    "norm": "layer", "norm_epsilon": 1e-5, "positions": "learned", "gated": False, "query_key_norm": False,
+    "query_key_value_bias": True, "attention_output_bias": True, "mlp_bias": True,
+}  # fmt: skip
+_ENCODER: dict[str, Any] = {
+    "activation": "gelu", "tied": True, "causal": False, "post_norm": True, "segments": 2, "masked_head": True,
+}  # fmt: skip
 
 
 def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.device) -> tuple[Transformer, str]:
@@ -28,45 +37,39 @@ def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.dev
     if options.start is not None:
         return load_model(options.start, device, torch.float32)
     shape = shape_of(options)
-    gpt2 = options.family == "gpt2"
-    config = Config(
-        vocabulary_size=vocabulary_size,
-        context=shape.context,
-        width=shape.width,
-        layers=shape.depth,
-        heads=shape.heads,
-        key_value_heads=shape.heads,
-        head_width=shape.width // shape.heads,
-        # the same number of weights: three matrices of 8/3 of the width, or two of 4 times
-        hidden=4 * shape.width if gpt2 else 32 * round(shape.width / 12),
-        norm="layer" if gpt2 else "rms",
-        norm_epsilon=1e-5 if gpt2 else 1e-6,
-        positions="learned" if gpt2 else "rotary",
-        activation="gelu_tanh" if gpt2 else "silu",
-        gated=not gpt2,
-        query_key_norm=not gpt2,
-        query_key_value_bias=gpt2,
-        attention_output_bias=gpt2,
-        mlp_bias=gpt2,
-        tied=options.tied,
-    )
+    sizes: dict[str, Any] = {
+        "vocabulary_size": vocabulary_size,
+        "context": shape.context,
+        "width": shape.width,
+        "layers": shape.depth,
+        "heads": shape.heads,
+        "key_value_heads": shape.heads,
+        "head_width": shape.width // shape.heads,
+    }
+    if options.made == "qwen3":  # as many weights: three matrices of 8/3 of the width, or two of 4 times
+        config = Config(**sizes, hidden=32 * round(shape.width / 12), tied=options.tied)
+    elif options.made == "gpt2":
+        config = Config(**sizes, hidden=4 * shape.width, **_PLAIN, activation="gelu_tanh", tied=options.tied)
+    else:
+        config = Config(**sizes, hidden=4 * shape.width, **_PLAIN, **_ENCODER)
     model = Transformer(config)
     initialise(model, options.seed)  # on the CPU, so that every device starts from the same weights
-    return model.to(device), options.family
+    return model.to(device), options.made
 
 
 def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> Optimizer:
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW alone."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     schedule = Schedule(steps)
-    if options.optimizer == "adamw":
-        rate = options.learning_rate or 1e-3 * (256 / model.config.width) ** 0.5
+    careful = 1.0 if options.start is None else 0.1  # a pretrained model is to be changed, not forgotten
+    if options.moved_by == "adamw":
+        rate = options.learning_rate or careful * 1e-3 * (256 / model.config.width) ** 0.5
         groups = [
             Group([parameter for parameter in names if parameter.ndim >= 2], rate, decay=0.1),
             Group([parameter for parameter in names if parameter.ndim < 2], rate),
         ]
         return Optimizer(names, [], rate, groups, schedule)
-    rate = options.learning_rate or 0.02
+    rate = options.learning_rate or careful * 0.02
     tables = [parameter for parameter, name in names.items() if "embedding" in name]
     outputs = [parameter for parameter, name in names.items() if name == "output.weight"]
     groups = [
@@ -83,6 +86,7 @@ def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> 
 
 def decide(
     model: Transformer,
+    objective: Objective,
     batches: Batches,
     validation_tokens: int,
     options: PretrainOptions,
@@ -118,41 +122,45 @@ def decide(
         if options.minutes is None:
             say(f"neither --steps nor --minutes given: training for {minutes:g} minutes")
         end = started + 0.97 * 60 * minutes  # the rest is for saving
-        decided, seconds = _fastest(model, batches, options, decided, lambda _: end - time.monotonic())
+        decided, seconds = _fastest(model, objective, batches, options, decided, lambda _: end - time.monotonic())
         affordable = (end - time.monotonic()) / seconds
         steps = max(1, int(affordable - max(validation, min(20 * validation, affordable / 11))))
         decided = dataclasses.replace(decided, steps=min(steps, options.steps or steps))
         say(f"{seconds * 1000:.0f} ms a step: {steps} steps fit into {minutes:g} minutes")
     elif options.compile == "auto" and options.steps > 200:
-        decided, _ = _fastest(model, batches, options, decided, lambda seconds: seconds * decided.steps)
+        decided, _ = _fastest(model, objective, batches, options, decided, lambda seconds: seconds * decided.steps)
     validate_every = options.validate_every or max(-(-decided.steps // 20), int(10 * validation), 1)
     return dataclasses.replace(decided, validate_every=validate_every, log_every=max(1, decided.steps // 500))
 
 
 def _fastest(
     model: Transformer,
+    objective: Objective,
     batches: Batches,
     options: PretrainOptions,
     decided: Decided,
     seconds_ahead: Callable[[float], float],
 ) -> tuple[Decided, float]:
     """Compiled or not, whichever is faster and pays for itself in the seconds ahead; and a step's seconds then."""
-    seconds = _seconds_a_step(model, batches, options, decided)
+    seconds = _seconds_a_step(model, objective, batches, options, decided)
     if options.compile != "auto" or not machine.compiler() or seconds_ahead(seconds) < WORTH_COMPILING:
         return decided, seconds
     compiled = dataclasses.replace(decided, compiled=True)
     try:
-        compiled_seconds = _seconds_a_step(model, batches, options, compiled)
+        compiled_seconds = _seconds_a_step(model, objective, batches, options, compiled)
     except Exception:  # whatever a compiler that is there but does not work raises: eager always works
         return decided, seconds
     return (compiled, compiled_seconds) if compiled_seconds < seconds else (decided, seconds)
 
 
-def _seconds_a_step(model: Transformer, batches: Batches, options: PretrainOptions, decided: Decided) -> float:
+def _seconds_a_step(
+    model: Transformer, objective: Objective, batches: Batches, options: PretrainOptions, decided: Decided
+) -> float:
     """Mean over a few steps after the first two, which are undone."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     optimizer = make_optimizer(model, options, steps=2**30)
-    steps = train(model, optimizer, micro_batches(batches, decided), loss_function(model, decided), steps=2**30)
+    windows = micro_batches(batches, objective, decided)
+    steps = train(model, optimizer, windows, loss_function(model, objective, decided), steps=2**30)
     for _ in range(2):  # the first steps allocate, or compile
         next(steps)
     start, made = time.monotonic(), 0

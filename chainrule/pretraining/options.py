@@ -24,9 +24,13 @@ class PretrainOptions:
     batch_tokens: int | None = None
     """Tokens a step."""
     learning_rate: float | None = None
-    """Peak rate of the matrices; the other rates keep their proportion to it."""
-    optimizer: Literal["muon", "adamw"] = "muon"
-    family: Literal["qwen3", "gpt2"] = "qwen3"
+    """Peak rate of the matrices; the other rates keep their proportion to it. --from: a tenth by default."""
+    optimizer: Literal["muon", "adamw"] | None = None
+    """muon; adamw where --from goes on with a model, which it moves carefully."""
+    objective: Literal["next", "masked"] = "next"
+    """Predict the next token, or masked ones (BERT)."""
+    family: Literal["qwen3", "gpt2", "bert"] | None = None
+    """The architecture: qwen3, or bert for the masked objective."""
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
     """Go on from this model's weights, with its tokenizer and shape."""
     tied: bool = False
@@ -51,12 +55,27 @@ class PretrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
+        if self.family is not None and (self.family == "bert") != (self.objective == "masked"):
+            raise ValueError(
+                f"--family: wanted {'bert' if self.objective == 'masked' else 'qwen3 or gpt2'} for --objective"
+                f" {self.objective}, got {self.family}"
+            )
         if self.start is not None:
-            for name in ("depth", "width", "heads", "context"):
+            for name in ("depth", "width", "heads", "context", "family"):
                 if getattr(self, name) is not None:
                     raise ValueError(
                         f"--{name}: wanted none beside --from, whose model has its shape, got {getattr(self, name)}"
                     )
+
+    @property
+    def moved_by(self) -> Literal["muon", "adamw"]:
+        """The optimizer."""
+        return self.optimizer or ("muon" if self.start is None else "adamw")
+
+    @property
+    def made(self) -> Literal["qwen3", "gpt2", "bert"]:
+        """The family of a model that is made here."""
+        return self.family or ("bert" if self.objective == "masked" else "qwen3")
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from chainrule.files import write_text
-from chainrule.language_model import LanguageModel
+from chainrule.language_model import Pretrained
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.checkpoint import weights
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.curve import draw_losses
 from chainrule.text.batches import Batches, validation_windows
 from chainrule.text.corpus import Split
 from chainrule.training.loop import train
-from chainrule.training.objective import next_token_loss
+from chainrule.training.objective import Objective
 from chainrule.training.optimizer import Optimizer
 from chainrule.training.resume import Checkpoint, save_checkpoint
 
@@ -75,13 +76,14 @@ class Run:
     def __init__(
         self,
         out: Path,
-        language_model: LanguageModel,
+        language_model: Pretrained,
+        objective: Objective,
         optimizer: Optimizer,
         batches: Batches,
         validation: Split,
         decided: Decided,
     ) -> None:
-        self.out, self.language_model, self.optimizer = out, language_model, optimizer
+        self.out, self.language_model, self.objective, self.optimizer = out, language_model, objective, optimizer
         self.batches, self.validation, self.decided = batches, validation, decided
         self.step = 0
         self.seconds = 0.0  # spent on steps, over all the times the run was started
@@ -121,8 +123,8 @@ class Run:
             for made in train(
                 self.model,
                 self.optimizer,
-                micro_batches(self.batches, self.decided),
-                loss_function(self.model, self.decided),
+                micro_batches(self.batches, self.objective, self.decided),
+                loss_function(self.model, self.objective, self.decided),
                 steps=self.decided.steps,
                 start=self.step,
             ):
@@ -195,20 +197,26 @@ class Run:
 
     @torch.no_grad()
     def validation_loss(self) -> float:
-        """Mean over consecutive windows of the whole validation split, in nats a token."""
+        """Mean over consecutive windows of the whole validation split, in nats a token; blanks are always the same."""
         self.model.eval()
         total, tokens = 0.0, 0
-        for windows in validation_windows(self.validation, self.batches.context, self.decided.micro_rows):
-            batch = torch.from_numpy(windows).to(self.decided.device)
-            count = batch[:, 1:].numel()
-            total += float(next_token_loss(self.model, batch)) * count
-            tokens += count
+        for number, windows in enumerate(
+            validation_windows(self.validation, self.batches.context, self.decided.micro_rows)
+        ):
+            batch = self.objective.batch(windows, [number])
+            if count := self.objective.predicted(batch):
+                total += float(self.objective.loss(self.model, *_moved(batch, self.decided))) * count
+                tokens += count
         return total / tokens
 
     def sample(self) -> str:
-        """A short text from ⊥, the same stream at every validation, so that learning can be watched."""
+        """What the model says at a validation, so that learning can be watched: a short text from ⊥, from the same
+        stream each time; or the validation text's beginning with the model's words, in brackets, in some places."""
         self.model.eval()
-        return self.language_model.generate("", max_tokens=min(SAMPLE_TOKENS, self.batches.context - 1), seed=0)
+        size = min(SAMPLE_TOKENS, self.batches.context - 1)
+        if isinstance(self.language_model, MaskedLanguageModel):
+            return self.language_model.filled(self.validation.read(1, 1 + size).tolist())
+        return self.language_model.generate("", max_tokens=size, seed=0)
 
     def _count(self, skipped: bool) -> None:
         self.skipped += skipped
@@ -247,20 +255,26 @@ class Run:
         write_text(self.out / "log.jsonl", "".join(kept))
 
 
-def micro_batches(batches: Batches, decided: Decided) -> Callable[[int], Iterator[Tensor]]:
-    """Step -> its windows, (micro_rows, T+1) at a time."""
+def micro_batches(
+    batches: Batches, objective: Objective, decided: Decided
+) -> Callable[[int], Iterator[tuple[Tensor, ...]]]:
+    """Step -> its windows as the objective has them, `micro_rows` at a time; a function of (seed, step) alone."""
 
-    def of_step(step: int) -> Iterator[Tensor]:
-        tokens = torch.from_numpy(batches.batch(step, decided.rows)).to(decided.device)
-        return iter(tokens.split(decided.micro_rows))
+    def of_step(step: int) -> Iterator[tuple[Tensor, ...]]:
+        batch = _moved(objective.batch(batches.batch(step, decided.rows), [batches.seed % 2**64, step]), decided)
+        return zip(*(tensor.split(decided.micro_rows) for tensor in batch), strict=True)
 
     return of_step
 
 
-def loss_function(model: Transformer, decided: Decided) -> Callable[[Tensor], Tensor]:
-    """14.8 for a batch of windows, compiled where that was decided."""
-    compute = torch.compile(next_token_loss, dynamic=False) if decided.compiled else next_token_loss
-    return lambda tokens: compute(model, tokens)
+def _moved(batch: tuple[Tensor, ...], decided: Decided) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(decided.device) for tensor in batch)
+
+
+def loss_function(model: Transformer, objective: Objective, decided: Decided) -> Callable[[tuple[Tensor, ...]], Tensor]:
+    """The objective for a batch, compiled where that was decided."""
+    compute = torch.compile(objective.loss, dynamic=False) if decided.compiled else objective.loss
+    return lambda batch: compute(model, *batch)
 
 
 def operations_per_token(model: Transformer) -> float:

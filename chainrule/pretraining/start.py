@@ -16,14 +16,18 @@ import torch
 
 from chainrule import machine
 from chainrule.files import sha256, sweep, write_text
-from chainrule.language_model import LanguageModel
+from chainrule.hub import model_directory
+from chainrule.language_model import held, stop_tokens_of
 from chainrule.model.checkpoint import load_weights, save_config
+from chainrule.model.tensors import Tensors
+from chainrule.model.transformer import Transformer
 from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
 from chainrule.pretraining.options import PretrainOptions, shape_of
 from chainrule.pretraining.run import Decided, Run
 from chainrule.text.batches import Batches
 from chainrule.text.corpus import CorpusOptions, Shards, write_shards
-from chainrule.text.tokenizer import load_tokenizer
+from chainrule.text.tokenizer import Tokenizer, load_tokenizer
+from chainrule.training.objective import NEXT_TOKEN, Marks, Objective, masked_token
 from chainrule.training.resume import newest_checkpoint
 
 
@@ -45,6 +49,10 @@ def open_run(
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
     stored = _stored(out, asked)
+    if options.start is not None:  # asked for by a name that may be the Hub's; its own tokens are the ones it knows
+        options = dataclasses.replace(options, start=model_directory(options.start))
+        if corpus.tokenizer == CorpusOptions.tokenizer:
+            corpus = dataclasses.replace(corpus, tokenizer=str(options.start))
     for folder in (out, out / "training"):
         sweep(folder)
     if options.start is None:
@@ -56,6 +64,7 @@ def open_run(
     tokenizer = shards.tokenizer
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
+    objective = _objective(model, tokenizer, options)
     batches = Batches(shards.split("train"), model.config.context, options.seed)
     validation = shards.split("validation")
     if len(validation) < 2:
@@ -64,15 +73,18 @@ def open_run(
         decided = Decided(**stored["decided"])
         torch.set_num_threads(decided.threads)
     else:
-        decided = decide(model, batches, len(validation), options, dtype, started, say)
+        decided = decide(model, objective, batches, len(validation), options, dtype, started, say)
     model.compute_dtype = getattr(torch, decided.dtype)
 
     checkpoint = newest_checkpoint(out / "training")
     if checkpoint is not None:
-        load_weights(model, family, checkpoint.path, where)
+        load_weights(model, family, Tensors(checkpoint.path), where)
+    stop_tokens = None if options.start is None else (tokenizer.bottom, *(stop_tokens_of(options.start) or ()))
+    language_model = held(model, tokenizer, family, stop_tokens)
     run = Run(
         out,
-        LanguageModel(model, tokenizer, family),
+        language_model,
+        objective,
         make_optimizer(model, options, decided.steps),
         batches,
         validation,
@@ -80,12 +92,30 @@ def open_run(
     )
     if stored is None:
         tokenizer.save(out)
-        save_config(model, family, out, tokenizer.bottom)
+        save_config(model, family, out, tokenizer.bottom, language_model.stop_tokens)
         _write_record(out, asked, decided, shards)
     if checkpoint is not None:
         run.go_on_from(checkpoint)
         run.publish()  # a kill may have come between saving and publishing
     return run
+
+
+def _objective(model: Transformer, tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
+    if model.config.causal != (options.objective == "next"):
+        wanted, sees = ("next", "none") if model.config.causal else ("masked", "each")
+        raise ValueError(
+            f"--objective: wanted {wanted} for {options.start}, in which {sees} of the tokens sees those after it,"
+            f" got {options.objective}"
+        )
+    if options.objective == "next":
+        return NEXT_TOKEN
+    if tokenizer.mask is None:
+        raise ValueError(
+            "--objective masked: wanted tokens with a [MASK] among them, got shards without: tokenize with --mask, or"
+            " give the text itself"
+        )
+    marks = Marks(tokenizer.bottom, tokenizer.closing, tokenizer.mask.id)
+    return masked_token(marks, tokenizer.vocabulary_size)
 
 
 def _asked(
@@ -100,7 +130,8 @@ def _asked(
         "dtype": dtype,
     }
     asked["from"] = asked.pop("start")
-    del asked["workers"]
+    asked["optimizer"] = options.moved_by
+    del asked["workers"], asked["mask"]  # the one changes nothing, the other follows from the objective
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in asked.items() if value is not None
     }
@@ -138,7 +169,7 @@ def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: Co
     directory = Path(data[0])
     if len(data) > 1 or not (directory / "manifest.json").is_file():
         directory = out / "data"
-        write_shards(data, directory, corpus)
+        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"))
     shards = Shards(directory)
     shards.verify()
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
 from chainrule.text.tokenizer import Tokenizer
 
-Document = Sequence[int] | NDArray[np.integer]
+Document = Tokens
 
 _TOKENS_AT_ONCE = 8192  # read by the model in one call
 _TOKENS_IN_MEMORY = 16 * _TOKENS_AT_ONCE  # sorted by length before they are read, so that little of it is padding
@@ -29,6 +30,14 @@ class Scores(NamedTuple):
     log_probs: Tensor  # (T,) log p(x_t | x_0..x_{t-1})
     best_tokens: Tensor  # (T, top) the most probable ones in the place of x_t
     best_log_probs: Tensor  # (T, top)
+
+
+class TokenScore(NamedTuple):
+    """One factor of the chain rule, for a person."""
+
+    text: str
+    log_prob: float  # nats
+    alternatives: list[tuple[str, float]]  # the most probable tokens in its place, and their log-probabilities
 
 
 @dataclass(frozen=True)
@@ -82,10 +91,10 @@ def score_documents(
 
     A document longer than the context is read in `windows`; only the first of them begins with ⊥.
     """
-    group: list[Tensor] = []
+    group: list[NDArray[np.int64]] = []
     size = 0
     for document in documents:
-        group.append(torch.from_numpy(np.array(document, np.int64)))
+        group.append(np.array(document, np.int64))
         size += len(document)
         if size >= _TOKENS_IN_MEMORY:
             yield from _score_group(model, group, stride, top)
@@ -93,13 +102,14 @@ def score_documents(
     yield from _score_group(model, group, stride, top)
 
 
-def _score_group(model: Transformer, group: list[Tensor], stride: int | None, top: int) -> list[Scores]:
+def _score_group(model: Transformer, group: list[NDArray[np.int64]], stride: int | None, top: int) -> list[Scores]:
     lengths = [len(document) - 1 for document in group]
     found = [Scores(torch.empty(T), torch.empty(T, top, dtype=torch.long), torch.empty(T, top)) for T in lengths]
     work = [(d, window) for d, T in enumerate(lengths) for window in windows(T, model.config.context, stride)]
-    for batch in _batches(work):
+    for places in by_length([window.length for _, window in work], _TOKENS_AT_ONCE):
+        batch = [work[place] for place in places]
         features, targets = _read(model, [(group[d], window) for d, window in batch])
-        scores, start = _predictions(model, features, targets, top), 0
+        scores, start = predictions(model, features, targets, top), 0
         for d, window in batch:
             end = start + window.end + 1 - window.first
             for whole, part in zip(found[d], scores, strict=True):
@@ -108,34 +118,19 @@ def _score_group(model: Transformer, group: list[Tensor], stride: int | None, to
     return found
 
 
-def _batches(work: list[tuple[int, Window]]) -> Iterator[list[tuple[int, Window]]]:
-    """The windows, shortest first, in batches of at most `_TOKENS_AT_ONCE` tokens, padding counted."""
-    batch: list[tuple[int, Window]] = []
-    for item in sorted(work, key=lambda item: item[1].length):
-        if batch and (len(batch) + 1) * item[1].length > _TOKENS_AT_ONCE:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
-
-
-def _read(model: Transformer, parts: list[tuple[Tensor, Window]]) -> tuple[Tensor, Tensor]:
+def _read(model: Transformer, parts: list[tuple[NDArray[np.int64], Window]]) -> tuple[Tensor, Tensor]:
     """φ (N, D) at the positions that predict what is scored, and what is scored there, (N,)."""
-    tokens = torch.zeros(len(parts), max(window.length for _, window in parts), dtype=torch.long)  # (B, T)
-    for row, (document, window) in zip(tokens, parts, strict=True):
-        # Padding stands behind, where no real position looks.
-        row[: window.length] = document[window.start : window.end]
     device = model.embedding.weight.device
-    features = model.features(tokens.to(device))  # (B, T, D)
+    tokens, _ = padded([document[window.start : window.end] for document, window in parts], device)
+    features = model.features(tokens)  # (B, T, D)
     scored = [
         row[window.first - 1 - window.start : window.length] for row, (_, window) in zip(features, parts, strict=True)
     ]
-    targets = [document[window.first : window.end + 1] for document, window in parts]
-    return torch.cat(scored), torch.cat(targets).to(device)
+    targets = np.concatenate([document[window.first : window.end + 1] for document, window in parts])
+    return torch.cat(scored), torch.from_numpy(targets).to(device)
 
 
-def _predictions(model: Transformer, features: Tensor, targets: Tensor, top: int) -> Scores:
+def predictions(model: Transformer, features: Tensor, targets: Tensor, top: int) -> Scores:
     """log softmax(u) at the targets (N,) and at its `top` greatest, a part of the (N, V) logits at a time."""
     rows = max(1, _LOGITS_AT_ONCE // model.config.vocabulary_size)
     parts = []

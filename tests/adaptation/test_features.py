@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from chainrule.adaptation.features import Features, by_length, last_features
+from chainrule.adaptation.features import Features, last_features
+from chainrule.model.padding import by_length
 from chainrule.model.transformer import Transformer
 from chainrule.text.tokenizer import byte_tokenizer
 

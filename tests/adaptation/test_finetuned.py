@@ -17,12 +17,13 @@ import torch
 from chainrule.adaptation import full
 from chainrule.adaptation.classifier import load_classifier
 from chainrule.adaptation.examples import Task
-from chainrule.adaptation.features import Features, padded
+from chainrule.adaptation.features import Features
 from chainrule.adaptation.finetuned import FinetuneOptions, Finetuning, finetune
 from chainrule.adaptation.full import Labelled, Training, recipe
 from chainrule.adaptation.head import solve_head
 from chainrule.language_model import LanguageModel
 from chainrule.model.classifier import without_output
+from chainrule.model.padding import padded
 from chainrule.model.transformer import Config, Transformer, initialise
 from chainrule.text.tokenizer import byte_tokenizer
 
@@ -71,7 +72,7 @@ def test_head_leaves_theta_untouched_bit_for_bit_and_predicts_from_it(task: Task
     classifier = finetune(lm, task, train="head")
     for name, tensor in lm.model.state_dict().items():
         assert torch.equal(tensor, before[name])
-    assert classifier.features.model is lm.model
+    assert classifier.features.model.embedding.weight is lm.model.embedding.weight
     assert accuracy(classifier.predict(task.test.rows), task) > 0.6
 
 

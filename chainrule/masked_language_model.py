@@ -1,0 +1,176 @@
+"""What a user holds of the other kind of language model (Devlin et al., 2019): it fills the blanks of a text that it
+sees on both sides. Knows text; how things are computed is told elsewhere."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chainrule.model.checkpoint import save_model
+from chainrule.model.transformer import Transformer
+from chainrule.scoring.blanks import blanked, fill_blanks
+from chainrule.scoring.documents import TokenScore, border
+from chainrule.text.tokenizer import Tokenizer
+from chainrule.training.objective import Marks, masked_token
+
+_TEXTS_AT_ONCE = 256  # in memory: those of a long text, each with one blank
+_EVERY = 6  # a token so far apart is shown as the model would have it
+
+
+@dataclass(frozen=True)
+class MaskedEvaluation:
+    """How well a masked model tells what stood in the blanks of texts; no perplexity, as no text has a probability."""
+
+    tokens: int
+    masked_tokens: int  # of them, in the fixed mask
+    masked_loss: float  # the mean of -log p(token | all that is not masked) over these, in nats
+
+
+class MaskedLanguageModel:
+    """p(x_t | all tokens that are not masked). Made by `load`, or from its parts.
+
+    A text is read as ⊥, its tokens, and what closes it in this model's tokenizer ([SEP] in BERT's).
+    """
+
+    def __init__(self, model: Transformer, tokenizer: Tokenizer, family: str) -> None:
+        if tokenizer.mask is None:
+            raise ValueError("model: wanted a tokenizer with a mask token for a masked language model, got one without")
+        self.model, self.tokenizer, self.family = model, tokenizer, family
+        self.stop_tokens: tuple[int, ...] = ()
+        self._mask = tokenizer.mask.id
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
+        """For each mask token that `text` spells the `top` most probable tokens in its place, with their probabilities.
+
+        Raises ValueError for a text without a mask, or longer than the context.
+        """
+        tokens = self._tokens(self.tokenizer.encode_blanks(text))
+        places = [place for place, token in enumerate(tokens) if token == self._mask]
+        if not places:
+            spelled = self.tokenizer.named["mask_token"]
+            raise ValueError(f"fill: wanted a text with {spelled} where a word is to be told, got {text[:40]!r}")
+        (scores,) = fill_blanks(self.model, [blanked(tokens, places, self._mask)], top=self._top(top))
+        best = zip(scores.best_tokens.tolist(), scores.best_log_probs.exp().tolist(), strict=True)
+        return [list(zip(self.tokenizer.pieces(ids), values, strict=True)) for ids, values in best]
+
+    def pseudo_log_prob(self, text: str, given: str = "") -> float:
+        """Σ_t log p(x_t | all other tokens) in nats, each masked in turn (Salazar et al., 2020): no log-probability of
+        the text, but comparable between texts under one model. `given` stands before it and is not scored.
+
+        Raises ValueError for a text longer than the context.
+        """
+        return sum(token.log_prob for token in self.score(text, given, top=0))
+
+    def score(self, text: str, given: str = "", top: int = 5) -> list[TokenScore]:
+        """Each token of `text` given all others, with the `top` most probable ones in its place."""
+        encoded = self.tokenizer.encode(given + text)
+        tokens, first = self._tokens(encoded), 1 + border(self.tokenizer, given, encoded)
+        asked = [blanked(tokens, [place], self._mask) for place in range(first, 1 + len(encoded))]
+        pieces, found = self.tokenizer.pieces, []
+        for start in range(0, len(asked), _TEXTS_AT_ONCE):
+            part = asked[start : start + _TEXTS_AT_ONCE]
+            for one, scores in zip(part, fill_blanks(self.model, part, top=self._top(top, least=0)), strict=True):
+                best = zip(pieces(scores.best_tokens[0].tolist()), scores.best_log_probs[0].tolist(), strict=True)
+                found.append(TokenScore(pieces(one.words)[0], float(scores.log_probs[0]), list(best)))
+        return found
+
+    @torch.no_grad()
+    def evaluate(self, texts: str | Iterable[str], stride: int | None = None) -> MaskedEvaluation:
+        """The masked loss under a mask that is always the same: 15 % of each window, as in pretraining.
+
+        A text longer than the context is read in windows that do not overlap. Raises ValueError where there is no text,
+        and for a `stride`, which only causal models have.
+        """
+        if stride is not None:
+            raise ValueError("stride: wanted none for a masked model, whose windows do not overlap; leave it out")
+        marks = Marks(self.tokenizer.bottom, self.tokenizer.closing, self._mask)
+        objective = masked_token(marks, self.model.config.vocabulary_size)
+        tokens, masked, total = 0, 0, 0.0
+        documents = [texts] if isinstance(texts, str) else texts
+        for number, window in enumerate(self._windows(documents)):
+            batch = objective.batch(window[None], [number])
+            if count := objective.predicted(batch):
+                total += float(objective.loss(self.model, *(tensor.to(self.device) for tensor in batch))) * count
+                masked += count
+            tokens += len(window) - 2 - len(marks.closing)
+        if not masked:
+            raise ValueError("evaluate: wanted text, got none (or empty ones only)")
+        return MaskedEvaluation(tokens, masked, total / masked)
+
+    def _windows(self, texts: Iterable[str]) -> Iterator[NDArray[np.int64]]:
+        """Each text in windows of at most the context, with places for its ends, and one token more (see `blanks`)."""
+        closing = self.tokenizer.closing
+        room = self.model.config.context - 1 - len(closing)
+        for text in texts:
+            (tokens,) = self.tokenizer.encode_batch([text])
+            for start in range(0, len(tokens), room):
+                ends = [self.tokenizer.bottom] * (len(closing) + 1)
+                yield np.concatenate(([self.tokenizer.bottom], tokens[start : start + room], ends)).astype(np.int64)
+
+    @torch.no_grad()
+    def features(self, text: str) -> Tensor:
+        """φ_θ at ⊥, each of the text's T tokens, and what closes it, (T + 1 or more, D).
+
+        Raises ValueError for a text longer than the context.
+        """
+        return self.model.features(torch.tensor([self._tokens(self.tokenizer.encode(text))], device=self.device))[0]
+
+    def filled(self, tokens: Sequence[int]) -> str:
+        """A text in which every sixth token is the most probable one there, in brackets: to be looked at."""
+        read = self._tokens(tokens)
+        places = list(range(1 + _EVERY // 2, 1 + len(tokens), _EVERY))
+        (scores,) = fill_blanks(self.model, [blanked(read, places, self._mask)], top=1)
+        said = dict(zip(places, self.tokenizer.pieces(scores.best_tokens[:, 0].tolist()), strict=True))
+        pieces = self.tokenizer.pieces(tokens)
+        return "".join(
+            f"{said[place][: -len(said[place].strip()) or None]}[{said[place].strip()}]" if place in said else piece
+            for place, piece in enumerate(pieces, 1)
+        )
+
+    def save(self, directory: str | Path) -> None:
+        """Write the model as a Hugging Face directory, which `load` and transformers read."""
+        directory = Path(directory)
+        self.tokenizer.save(directory)
+        save_model(self.model, self.family, directory, self.tokenizer.bottom)
+
+    def _tokens(self, encoded: Sequence[int]) -> list[int]:
+        return [self.tokenizer.bottom, *encoded, *self.tokenizer.closing]
+
+    def _top(self, top: int, least: int = 1) -> int:
+        if top < least:
+            raise ValueError(f"top: wanted at least {least}, got {top}")
+        return min(top, self.model.config.vocabulary_size)
+
+    # What only a causal model can do.
+
+    def generate(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises ValueError: a masked model says nothing of a text that it has not seen to its end."""
+        raise ValueError(
+            f"generate: wanted a model of the next token, got a masked one ({self.family}), in which every token sees"
+            " those after it: it fills blanks and cannot go on from a text; use fill, or another model"
+        )
+
+    stream = completions = pieces = generate
+
+    def log_prob(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises ValueError: the chain rule is not this model's."""
+        raise ValueError(
+            f"log_prob: wanted a model of the next token, got a masked one ({self.family}), for which the chain rule"
+            " gives a text no probability; use pseudo_log_prob"
+        )
+
+    next_token = log_prob
+
+    @property
+    def chat(self) -> NoReturn:
+        """Raises ValueError: there is nobody to chat with."""
+        self.generate()
