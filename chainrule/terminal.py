@@ -14,6 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+_UNFOLDED = 400  # columns of a line, where nobody's terminal says how many there are
+_SHORT = 20  # characters of a word, or of a few, that are read best together
 QUIET_SECONDS = 10.0  # between plain lines, where there is no terminal to draw on
 
 
@@ -28,8 +30,9 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
-    """A table on standard output; numbers stand to the right."""
-    Console(markup=False, highlight=False).print(_table(columns, rows, title))
+    """A table on standard output; numbers stand to the right. Where it is no terminal, no line is folded."""
+    width = None if sys.stdout.isatty() else _UNFOLDED
+    Console(markup=False, highlight=False, width=width).print(_table(columns, rows, title))
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
@@ -43,7 +46,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) ->
     )
     for index, column in enumerate(columns):
         numeric = all(row[index][:1].isdigit() or row[index][:1] in "-+." for row in rows if row[index])
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        longest = max((len(row[index]) for row in rows), default=0)
+        least = longest if numeric or longest <= _SHORT else None  # such are never folded, but what stands over them
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold", min_width=least)
     for row in rows:
         table.add_row(*row)
     return table

@@ -49,6 +49,8 @@ class Asking:
     """Label words of unequal length: log p of the whole, a token of it, or a byte of it."""
     longer: Longer = "cut"
     """A row longer than the context loses its beginning, or is refused."""
+    chat: bool = False
+    """Write the prompt as the model's chat template has it, each demonstration as a turn."""
 
 
 def task(
@@ -364,6 +366,7 @@ def compare(
         print_json(comparison.results())
         return
     print_table(COLUMNS, comparison.text())
+    print("* told apart from the best baseline with as many labels, all comparisons taken together")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")
 
 
@@ -401,12 +404,14 @@ def _predictor(
 def _tokenizer_and_context(model: str | None) -> tuple[Any, int]:
     if model is None:
         return None, 0
+    from chainrule.hub import model_directory
     from chainrule.model.checkpoint import read_config
     from chainrule.model.families import FAMILIES, family_of
     from chainrule.text.tokenizer import load_tokenizer
 
-    fields = read_config(Path(model))
-    return load_tokenizer(Path(model)), FAMILIES[family_of(fields)].read(fields).context
+    directory = model_directory(model, weights=False)
+    fields = read_config(directory)
+    return load_tokenizer(directory), FAMILIES[family_of(fields)].read(fields).context
 
 
 def _tell_prompted(
@@ -439,7 +444,7 @@ def _tell_prompted(
         for label, one in shown:
             print(f"{one.prompt}‖ {one.answer!r}, and right is {label!r}")
             print("".join(f"    p({word}) = {p:.4f}" for word, p in one.probabilities.items()) + "\n")
-        if "answers" in beside:
+        if "answers" in beside and first.labels:  # free answers are as many as there are questions
             print_table(("said", "times"), [(repr(word), str(times)) for word, times in beside["answers"].items()])
     _tell(scores, task, notes, json, beside)
     if spread is not None and not json:

@@ -2,14 +2,19 @@
 not done."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.text.corpus import CorpusOptions
 from chainrule.verbs.options import Device, Dtype, Json
+
+if TYPE_CHECKING:
+    from chainrule.language_model import Pretrained
 
 
 def tokenize(
@@ -109,6 +114,8 @@ def generate(
     max_tokens: int = 256,
     samples: int = 1,
     stop: tuple[str, ...] = (),
+    chat: bool = False,
+    system: str = "",
     seed: int = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -127,6 +134,8 @@ def generate(
         max_tokens: End after so many.
         samples: How many continuations.
         stop: End before any of these strings.
+        chat: The prompt is a user's message, written as the model's chat template has it.
+        system: With --chat, a message before it that tells the model how to answer.
         seed: Sample s draws from the stream of (seed, s).
         device: Where to compute.
         dtype: What to compute in.
@@ -137,18 +146,24 @@ def generate(
     from chainrule.terminal import print_json
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    if system and not chat:
+        raise ValueError("--system: wanted --chat beside it, whose template has a place for it; add it")
     lm = load(model, device=device, dtype=dtype)
+    asked: Sequence[int] | str = prompt
+    if chat:
+        before = [{"role": "system", "content": system}] if system else []
+        asked, prompt = lm.chat.tokens([*before, {"role": "user", "content": prompt}]), ""
     if json:
-        made = lm.completions([prompt], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
+        made = lm.completions([asked], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
         print_json({"completions": [asdict(completion) for completion in made]})
     elif samples == 1:
-        before = prompt  # printed with the first piece: a prompt that is refused prints nothing
-        for piece in lm.pieces([prompt], sampling, max_tokens=max_tokens, stop=stop, seed=seed):
-            print(before + piece.text, end="", flush=True)
-            before = ""
+        # The prompt is printed with the first piece: one that is refused prints nothing.
+        for piece in lm.pieces([asked], sampling, max_tokens=max_tokens, stop=stop, seed=seed):
+            print(prompt + piece.text, end="", flush=True)
+            prompt = ""
         print()
     else:
-        made = lm.completions([prompt], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
+        made = lm.completions([asked], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
         for index, completion in enumerate(made):
             print(f"--- {index}\n{prompt}{completion.text}")
 
@@ -165,6 +180,8 @@ def score(
 ) -> None:
     """The chain rule, token by token: log p of each given the ones before, the likeliest in its place, and the sum.
 
+    A masked model gives each token given all others; where the text has masks, what it would put there.
+
     Args:
         model: A run, or any Hugging Face directory.
         text: The text to score; - reads standard input.
@@ -174,14 +191,20 @@ def score(
         dtype: What to compute in.
         json: Print one JSON document.
     """
-    from chainrule.language_model import load
+    from chainrule.language_model import LanguageModel, load
+    from chainrule.masked_language_model import MaskedLanguageModel
     from chainrule.terminal import print_json, print_table
 
     lm = load(model, device=device, dtype=dtype)
-    tokens = lm.score(sys.stdin.read() if text == "-" else text, given=given, top=top)
+    text = sys.stdin.read() if text == "-" else text
+    if isinstance(lm, MaskedLanguageModel) and lm.tokenizer.named["mask_token"] in text:
+        _tell_blanks(lm.fill(text, top), json)
+        return
+    tokens = lm.score(text, given=given, top=top)
     total = sum(token.log_prob for token in tokens)
     if json:
-        print_json({"tokens": [token._asdict() for token in tokens], "log_prob": total})
+        name = "log_prob" if isinstance(lm, LanguageModel) else "pseudo_log_prob"
+        print_json({"tokens": [token._asdict() for token in tokens], name: total})
         return
     rows = [
         (
@@ -194,10 +217,25 @@ def score(
     print_table(("token", "log p", "likeliest in its place"), [*rows, ("sum", f"{total:.3f}", "")])
 
 
+def _tell_blanks(filled: list[list[tuple[str, float]]], json: bool) -> None:
+    """What a masked model would put into each blank."""
+    from chainrule.terminal import print_json, print_table
+
+    if json:
+        print_json({"blanks": filled})
+        return
+    told = ["  ".join(f"{word!r} {p:.4f}" for word, p in best) for best in filled]
+    print_table(("blank", "p"), [(str(number), words) for number, words in enumerate(told, 1)])
+
+
 def evaluate(
     model: Positional[str],
-    texts: Positional[list[str]],
+    texts: Positional[tuple[str, ...]] = (),
     /,
+    tasks: tuple[str, ...] = (),
+    shots: int | None = None,
+    limit: int | None = None,
+    include: Path | None = None,
     stride: int | None = None,
     field: str = "text",
     encoding: str = "utf-8",
@@ -205,11 +243,15 @@ def evaluate(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Loss, perplexity and bits per byte on files of text; every token is scored once.
+    """Loss, perplexity and bits per byte on files of text, every token scored once; or lm-evaluation-harness's tasks.
 
     Args:
         model: A run, or any Hugging Face directory.
         texts: Files, folders or globs of documents; - reads standard input.
+        tasks: Tasks of lm-evaluation-harness, in place of texts.
+        shots: With --tasks, how many demonstrations; by default the task's own number.
+        limit: With --tasks, so many documents of each.
+        include: With --tasks, a folder with the YAML files of tasks of your own.
         stride: Tokens by which a window moves on; half the context by default.
         field: The column or key that holds a row's document.
         encoding: Of the files.
@@ -218,11 +260,26 @@ def evaluate(
         json: Print one JSON document.
     """
     from chainrule.language_model import load
+    from chainrule.masked_language_model import MaskedEvaluation
     from chainrule.terminal import print_json
     from chainrule.text.records import find_files, read_texts
 
+    if bool(texts) == bool(tasks):
+        raise ValueError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
     lm = load(model, device=device, dtype=dtype)
+    if tasks:
+        _evaluate_tasks(lm, tasks, shots, limit, include, json)
+        return
     found = lm.evaluate(read_texts(find_files(texts), field=field, encoding=encoding), stride=stride)
+    if isinstance(found, MaskedEvaluation):
+        if json:
+            print_json(asdict(found))
+            return
+        print(
+            f"{found.tokens} tokens, {found.masked_tokens} of them masked: masked loss {found.masked_loss:.4f} nats"
+            " a masked token (not to be compared with a causal model's loss)"
+        )
+        return
     if json:
         print_json(asdict(found) | {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte})
         return
@@ -230,6 +287,33 @@ def evaluate(
         f"{found.tokens} tokens, {found.bytes} bytes: loss {found.loss:.4f} nats a token,"
         f" perplexity {found.perplexity:.3f}, {found.bits_per_byte:.4f} bits per byte"
     )
+
+
+def _evaluate_tasks(
+    lm: "Pretrained", tasks: tuple[str, ...], shots: int | None, limit: int | None, include: Path | None, json: bool
+) -> None:
+    """The harness's figures; what it prints of its own accord goes to standard error."""
+    from contextlib import redirect_stdout
+
+    try:
+        from chainrule.integrations.harness import evaluate_tasks
+    except ImportError as error:
+        raise ValueError(
+            f"--tasks: wanted lm-evaluation-harness, got {error}; install it with pip install 'chainrule[eval]'"
+        ) from None
+    from chainrule.terminal import print_json, print_table
+
+    with redirect_stdout(sys.stderr):
+        found = evaluate_tasks(lm, tasks, shots=shots, limit=limit, include=include)
+    if json:
+        print_json({"tasks": [figure._asdict() for figure in found]})
+        return
+    rows = [
+        (one.task, one.metric, f"{one.value:.4f}", "" if one.standard_error is None else f"{one.standard_error:.4f}",
+         str(one.n))
+        for one in found
+    ]  # fmt: skip
+    print_table(("task", "metric", "value", "standard error", "n"), rows)
 
 
 def info(model: Positional[str], /, json: Json = False) -> None:
@@ -242,24 +326,25 @@ def info(model: Positional[str], /, json: Json = False) -> None:
     from chainrule.inspection import inspect_model
     from chainrule.terminal import print_json, print_table
 
-    found = inspect_model(Path(model))
+    found = inspect_model(model)
     if json:
         print_json(found)
         return
     print_table(("", ""), [(name.replace("_", " "), str(value)) for name, value in found.items()])
 
 
-def demo(out: Path = Path("demo"), seed: int = 0, json: Json = False) -> None:
-    """Section 14.3 from nothing: a made-up world, pretraining on it, samples, the chain rule, zero-shot, in-context.
+def demo(out: Path = Path("demo"), seed: int = 0, full: bool = False, json: Json = False) -> None:
+    """Section 14.3 from nothing: a made-up world, pretraining on it, samples, the chain rule, and every adaptation.
 
     Args:
-        out: The folder that the corpus, the model and results.json go to.
+        out: The folder that the corpus, the model, the report and results.json go to.
         seed: Of the world and of the training.
+        full: Five seeds, and a second pretraining whose reviews mix the polarities, as a control.
         json: Print one JSON document.
     """
     from chainrule.demo.story import tell
     from chainrule.terminal import print_json
 
-    results = tell(out, seed, quiet=json)
+    results = tell(out, seed, full=full, quiet=json)
     if json:
         print_json(results)

@@ -1,0 +1,136 @@
+"""Our language model as lm-evaluation-harness's, for the field's tasks (extra `eval`). Knows the harness and how our
+models score and generate; its conventions of tokens are those of the harness's own `hf` model with ⊥ in front."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lm_eval
+from lm_eval.api.model import TemplateLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.tasks import TaskManager
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from chainrule.generation.sampling import Sampling
+from chainrule.language_model import LanguageModel, Pretrained
+from chainrule.scoring.continuations import Pair, score_continuations
+
+MOST_TOKENS = 256  # of a generated answer, where its task names no number
+
+
+class TaskFigure(NamedTuple):
+    """One metric of one task."""
+
+    task: str
+    metric: str
+    value: float
+    standard_error: float | None
+    n: int
+
+
+class HarnessModel(TemplateLM):  # type: ignore[misc]
+    """What the harness asks of a model, answered by `score_continuations` and `completions`."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        super().__init__()
+        self.lm = lm
+        self.max_length = lm.model.config.context
+
+    @property
+    def eot_token_id(self) -> int:
+        """What begins a document here, and where there is no context is given in its place."""
+        return self.lm.tokenizer.bottom
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        tokens = self.lm.tokenizer.encode(string)
+        return tokens if add_special_tokens is False else [self.lm.tokenizer.bottom, *tokens]
+
+    def _loglikelihood_tokens(
+        self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **_: Any
+    ) -> list[tuple[float, bool]]:
+        pairs = []
+        for _text, context, continuation in requests:
+            # What is too long loses its beginning; the last token is not read.
+            whole = [*context, *continuation][-(self.max_length + 1) :]
+            inside = max(1, len(whole) - len(continuation))
+            pairs.append(Pair(whole[:inside], whole[inside:]))
+        return [(each.log_prob, each.greedy) for each in score_continuations(self.lm.model, pairs)]
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """log p of whole texts, in windows that do not overlap."""
+        windows = [self._windows(*request.args) for request in requests]
+        found = iter(self._loglikelihood_tokens([(None, *window) for text in windows for window in text]))
+        return [sum(next(found)[0] for _ in text) for text in windows]
+
+    def _windows(self, text: str) -> list[tuple[list[int], list[int]]]:
+        windows = get_rolling_token_windows(self.tok_encode(text), self.prefix_token_id, self.max_length, context_len=1)
+        return [make_disjoint_window(window) for window in windows]
+
+    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+        """Answers, each up to the first of its stop strings."""
+        found: dict[int, str] = {}
+        alike: dict[str, list[int]] = {}
+        for number, request in enumerate(requests):
+            alike.setdefault(repr(request.args[1]), []).append(number)
+        for numbers in alike.values():
+            options = normalize_gen_kwargs(dict(requests[numbers[0]].args[1]), MOST_TOKENS)
+            until = [stop for stop in handle_stop_sequences(options.get("until"), eos=None) if stop]
+            most = int(options["max_gen_toks"])
+            room = self.max_length - most
+            if room < 1:
+                raise ValueError(
+                    f"task: wanted answers of fewer than {self.max_length} tokens (the context), got {most}; give"
+                    " max_gen_toks in the task's generation_kwargs"
+                )
+            prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
+            made = self.lm.completions(prompts, _sampling(options), max_tokens=most, stop=until)
+            for number, completion in zip(numbers, made, strict=True):
+                found[number] = postprocess_generated_text(completion.text, until, None)
+        return [found[number] for number in range(len(requests))]
+
+
+def _sampling(options: dict[str, Any]) -> Sampling:
+    if not options.get("do_sample"):
+        return Sampling(0)
+    return Sampling(options.get("temperature", 1.0), options.get("top_k"), options.get("top_p"))
+
+
+def evaluate_tasks(
+    lm: Pretrained,
+    tasks: Sequence[str],
+    *,
+    shots: int | None = None,
+    limit: int | None = None,
+    include: Path | None = None,
+) -> list[TaskFigure]:
+    """The harness's figures for its tasks: by name, or those of the YAML files in `include`.
+
+    `shots`: demonstrations, where not the task's own number; `limit`: so many documents of each task. Raises ValueError
+    for a masked model, and for a task that there is not.
+    """
+    if not isinstance(lm, LanguageModel):
+        raise ValueError(
+            "--tasks: wanted a model of the next token, got a masked one, whose answers the harness cannot ask for"
+        )
+    manager = TaskManager(include_path=None if include is None else str(include))
+    known = set(manager.all_tasks)
+    for task in tasks:
+        if task not in known:
+            beside = "" if include is None else f" or {include}"
+            raise ValueError(
+                f"--tasks: wanted tasks of lm-evaluation-harness{beside}, got {task!r}; see lm-eval ls tasks"
+            )
+    results = lm_eval.simple_evaluate(
+        HarnessModel(lm), tasks=list(tasks), num_fewshot=shots, limit=limit, task_manager=manager, log_samples=False
+    )
+    found = []
+    for task, figures in results["results"].items():
+        n = results["n-samples"].get(task, {}).get("effective", 0)
+        for name, value in figures.items():
+            metric, _, filtered = name.partition(",")
+            if not isinstance(value, int | float) or not filtered or metric.endswith("_stderr"):
+                continue
+            error = figures.get(f"{metric}_stderr,{filtered}")
+            metric = metric if filtered == "none" else f"{metric} ({filtered})"
+            found.append(TaskFigure(task, metric, float(value), error if isinstance(error, float) else None, n))
+    return found
