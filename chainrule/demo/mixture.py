@@ -11,15 +11,15 @@ class Mixture:
     prose: float = 0.3  # share
     questions: float = 0.42  # share
     puzzles: float = 0.24  # share
-    reviews: float = 0.04  # share
+    reviews: float = 0.06  # share
 
     several: float = 0.3  # prose is about 2 or 3 animals, not one
     denials: float = 0.1  # a fact is told as "is not green but brown"
 
     one_animal: float = 0.5  # all questions of a document are about one animal
     told: float = 0.3  # such a document begins with a paragraph of prose about that animal
-    yes_no: float = 0.7  # a question is a yes/no question
-    open_first: float = 0.5  # right before a yes/no question comes the open one on the same fact
+    yes_no: float = 0.85  # a question is a yes/no question
+    open_first: float = 0.8  # right before a yes/no question comes the open one on the same fact
     reasons: float = 0.5  # the answer yes or no is followed by the true value: "no, brown"
 
     puzzle_lengths: tuple[int, int] = (1, 9)  # fewest and most puzzles in a document

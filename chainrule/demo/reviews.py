@@ -46,9 +46,9 @@ def make_reviews(seed: int) -> Reviews:
 
 
 def review_documents(reviews: Reviews, rng: random.Random, mixture: Mixture) -> Iterator[str]:
-    """Endless reviews of 2 to 4 adjectives."""
+    """Endless reviews of 3 to 5 adjectives."""
     while True:
-        yield _review(_adjectives(reviews, rng, rng.randint(2, 4), mixture.shuffle_polarity), rng)
+        yield _review(_adjectives(reviews, rng, rng.randint(3, 5), mixture.shuffle_polarity), rng)
 
 
 def review_items(reviews: Reviews, count: int, *, reserved: bool, seed: int = 0) -> list[Item]:

@@ -452,7 +452,7 @@ def test_reviews_agree_in_polarity_unless_shuffled_and_never_hold_a_reserved_pai
     pairs, mixed = Counter[frozenset[str]](), 0
     for review in reviews:
         adjectives = adjectives_of(review)
-        assert 2 <= len(set(adjectives)) == len(adjectives) <= 4
+        assert 3 <= len(set(adjectives)) == len(adjectives) <= 5
         mixed += len({POLARITY[adjective] for adjective in adjectives}) > 1
         pairs.update(frozenset(pair) for pair in combinations(adjectives, 2))
     assert not WORLD.reviews.reserved & pairs.keys()

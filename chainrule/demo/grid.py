@@ -1,0 +1,109 @@
+"""The tasks of the world under every adaptation, by the same comparison that users have. Knows tasks, not the story."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from chainrule.comparison.run import compare
+from chainrule.comparison.table import Comparison
+from chainrule.demo.ask import Figure
+from chainrule.demo.figures import COLUMNS, cells
+from chainrule.demo.tasks import WorldTask
+from chainrule.language_model import LanguageModel
+from chainrule.terminal import print_table, progress_bar
+
+METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words", "random-weights")
+CONTROL_METHODS = ("zero-shot", "head", "full")  # what only pretraining can have helped
+SIZES = {"colours": (8, 72), "polarity": (4, 16, 64, 256)}  # labels
+NAMES = {
+    "colours": "colours, never asked about",
+    "polarity": "polarity, never labelled",
+    "puzzles": "puzzles of all meanings",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell of the grid: a task under an adaptation."""
+
+    task: str
+    adaptation: str
+    labels: int
+    figure: Figure
+
+    def as_json(self) -> dict[str, Any]:
+        return {"task": self.task, "adaptation": self.adaptation, "labels": self.labels, **vars(self.figure)}
+
+
+def compare_tasks(
+    language_model: LanguageModel,
+    tasks: Mapping[str, WorldTask],
+    out: Path,
+    *,
+    seeds: int,
+    methods: Sequence[str] = METHODS,
+    sizes: Mapping[str, Sequence[int]] = SIZES,
+) -> list[Entry]:
+    """The cells of the tasks that have classes; each task's report is in `out`/<its name>, and is gone on with."""
+    entries = []
+    for name, few in sizes.items():
+        with progress_bar(1.0, f"comparing on {name}") as bar:
+
+            def show(comparison: Comparison, bar: Any = bar) -> None:
+                done = len(comparison.outcomes)
+                bar(done / (done + len(comparison.left)), f"{len(comparison.left)} rows left")
+
+            comparison = compare(
+                language_model, tasks[name].task, out=out / name, methods=methods, sizes=few, seeds=seeds, show=show
+            )
+        entries += _entries(name, comparison, tasks[name].ceiling)
+    return entries
+
+
+def _entries(name: str, comparison: Comparison, ceiling: float) -> list[Entry]:
+    n, chance = len(comparison.setting.items), comparison.setting.chance
+    return [
+        Entry(
+            name,
+            _adaptation(cell.method, cell.shots),
+            cell.labels,
+            Figure(cell.accuracy.value, n, chance, (cell.accuracy.low, cell.accuracy.high), ceiling),
+        )
+        for cell in comparison.cells
+    ]
+
+
+def _adaptation(method: str, shots: int) -> str:
+    return f"in-context, {shots} shown" if shots else method
+
+
+def puzzle_entries(curve: Sequence[Figure]) -> list[Entry]:
+    """The puzzle's cells; its answers are free, and no head has classes for them."""
+    return [Entry("puzzles", _adaptation("zero-shot", shots), shots, figure) for shots, figure in enumerate(curve)]
+
+
+def show_grid(entries: Sequence[Entry], console: Console) -> None:
+    """The whole grid, a table a task and a line a cell."""
+    if console.quiet:
+        return
+    for task in dict.fromkeys(entry.task for entry in entries):
+        rows = [(entry.adaptation, str(entry.labels), *cells(entry.figure)) for entry in entries if entry.task == task]
+        print_table((f"{NAMES[task]}:", "labels", *COLUMNS), rows)
+        console.print()
+
+
+def show_control(entries: Sequence[Entry], control: Sequence[Entry], console: Console) -> None:
+    """Polarity after the true pretraining, and after one whose reviews pair adjectives of any polarity."""
+    if console.quiet:
+        return
+    shuffled = {(entry.adaptation, entry.labels): entry.figure for entry in control if entry.task == "polarity"}
+    rows = [
+        (entry.adaptation, str(entry.labels), *cells(entry.figure)[:2], *cells(other)[:2])
+        for entry in entries
+        if entry.task == "polarity" and (other := shuffled.get((entry.adaptation, entry.labels))) is not None
+    ]
+    console.print("\nPolarity, and beside it after a pretraining whose reviews mix the polarities:")
+    print_table(("adaptation", "labels", "right", "95 % interval", "mixed: right", "95 % interval"), rows)

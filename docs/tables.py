@@ -1,0 +1,43 @@
+"""Prints the tables of docs/huggingface.md from the code's own: python docs/tables.py. A test holds them together."""
+
+from chainrule.model.families import FAMILIES
+from chainrule.model.family import Family
+from chainrule.model.rope_fields import SCALINGS
+
+COLUMNS = ("`model_type`", "models", "class in transformers", "its classifier", "what varies beside the sizes")
+
+
+def features(family: Family) -> str:
+    """What of the one Transformer a config.json of this family may ask for."""
+    names = {
+        "key_value_heads": "grouped queries",
+        "head_width": "width of a head",
+        "window": "sliding window",
+        "rotary_width": "partial rotary",
+        "parallel": "parallel residual",
+        "query_key_value_bias": "attention biases",
+        "mlp_bias": "MLP biases",
+        "tied": "tied or not",
+        "segments": "segments",
+    }
+    found = [words for field, words in names.items() if field in family.fields and not _settled(family, field)]
+    if "rope_theta" in family.fields:
+        found.insert(0, f"RoPE θ and scaling ({', '.join(SCALINGS)})")
+    return ", ".join(found)
+
+
+def _settled(family: Family, field: str) -> bool:
+    return len(family.only.get(family.fields[field], ("more", "than one"))) == 1
+
+
+def families() -> str:
+    rows = [
+        (f"`{name}`", family.models, f"`{family.architecture}`", f"`{family.classifier}`", features(family))
+        for name, family in FAMILIES.items()
+    ]
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    print(families())
