@@ -145,7 +145,8 @@ def _line(comparison: Comparison, cell: Cell, low: float, high: float) -> dict[s
 
 
 def _points(difference: float) -> str:
-    return f"{100 * difference:+.1f}".replace("-", "−")
+    points = round(100 * difference, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
 
 
 def _percent(share: float) -> str:

@@ -17,7 +17,7 @@ from chainrule.terminal import print_table, progress_bar
 
 METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words", "random-weights")
 CONTROL_METHODS = ("zero-shot", "head", "full")  # what only pretraining can have helped
-SIZES = {"colours": (8, 72), "polarity": (4, 16, 64, 256)}  # labels
+SIZES = {"colours": (8, 72), "polarity": (4, 16, 64)}  # labels
 NAMES = {
     "colours": "colours, never asked about",
     "polarity": "polarity, never labelled",

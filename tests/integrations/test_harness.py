@@ -1,4 +1,4 @@
-"""lm-evaluation-harness gets from our model the numbers that it gets from its own `hf` model, on a task of each kind."""
+"""lm-evaluation-harness gets from our model the numbers that its own `hf` model gives, on a task of each kind."""
 
 import json
 from pathlib import Path

@@ -42,8 +42,10 @@ def test_each_family_goes_on_with_its_own_tokenizer_and_stays_itself(
     before, run = chainrule.load(model), tmp_path / "run"
     objective = ["--objective", "next" if before.model.config.causal else "masked"]
     main(
-        ["pretrain", str(tmp_path / "text.txt"), "--from", str(model), "--out", str(run), *objective]
-        + ["--steps", "4", "--batch-tokens", "128", "--compile", "off", "--json"]
+        [
+            *("pretrain", str(tmp_path / "text.txt"), "--from", str(model), "--out", str(run), *objective),
+            *("--steps", "4", "--batch-tokens", "128", "--compile", "off", "--json"),
+        ]
     )
     told = json.loads(capsys.readouterr().out)
     assert told["steps"] == 4 and told["validation_loss"] > 0
