@@ -175,7 +175,8 @@ class Comparison:
             value, low, high = (100 * end for end in cell.accuracy)
             baseline = self.strongest_baseline(cell.labels) if differences else None
             contrast = baseline and self.contrast(cell.labels, cell.method, baseline.method)
-            told = f"{round(100 * contrast.difference.value, 1) + 0:+.1f}{'*' * contrast.told_apart}" if contrast else ""
+            points = round(100 * contrast.difference.value, 1) + 0.0 if contrast else 0.0  # -0.0 is 0
+            told = f"{points:+.1f}{'*' * contrast.told_apart}" if contrast else ""
             found.append((
                 cell.method, str(cell.labels), str(cell.shots or ""), str(len(cell.seeds)), f"{value:.1f}",
                 f"{low:.1f} – {high:.1f}", told, f"{cell.seconds_to_adapt:.1f}", f"{cell.milliseconds_per_text:.2f}",

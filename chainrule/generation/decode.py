@@ -33,9 +33,11 @@ def prefill(model: Transformer, prompts: Sequence[Sequence[int]], capacity: int)
     longest = max(map(len, prompts))
     cache = empty_cache(model, capacity, torch.tensor([longest - len(prompt) for prompt in prompts]))
     if len(prompts) == 1:
-        return model.features(torch.tensor([list(prompts[0])], device=cache.padding.device), cache)[:, -1], cache
+        device = cache.padding.device
+        last = torch.tensor([[len(prompts[0]) - 1]], device=device)
+        return model.features(torch.tensor([list(prompts[0])], device=device), cache, only=last)[:, 0], cache
     features = cache.keys.new_empty(len(prompts), model.config.width)
-    for part in read_all(model, prompts, tokens_at_once(model)):
+    for part in read_all(model, prompts, tokens_at_once(model), [len(prompt) - 1 for prompt in prompts]):
         for prompt, columns in zip(part.sequences, part.columns, strict=True):
             features[prompt] = part.features[columns[-1]]
             cache.put(prompt, part.cache, columns)

@@ -109,6 +109,7 @@ class Tree:
         assert len(cache.padding) == 1 and not cache.padded, "a tree grows in a row of its own"
         self.cache, self.length = cache, cache.length
         self.deepest, self.chain = int(depths.max()), bool((ends == len(ends)).all())
+        self.seen_by_all = int((ends[: self.length] == len(ends)).cumprod().sum())  # columns in front
         self.depths, self.ends = (torch.from_numpy(x).to(cache.padding.device) for x in (depths, ends))
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -124,15 +125,16 @@ class Tree:
         return self.depths[None]
 
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
-        """(1, 1, T, S): True where a token looks: at itself and its ancestors, at most `window` in all; None where
-        that is all before it."""
+        """(1, 1, T, M): where a token looks among the last M columns, at itself and its ancestors, at most `window` in
+        all; it sees all before those. None where that is all before it."""
         narrow = window is not None and self.deepest >= window
         if self.chain and self.length == 0 and not narrow:
             return None
         columns = torch.arange(self.length + T, device=self.ends.device)
         tokens = columns[self.length :, None]
-        mask = (columns <= tokens) & (tokens < self.ends)
-        if window is not None and narrow:
-            depths = torch.cat((columns[: self.length], self.depths))  # what the cache holds is a path
-            mask &= self.depths[:, None] - depths < window
+        if window is None or not narrow:
+            some = columns[self.seen_by_all :]
+            return ((some <= tokens) & (tokens < self.ends[self.seen_by_all :]))[None, None]
+        depths = torch.cat((columns[: self.length], self.depths))  # what the cache holds is a path
+        mask = (columns <= tokens) & (tokens < self.ends) & (self.depths[:, None] - depths < window)
         return mask[None, None]

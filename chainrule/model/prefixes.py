@@ -24,13 +24,13 @@ class Part(NamedTuple):
 
     sequences: list[int]  # which they are
     columns: list[Columns]  # of each: where its tokens stand in `features` and in the cache
-    features: Tensor  # φ (S, D)
+    features: Tensor  # φ (S, D), where it is wanted
     cache: Cache  # one row
 
 
 def tokens_at_once(model: Transformer) -> int:
     """New tokens that one call reads well: a CPU has its full rate with few, a GPU wants many."""
-    return 256 if model.embedding.weight.device.type == "cpu" else 4096
+    return 512 if model.embedding.weight.device.type == "cpu" else 4096
 
 
 def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> Cache:
@@ -40,11 +40,14 @@ def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> Cache:
     return Cache(config.layers, capacity, padding.to(weight.device), config.key_value_heads, config.head_width, dtype)
 
 
-def read_all(model: Transformer, sequences: Sequence[Sequence[int]], at_once: int) -> Iterator[Part]:
+def read_all(
+    model: Transformer, sequences: Sequence[Sequence[int]], at_once: int, wanted: Sequence[int] | None = None
+) -> Iterator[Part]:
     """Read sequences of at least one token each, in the order that shares most; every common prefix is read once.
 
     A part reads at most `at_once` new tokens, or one sequence; keys and values are held for them and for one sequence.
-    Raises ValueError for a sequence longer than the context.
+    `wanted`: of each sequence the place from which on φ is wanted, by default all of it; the last layer is computed
+    there alone. Raises ValueError for a sequence longer than the context.
     """
     if not sequences:
         return
@@ -52,6 +55,7 @@ def read_all(model: Transformer, sequences: Sequence[Sequence[int]], at_once: in
     order = sorted(range(len(texts)), key=lambda sequence: texts[sequence].astype(">i4").tobytes())
     texts = [texts[sequence] for sequence in order]
     shared = [0, *(_shared(one, other) for one, other in pairwise(texts))]  # with the one before
+    asked = _asked([len(text) for text in texts], shared, [wanted[place] for place in order] if wanted else None)
     parts = list(_parts([len(text) - common for text, common in zip(texts, shared, strict=True)], at_once))
     capacity = max(shared[part.start] + size for part, size in parts)
     cache = empty_cache(model, capacity, torch.zeros(1, dtype=torch.long))
@@ -63,16 +67,33 @@ def read_all(model: Transformer, sequences: Sequence[Sequence[int]], at_once: in
         features = features[torch.from_numpy(columns[:held]).to(device)]
         columns, paths, end = np.arange(held), [], held
         tokens, depths, ends = np.empty(size, np.int64), np.empty(size, np.int64), np.full(held + size, held + size)
-        for text, common in zip(texts[part.start : part.stop], shared[part.start : part.stop], strict=True):
+        only = np.empty(size, bool)
+        for place in part:
+            text, common = texts[place], shared[place]
             start, end = end, end + len(text) - common
+            only[start - held : end - held] = asked[place][common:]
             tokens[start - held : end - held] = text[common:]
             depths[start - held : end - held] = np.arange(common, len(text))
             ends[columns[common:]] = start
             columns = np.concatenate((columns[:common], np.arange(start, end)))
             paths.append(columns)
-        new = model.features(torch.from_numpy(tokens[None]).to(device), Tree(cache, depths, ends))[0]  # (T, D)
+        tree, read = Tree(cache, depths, ends), torch.from_numpy(tokens[None]).to(device)
+        if only.all():
+            new = model.features(read, tree)[0]  # (T, D)
+        else:
+            new, there = features.new_zeros(size, features.shape[1]), torch.from_numpy(np.flatnonzero(only)).to(device)
+            new[there] = model.features(read, tree, only=there[None])[0]
         features = torch.cat((features, new))  # (S, D)
         yield Part(order[part.start : part.stop], paths, features, cache)
+
+
+def _asked(lengths: Sequence[int], shared: Sequence[int], wanted: Sequence[int] | None) -> list[NDArray[np.bool_]]:
+    """At which tokens of each sequence φ is wanted, by itself or by one after it that begins with the same tokens."""
+    found = [np.arange(length) >= (0 if wanted is None else wanted[place]) for place, length in enumerate(lengths)]
+    for place in range(len(found) - 2, -1, -1):
+        common = shared[place + 1]
+        found[place][:common] |= found[place + 1][:common]
+    return found
 
 
 def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:

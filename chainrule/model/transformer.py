@@ -59,34 +59,40 @@ class Places:
     """Where the tokens of this call stand and what they may see; made once a call, used by every layer."""
 
     rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (1 or B, T, 1, rotary width)
-    mask: Tensor | None  # (1 or B, 1, T, S), True where a position may look
+    mask: Tensor | None  # (1 or B, 1, T, M), True where a position may look among the last M held; all before are seen
     causal: bool  # with no mask: everything before it, or just everything
-    last: Tensor | None = None  # (B,) the only positions that are wanted of this layer; None: all
+    only: Tensor | None = None  # (B, N) the positions that are wanted of this layer; None: all
 
-    def at(self, last: Tensor, T: int) -> "Places":
+    def at(self, only: Tensor, T: int) -> "Places":
         """Those of a layer of which only these positions of T are wanted."""
         if self.mask is None:
-            assert self.causal or T == 1, "what stands behind the last position must not be seen"
-            seen = torch.arange(T, device=last.device) <= last[:, None]  # (B, T)
+            assert self.causal or T == 1, "what stands behind a position must not be seen"
+            seen = torch.arange(T, device=only.device) <= only[..., None]  # (B, N, T)
+        elif self.mask.shape[2] == 1:  # the same for all positions
+            seen = self.mask[:, 0].expand(-1, only.shape[1], -1)
         else:
-            seen = self.mask.expand(len(last), -1, -1, -1)[torch.arange(len(last), device=last.device), 0, last]
-        return Places(self.rotation, seen[:, None, None], causal=False, last=last)
+            seen = at(self.mask.expand(len(only), -1, -1, -1)[:, 0], only)
+        return Places(self.rotation, seen[:, None], causal=False, only=only)
 
 
-def at(x: Tensor, last: Tensor) -> Tensor:
-    """(B, T, …) at one position of each sequence, (B, 1, …)."""
-    return x[torch.arange(len(last), device=last.device), last][:, None]
+def at(x: Tensor, only: Tensor) -> Tensor:
+    """(B, T, …) at some positions (B, N) of each sequence, (B, N, …)."""
+    return x[torch.arange(len(only), device=only.device)[:, None], only]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
-    """softmax(q kᵀ / √K) v: (B, H, T, K) with (B, G, S, K) to (B, H, T, K); `causal` where there is no mask."""
+def attend(query: Tensor, key: Tensor, value: Tensor, places: Places) -> Tensor:
+    """softmax(q kᵀ / √K) v over what each position may see: (B, H, T, K) with (B, G, S, K) to (B, H, T, K)."""
     B, H, T, K = query.shape
-    if plain_cpu(query) and (causal or (mask is not None and T > 1 and mask.shape[2] == T)):
+    S, mask, causal = key.shape[2], places.mask, places.causal
+    in_order = mask is not None and mask.shape[2] == T > 1 and places.only is None  # none looks at a later one
+    if plain_cpu(query) and (causal or in_order):
         key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
         if mask is not None:
             return masked_attention(query, key, value, mask)
         query, key, value = (x.reshape(B * H, T, K) for x in (query, key, value))
         return causal_attention(query, key, value).view(B, H, T, K)
+    if mask is not None and mask.shape[3] < S:
+        mask = F.pad(mask, (S - mask.shape[3], 0), value=True)
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=key.shape[1] != H
     )
@@ -110,12 +116,12 @@ class Attention(nn.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if places.rotation is not None:
             query, key = rotate(query, places.rotation), rotate(key, places.rotation)
-        if places.last is not None:
-            query, T = at(query, places.last), 1
+        if places.only is not None:
+            query, T = at(query, places.only), places.only.shape[1]
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
-        mixed = attend(query, key, value, places.mask, places.causal)
+        mixed = attend(query, key, value, places)
         return self.output(mixed.transpose(1, 2).reshape(B, T, -1))
 
 
@@ -148,7 +154,7 @@ class Block(nn.Module):
         self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
 
     def forward(self, x: Tensor, places: Places, cache: Cache | Tree | None, layer: int) -> Tensor:
-        kept = x if places.last is None else at(x, places.last)
+        kept = x if places.only is None else at(x, places.only)
         if self.post_norm:
             attended = self.attention_norm(kept + self.attention(x, places, cache, layer))
             return self.mlp_norm(attended + self.mlp(attended))
@@ -201,13 +207,14 @@ class Transformer(nn.Module):
         cache: Cache | Tree | None = None,
         padding: Tensor | None = None,
         *,
-        last: Tensor | None = None,
+        ends: Tensor | None = None,
+        only: Tensor | None = None,
     ) -> Tensor:
         """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), past the final norm.
 
-        `padding` (B,) counts what stands on the left of each row and is no text; a cache knows its own. `last` (B,):
-        where each sequence ends, if one φ of each is wanted, (B, 1, D): there, or at the first token in a model that is
-        not causal. What stands behind is padding.
+        `padding` (B,) counts what stands on the left of each row and is no text; a cache knows its own. `ends` (B,):
+        where each sequence has its last token, if what stands behind is no text. `only` (B, N): the positions at which
+        φ is wanted, (B, N, D), if that is not everywhere.
         """
         T = tokens.shape[1]
         length = T if cache is None else cache.reach(T)
@@ -222,7 +229,7 @@ class Transformer(nn.Module):
             )
         dtype = self.compute_dtype or self.embedding.weight.dtype
         x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
-        places, at = self._places(T, cache, padding, last, dtype)
+        places, at = self._places(T, cache, padding, ends, dtype)
         if self.position_embedding is not None:
             x = x + F.embedding(at, self.position_embedding.weight).to(dtype)
         if self.segment_embedding is not None:
@@ -230,9 +237,8 @@ class Transformer(nn.Module):
         if self.input_norm is not None:
             x = self.input_norm(x)
         for layer, block in enumerate(self.blocks):
-            if last is not None and layer + 1 == len(self.blocks):
-                # the layers before need every position for its keys
-                places = places.at(last if self.config.causal else torch.zeros_like(last), T)
+            if only is not None and layer + 1 == len(self.blocks):
+                places = places.at(only, T)  # the layers before need every position for its keys
             x = block(x, places, cache, layer)
         if cache is not None:
             cache.length += T
@@ -240,7 +246,8 @@ class Transformer(nn.Module):
 
     def summary(self, tokens: Tensor, last: Tensor) -> Tensor:
         """c: what a linear head reads of each of the sequences (B, T), which end at `last` (B,); (B, D)."""
-        features = self.features(tokens, last=last)[:, 0]
+        only = last if self.config.causal else torch.zeros_like(last)
+        features = self.features(tokens, ends=last, only=only[:, None])[:, 0]
         return features if self.pooler is None else torch.tanh(self.pooler(features))
 
     def logits(self, features: Tensor) -> Tensor:
@@ -254,7 +261,7 @@ class Transformer(nn.Module):
         return self.logits(self.features(tokens, cache, padding))
 
     def _places(
-        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, last: Tensor | None, dtype: torch.dtype
+        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, ends: Tensor | None, dtype: torch.dtype
     ) -> tuple[Places, Tensor]:
         """What the blocks need to know of the next T tokens, and their positions (1 or B, T)."""
         config, device = self.config, self.embedding.weight.device
@@ -265,8 +272,8 @@ class Transformer(nn.Module):
             at = positions(0, T, padding, device)
             if config.causal and (padding is not None or (config.window or T) < T):
                 mask = causal_mask(0, T, padding, config.window, device)
-            elif last is not None and not config.causal:
-                mask = (torch.arange(T, device=device) <= last[:, None])[:, None, None]  # (B, 1, 1, T)
+            elif ends is not None and not config.causal:  # in a causal model nobody looks behind the end
+                mask = (torch.arange(T, device=device) <= ends[:, None])[:, None, None]  # (B, 1, 1, T)
             elif padding is not None:
                 mask = (torch.arange(T, device=device) >= padding[:, None])[:, None, None]  # (B, 1, 1, T)
         turn = None

@@ -64,7 +64,8 @@ def score_continuations(
         _check(pair, model.config.context)
     totals, greedy = np.zeros(len(pairs)), np.ones(len(pairs), bool)
     sequences = [[*context, *continuation[:-1]] for context, continuation in pairs]
-    parts = read_all(model, sequences, tokens_in_memory or tokens_at_once(model))
+    first = [len(context) - 1 for context, _ in pairs]  # what predicts the continuation's first token
+    parts = read_all(model, sequences, tokens_in_memory or tokens_at_once(model), first)
     for asked in _together((_asked(part, pairs) for part in parts), _rows_at_once(model)):
         log_probs, best = _predictions(model, asked)
         np.add.at(totals, asked.pairs, log_probs)

@@ -31,6 +31,26 @@ def test_every_token_has_the_features_it_has_alone(family: str, sequences: list[
     assert sorted(seen) == list(range(len(sequences)))
 
 
+@settings(max_examples=60, deadline=None)
+@given(some.sampled_from(list(SHAPES)), some.lists(SEQUENCE, max_size=10), some.integers(1, 80), some.data())
+@torch.no_grad()
+def test_where_features_are_wanted_they_are_the_same_and_the_cache_too(
+    family: str, sequences: list[list[int]], at_once: int, data: some.DataObject
+) -> None:
+    model = MODELS[family]
+    wanted = [data.draw(some.integers(0, len(sequence) - 1)) for sequence in sequences]
+    for part, all_of_it in zip(
+        read_all(model, sequences, at_once, wanted), read_all(model, sequences, at_once), strict=True
+    ):
+        held = part.cache.length + len(part.features) - all_of_it.cache.length - len(all_of_it.features)
+        assert held == 0 and part.sequences == all_of_it.sequences
+        for sequence, columns in zip(part.sequences, part.columns, strict=True):
+            some_of_it = columns[wanted[sequence] :]
+            torch.testing.assert_close(part.features[some_of_it], all_of_it.features[some_of_it], atol=1e-5, rtol=0)
+            for one, other in ((part.cache.keys, all_of_it.cache.keys), (part.cache.values, all_of_it.cache.values)):
+                torch.testing.assert_close(one[:, 0][:, :, columns], other[:, 0][:, :, columns], atol=1e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_the_cache_of_a_sequence_can_be_taken_out_and_goes_on(make_model: Make) -> None:
     model = make_model()

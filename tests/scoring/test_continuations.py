@@ -65,7 +65,12 @@ def test_different_demonstrations_and_none_score_as_each_alone(make_model: Make)
 def test_every_common_prefix_is_read_once(make_model: Make, limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     model, read = make_model(), []
     features = model.features
-    monkeypatch.setattr(model, "features", lambda tokens, cache: read.append(tokens.shape) or features(tokens, cache))
+
+    def counted(tokens: torch.Tensor, cache: object, **how: object) -> torch.Tensor:
+        read.append(tokens.shape)
+        return features(tokens, cache, **how)
+
+    monkeypatch.setattr(model, "features", counted)
     score_continuations(model, PAIRS, tokens_in_memory=limit)
     texts = [tuple(pair.context) + tuple(pair.continuation[:-1]) for pair in PAIRS]
     assert sum(B * T for B, T in read) == len({text[:end] for text in texts for end in range(1, len(text) + 1)})
