@@ -151,21 +151,25 @@ def load_weights(
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     left = set(tensors.stored) - set(beside)
     state = {}
+    reads = []
     for name, place in _places(model, family).items():
         names = [theirs.removeprefix(prefix) if bare else theirs for theirs in place.names]
         for theirs, rows in zip(names, place.rows, strict=True):
             shape = (rows, *shapes[name][1:])
             stored = tensors.check(theirs, shape[::-1] if place.transposed else shape)
-        whole = None
-        if device.type == "cpu" and dtype in (None, stored) and not place.transposed and not place.interleaved:
-            whole = tensors.mapped(names)
+        as_stored = device.type == "cpu" and dtype in (None, stored) and not place.transposed and not place.interleaved
+        whole = tensors.mapped(names) if as_stored else None
         if whole is None:
             whole = torch.empty(shapes[name], dtype=dtype or stored, device=device)
             for theirs, part in zip(names, whole.split(place.rows), strict=True):
-                part.copy_(_ours(tensors.passing(theirs), place))
+                if as_stored:
+                    reads.append((theirs, part))
+                else:
+                    part.copy_(_ours(tensors.passing(theirs), place))
         state[name] = torch.nn.Parameter(whole)
         left.difference_update(names)
     _check_left(tensors, left, model, family)
+    tensors.fill(reads)
     model.load_state_dict(state, assign=True)
     return found
 

@@ -4,7 +4,9 @@ They are mapped to memory: opening reads the headers, and a tensor's bytes are r
 """
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -75,6 +77,23 @@ class Tensors:
         """A tensor to copy from, through a mapping of its own: the memory that it takes is free when it goes."""
         stored = self.stored[name]
         return _view(_map(stored.path), stored)
+
+    def fill(self, parts: Iterable[tuple[str, Tensor]]) -> None:
+        """Read tensors, by name, into contiguous ones in the CPU's memory, of the stored shapes and precisions."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # a read copies, at one core's rate
+            for read in [pool.submit(_read, self.stored[name], part) for name, part in parts]:
+                read.result()
+
+
+def _read(stored: Stored, part: Tensor) -> None:
+    buffer = memoryview(part.view(torch.uint8).flatten().numpy())
+    with stored.path.open("rb", buffering=0) as file:
+        file.seek(stored.start)
+        while buffer:
+            got = file.readinto(buffer)
+            if not got:
+                raise ValueError(f"{stored.path}: wanted a whole file, got one that is shorter than when it was opened")
+            buffer = buffer[got:]
 
 
 def _header(path: Path) -> dict[str, Stored]:
