@@ -3,7 +3,8 @@
     python benchmarks/load.py
 
 The directory has TinyLlama's shape, random weights in bfloat16, in shards; its files are in the system's cache when the
-clock starts, after the imports and the collection of their garbage. The two take turns, each in a process of its own, which tells its own greatest memory.
+clock starts, after the imports and the collection of their garbage. The two take turns, each in a process of its own,
+which tells its own greatest memory.
 """
 
 import sys

@@ -73,8 +73,11 @@ def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[s
 
 
 @contextmanager
-def progress_bar(total: float, description: str) -> Iterator[Callable[[float, str], None]]:
-    """Yield a function of (done, what to say beside the bar): a bar in a terminal, else a plain line now and then."""
+def progress_bar(total: float | None, description: str) -> Iterator[Callable[[float, str], None]]:
+    """Yield a function of (done, what to say beside the bar): a bar in a terminal, else a plain line now and then.
+
+    `total` is None where nobody knows how much there is to do.
+    """
     if not sys.stderr.isatty():
         last = time.monotonic()
 
@@ -82,7 +85,8 @@ def progress_bar(total: float, description: str) -> Iterator[Callable[[float, st
             nonlocal last
             if time.monotonic() - last > QUIET_SECONDS:
                 last = time.monotonic()
-                say(f"{description} {done / max(total, 1e-9):.0%}  {beside}")
+                part = "" if total is None else f" {done / max(total, 1e-9):.0%}"
+                say(f"{description}{part}  {beside}")
 
         yield plain
         return

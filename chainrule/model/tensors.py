@@ -86,7 +86,7 @@ class Tensors:
 
 
 def _read(stored: Stored, part: Tensor) -> None:
-    buffer = memoryview(part.view(torch.uint8).flatten().numpy())
+    buffer = part.view(torch.uint8).flatten().numpy().data
     with stored.path.open("rb", buffering=0) as file:
         file.seek(stored.start)
         while buffer:

@@ -295,8 +295,8 @@ def predict(
     made = _predictor(predictor, task, columns, shots, seed, asking, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
-        with progress_bar(1.0, "predicting") as bar:
-            rows = predict_file(made, source, out, show=lambda done: bar(0.0, f"{done} rows"))
+        with progress_bar(None, "predicting") as bar:
+            rows = predict_file(made, source, out, show=lambda done: bar(done, f"{done:,} rows"))
         seconds = time.monotonic() - started
         if json:
             print_json({"rows": rows, "seconds": seconds, "texts_per_second": rows / seconds})
