@@ -32,11 +32,7 @@ class LanguageModel:
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, family: str, stop_tokens: Sequence[int] | None = None
     ) -> None:
-        if tokenizer.vocabulary_size > model.config.vocabulary_size:
-            raise ValueError(
-                f"model: wanted a tokenizer of at most {model.config.vocabulary_size} tokens (its vocabulary),"
-                f" got one of {tokenizer.vocabulary_size}; they do not belong together"
-            )
+        tokenizer.check_fits(model.config.vocabulary_size)
         self.model = model
         self.tokenizer = tokenizer
         self.family = family

@@ -38,6 +38,7 @@ class MaskedLanguageModel:
     """
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, family: str) -> None:
+        tokenizer.check_fits(model.config.vocabulary_size)
         if tokenizer.mask is None:
             raise ValueError("model: wanted a tokenizer with a mask token for a masked language model, got one without")
         self.model, self.tokenizer, self.family = model, tokenizer, family

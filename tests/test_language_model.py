@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import random_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import chainrule
+from chainrule.adaptation.features import Features
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.transformer import Transformer
 from chainrule.text.tokenizer import byte_tokenizer, character_tokenizer, train_bpe
 
@@ -244,3 +247,16 @@ def test_importing_chainrule_does_not_import_torch() -> None:
     assert chainrule.LanguageModel is LanguageModel
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         chainrule.nonsense  # noqa: B018
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(byte_lm: LanguageModel, tmp_path: Path) -> None:
+    byte_lm.save(tmp_path)
+    BPE.save(tmp_path)
+    with pytest.raises(ValueError, match="at most 257 tokens, which the model's embedding has, got one of 300"):
+        chainrule.load(tmp_path)
+    with pytest.raises(ValueError, match="at most 257 tokens"):
+        Features(byte_lm.model, BPE)
+    with pytest.raises(ValueError, match="at most 258 tokens"):
+        MaskedLanguageModel(
+            random_model("bert", vocabulary_size=258), train_bpe(["a mask"] * 9, 262, mask=True), "bert"
+        )

@@ -1,6 +1,7 @@
 """What a table says, in a sentence or two computed from it. Knows the table alone.
 
-At each N there are the methods that cannot be told from the best, and the cheapest of these is what to take.
+At each N there are the methods that cannot be told from the best, and the cheapest of these is what to take, as long as
+it is not far behind: few seeds tell little apart, and what cannot be told from the best need not be as good.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ NAMES = {
     "bag-of-words": "the bag of words",
     "random-weights": "the same network from random weights",
 }
+NEAR = 0.05  # of accuracy: what is further behind the best is not taken in its place, told apart or not
 
 
 class Choice(NamedTuple):
@@ -35,9 +37,15 @@ class Choice(NamedTuple):
         """Whether always answering the most frequent label cannot be told from the best."""
         return "majority" in self.equals
 
+    @property
+    def near(self) -> dict[str, Cell]:
+        """Those of the equals that are not far behind."""
+        least = self.best.accuracy.value - NEAR
+        return {method: cell for method, cell in self.equals.items() if cell.accuracy.value >= least}
+
     def cheapest(self, items: int) -> Cell:
-        """The one that adapts and answers the test items in the least time."""
-        return _cheapest(self.equals, items)
+        """The one of those that adapts and answers the test items in the least time."""
+        return _cheapest(self.near, items)
 
 
 def choices(comparison: Comparison) -> list[Choice]:
@@ -83,8 +91,8 @@ def _spans(found: list[Choice]) -> list[list[Choice]]:
 
 
 def _in_common(span: list[Choice]) -> list[str]:
-    """The methods that nowhere in the span can be told from the best."""
-    return [method for method in span[-1].equals if all(method in choice.equals for choice in span)]
+    """The methods that nowhere in the span can be told from the best, nor are far behind it."""
+    return [method for method in span[-1].near if all(method in choice.near for choice in span)]
 
 
 def _span_in_words(span: list[Choice], items: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.comparison import drawing
-from chainrule.comparison.advice import bracket, choices
+from chainrule.comparison.advice import NEAR, bracket, choices
 from chainrule.comparison.cells import Cell
 from chainrule.comparison.grid import BASELINES, SHOTS
 from chainrule.comparison.table import LEVEL, Comparison, Contrast
@@ -78,6 +78,7 @@ def report(comparison: Comparison) -> str:
         calibrated=[(cell, cell.calibration, drawing.reliability(cell, least)) for cell in calibrated],
         spread=drawing.spread(repeated, low, high) if repeated else "",
         choices=choices(comparison),
+        near=NEAR,
         switches=[(one, bracket(one.point)) for one in comparison.switches],
         last=last,
         items=items[:ITEMS],

@@ -90,6 +90,14 @@ class Tokenizer:
         """Whether each token is a character or a byte: then encoding is as fast as memory."""
         return self._characters is not None or self._bytes is not None
 
+    def check_fits(self, vocabulary_size: int) -> None:
+        """ValueError where a model of so many tokens, a row of its embedding matrix each, lacks some of these."""
+        if self.vocabulary_size > vocabulary_size:
+            raise ValueError(
+                f"tokenizer: wanted one of at most {vocabulary_size} tokens, which the model's embedding has, got one"
+                f" of {self.vocabulary_size}; they do not belong together: put the tokenizer's own model beside it"
+            )
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without ⊥.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from comparison_fakes import SKILLS, Fakes, made_task
 
-from chainrule.comparison.advice import NAMES, bracket, choices
+from chainrule.comparison.advice import NAMES, NEAR, bracket, choices
 from chainrule.comparison.grid import METHODS, Bounds
 from chainrule.comparison.run import run
 from chainrule.comparison.table import COLUMNS, Comparison
@@ -111,6 +111,16 @@ def test_the_cheapest_is_one_that_cannot_be_told_from_the_best(whole: Comparison
         for method, cell in whole.at(choice.labels).items():
             contrast = whole.contrast(choice.labels, choice.best.method, method)
             assert cell is choice.best or (contrast is not None and contrast.told_apart != (method in choice.equals))
+
+
+def test_what_cannot_be_told_from_the_best_but_is_far_behind_it_is_not_taken() -> None:
+    few = made_task(tests=24, trains=16)
+    found = compared(few, Bounds(methods=("head", "full"), seeds=2), head=lambda _: 0.6, full=lambda _: 0.75)
+    for choice in choices(found):
+        assert set(choice.equals) == {"head", "full"} and choice.best.method == "full"
+        assert choice.best.accuracy.value - choice.equals["head"].accuracy.value > NEAR
+        assert choice.cheapest(24).method == "full"
+    assert "take full finetuning" in found.advice and "the linear head" not in found.advice
 
 
 def test_one_method_alone_is_nothing_to_compare() -> None:

@@ -1,6 +1,8 @@
 """The story can be told: quickly on a small world here, whole under `make test-slow`."""
 
 import json
+import re
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,23 @@ def test_the_story_is_told_and_its_figures_are_written(tmp_path: Path, capsys: p
     assert len(results["puzzle_curve"]) == 9 and ("puzzles", "in-context, 8 shown") in methods
     for entry in results["grid"]:
         assert entry["n"] > 0 and entry["ceiling"] >= entry["chance"] and entry["interval"][0] <= entry["accuracy"]
+
+
+def test_the_page_that_tells_the_section_can_be_retold_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tell(Path("demo"), quiet=True, scale=SMALL)
+    docs = Path(__file__).parents[2] / "docs"
+    page = (docs / "story.md").read_text(encoding="utf-8")
+    few = page.replace("--steps 600", "--steps 3 --compile off").replace(
+        "--sizes 4 16 64 --seeds 8", "--sizes 4 --seeds 1"
+    )
+    assert few.count("--compile off") == few.count("--seeds 1 ") == 1
+    told = runpy.run_path(str(docs / "retell.py"))["retold"](few)
+    prompts = re.compile(r"^(?:\$|>>>) .*", re.MULTILINE)
+    assert prompts.findall(told) == prompts.findall(few) and len(prompts.findall(told)) > 20
+    for output in re.findall(r"^\$ chainrule .*\n((?:(?!\$ |```).*\n)*)", told, re.MULTILINE):
+        assert output.strip()
+    assert Path("demo/compared/report.html").is_file() and Path("demo/masked-full/config.json").is_file()
 
 
 def test_the_same_demo_again_makes_no_step_more_and_says_the_same(tmp_path: Path) -> None:
