@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
-# All that is fetched: nothing in it can run, no pickle and no code.
+# All that is fetched: no pickle, and no code but the chat template, which runs in a sandbox.
 SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
+_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # what huggingface_hub asks by, in its versions
 _NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
 
 
@@ -57,3 +58,9 @@ def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
         first = next(line for line in str(error).splitlines() if line.strip())
         raise ValueError(f"{looked}, and the Hub says: {first}") from None
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in _CLIENTS:
+            raise
+        raise ValueError(
+            f"{looked}, and {constants.ENDPOINT} could not be asked ({error}); try again, or fetch it elsewhere"
+        ) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.hub import model_directory
-from chainrule.model.checkpoint import count_parameters, read_config
+from chainrule.model.checkpoint import count_parameters, is_classifier, read_config
 from chainrule.model.families import FAMILIES, family_of
 from chainrule.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -37,14 +37,25 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
         "bottom": tokenizer.bottom,
         "common_words_of_one_token": f"{single} of {len(COMMON_WORDS)}",
     }
+    if is_classifier(fields):
+        found["classes"] = ", ".join(fields["id2label"].values())
     record = directory / "run.toml"
     if record.is_file():
-        run = tomllib.loads(record.read_text(encoding="utf-8"))
-        found["trained_on"] = f"{', '.join(run['options']['data'])} ({run['data']['tokens']} tokens)"
-        found["trained_for"] = f"{run['decided']['steps']} steps of {run['decided']['rows'] * config.context} tokens"
-        found["optimizer"] = run["options"]["optimizer"]
-        found["seed"] = run["options"]["seed"]
+        found |= _training(tomllib.loads(record.read_text(encoding="utf-8")), config.context)
     return found
+
+
+def _training(run: dict[str, Any], context: int) -> dict[str, Any]:
+    """What a run.toml tells, of pretraining or of finetuning."""
+    if "finetune" in run:
+        asked = run["finetune"]
+        return {"finetuned": asked["train"], "labels": asked.get("labels", "all"), "seed": asked["seed"]}
+    return {
+        "trained_on": f"{', '.join(run['options']['data'])} ({run['data']['tokens']} tokens)",
+        "trained_for": f"{run['decided']['steps']} steps of {run['decided']['rows'] * context} tokens",
+        "optimizer": run["options"]["optimizer"],
+        "seed": run["options"]["seed"],
+    }
 
 
 def _is_one_token(tokenizer: Tokenizer, text: str) -> bool:

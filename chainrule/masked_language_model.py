@@ -129,6 +129,8 @@ class MaskedLanguageModel:
         """A text in which every sixth token is the most probable one there, in brackets: to be looked at."""
         read = self._tokens(tokens)
         places = list(range(1 + _EVERY // 2, 1 + len(tokens), _EVERY))
+        if not places:
+            return "".join(self.tokenizer.pieces(tokens))
         (scores,) = fill_blanks(self.model, [blanked(read, places, self._mask)], top=1)
         said = dict(zip(places, self.tokenizer.pieces(scores.best_tokens[:, 0].tolist()), strict=True))
         pieces = self.tokenizer.pieces(tokens)

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
+import huggingface_hub
 import pytest
 from conftest import random_model
 from huggingface_hub import constants
@@ -167,3 +168,17 @@ def test_what_is_fetched_is_safetensors_and_settings_and_no_pickle_or_code(
     missing = command("score", "owner/other", "a text")
     assert missing.returncode == 2 and endpoint in missing.stderr and missing.stderr.count("\n") == 1
     assert "none of that name" in missing.stderr
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2", "requests"])
+def test_a_connection_that_breaks_is_one_line_whatever_the_hub_is_asked_by(
+    cache: Path, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = type("RemoteProtocolError", (Exception,), {"__module__": f"{client}._exceptions"})
+
+    def hang_up(*_: object, **__: object) -> None:
+        raise broken("peer closed connection")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hang_up)
+    with pytest.raises(ValueError, match="could not be asked \\(peer closed connection\\); try again"):
+        model_directory("owner/name")

@@ -114,11 +114,24 @@ def test_finetune_writes_a_classifier_that_predict_reads(train: str, answer: Cal
         assert row["probability of good"] + row["probability of bad"] == pytest.approx(1, abs=1e-5)
 
 
+def test_the_spread_is_printed_in_points_of_accuracy(answer: Callable[[str], Any], capsys: Capture) -> None:
+    command = f"in-context run {DAYS} --shots 2 --limit 12 --spread"
+    spread = answer(command)["spread"]
+    main(command.split())
+    told = "  ".join(f"{name} {100 * deviation:.1f}" for name, deviation in spread.items())
+    assert f"Standard deviation in points of accuracy due to: {told}\n" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def classifier(files: Path) -> str:
     task = [str(files / "days.csv"), "--text", "day", "--label", "mood"]
     main(["finetune", str(files / "run"), *task, "--train", "head", "--out", str(files / "moods")])
     return "moods"
+
+
+def test_info_tells_of_a_classifier(classifier: str, answer: Callable[[str], Any]) -> None:
+    found = answer(f"info {classifier}")
+    assert (found["classes"], found["finetuned"], found["labels"]) == ("bad, good", "head", "all")
 
 
 def test_a_jsonl_keeps_its_values_as_they_are(classifier: str, answer: Callable[[str], Any], files: Path) -> None:
@@ -177,6 +190,8 @@ def test_compare_goes_on_from_the_rows_it_has_and_writes_its_report(answer: Call
         ("predict run fine", "wanted a classifier"),
         ("predict run", "choose one way"),
         ("predict run fine --shots 2", "--shots"),
+        ("predict run fine --longer refuse", "--longer: wanted a --task beside it"),
+        ("predict run fine --text day", "--text: wanted a --task beside it"),
         (f"predict run --task {DAYS} --input days.csv --out days.txt", ".csv, .tsv or .jsonl"),
         (f"compare run {DAYS} --out new --methods magic", "magic"),
         (f"task {DAYS} --out days.csv", ".toml"),

@@ -222,14 +222,6 @@ def test_a_mistake_is_one_line(lm: LanguageModel, wrong: Callable[[LanguageModel
     assert "\n" not in str(error.value)
 
 
-def test_a_tokenizer_that_the_model_has_no_room_for_is_an_error(lm: LanguageModel, tmp_path: Path) -> None:
-    lm.save(tmp_path)
-    larger = character_tokenizer(map(chr, range(0x4E00, 0x4E00 + 300)))
-    larger.save(tmp_path)
-    with pytest.raises(ValueError, match="wanted a tokenizer of at most 300 tokens"):
-        chainrule.load(tmp_path)
-
-
 def test_a_path_without_a_model_is_one_line(lm: LanguageModel, tmp_path: Path) -> None:
     lm.save(tmp_path / "model")
     for path in (tmp_path / "nothing", tmp_path, tmp_path / "model" / "config.json"):
@@ -252,7 +244,7 @@ def test_importing_chainrule_does_not_import_torch() -> None:
 def test_a_tokenizer_larger_than_the_embedding_is_refused(byte_lm: LanguageModel, tmp_path: Path) -> None:
     byte_lm.save(tmp_path)
     BPE.save(tmp_path)
-    with pytest.raises(ValueError, match="at most 257 tokens, which the model's embedding has, got one of 300"):
+    with pytest.raises(ValueError, match=f"at most 257 tokens, .*, got one of {BPE.vocabulary_size};"):
         chainrule.load(tmp_path)
     with pytest.raises(ValueError, match="at most 257 tokens"):
         Features(byte_lm.model, BPE)

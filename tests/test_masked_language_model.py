@@ -20,7 +20,7 @@ from chainrule.adaptation.prompt import Prompt
 from chainrule.cli import main
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.scoring.blanks import blanked, fill_blanks, score_blanks
-from chainrule.text.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer, train_bpe
+from chainrule.text.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
 TEXTS = ["the cat sat", "the dog sat on a great big mat", "no", "A fine Day, really great!"]
 WORDS = "the cat dog sat on a mat fine day no great terrible really big was it ##s ##ly , . !".split()
@@ -327,3 +327,20 @@ def test_what_cannot_be_masked_is_refused_in_one_line(
     with pytest.raises(SystemExit, match="2"):
         main(["pretrain", str(text), "--from", str(tmp_path / "run"), "--out", str(tmp_path / "on"), "--steps", "1"])
     assert "--objective: wanted masked for" in capsys.readouterr().err
+
+
+def test_what_closes_a_text_is_found_for_a_vocabulary_without_the_letter_a() -> None:
+    tokenizer = character_tokenizer(["привет мир"], mask=True)
+    assert tokenizer.closing == byte_tokenizer(mask=True).closing
+    lm = MaskedLanguageModel(random_model("bert", vocabulary_size=tokenizer.vocabulary_size), tokenizer, "bert")
+    assert len(lm.fill("при[MASK]ет")) == 1
+    assert lm.filled(tokenizer.encode("мир")) == "мир"  # too short for a blank
+
+
+def test_a_text_with_masks_is_scored_whole(
+    lm: MaskedLanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lm.save(tmp_path / "model")
+    with pytest.raises(SystemExit, match="2"):
+        main(["score", str(tmp_path / "model"), "the [MASK]", "--given", "sat"])
+    assert "--given: wanted a text without masks" in capsys.readouterr().err

@@ -67,7 +67,8 @@ def choices(comparison: Comparison) -> list[Choice]:
 def advise(comparison: Comparison) -> str:
     """What to take with few and with many labels, then what the model is worth beside the bag of words.
 
-    Neighbouring N that have methods in common which cannot be told from the best get one answer: the cheapest of these.
+    Neighbouring N that have methods in common which cannot be told from the best, and are near it, get one answer: the
+    cheapest of these.
     """
     found = choices(comparison)
     if not found:

@@ -89,9 +89,10 @@ class Folder:
         for number, line in enumerate(whole.decode().split("\n")[:-1], 1):  # splitlines knows other ends of lines
             try:
                 outcome = _outcome(json.loads(line))
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
-                    f"{file}:{number}: wanted a row of a comparison, got {error}; remove the line, and it is run again"
+                    f"{file}:{number}: wanted a row of a comparison, got {error!r}; remove the line,"
+                    " and it is run again"
                 ) from None
             found[outcome.key] = outcome
         return found

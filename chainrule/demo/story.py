@@ -113,8 +113,13 @@ def _write_corpus(
     texts = list(documents(world, characters, mixture))
     content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     path = out / "corpus.jsonl"
-    if not path.is_file() or path.read_text(encoding="utf-8") != content:  # a run goes on only from the file it knows
+    if not path.is_file():
         write_text(path, content)
+    elif path.read_text(encoding="utf-8") != content:
+        raise ValueError(
+            f"--out {out}: wanted a new folder or this demo's, got one whose corpus.jsonl is another (yours, or of"
+            " another seed or version); remove it, or choose another --out"
+        )
     return count_pairs(texts)
 
 

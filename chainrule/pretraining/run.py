@@ -215,6 +215,7 @@ class Run:
         self.model.eval()
         size = min(SAMPLE_TOKENS, self.batches.context - 1)
         if isinstance(self.language_model, MaskedLanguageModel):
+            size -= max(0, size + 1 + len(self.language_model.tokenizer.closing) - self.batches.context)
             return self.language_model.filled(self.validation.read(1, 1 + size).tolist())
         return self.language_model.generate("", max_tokens=size, seed=0)
 

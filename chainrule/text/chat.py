@@ -7,6 +7,7 @@ in the messages, each spelling of one is first put out of the way, and is text a
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -82,21 +83,21 @@ class Chat:
         return self._render([{**message, "content": self._away(message["content"])} for message in messages])
 
     def _render(self, messages: Sequence[Message]) -> str:
-        from jinja2 import TemplateError
-
         named = self.tokenizer.named
         try:
             return self._template.render(
                 messages=messages, tools=None, documents=None, add_generation_prompt=True, **named
             )
-        except (TemplateError, TypeError) as error:
+        except Exception as error:  # whatever it is: the template is a program of somebody else
             raise ValueError(f"chat: the model's template refuses these messages: {error}") from None
 
     @cached_property
     def _borders(self) -> tuple[str, ...]:
         """What the template writes around a message in plain text alone, with no special token that guards it."""
-        user, assistant = ({"role": role, "content": _CONTENT} for role in ("user", "assistant"))
+        user, assistant, system = ({"role": role, "content": _CONTENT} for role in ("user", "assistant", "system"))
         between = self._render([user, assistant, user]).split(_CONTENT)
+        with suppress(ValueError):  # a template may know no system
+            between += self._render([system, user]).split(_CONTENT)
         marks = (piece.strip() for piece in between if not self._spelling.search(piece))
         return tuple(mark for mark in marks if mark)
 

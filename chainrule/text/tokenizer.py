@@ -217,9 +217,15 @@ class Tokenizer:
         inner = tokenizers.Tokenizer.from_buffer(self._files["tokenizer.json"])
         inner.no_truncation()
         inner.no_padding()
-        text, whole = inner.encode("a", add_special_tokens=False).ids, inner.encode("a").ids
-        start = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
-        return list(whole[start + len(text) :])
+        for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
+            try:
+                text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe).ids
+            except Exception:  # tokenizers raises nothing narrower for what a vocabulary of characters lacks
+                continue
+            if text:
+                start = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
+                return list(whole[start + len(text) :])
+        return []
 
     def encode_blanks(self, text: str) -> list[int]:
         """The ids of `text`, in which each spelling of the mask is one; ValueError for a tokenizer that has none."""
@@ -253,7 +259,9 @@ class Tokenizer:
             return self._files["chat_template.jinja"].decode()
         template = _object(self._files["tokenizer_config.json"]).get("chat_template")
         if isinstance(template, list):
-            template = {one.get("name"): one.get("template") for one in template}.get("default")
+            template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}.get(
+                "default"
+            )
         return template if isinstance(template, str) else None
 
     def save(self, directory: Path) -> None:

@@ -116,7 +116,7 @@ def zero_shot(
     """Put the task as a question or a cloze: the answer is what the model finds most probable. Its accuracy on test.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         task: A task file, or labelled rows with --text and --label.
         answer: The most probable label word, or the most probable next word of the whole vocabulary.
         limit: So many test items, drawn always alike.
@@ -157,7 +157,7 @@ def in_context(
     """Show labelled examples in the prompt, and then ask. The accuracy on the test items.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         task: A task file, or labelled rows with --text and --label.
         shots: How many demonstrations stand in the prompt.
         select: Which: drawn at random, as many of each class, or the nearest to the row.
@@ -212,7 +212,7 @@ def finetune(
     """Train a linear head on φ, with θ or alone; the same command again goes on. A classifier, and its accuracy.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         task: A task file, or labelled rows with --text and --label.
         out: The folder of the classifier, which transformers loads too.
         train: w and θ together from θ̂, or w alone on features that stay.
@@ -335,7 +335,7 @@ def compare(
     Prints its plan with the estimated time first, runs the cheapest rows first, and goes on from the rows it has.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         task: A task file, or labelled rows with --text and --label.
         out: The folder that rows, results.json, curves and report.html go to.
         methods: Some of zero-shot in-context in-context-nearest head full majority bag-of-words random-weights.
@@ -391,8 +391,14 @@ def _predictor(
     if task is None:
         from chainrule.adaptation.classifier import load_classifier
 
-        if shots:
-            raise ValueError(f"--shots: wanted a --task, whose training rows are shown, beside {shots} shots; name it")
+        given = {"shots": shots, "seed": seed, **vars(columns), **vars(asking)}
+        default = {"shots": 0, "seed": 0, **vars(Columns()), **vars(Asking())}
+        for name, value in given.items():
+            if value != default[name]:
+                raise ValueError(
+                    f"--{name}: wanted a --task beside it, which says how a language model is asked, got none; name it,"
+                    " or leave it out: a classifier reads as it was finetuned"
+                )
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.adaptation.prompted import in_context
     from chainrule.language_model import load
@@ -448,7 +454,7 @@ def _tell_prompted(
             print_table(("said", "times"), [(repr(word), str(times)) for word, times in beside["answers"].items()])
     _tell(scores, task, notes, json, beside)
     if spread is not None and not json:
-        parts = "  ".join(f"{name} {100 * value**0.5:.1f}" for name, value in spread.items())
+        parts = "  ".join(f"{name} {100 * value:.1f}" for name, value in spread.items())
         print(f"Standard deviation in points of accuracy due to: {parts}")
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import OmitArgPrefixes, Positional
 
@@ -124,7 +124,7 @@ def generate(
     """Continue a prompt by sampling softmax(u/τ), streamed.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         prompt: What to continue; nothing is the beginning of a document. One that begins with - stands after --.
         temperature: τ; 0 is the most probable token.
         top_k: Sample from the k most probable tokens.
@@ -183,7 +183,7 @@ def score(
     A masked model gives each token given all others; where the text has masks, what it would put there.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         text: The text to score; - reads standard input.
         given: What stands before it and is not scored.
         top: How many alternatives to show.
@@ -198,6 +198,8 @@ def score(
     lm = load(model, device=device, dtype=dtype)
     text = sys.stdin.read() if text == "-" else text
     if isinstance(lm, MaskedLanguageModel) and lm.tokenizer.named["mask_token"] in text:
+        if given:
+            raise ValueError("--given: wanted a text without masks behind it, got one with some; put all into the text")
         _tell_blanks(lm.fill(text, top), json)
         return
     tokens = lm.score(text, given=given, top=top)
@@ -228,6 +230,19 @@ def _tell_blanks(filled: list[list[tuple[str, float]]], json: bool) -> None:
     print_table(("blank", "p"), [(str(number), words) for number, words in enumerate(told, 1)])
 
 
+def _check_of_one_kind(tasks: bool, of_tasks: dict[str, Any], stride: int | None, field: str, encoding: str) -> None:
+    """ValueError for an option of `evaluate` that would have no effect, or is out of range."""
+    of_texts = {"stride": stride, "field": field if field != "text" else None}
+    of_texts["encoding"] = encoding if encoding != "utf-8" else None
+    for name, value in (of_texts if tasks else of_tasks).items():
+        if value is not None:
+            wanted = "files of text" if tasks else "--tasks"
+            raise ValueError(f"--{name}: wanted {wanted} beside it, got none; leave it out")
+    for name, least in (("shots", 0), ("limit", 1)):
+        if of_tasks[name] is not None and of_tasks[name] < least:
+            raise ValueError(f"--{name}: wanted at least {least}, got {of_tasks[name]}")
+
+
 def evaluate(
     model: Positional[str],
     texts: Positional[tuple[str, ...]] = (),
@@ -246,7 +261,7 @@ def evaluate(
     """Loss, perplexity and bits per byte on files of text, every token scored once; or lm-evaluation-harness's tasks.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         texts: Files, folders or globs of documents; - reads standard input.
         tasks: Tasks of lm-evaluation-harness, in place of texts.
         shots: With --tasks, how many demonstrations; by default the task's own number.
@@ -266,6 +281,7 @@ def evaluate(
 
     if bool(texts) == bool(tasks):
         raise ValueError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
+    _check_of_one_kind(bool(tasks), {"shots": shots, "limit": limit, "include": include}, stride, field, encoding)
     lm = load(model, device=device, dtype=dtype)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
@@ -320,7 +336,7 @@ def info(model: Positional[str], /, json: Json = False) -> None:
     """What a directory holds: family, sizes, tokenizer, and how it was trained.
 
     Args:
-        model: A run, or any Hugging Face directory.
+        model: A run, any Hugging Face directory, or a name on the Hub.
         json: Print one JSON document.
     """
     from chainrule.inspection import inspect_model

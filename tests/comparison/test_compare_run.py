@@ -56,12 +56,13 @@ def test_a_row_half_written_is_run_again(tmp_path: Path) -> None:
     assert len(makers.made) == 1
 
 
-def test_a_broken_row_is_named_by_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [b'"method": "head"}', b"{}", b"[1]"])
+def test_a_broken_row_is_named_by_its_line(tmp_path: Path, broken: bytes) -> None:
     task = made_task()
     bounds = Bounds(methods=("head",), seeds=2)
     run(Fakes(task), task, bounds, out=tmp_path)
     rows = tmp_path / "rows.jsonl"
-    rows.write_bytes(rows.read_bytes().replace(b"{", b"", 1))
+    rows.write_bytes(broken + b"\n" + rows.read_bytes())
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: wanted a row"):
         run(Fakes(task), task, bounds, out=tmp_path)
 

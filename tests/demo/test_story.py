@@ -96,6 +96,14 @@ def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
+def test_a_corpus_of_somebody_elses_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "corpus.jsonl").write_text('{"text": "mine"}\n')
+    with pytest.raises(ValueError, match=r"got one whose corpus\.jsonl is another"):
+        tell(tmp_path, quiet=True, scale=SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
+    assert (tmp_path / "corpus.jsonl").read_text() == '{"text": "mine"}\n'
+
+
 @pytest.mark.slow
 def test_the_whole_demo_shows_what_it_says(tmp_path: Path) -> None:
     results = tell(tmp_path / "demo", quiet=True)

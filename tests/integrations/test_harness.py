@@ -144,6 +144,9 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
         ([str(directory), "--tasks", "no_such_task"], "got 'no_such_task'; see lm-eval ls tasks"),
         ([str(directory)], "wanted files of text, or --tasks"),
         ([str(directory), str(directory.parent / "text.txt"), "--tasks", "local_choice"], "got both or neither"),
+        ([str(directory), str(directory.parent / "text.txt"), "--limit", "3"], "--limit: wanted --tasks beside it"),
+        ([str(directory), "--tasks", "local_choice", "--stride", "3"], "--stride: wanted files of text beside it"),
+        ([str(directory), "--tasks", "local_choice", "--limit", "0"], "--limit: wanted at least 1, got 0"),
         ([str(directory.parent / "masked"), "--tasks", "local_choice"], "wanted a model of the next token"),
     ):
         with pytest.raises(SystemExit, match="2"):
