@@ -6,6 +6,7 @@ from typing import Any
 
 from chainrule.hub import model_directory
 from chainrule.model.checkpoint import count_parameters, is_classifier, read_config
+from chainrule.model.classifier import classes
 from chainrule.model.families import FAMILIES, family_of
 from chainrule.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -38,7 +39,7 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
         "common_words_of_one_token": f"{single} of {len(COMMON_WORDS)}",
     }
     if is_classifier(fields):
-        found["classes"] = ", ".join(fields["id2label"].values())
+        found["classes"] = ", ".join(classes(fields, directory))
     record = directory / "run.toml"
     if record.is_file():
         found |= _training(tomllib.loads(record.read_text(encoding="utf-8")), config.context)

@@ -16,6 +16,8 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from chainrule.files import write_text
+
 BLOCK = re.compile(r"```(console|pycon)\n(.*?)```", re.DOTALL)
 PROMPTS = {"console": "$ ", "pycon": ">>> "}
 LINES = 40  # of an output, at most
@@ -88,4 +90,4 @@ if __name__ == "__main__":
     os.chdir(options.folder)
     told = page.read_text(encoding="utf-8")
     remove_what_is_made(told)
-    page.write_text(retold(told), encoding="utf-8")
+    write_text(page, retold(told))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,18 @@ def classifier(files: Path) -> str:
 def test_info_tells_of_a_classifier(classifier: str, answer: Callable[[str], Any]) -> None:
     found = answer(f"info {classifier}")
     assert (found["classes"], found["finetuned"], found["labels"]) == ("bad, good", "head", "all")
+
+
+def test_info_of_a_classifier_that_names_no_classes_is_one_line(
+    classifier: str, mistake: Callable[[str], str], files: Path
+) -> None:
+    shutil.copytree(files / classifier, files / "nameless")
+    path = files / "nameless" / "config.json"
+    fields = json.loads(path.read_text())
+    del fields["id2label"]
+    path.write_text(json.dumps(fields))
+    assert "wanted id2label to name the classes" in mistake("info nameless")
+    shutil.rmtree(files / "nameless")
 
 
 def test_a_jsonl_keeps_its_values_as_they_are(classifier: str, answer: Callable[[str], Any], files: Path) -> None:

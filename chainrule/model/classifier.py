@@ -92,7 +92,7 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
         raise ValueError(
             f"{directory}: wanted a classifier, got a language model ({named}); finetune it first, or load it with load"
         )
-    labels = _labels(fields, directory)
+    labels = classes(fields, directory)
     config, family = described(fields)
     model = without_output(empty_model(config))
     shapes = zip(_head(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
@@ -102,8 +102,8 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
     return Loaded(model.eval(), w.float(), family, labels)
 
 
-def _labels(fields: dict[str, Any], directory: Path) -> tuple[str, ...]:
-    """The classes in the order of w's rows."""
+def classes(fields: dict[str, Any], directory: Path) -> tuple[str, ...]:
+    """What config.json names them, in the order of w's rows; ValueError where it does not."""
     names = fields.get("id2label") or {}
     numbers = [str(number) for number in range(len(names))]
     if len(names) < 2 or sorted(names) != sorted(numbers):

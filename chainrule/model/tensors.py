@@ -1,6 +1,7 @@
 """The tensors of a directory's safetensors, in one file or in shards, found by name. Knows no model.
 
-They are mapped to memory: opening reads the headers, and a tensor's bytes are read where they are first looked at.
+They are mapped to memory: opening reads the headers, and a tensor's bytes are read where they are first looked at. What
+must be put together from several places is read into memory by `fill`.
 """
 
 import json
@@ -86,7 +87,7 @@ class Tensors:
 
 
 def _read(stored: Stored, part: Tensor) -> None:
-    buffer = part.view(torch.uint8).flatten().numpy().data
+    buffer = part.view(torch.uint8).view(-1).numpy().data
     with stored.path.open("rb", buffering=0) as file:
         file.seek(stored.start)
         while buffer:

@@ -213,11 +213,11 @@ class Run:
         """What the model says at a validation, so that learning can be watched: a short text from ⊥, from the same
         stream each time; or the validation text's beginning with the model's words, in brackets, in some places."""
         self.model.eval()
-        size = min(SAMPLE_TOKENS, self.batches.context - 1)
+        room = self.batches.context - 1
         if isinstance(self.language_model, MaskedLanguageModel):
-            size -= max(0, size + 1 + len(self.language_model.tokenizer.closing) - self.batches.context)
-            return self.language_model.filled(self.validation.read(1, 1 + size).tolist())
-        return self.language_model.generate("", max_tokens=size, seed=0)
+            room -= len(self.language_model.tokenizer.closing)
+            return self.language_model.filled(self.validation.read(1, 1 + min(SAMPLE_TOKENS, room)).tolist())
+        return self.language_model.generate("", max_tokens=min(SAMPLE_TOKENS, room), seed=0)
 
     def _count(self, skipped: bool) -> None:
         self.skipped += skipped

@@ -259,9 +259,8 @@ class Tokenizer:
             return self._files["chat_template.jinja"].decode()
         template = _object(self._files["tokenizer_config.json"]).get("chat_template")
         if isinstance(template, list):
-            template = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}.get(
-                "default"
-            )
+            named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+            template = named[0].get("template") if named else None
         return template if isinstance(template, str) else None
 
     def save(self, directory: Path) -> None:

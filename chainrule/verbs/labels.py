@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from chainrule.verbs.options import Device, Dtype, Json
+from chainrule.verbs.options import Device, Dtype, Json, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.adaptation.examples import Task
@@ -393,12 +393,7 @@ def _predictor(
 
         given = {"shots": shots, "seed": seed, **vars(columns), **vars(asking)}
         default = {"shots": 0, "seed": 0, **vars(Columns()), **vars(Asking())}
-        for name, value in given.items():
-            if value != default[name]:
-                raise ValueError(
-                    f"--{name}: wanted a --task beside it, which says how a language model is asked, got none; name it,"
-                    " or leave it out: a classifier reads as it was finetuned"
-                )
+        refuse_without("a --task", given, default)
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.adaptation.prompted import in_context
     from chainrule.language_model import load

@@ -5,13 +5,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tyro.conf import OmitArgPrefixes, Positional
 
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.text.corpus import CorpusOptions
-from chainrule.verbs.options import Device, Dtype, Json
+from chainrule.verbs.options import Device, Dtype, Json, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
@@ -146,8 +146,8 @@ def generate(
     from chainrule.terminal import print_json
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-    if system and not chat:
-        raise ValueError("--system: wanted --chat beside it, whose template has a place for it; add it")
+    if not chat:
+        refuse_without("--chat", {"system": system}, {"system": ""})
     lm = load(model, device=device, dtype=dtype)
     asked: Sequence[int] | str = prompt
     if chat:
@@ -230,19 +230,6 @@ def _tell_blanks(filled: list[list[tuple[str, float]]], json: bool) -> None:
     print_table(("blank", "p"), [(str(number), words) for number, words in enumerate(told, 1)])
 
 
-def _check_of_one_kind(tasks: bool, of_tasks: dict[str, Any], stride: int | None, field: str, encoding: str) -> None:
-    """ValueError for an option of `evaluate` that would have no effect, or is out of range."""
-    of_texts = {"stride": stride, "field": field if field != "text" else None}
-    of_texts["encoding"] = encoding if encoding != "utf-8" else None
-    for name, value in (of_texts if tasks else of_tasks).items():
-        if value is not None:
-            wanted = "files of text" if tasks else "--tasks"
-            raise ValueError(f"--{name}: wanted {wanted} beside it, got none; leave it out")
-    for name, least in (("shots", 0), ("limit", 1)):
-        if of_tasks[name] is not None and of_tasks[name] < least:
-            raise ValueError(f"--{name}: wanted at least {least}, got {of_tasks[name]}")
-
-
 def evaluate(
     model: Positional[str],
     texts: Positional[tuple[str, ...]] = (),
@@ -281,7 +268,15 @@ def evaluate(
 
     if bool(texts) == bool(tasks):
         raise ValueError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
-    _check_of_one_kind(bool(tasks), {"shots": shots, "limit": limit, "include": include}, stride, field, encoding)
+    of_texts = {"stride": stride, "field": field, "encoding": encoding}
+    of_tasks = {"shots": shots, "limit": limit, "include": include}
+    if tasks:
+        refuse_without("files of text", of_texts, {"stride": None, "field": "text", "encoding": "utf-8"})
+    else:
+        refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
+    for name, value, least in (("shots", shots, 0), ("limit", limit, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"--{name}: wanted at least {least}, got {value}")
     lm = load(model, device=device, dtype=dtype)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
