@@ -40,21 +40,22 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def weights(model: Transformer, family: str) -> dict[str, Tensor]:
-    """The model's parameters under the family's names, ready for a file."""
+    """The model's parameters under the family's names."""
     parameters = dict(model.named_parameters())
     tensors = {}
     for name, place in _places(model, family).items():
         pieces = parameters[name].detach().split(place.rows)
         for theirs, piece in zip(place.names, pieces, strict=True):
-            tensors[theirs] = _theirs(piece, place).contiguous()
+            tensors[theirs] = _theirs(piece, place)
     return tensors
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all; a tensor may have any memory layout."""
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as beside:
         try:
-            save_file(dict(tensors), beside, metadata={"format": "pt"})
+            save_file(contiguous, beside, metadata={"format": "pt"})
         except SafetensorError as error:
             raise OSError(f"{path}: could not be written ({error}); what was there before is untouched") from None
 

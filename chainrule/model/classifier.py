@@ -74,7 +74,7 @@ def save_classifier(
         "problem_type": "single_label_classification",
     }
     write_json(directory / "config.json", fields)
-    head = dict(zip(_head(family), (w.detach().contiguous(), w.new_zeros(len(w))), strict=False))
+    head = dict(zip(_head(family), (w.detach(), w.new_zeros(len(w))), strict=False))
     save_weights({**weights(model, family), **head}, directory / "model.safetensors")
 
 
