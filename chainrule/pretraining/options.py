@@ -23,6 +23,8 @@ class PretrainOptions:
     """Fit the whole schedule, decay included, into so many minutes of this machine; with --steps, at most these."""
     batch_tokens: int | None = None
     """Tokens a step."""
+    align_documents: bool = False
+    """Begin every example where a document begins, as a prompt does; what a document has beyond --context is left."""
     learning_rate: float | None = None
     """Peak rate of the matrices; the other rates keep their proportion to it. --from: a tenth by default."""
     optimizer: Literal["muon", "adamw"] | None = None
