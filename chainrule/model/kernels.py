@@ -51,8 +51,8 @@ class CausalAttention(torch.autograd.Function):
             if stop == T:
                 d_value, d_key = weights.mT @ part, d_scores.mT @ query[:, start:stop]
             else:
-                d_value[:, :stop].baddbmm_(weights.mT, part)
-                d_key[:, :stop].baddbmm_(d_scores.mT, query[:, start:stop])
+                d_value[:, :stop] += weights.mT @ part
+                d_key[:, :stop] += d_scores.mT @ query[:, start:stop]
         return d_query.mul_(scale), d_key.mul_(scale), d_value
 
 

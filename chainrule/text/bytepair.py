@@ -47,12 +47,15 @@ def token_bytes(token: str) -> bytes:
     return bytes(_byte_values()[character] for character in token)
 
 
-def train(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """All 256 bytes and the merges most frequent in `texts`, at most `vocabulary_size` ids in all."""
+def train(texts: Iterable[str], vocabulary_size: int, pattern: str = OURS) -> Tokenizer:
+    """All 256 bytes and the merges most frequent in `texts`, at most `vocabulary_size` ids in all.
+
+    No token crosses the borders of what the regular expression `pattern` matches.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(OURS), "isolated"),
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -413,11 +413,16 @@ def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
     return _ours(tables.characters(map(chr, np.flatnonzero(seen))), mask)
 
 
-def train_bpe(texts: Iterable[str], vocabulary_size: int, mask: bool = False) -> Tokenizer:
-    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge)."""
+def train_bpe(
+    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.OURS
+) -> Tokenizer:
+    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge).
+
+    `pattern` is the regular expression that cuts a text into the pieces whose inside may be merged.
+    """
     if vocabulary_size < 257 + mask:
         raise ValueError(
             f"wanted a vocabulary of at least {257 + mask} (256 bytes, ⊥{', a mask' * mask}), got {vocabulary_size}:"
             " raise it"
         )
-    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1 - mask), mask)
+    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1 - mask, pattern), mask)
