@@ -1,4 +1,4 @@
-"""The verbs of who has labels: what they answer, and one line for what they cannot use."""
+"""The commands of who has labels: what they answer, and one line for what they cannot use."""
 
 import csv
 import json
