@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
-from chainrule.commands.options import Device, Dtype, Json, refuse_without
+from chainrule.commands.options import Device, Dtype, Json, OnError, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
@@ -24,6 +24,7 @@ def evaluate(
     stride: int | None = None,
     field: str = "text",
     encoding: str = "utf-8",
+    on_error: OnError = "stop",
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -39,22 +40,26 @@ def evaluate(
         include: With --tasks, a folder with the YAML files of tasks of your own.
         stride: Tokens by which a window moves on; half the context by default.
         field: The column or key that holds a row's document.
-        encoding: Of the files.
+        encoding: Of the files; a byte-order mark in one is believed first.
+        on_error: Stop at a document that cannot be read, or skip such documents and say how many.
         device: Where to compute.
         dtype: What to compute in.
         json: Print one JSON document.
     """
     from chainrule.language_model import load
     from chainrule.masked_language_model import MaskedEvaluation
-    from chainrule.terminal import print_json
+    from chainrule.terminal import print_json, say
     from chainrule.text.records import find_files, read_texts
+    from chainrule.text.rows import Skipped
 
     if bool(texts) == bool(tasks):
         raise ValueError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
-    of_texts = {"stride": stride, "field": field, "encoding": encoding}
+    of_texts = {"stride": stride, "field": field, "encoding": encoding, "on-error": on_error}
     of_tasks = {"shots": shots, "limit": limit, "include": include}
     if tasks:
-        refuse_without("files of text", of_texts, {"stride": None, "field": "text", "encoding": "utf-8"})
+        refuse_without(
+            "files of text", of_texts, {"stride": None, "field": "text", "encoding": "utf-8", "on-error": "stop"}
+        )
     else:
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
     for name, value, least in (("shots", shots, 0), ("limit", limit, 1)):
@@ -64,7 +69,13 @@ def evaluate(
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
         return
-    found = lm.evaluate(read_texts(find_files(texts), field=field, encoding=encoding), stride=stride)
+    skipped = Skipped()
+    documents = read_texts(
+        find_files(texts, say), field=field, encoding=encoding, on_skip=skipped if on_error == "skip" else None, say=say
+    )
+    found = lm.evaluate(documents, stride=stride)
+    if skipped.count:
+        say(f"documents: {skipped.note}")
     if isinstance(found, MaskedEvaluation):
         if json:
             print_json(asdict(found))

@@ -15,21 +15,27 @@ Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Calibrate = Literal["none", "content-free", "train"]
 Normalise = Literal["sum", "token", "byte"]
 Longer = Literal["cut", "refuse"]
+OnError = Literal["stop", "skip"]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """For a TASK that is a data file: which columns are meant. A task file says so itself."""
+    """How a TASK is read. A task file names its columns and its encoding itself."""
 
     text: tuple[str, ...] = ()
     """The text's column, or several."""
     label: str = ""
     """The label's column."""
+    encoding: str = "utf-8"
+    """Of data files, as utf-8, utf-16 or cp1252; a byte-order mark in a file is believed first."""
+    on_error: OnError = "stop"
+    """Stop at a row that cannot be read or has no text or no label, or skip such rows and say how many."""
 
     def load(self, path: str) -> "Task":
         from chainrule.adaptation.examples import Task
+        from chainrule.terminal import say
 
-        return Task.load(path, text=self.text, label=self.label)
+        return Task.load(path, **vars(self), say=say)
 
 
 @dataclass(frozen=True)

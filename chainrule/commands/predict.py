@@ -1,8 +1,8 @@
 """The command `predict`: labels for texts."""
 
-import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +12,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, refuse_without
 
 if TYPE_CHECKING:
+    from chainrule.adaptation.examples import Row
     from chainrule.adaptation.predictions import Predictor
+    from chainrule.text.rows import Skipped
 
 
 def predict(
@@ -34,33 +36,48 @@ def predict(
 
     Args:
         predictor: A folder that finetune wrote; or, with --task, a run or any Hugging Face directory.
-        texts: What to label; - reads standard input, a text a line.
+        texts: What to label; - reads standard input, a text a line. An empty line is answered by a null label.
         task: How a language model is asked.
         shots: How many demonstrations out of the task's training rows it is shown.
         seed: Of the demonstrations.
         source: A file of rows to label: .csv, .tsv, .jsonl, .parquet, or .txt with a text a line.
-        out: Where its rows go, with the predictions in added columns: a .csv, .tsv or .jsonl.
+        out: Where its rows go, with the predictions in added columns: a .csv, .tsv or .jsonl. With --on-error skip a
+            row without text has an empty prediction (in .jsonl null), and one that cannot be read is written as empty:
+            the n-th row of --out is always that of the n-th row of --input.
         device: Where to compute.
         dtype: What to compute in.
         json: Print one JSON document.
     """
     from chainrule.adaptation.predictions import predict_file, predictions
     from chainrule.terminal import print_json, progress_bar, say
+    from chainrule.text.rows import Skipped
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise ValueError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+    if source is None and task is None and "-" not in texts:
+        reading = {"encoding": columns.encoding, "on-error": columns.on_error}
+        refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})
     made = _predictor(predictor, task, columns, shots, seed, asking, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:
-            rows = predict_file(made, source, out, show=lambda done: bar(done, f"{done:,} rows"))
-        seconds = time.monotonic() - started
+            written = predict_file(
+                made,
+                source,
+                out,
+                encoding=columns.encoding,
+                on_error=columns.on_error,
+                say=say,
+                show=lambda done: bar(done, f"{done:,} rows"),
+            )
+        rows, empty, seconds = written.rows, written.empty, time.monotonic() - started
         if json:
-            print_json({"rows": rows, "seconds": seconds, "texts_per_second": rows / seconds})
+            print_json({"rows": rows, "empty": empty.count, "seconds": seconds, "texts_per_second": rows / seconds})
         else:
             print(f"{out}: {rows} rows, {rows / seconds:,.0f} a second")
     else:
-        found = predictions(made, _texts(texts))
+        empty = Skipped()
+        found = predictions(made, _asked(texts, made, columns, empty))
         if json:
             print_json({"predictions": list(found)})
         else:
@@ -68,14 +85,22 @@ def predict(
 
             for prediction in found:
                 print(dumps(prediction, ensure_ascii=False), flush=True)
+    if empty.count:
+        say(f"rows without a prediction: {empty.count}, the first because of {empty.first}")
     for note in getattr(made, "notes", ()):
         say(note)
 
 
-def _texts(texts: Iterable[str]) -> Iterator[str]:
+def _asked(
+    texts: Iterable[str], predictor: "Predictor", columns: Columns, empty: "Skipped"
+) -> Iterator["Row | str | None"]:
+    """The texts, and the lines of standard input where one is -; None for an empty line."""
+    from chainrule.adaptation.predictions import Asked
+
     for text in texts:
         if text == "-":
-            yield from (line for line in sys.stdin.read().splitlines() if line.strip())
+            lines = Asked("-", predictor.columns, columns.encoding, columns.on_error)
+            yield from (row for _, row in lines.rows(empty))
         else:
             yield text
 
@@ -93,12 +118,14 @@ def _predictor(
     if task is None:
         from chainrule.adaptation.classifier import load_classifier
 
-        given = {"shots": shots, "seed": seed, **vars(columns), **vars(asking)}
-        default = {"shots": 0, "seed": 0, **vars(Columns()), **vars(Asking())}
+        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, **vars(asking)}
+        default = {"shots": 0, "seed": 0, "text": (), "label": "", **vars(Asking())}
         refuse_without("a --task", given, default)
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.adaptation.prompted import in_context
     from chainrule.language_model import load
 
     lm = load(directory, device=device, dtype=dtype)
+    if task.endswith(".toml"):  # which names the encoding of its own files; --encoding is that of --input
+        columns = replace(columns, encoding=Columns.encoding)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

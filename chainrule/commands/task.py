@@ -34,17 +34,19 @@ def task(
     from chainrule.adaptation.inspect_task import inspect_task, print_task
     from chainrule.adaptation.task_file import Settings, task_file
     from chainrule.files import write_text
-    from chainrule.terminal import print_json
+    from chainrule.terminal import print_json, say
 
     if out.suffix != ".toml":
         raise ValueError(f"--out {out}: wanted a name that ends in .toml, got another; rename it")
     if out.exists():
         raise ValueError(f"--out {out}: wanted a new file, got one that is there; edit it, or name another")
-    settings = Settings(Path(data), columns.text, columns.label, test=test, columns=header, kind=kind)
-    content = task_file(settings, Task.read(settings).labels, out.parent)
+    settings = Settings(
+        Path(data), columns.text, columns.label, test=test, columns=header, kind=kind, encoding=columns.encoding
+    )
+    content = task_file(settings, Task.read(settings, on_error=columns.on_error, say=say).labels, out.parent)
     write_text(out, content)
     try:
-        found = inspect_task(Task.load(out), *_tokenizer_and_context(model))
+        found = inspect_task(Task.load(out, on_error=columns.on_error), *_tokenizer_and_context(model))
     except BaseException:
         out.unlink()
         raise

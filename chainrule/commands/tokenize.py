@@ -23,12 +23,12 @@ def tokenize(
         out: The folder that the shards go to.
         json: Print one JSON document.
     """
-    from chainrule.terminal import print_json, progress_bar
+    from chainrule.terminal import print_json, progress_bar, say
     from chainrule.text.corpus import write_shards
 
     with progress_bar(1.0, "tokenizing") as show:
         summary = write_shards(
-            inputs, out, corpus, lambda done, all_of_it: show(done / max(1, all_of_it), f"{done / 1e6:.0f} MB")
+            inputs, out, corpus, lambda done, all_of_it: show(done / max(1, all_of_it), f"{done / 1e6:.0f} MB"), say
         )
     if json:
         print_json(asdict(summary))
