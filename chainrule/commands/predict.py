@@ -57,7 +57,10 @@ def predict(
     if source is None and task is None and "-" not in texts:
         reading = {"encoding": columns.encoding, "on-error": columns.on_error}
         refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})
-    made = _predictor(predictor, task, columns, shots, seed, asking, device, dtype)
+    own = columns
+    if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
+        own = replace(columns, encoding=Columns.encoding)  # the task file names that of its data; this is of the rows
+    made = _predictor(predictor, task, own, shots, seed, asking, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:
@@ -86,7 +89,7 @@ def predict(
             for prediction in found:
                 print(dumps(prediction, ensure_ascii=False), flush=True)
     if empty.count:
-        say(f"rows without a prediction: {empty.count}, the first because of {empty.first}")
+        say(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
     for note in getattr(made, "notes", ()):
         say(note)
 
@@ -126,6 +129,4 @@ def _predictor(
     from chainrule.language_model import load
 
     lm = load(directory, device=device, dtype=dtype)
-    if task.endswith(".toml"):  # which names the encoding of its own files; --encoding is that of --input
-        columns = replace(columns, encoding=Columns.encoding)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

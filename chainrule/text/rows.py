@@ -33,8 +33,13 @@ class Skipped:
         self.first = self.first or error
 
     @property
+    def reason(self) -> str:
+        """What is wrong with the first, without what to do about it: that was done."""
+        return str(self.first).rpartition(": ")[0] or str(self.first)
+
+    @property
     def note(self) -> str:
-        return f"{self.count} skipped, the first because of {self.first}"
+        return f"{self.count} skipped, the first because of {self.reason}"
 
 
 def missing(path: str, wanted: str, columns: Sequence[str]) -> ValueError:
