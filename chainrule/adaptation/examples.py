@@ -219,10 +219,11 @@ def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = 
 
 def checked_record(record: Record, text: Sequence[str]) -> Row:
     """The same for a row of a file, whose place is named; a line of a .txt is the text of a single column."""
-    if kind(record.source) == ".txt" and "text" not in text:
+    if "text" not in text and kind(record.source) == ".txt":
         return checked_row(record.fields["text"], text, record.where, NO_TEXT)
     for column in text:
-        record.text(column)
+        if not isinstance(record.values.get(column), str):
+            record.text(column)
     return checked_row(record.fields, text, record.where, NO_TEXT)
 
 

@@ -169,8 +169,10 @@ def _values(prediction: dict[str, Any]) -> list[Any]:
 
 
 def _check_new(record: Record | None, added: Sequence[str]) -> None:
-    for column in added if record is not None else ():
-        if record is not None and column in record.values:
+    if record is None:
+        return
+    for column in added:
+        if column in record.values:
             raise ValueError(
                 f"{record.where}: wanted rows without a column {column!r}, which is to be added; rename or remove it"
             )
