@@ -11,9 +11,20 @@ from typing import Any, NoReturn
 
 import tyro
 
+from chainrule.commands.compare import compare
+from chainrule.commands.demo import demo
+from chainrule.commands.evaluate import evaluate
+from chainrule.commands.finetune import finetune
+from chainrule.commands.generate import generate
+from chainrule.commands.in_context import in_context
+from chainrule.commands.info import info
+from chainrule.commands.predict import predict
+from chainrule.commands.pretrain import pretrain
+from chainrule.commands.score import score
+from chainrule.commands.task import task
+from chainrule.commands.tokenize import tokenize
+from chainrule.commands.zero_shot import zero_shot
 from chainrule.memory import keep_freed_memory
-from chainrule.verbs.labels import compare, finetune, in_context, predict, task, zero_shot
-from chainrule.verbs.text import demo, evaluate, generate, info, pretrain, score, tokenize
 
 TEXT = (demo, tokenize, pretrain, generate, score, evaluate, info)
 LABELS = (task, zero_shot, in_context, finetune, predict, compare)

@@ -265,6 +265,18 @@ def test_evaluate_refuses_text_that_cannot_be_read(name: str, mistake: Mistake, 
     assert name == "an empty file" or (file in told and place in told)
 
 
+def test_evaluate_skips_what_cannot_be_read_when_asked(
+    answer: Answer, trained: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = write(tmp_path / "broken.txt", b"abc\xff")
+    assert (
+        answer("evaluate", trained, broken, text, "--on-error", "skip")["loss"]
+        == answer("evaluate", trained, text)["loss"]
+    )
+    main(["evaluate", str(trained), str(broken), str(text), "--on-error", "skip"])
+    assert "1 skipped, the first because of" in capsys.readouterr().err
+
+
 def test_fewer_tokens_than_a_window_are_refused_and_no_run_is_begun(mistake: Mistake, tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("owl")
     told = mistake(*pretrain(tmp_path / "short.txt", tmp_path / "run"))

@@ -57,7 +57,7 @@ def open_run(
         sweep(folder)
     if options.start is None:
         shape_of(options)  # a shape that cannot be is refused before the text is read
-    shards = _shards(data, out, options, corpus)
+    shards = _shards(data, out, options, corpus, say)
     if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
         raise ValueError(f"--out {out}: wanted the data this run was made from, got other shards; use another --out")
 
@@ -168,12 +168,12 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return stored
 
 
-def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions) -> Shards:
+def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, say: Say) -> Shards:
     """The shards that `data` is, or those of its text in out/data; whole and unaltered."""
     directory = Path(data[0])
     if len(data) > 1 or not (directory / "manifest.json").is_file():
         directory = out / "data"
-        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"))
+        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"), say=say)
     shards = Shards(directory)
     shards.verify()
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:

@@ -19,7 +19,7 @@ from chainrule.files import sha256, whole_file, write_json
 from chainrule.hub import model_directory
 from chainrule.text.documents import Documents, batches, recut
 from chainrule.text.encode import Tokens, encode_all, token_type
-from chainrule.text.records import find_files
+from chainrule.text.records import Say, find_files, silent
 from chainrule.text.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, read_manifest
 from chainrule.text.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
@@ -68,16 +68,20 @@ class Summary:
 
 
 def write_shards(
-    inputs: Sequence[str], out: Path, options: CorpusOptions, progress: Callable[[int, int], None] | None = None
+    inputs: Sequence[str],
+    out: Path,
+    options: CorpusOptions,
+    progress: Callable[[int, int], None] | None = None,
+    say: Say = silent,
 ) -> Summary:
     """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
 
     Killed, the same call goes on after the last whole shard; finished, it returns at once. `progress` is given the
-    bytes of text done and those of the files. Raises ValueError for input that cannot be read, then leaving nothing,
-    and for an `out` that holds something else; ChildProcessError when a process is killed.
+    bytes of text done and those of the files, `say` what was left out. Raises ValueError for input that cannot be read,
+    then leaving nothing, and for an `out` that holds something else; ChildProcessError when a process is killed.
     """
     started = time.monotonic()
-    files = find_files(inputs)
+    files = find_files(inputs, say)
     given = None if options.tokenizer in KINDS else _load(options.tokenizer)
     if options.mask and given is not None and given.mask is None:
         raise ValueError(
@@ -92,7 +96,7 @@ def write_shards(
             if made is not None:
                 _require_same(out, made, plan)
             if made is None or "documents" not in made:
-                made = _write(paths, out, options, given, made or plan, progress)
+                made = _write(paths, out, options, given, made or plan, progress, say)
     except ValueError:
         if made is None:
             for file in out.iterdir():
@@ -178,6 +182,7 @@ def _write(
     given: Tokenizer | None,
     state: dict[str, Any],
     progress: Callable[[int, int], None] | None,
+    say: Say,
 ) -> dict[str, Any]:
     """Do what `state` leaves to do, and return the manifest."""
     write_json(out / STATE, state)
@@ -187,6 +192,7 @@ def _write(
         encoding=options.encoding,
         skip=options.on_error == "skip",
         validation=options.validation,
+        say=say,
     )
     total = sum(source["bytes"] for source in state["sources"])
     if "tokenizer" not in state:

@@ -1,0 +1,66 @@
+"""The command `pretrain`: text or shards to a language model."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tyro.conf import OmitArgPrefixes, Positional
+
+from chainrule.commands.options import Device, Dtype, Json
+from chainrule.pretraining.options import PretrainOptions
+from chainrule.text.corpus import CorpusOptions
+
+
+def pretrain(
+    data: Positional[list[str]],
+    /,
+    out: Path,
+    options: OmitArgPrefixes[PretrainOptions] = PretrainOptions(),
+    corpus: OmitArgPrefixes[CorpusOptions] = CorpusOptions(),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Train a language model on text or shards, from nothing or --from a model; the same command again goes on.
+
+    Args:
+        data: A folder of shards, or text, which is tokenized first.
+        out: The run's folder, which is a Hugging Face model when it ends.
+        device: Where to compute.
+        dtype: What to compute in; auto is bfloat16 where this machine multiplies faster with it.
+        json: Print one JSON document.
+    """
+    from chainrule.pretraining.start import open_run
+    from chainrule.terminal import one_line, print_json, progress_bar, say, signals_noted
+
+    run = open_run(data, out, options, corpus, device=device, dtype=dtype, say=say)
+    if run.finished:
+        say(f"{out} is finished ({run.step} steps); to train it further: chainrule pretrain ... --from {out} --out NEW")
+    elif run.step:
+        say(f"going on from step {run.step} of {run.decided.steps}")
+    with signals_noted() as signalled, progress_bar(run.decided.steps, "training") as show:
+        for progress in run.advance():
+            beside = (
+                f"step {progress.step}/{run.decided.steps}  loss {progress.loss:.3f}"
+                f"  {progress.tokens_per_second:,.0f} tokens/s  {progress.mfu:.0%} of the matmul rate"
+                f"  {progress.seconds_left:.0f} s left"
+            )
+            show(progress.step, beside)
+            if progress.note:
+                say(progress.note)
+            if progress.validation_loss is not None:
+                say(f"{beside}  validation loss {progress.validation_loss:.4f}")
+                say(f"    {one_line(run.sample())}")
+            if (number := signalled()) is not None and not run.finished:
+                run.save()
+                say(f"stopped and saved at step {run.step}; the same command goes on from there")
+                sys.exit(128 + number)
+    summary = run.summary()
+    if json:
+        print_json(asdict(summary))
+        return
+    validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
+    print(
+        f"{out}: {summary.steps} steps, {summary.tokens} tokens, training loss {summary.train_loss:.4f}{validation}"
+        f" (nats a token), {summary.seconds:.1f} s, {summary.tokens_per_second:,.0f} tokens/s"
+    )
