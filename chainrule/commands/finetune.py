@@ -1,21 +1,18 @@
 """The command `finetune`: labelled examples to a classifier."""
 
 import sys
-from pathlib import Path
 from typing import Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
-
 from chainrule.commands.accuracy import tell
-from chainrule.commands.options import Columns, Device, Dtype, Json, Longer
+from chainrule.commands.options import Columns, Device, Folder, Json, Limit, Longer, Model, TaskFile, TrainingDtype
 
 
 def finetune(
-    model: Positional[str],
-    task: Positional[str],
+    model: Model,
+    task: TaskFile,
     /,
-    out: Path,
-    columns: OmitArgPrefixes[Columns] = Columns(),
+    out: Folder,
+    columns: Columns = Columns(),
     train: Literal["full", "head"] = "full",
     labels: int | None = None,
     epochs: float | None = None,
@@ -23,28 +20,29 @@ def finetune(
     class_weights: bool = False,
     longer: Longer = "cut",
     seed: int = 0,
-    limit: int | None = None,
+    limit: Limit = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: TrainingDtype = "auto",
     json: Json = False,
 ) -> None:
-    """Train a linear head on φ, with θ or alone; the same command again goes on. A classifier, and its accuracy.
+    """Train a classifier on your labels, and show its accuracy on the test items.
 
-    Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
-        task: A task file, or labelled rows with --text and --label.
-        out: The folder of the classifier, which transformers loads too.
-        train: w and θ together from θ̂, or w alone on features that stay.
-        labels: How many labelled examples it learns from; all of train by default.
-        epochs: Of full; by default 3, and at least 100 steps.
-        learning_rate: Of θ; by default from the width.
-        class_weights: Every class counts the same, however rare.
-        longer: A text longer than the context loses its beginning, or is refused.
-        seed: Of the labelled examples and their order.
-        limit: So many test items, drawn always alike.
-        device: Where to compute.
-        dtype: What to train in; auto is bfloat16 where this machine multiplies faster with it.
-        json: Print one JSON document.
+    Interrupted, the same command continues.
+
+    Options:
+        out: Folder of the classifier, which transformers loads too.
+
+    Training:
+        train: Train the model and a linear head, or the head alone.
+        labels: Learn from N training examples (default all).
+        epochs: Epochs for --train full (default 3, at least 100 steps).
+        learning_rate: Peak learning rate (default by the width); the head has 10 times it.
+        class_weights: Give every class the same weight, however rare.
+        longer: Texts over the context: cut the beginning, or refuse.
+        seed: Seed of the choice of examples and of their order.
+
+    Example:
+        chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
     from chainrule.adaptation.finetuned import FinetuneOptions, Finetuning
     from chainrule.adaptation.measure import measure

@@ -2,33 +2,37 @@
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional
-
-from chainrule.commands.options import Device, Dtype, Json
+from chainrule.arguments import Help
+from chainrule.commands.options import Device, Folder, Json, TrainingDtype
 from chainrule.pretraining.options import PretrainOptions
-from chainrule.text.corpus import CorpusOptions
+from chainrule.text.options import CorpusOptions
 
 
 def pretrain(
-    data: Positional[list[str]],
+    data: Annotated[tuple[str, ...], Help("DATA")],
     /,
-    out: Path,
-    options: OmitArgPrefixes[PretrainOptions] = PretrainOptions(),
-    corpus: OmitArgPrefixes[CorpusOptions] = CorpusOptions(),
+    out: Folder,
+    options: PretrainOptions = PretrainOptions(),
+    corpus: CorpusOptions = CorpusOptions(),
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: TrainingDtype = "auto",
     json: Json = False,
 ) -> None:
-    """Train a language model on text or shards, from nothing or --from a model; the same command again goes on.
+    """Train a language model on text, from nothing or from another model.
+
+    Interrupted by Ctrl-C, SIGTERM or a power cut, the same command continues where it stopped.
 
     Args:
-        data: A folder of shards, or text, which is tokenized first.
-        out: The run's folder, which is a Hugging Face model when it ends.
-        device: Where to compute.
-        dtype: What to compute in; auto is bfloat16 where this machine multiplies faster with it.
-        json: Print one JSON document.
+        data: Text: .txt .jsonl .csv .tsv .parquet, folders, globs, or - for standard input; or one folder that
+            tokenize wrote.
+
+    Options:
+        out: Folder of the run; at the end it is a Hugging Face model folder.
+
+    Example:
+        chainrule pretrain books.txt --out runs/books --minutes 10
     """
     from chainrule.pretraining.start import open_run
     from chainrule.terminal import one_line, print_json, progress_bar, say, signals_noted

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from chainrule.files import sha256, whole_file, write_json
 from chainrule.hub import model_directory
 from chainrule.text.documents import Documents, batches, recut
 from chainrule.text.encode import Tokens, encode_all, token_type
+from chainrule.text.options import CorpusOptions
 from chainrule.text.records import find_files
 from chainrule.text.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, read_manifest
 from chainrule.text.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
@@ -30,30 +31,6 @@ KINDS = ("bpe", "char", "byte")  # of tokenizers that are made here
 SHARD = 1 << 24  # tokens, about: a shard ends with the batch that reaches it
 SAMPLE = 100 << 20  # bytes of text, about, that a tokenizer is trained on
 SMALL = 16 << 20  # bytes of input below which processes take longer to start than they save
-
-
-@dataclass(frozen=True)
-class CorpusOptions:
-    """How documents become shards."""
-
-    tokenizer: str = "bpe"  # bpe, char, byte; a tokenizer.json, its directory, or owner/name on the Hub
-    vocabulary_size: int = 8192  # of a bpe that is trained here
-    field: str = "text"  # the column, or the key, that holds a row's document
-    mask: bool = False  # the tokenizer made here has a [MASK], as the masked objective needs
-    validation: float = 0.1  # share of the documents; of the characters, where that makes less than 10 documents
-    encoding: str = "utf-8"
-    on_error: Literal["stop", "skip"] = "stop"  # a document that cannot be read
-    workers: int | None = None  # processes; none: one a core
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"--validation: wanted from 0 to below 1, got {self.validation}: 0.1 is usual")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers: wanted 1 or more, got {self.workers}: leave it out for one a core")
-        if self.on_error not in ("stop", "skip"):
-            raise ValueError(f"--on-error: wanted stop or skip, got {self.on_error}: choose one")
-        if self.tokenizer == "bpe" and self.vocabulary_size < 257:
-            raise ValueError(f"--vocabulary-size: wanted 257 (256 bytes and ⊥) or more, got {self.vocabulary_size}")
 
 
 @dataclass(frozen=True)
