@@ -41,11 +41,12 @@ def compare(
     """
     from chainrule.comparison.run import compare
     from chainrule.comparison.table import COLUMNS, Comparison
+    from chainrule.files import nothing_left_if_refused
     from chainrule.language_model import load
     from chainrule.terminal import live_table, print_json, print_table, say
 
     lm, read = load(model, device=device, dtype=dtype), columns.load(task)
-    with live_table(COLUMNS) as draw:
+    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(COLUMNS) as draw:
 
         def show(comparison: Comparison) -> None:
             draw(comparison.text(differences=False), f"{len(comparison.left)} rows left")

@@ -24,8 +24,10 @@ def demo(
         chainrule demo --out demo
     """
     from chainrule.demo.story import tell
+    from chainrule.files import nothing_left_if_refused
     from chainrule.terminal import print_json
 
-    results = tell(out, seed, full=full, quiet=json)
+    with nothing_left_if_refused(out, saved=("run/training/*/state.json",), underway=("run/data/*.bin",)):
+        results = tell(out, seed, full=full, quiet=json)
     if json:
         print_json(results)

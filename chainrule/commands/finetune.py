@@ -1,10 +1,13 @@
 """The command `finetune`: labelled examples to a classifier."""
 
 import sys
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from chainrule.commands.accuracy import tell
 from chainrule.commands.options import Columns, Device, Folder, Json, Limit, Longer, Model, TaskFile, TrainingDtype
+
+if TYPE_CHECKING:
+    from chainrule.adaptation.finetuned import Finetuning
 
 
 def finetune(
@@ -44,17 +47,35 @@ def finetune(
     Example:
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
+    from chainrule.adaptation.features import Features
     from chainrule.adaptation.finetuned import FinetuneOptions, Finetuning
-    from chainrule.adaptation.measure import measure
+    from chainrule.adaptation.measure import held_out, measure
+    from chainrule.files import nothing_left_if_refused
     from chainrule.language_model import load
-    from chainrule.terminal import progress_bar, say, signals_noted
 
     read = columns.load(task)
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
     lm = load(model, device=device, dtype="float32")
-    finetuning = Finetuning(lm, read, options, out)
+    # test rows that would be refused in the end are refused before anything is trained
+    Features(lm.model, lm.tokenizer, longer=longer).tokens(
+        [read.finetune_text(row) for row in held_out(read, limit).rows]
+    )
+    with nothing_left_if_refused(out, saved=("training/*/state.json", "model.safetensors")):
+        finetuning = Finetuning(lm, read, options, out)
+        _train(finetuning)
+        classifier = finetuning.classifier()
+    score = measure(classifier, read, limit)
+    tell([score], read, classifier.notes, json, {})
+    if not json:
+        print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
+
+
+def _train(finetuning: "Finetuning") -> None:
+    """Make the steps that are left, and tell of them; a signal saves and ends the process."""
+    from chainrule.terminal import progress_bar, say, signals_noted
+
     if finetuning.finished:
-        say(f"{out} is finished; another --out begins anew")
+        say(f"{finetuning.out} is finished; another --out begins anew")
     with signals_noted() as signalled, progress_bar(1.0, "finetuning") as bar:
         for progress in finetuning.advance():
             beside = (
@@ -68,8 +89,3 @@ def finetune(
                 finetuning.save()
                 say(f"stopped and saved at step {progress.step}; the same command goes on from there")
                 sys.exit(128 + number)
-    classifier = finetuning.classifier()
-    score = measure(classifier, read, limit)
-    tell([score], read, classifier.notes, json, {})
-    if not json:
-        print(f'Written: {out}   Use it: chainrule predict {out} "some text"')

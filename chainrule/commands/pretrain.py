@@ -2,12 +2,15 @@
 
 import sys
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Device, Folder, Json, TrainingDtype
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.text.options import CorpusOptions
+
+if TYPE_CHECKING:
+    from chainrule.pretraining.run import Run
 
 
 def pretrain(
@@ -34,12 +37,31 @@ def pretrain(
     Example:
         chainrule pretrain books.txt --out runs/books --minutes 10
     """
+    from chainrule.files import nothing_left_if_refused
     from chainrule.pretraining.start import open_run
-    from chainrule.terminal import one_line, print_json, progress_bar, say, signals_noted
+    from chainrule.terminal import print_json, say
 
-    run = open_run(data, out, options, corpus, device=device, dtype=dtype, say=say)
+    with nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",)):
+        run = open_run(data, out, options, corpus, device=device, dtype=dtype, say=say)
+        _train(run)
+    summary = run.summary()
+    if json:
+        print_json(asdict(summary))
+        return
+    validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
+    print(
+        f"{out}: {summary.steps} steps, {summary.tokens} tokens, training loss {summary.train_loss:.4f}{validation}"
+        f" (nats a token), {summary.seconds:.1f} s, {summary.tokens_per_second:,.0f} tokens/s"
+    )
+
+
+def _train(run: "Run") -> None:
+    """Make the steps that are left, and tell of them; a signal saves and ends the process."""
+    from chainrule.terminal import one_line, progress_bar, say, signals_noted
+
     if run.finished:
-        say(f"{out} is finished ({run.step} steps); to train it further: chainrule pretrain ... --from {out} --out NEW")
+        told = f"{run.out} is finished ({run.step} steps)"
+        say(f"{told}; to train it further: chainrule pretrain ... --from {run.out} --out NEW")
     elif run.step:
         say(f"going on from step {run.step} of {run.decided.steps}")
     with signals_noted() as signalled, progress_bar(run.decided.steps, "training") as show:
@@ -59,12 +81,3 @@ def pretrain(
                 run.save()
                 say(f"stopped and saved at step {run.step}; the same command goes on from there")
                 sys.exit(128 + number)
-    summary = run.summary()
-    if json:
-        print_json(asdict(summary))
-        return
-    validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
-    print(
-        f"{out}: {summary.steps} steps, {summary.tokens} tokens, training loss {summary.train_loss:.4f}{validation}"
-        f" (nats a token), {summary.seconds:.1f} s, {summary.tokens_per_second:,.0f} tokens/s"
-    )

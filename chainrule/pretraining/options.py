@@ -64,6 +64,8 @@ class PretrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
+        if self.context == 1:
+            raise ValueError("--context: wanted at least 2 (⊥ and a token), got 1")
         if self.family is not None and (self.family == "bert") != (self.objective == "masked"):
             raise ValueError(
                 f"--family: wanted {'bert' if self.objective == 'masked' else 'qwen3 or gpt2'} for --objective"

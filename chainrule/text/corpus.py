@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.files import sha256, whole_file, write_json
+from chainrule.files import is_partial, nothing_left_if_refused, sha256, whole_file, write_json
 from chainrule.hub import model_directory
 from chainrule.text.documents import Documents, batches, recut
 from chainrule.text.encode import Tokens, encode_all, token_type
@@ -61,22 +61,15 @@ def write_shards(
             f"--tokenizer {options.tokenizer}: wanted one with a mask token, as the masked objective needs, got one"
             " without: name another, or have one made"
         )
-    made, existed = _made(out), out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    try:
+    made = _made(out)
+    with nothing_left_if_refused(out, underway=("*.bin",)):
+        out.mkdir(parents=True, exist_ok=True)
         with _readable(files, out) as (paths, sources):
             plan = {"format": FORMAT, "options": _kept(options, given), "sources": sources, "batches": 0, "shards": []}
             if made is not None:
                 _require_same(out, made, plan)
             if made is None or "documents" not in made:
                 made = _write(paths, out, options, given, made or plan, progress)
-    except ValueError:
-        if made is None:
-            for file in out.iterdir():
-                file.unlink()
-            if not existed:
-                out.rmdir()
-        raise
     return Summary(made["documents"], made["tokens"], made["bytes"], made["skipped"], time.monotonic() - started)
 
 
@@ -104,14 +97,10 @@ def _made(out: Path) -> dict[str, Any] | None:
     for name in (MANIFEST, STATE):
         if (out / name).is_file() and (made := read_manifest(out / name)).get("format") == FORMAT:
             return made
-    others = [file.name for file in out.iterdir() if not _is_partial(file)] if out.is_dir() else ["a file"]
+    others = [file.name for file in out.iterdir() if not is_partial(file)] if out.is_dir() else ["a file"]
     if others:
         raise ValueError(f"{out}: wanted a new folder, this holds something else ({others[0]}): choose another")
     return None
-
-
-def _is_partial(file: Path) -> bool:
-    return file.name.startswith(".") and file.name.endswith(".partial")
 
 
 def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -129,7 +118,7 @@ def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None
 @contextmanager
 def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     """Paths of `files` that can be read more than once, and what tells whether they are the same next time."""
-    for leftover in filter(_is_partial, list(out.iterdir())):
+    for leftover in filter(is_partial, list(out.iterdir())):
         leftover.unlink()
     spooled = out / ".standard-input.partial"
     try:
