@@ -65,7 +65,9 @@ def open_run(
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
     objective = _objective(model, tokenizer, options)
-    batches = Batches(shards.split("train"), model.config.context, options.seed)
+    batches = Batches(
+        shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
+    )
     validation = shards.split("validation")
     if len(validation) < 2:
         raise ValueError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
@@ -154,8 +156,10 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
         stored = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: wanted a run's TOML, got {error}") from None
+    defaults = dataclasses.asdict(PretrainOptions())
     for name in sorted(stored["options"].keys() | asked.keys()):
-        before, now = stored["options"].get(name), asked.get(name)
+        # an option that is younger than the run was at its default
+        before, now = stored["options"].get(name, defaults.get(name)), asked.get(name)
         if before != now:
             raise ValueError(
                 f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now};"
