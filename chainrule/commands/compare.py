@@ -1,51 +1,52 @@
 """The command `compare`: every method on the user's own labels."""
 
-from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional
-
-from chainrule.commands.options import Columns, Device, Dtype, Json
+from chainrule.arguments import Help
+from chainrule.commands.options import Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
 
 
 def compare(
-    model: Positional[str],
-    task: Positional[str],
+    model: Model,
+    task: TaskFile,
     /,
-    out: Path,
-    columns: OmitArgPrefixes[Columns] = Columns(),
-    methods: tuple[str, ...] = (),
+    out: Folder,
+    columns: Columns = Columns(),
+    methods: Annotated[tuple[str, ...], Help("NAME")] = (),
     sizes: tuple[int, ...] = (),
     seeds: int = 5,
-    limit: int | None = None,
+    limit: Limit = None,
     minutes: float | None = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Every method, from 0 labels to all of them, on the same test items: a table, curves, a report, and advice.
+    """Compare prompting and finetuning on your labels: a table, a report, advice.
 
-    Prints its plan with the estimated time first, runs the cheapest rows first, and goes on from the rows it has.
+    Every method runs on the same test items, from 0 labels to all of them, cheapest first; the plan with its estimated
+    time is printed before. Interrupted, the same command continues.
 
-    Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
-        task: A task file, or labelled rows with --text and --label.
-        out: The folder that rows, results.json, curves and report.html go to.
-        methods: Some of zero-shot in-context in-context-nearest head full majority bag-of-words random-weights.
-        sizes: Numbers of labels; 4, 16, 64, ... and all by default.
-        seeds: How many draws of the labels.
-        limit: So many test items, drawn always alike.
-        minutes: Rows that would end later are left out.
-        device: Where to compute.
-        dtype: What to compute in.
-        json: Print one JSON document.
+    Options:
+        out: Folder for the results and report.html.
+
+    What to compare:
+        methods: zero-shot, in-context, in-context-nearest, head, full, majority, bag-of-words, random-weights
+            (default all).
+        sizes: Numbers of labels to learn from (default 4, 16, 64 ... and all).
+        seeds: Random choices of the labels per size.
+        minutes: Leave out what would not be done after X minutes.
+
+    Example:
+        chainrule compare runs/books reviews.toml --out compared --seeds 2
     """
     from chainrule.comparison.run import compare
     from chainrule.comparison.table import COLUMNS, Comparison
+    from chainrule.files import nothing_left_if_refused
     from chainrule.language_model import load
     from chainrule.terminal import live_table, print_json, print_table, say
 
     lm, read = load(model, device=device, dtype=dtype), columns.load(task)
-    with live_table(COLUMNS) as draw:
+    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(COLUMNS) as draw:
 
         def show(comparison: Comparison) -> None:
             draw(comparison.text(differences=False), f"{len(comparison.left)} rows left")

@@ -2,21 +2,32 @@
 
 from pathlib import Path
 
-from chainrule.commands.options import Json
+from chainrule.commands.options import Folder, Json
 
 
-def demo(out: Path = Path("demo"), seed: int = 0, full: bool = False, json: Json = False) -> None:
-    """Section 14.3 from nothing: a made-up world, pretraining on it, samples, the chain rule, and every adaptation.
+def demo(
+    out: Folder = Path("demo"),
+    seed: int = 0,
+    full: bool = False,
+    json: Json = False,
+) -> None:
+    """Train a model on a made-up world in minutes, and try every adaptation on it.
 
-    Args:
-        out: The folder that the corpus, the model, the report and results.json go to.
-        seed: Of the world and of the training.
-        full: Five seeds, and a second pretraining whose reviews mix the polarities, as a control.
-        json: Print one JSON document.
+    Section 14.3 of the CS229 notes from start to end. Interrupted, the same command continues.
+
+    Options:
+        out: Folder for the text, the model, the report and results.json.
+        seed: Another seed makes another world.
+        full: Add five seeds, and a control: a second model, trained on shuffled reviews.
+
+    Example:
+        chainrule demo --out demo
     """
     from chainrule.demo.story import tell
+    from chainrule.files import nothing_left_if_refused
     from chainrule.terminal import print_json
 
-    results = tell(out, seed, full=full, quiet=json)
+    with nothing_left_if_refused(out, saved=("run/training/*/state.json",), underway=("run/data/*.bin",)):
+        results = tell(out, seed, full=full, quiet=json)
     if json:
         print_json(results)

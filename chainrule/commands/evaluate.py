@@ -3,48 +3,50 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional
-
-from chainrule.commands.options import Device, Dtype, Json, OnError, refuse_without
+from chainrule.arguments import Help
+from chainrule.commands.options import Device, Dtype, Folder, Json, Model, OnError, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
 
 
 def evaluate(
-    model: Positional[str],
-    texts: Positional[tuple[str, ...]] = (),
+    model: Model,
+    texts: Annotated[tuple[str, ...], Help("TEXT")] = (),
     /,
-    tasks: tuple[str, ...] = (),
+    stride: int | None = None,
+    field: Annotated[str, Help("NAME")] = "text",
+    encoding: Annotated[str, Help("NAME")] = "utf-8",
+    on_error: OnError = "stop",
+    tasks: Annotated[tuple[str, ...], Help("NAME")] = (),
     shots: int | None = None,
     limit: int | None = None,
-    include: Path | None = None,
-    stride: int | None = None,
-    field: str = "text",
-    encoding: str = "utf-8",
-    on_error: OnError = "stop",
+    include: Folder | None = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Loss, perplexity and bits per byte on files of text, every token scored once; or lm-evaluation-harness's tasks.
+    """Measure loss, perplexity and bits per byte on text, or run standard benchmarks.
 
     Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
         texts: Files, folders or globs of documents; - reads standard input.
-        tasks: Tasks of lm-evaluation-harness, in place of texts.
-        shots: With --tasks, how many demonstrations; by default the task's own number.
-        limit: With --tasks, so many documents of each.
-        include: With --tasks, a folder with the YAML files of tasks of your own.
-        stride: Tokens by which a window moves on; half the context by default.
-        field: The column or key that holds a row's document.
-        encoding: Of the files; a byte-order mark in one is believed first.
-        on_error: Stop at a document that cannot be read, or skip such documents and say how many.
-        device: Where to compute.
-        dtype: What to compute in.
-        json: Print one JSON document.
+
+    On text:
+        stride: Tokens from one window of a long text to the next (default half the context).
+        field: Column or key with the text of a row.
+        encoding: Encoding of the files; a byte-order mark in a file comes first.
+        on_error: Stop at a document that cannot be read, or skip such documents and count them.
+
+    On tasks of lm-evaluation-harness (chainrule[eval]):
+        tasks: Names of its tasks, instead of TEXT.
+        shots: Examples in the prompt (default: what the task says).
+        limit: Evaluate on the first N documents of each task.
+        include: Folder with YAML files of your own tasks.
+
+    Example:
+        chainrule evaluate runs/books held-out.txt
     """
     from chainrule.language_model import load
     from chainrule.masked_language_model import MaskedEvaluation

@@ -1,21 +1,21 @@
 """The command `finetune`: labelled examples to a classifier."""
 
 import sys
-from pathlib import Path
-from typing import Literal
-
-from tyro.conf import OmitArgPrefixes, Positional
+from typing import TYPE_CHECKING, Literal
 
 from chainrule.commands.accuracy import tell
-from chainrule.commands.options import Columns, Device, Dtype, Json, Longer
+from chainrule.commands.options import Columns, Device, Folder, Json, Limit, Longer, Model, TaskFile, TrainingDtype
+
+if TYPE_CHECKING:
+    from chainrule.adaptation.finetuned import Finetuning
 
 
 def finetune(
-    model: Positional[str],
-    task: Positional[str],
+    model: Model,
+    task: TaskFile,
     /,
-    out: Path,
-    columns: OmitArgPrefixes[Columns] = Columns(),
+    out: Folder,
+    columns: Columns = Columns(),
     train: Literal["full", "head"] = "full",
     labels: int | None = None,
     epochs: float | None = None,
@@ -23,40 +23,59 @@ def finetune(
     class_weights: bool = False,
     longer: Longer = "cut",
     seed: int = 0,
-    limit: int | None = None,
+    limit: Limit = None,
     device: Device = "auto",
-    dtype: Dtype = "auto",
+    dtype: TrainingDtype = "auto",
     json: Json = False,
 ) -> None:
-    """Train a linear head on φ, with θ or alone; the same command again goes on. A classifier, and its accuracy.
+    """Train a classifier on your labels, and show its accuracy on the test items.
 
-    Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
-        task: A task file, or labelled rows with --text and --label.
-        out: The folder of the classifier, which transformers loads too.
-        train: w and θ together from θ̂, or w alone on features that stay.
-        labels: How many labelled examples it learns from; all of train by default.
-        epochs: Of full; by default 3, and at least 100 steps.
-        learning_rate: Of θ; by default from the width.
-        class_weights: Every class counts the same, however rare.
-        longer: A text longer than the context loses its beginning, or is refused.
-        seed: Of the labelled examples and their order.
-        limit: So many test items, drawn always alike.
-        device: Where to compute.
-        dtype: What to train in; auto is bfloat16 where this machine multiplies faster with it.
-        json: Print one JSON document.
+    Interrupted, the same command continues.
+
+    Options:
+        out: Folder of the classifier, which transformers loads too.
+
+    Training:
+        train: Train the model and a linear head, or the head alone.
+        labels: Learn from N training examples (default all).
+        epochs: Epochs for --train full (default 3, at least 100 steps).
+        learning_rate: Peak learning rate (default by the width); the head has 10 times it.
+        class_weights: Give every class the same weight, however rare.
+        longer: Texts over the context: cut the beginning, or refuse.
+        seed: Seed of the choice of examples and of their order.
+
+    Example:
+        chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
+    from chainrule.adaptation.features import Features
     from chainrule.adaptation.finetuned import FinetuneOptions, Finetuning
-    from chainrule.adaptation.measure import measure
+    from chainrule.adaptation.measure import held_out, measure
+    from chainrule.files import nothing_left_if_refused
     from chainrule.language_model import load
-    from chainrule.terminal import progress_bar, say, signals_noted
 
     read = columns.load(task)
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
     lm = load(model, device=device, dtype="float32")
-    finetuning = Finetuning(lm, read, options, out)
+    # test rows that would be refused in the end are refused before anything is trained
+    Features(lm.model, lm.tokenizer, longer=longer).tokens(
+        [read.finetune_text(row) for row in held_out(read, limit).rows]
+    )
+    with nothing_left_if_refused(out, saved=("training/*/state.json", "model.safetensors")):
+        finetuning = Finetuning(lm, read, options, out)
+        _train(finetuning)
+        classifier = finetuning.classifier()
+    score = measure(classifier, read, limit)
+    tell([score], read, classifier.notes, json, {})
+    if not json:
+        print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
+
+
+def _train(finetuning: "Finetuning") -> None:
+    """Make the steps that are left, and tell of them; a signal saves and ends the process."""
+    from chainrule.terminal import progress_bar, say, signals_noted
+
     if finetuning.finished:
-        say(f"{out} is finished; another --out begins anew")
+        say(f"{finetuning.out} is finished; another --out begins anew")
     with signals_noted() as signalled, progress_bar(1.0, "finetuning") as bar:
         for progress in finetuning.advance():
             beside = (
@@ -70,8 +89,3 @@ def finetune(
                 finetuning.save()
                 say(f"stopped and saved at step {progress.step}; the same command goes on from there")
                 sys.exit(128 + number)
-    classifier = finetuning.classifier()
-    score = measure(classifier, read, limit)
-    tell([score], read, classifier.notes, json, {})
-    if not json:
-        print(f'Written: {out}   Use it: chainrule predict {out} "some text"')

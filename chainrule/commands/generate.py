@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from tyro.conf import Positional
-
-from chainrule.commands.options import Device, Dtype, Json, refuse_without
+from chainrule.commands.options import Device, Dtype, Json, Model, refuse_without
 
 
 def generate(
-    model: Positional[str],
-    prompt: Positional[str] = "",
+    model: Model,
+    prompt: str = "",
     /,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -27,25 +25,30 @@ def generate(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Continue a prompt by sampling softmax(u/τ), streamed.
+    """Continue a prompt, or answer a chat message.
 
     Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
-        prompt: What to continue; nothing is the beginning of a document. One that begins with - stands after --.
-        temperature: τ; 0 is the most probable token.
-        top_k: Sample from the k most probable tokens.
-        top_p: Sample from the fewest tokens that hold this probability.
-        min_p: Sample from tokens at least this share as probable as the most probable one.
+        prompt: Text to continue (default: a new document); put -- before one that starts with -.
+
+    Sampling:
+        temperature: Higher is more varied; 0 takes the most probable token.
+        top_k: Sample from the N most probable tokens only.
+        top_p: Sample from the fewest tokens whose probabilities sum to X.
+        min_p: Sample from tokens at least X times as probable as the best one.
         repetition_penalty: Above 1, tokens that occurred become less probable.
-        max_tokens: End after so many.
-        samples: How many continuations.
-        stop: End before any of these strings.
-        chat: The prompt is a user's message, written as the model's chat template has it.
-        system: With --chat, a message before it that tells the model how to answer.
-        seed: Sample s draws from the stream of (seed, s).
-        device: Where to compute.
-        dtype: What to compute in.
-        json: Print one JSON document.
+        seed: The same seed gives the same text.
+
+    Length:
+        max_tokens: Stop after N tokens.
+        stop: Stop before any of these strings.
+        samples: Number of continuations.
+
+    Chat:
+        chat: Write PROMPT as a user's message, with the model's chat template.
+        system: With --chat, instructions that come before the message.
+
+    Example:
+        chainrule generate runs/books "Once upon a time" --temperature 0.8 --max-tokens 100
     """
     from chainrule.generation.sampling import Sampling
     from chainrule.language_model import load

@@ -2,51 +2,50 @@
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
-
 from chainrule.commands.accuracy import tell_prompted
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json
+from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile
 
 if TYPE_CHECKING:
     from chainrule.adaptation.prompted import Prompted
 
 
 def in_context(
-    model: Positional[str],
-    task: Positional[str],
+    model: Model,
+    task: TaskFile,
     /,
-    columns: OmitArgPrefixes[Columns] = Columns(),
+    columns: Columns = Columns(),
     shots: int = 16,
     select: Literal["random", "balanced", "nearest"] = "random",
     by: Literal["features", "bm25"] = "features",
     labels: int | None = None,
     seeds: int = 1,
     spread: bool = False,
-    answer: Literal["labels", "vocabulary"] = "labels",
-    asking: OmitArgPrefixes[Asking] = Asking(),
-    limit: int | None = None,
+    limit: Limit = None,
     show: int = 0,
+    answer: Literal["labels", "vocabulary"] = "labels",
+    asking: Asking = Asking(),
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Show labelled examples in the prompt, and then ask. The accuracy on the test items.
+    """Let a model label the test items after examples in the prompt; show its accuracy.
 
-    Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
-        task: A task file, or labelled rows with --text and --label.
-        shots: How many demonstrations stand in the prompt.
-        select: Which: drawn at random, as many of each class, or the nearest to the row.
-        by: Nearest by the features φ, or by the words (BM25).
-        labels: Out of how many labelled examples; all of train by default.
-        seeds: How many draws of the demonstrations.
-        spread: Tell the spread due to the demonstrations, their order, and the test items apart: 15 times the work.
-        answer: The most probable label word, or the most probable next word of the whole vocabulary.
-        limit: So many test items, drawn always alike.
-        show: Print so many exact prompts and what was answered.
-        device: Where to compute.
-        dtype: What to compute in.
-        json: Print one JSON document.
+    Demonstrations:
+        shots: Number of labelled examples in the prompt.
+        select: Random, equal per class, or nearest to the text.
+        by: Nearest by hidden states, or by words.
+        labels: Choose among N training examples (default all).
+        seeds: Average over N random choices.
+        spread: Separate effects of choice, order and test items; 15 x slower.
+
+    Options:
+        show: Print N prompts as the model reads them, with answers.
+
+    Prompt:
+        answer: Take the best label, or the best word of all.
+
+    Example:
+        chainrule in-context runs/books reviews.toml --shots 8 --seeds 3
     """
     from chainrule import statistics
     from chainrule.adaptation.measure import correctness, measure

@@ -1,16 +1,17 @@
 """The command `info`: what a model's directory holds."""
 
-from tyro.conf import Positional
-
-from chainrule.commands.options import Json
+from chainrule.commands.options import Json, Model
 
 
-def info(model: Positional[str], /, json: Json = False) -> None:
-    """What a directory holds: family, sizes, tokenizer, and how it was trained.
+def info(
+    model: Model,
+    /,
+    json: Json = False,
+) -> None:
+    """Show what a model folder holds: family, sizes, tokenizer, training.
 
-    Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
-        json: Print one JSON document.
+    Example:
+        chainrule info runs/books
     """
     from chainrule.inspection import inspect_model
     from chainrule.terminal import print_json, print_table

@@ -2,16 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
+from chainrule.arguments import Help
 
 if TYPE_CHECKING:
     from chainrule.adaptation.examples import Task
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
-Dtype = Literal["auto", "float32", "bfloat16"]
-Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, or a name on the Hub.")]
+TaskFile = Annotated[str, Help("TASK", "A task file (.toml), or a data file with --text and --label.")]
+Folder = Annotated[Path, Help("DIR")]
+Limit = Annotated[int | None, Help(text="Evaluate on N test items, a fixed random sample (default all).")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    Help(text="Where to compute; auto is CUDA, else the CPU.", section="Computing and output"),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Help(text="auto is bfloat16 on CUDA, else float32.", section="Computing and output"),
+]
+TrainingDtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Help(text="auto is bfloat16 where it is faster, else float32.", section="Computing and output"),
+]
+Json = Annotated[bool, Help(text="Print one JSON document instead of text.", section="Computing and output")]
 Calibrate = Literal["none", "content-free", "train"]
 Normalise = Literal["sum", "token", "byte"]
 Longer = Literal["cut", "refuse"]
@@ -20,16 +35,19 @@ OnError = Literal["stop", "skip"]
 
 @dataclass(frozen=True)
 class Columns:
-    """How a TASK is read. A task file names its columns and its encoding itself."""
+    """Which columns to read, where TASK is a data file. A task file names its columns and its encoding itself.
 
-    text: tuple[str, ...] = ()
-    """The text's column, or several."""
-    label: str = ""
-    """The label's column."""
-    encoding: str = "utf-8"
-    """Of data files, as utf-8, utf-16 or cp1252; a byte-order mark in a file is believed first."""
+    Columns of a data file:
+        text: Column of the text; several columns are joined.
+        label: Column of the label.
+        encoding: Encoding of the data files (utf-8, utf-16, cp1252 ...); a byte-order mark in a file comes first.
+        on_error: Stop at a row that cannot be read or has no text or label, or skip such rows and count them.
+    """
+
+    text: Annotated[tuple[str, ...], Help("NAME")] = ()
+    label: Annotated[str, Help("NAME")] = ""
+    encoding: Annotated[str, Help("NAME")] = "utf-8"
     on_error: OnError = "stop"
-    """Stop at a row that cannot be read or has no text or no label, or skip such rows and say how many."""
 
     def load(self, path: str) -> "Task":
         from chainrule.adaptation.examples import Task
@@ -40,16 +58,20 @@ class Columns:
 
 @dataclass(frozen=True)
 class Asking:
-    """How a language model is asked for a label."""
+    """How a language model is asked for a label.
+
+    Prompt:
+        calibrate: Correct for labels the model prefers whatever the text is, measured on content-free texts or on
+            training texts.
+        normalise: Log p of a label word: in all, per token, per byte.
+        longer: Texts over the context: cut the beginning, or refuse.
+        chat: Use the model's chat template, a turn for each demonstration.
+    """
 
     calibrate: Calibrate = "none"
-    """Take out what the prompt says of texts without content, or of training texts."""
     normalise: Normalise = "sum"
-    """Label words of unequal length: log p of the whole, a token of it, or a byte of it."""
     longer: Longer = "cut"
-    """A row longer than the context loses its beginning, or is refused."""
     chat: bool = False
-    """Write the prompt as the model's chat template has it, each demonstration as a turn."""
 
 
 def refuse_without(wanted: str, given: Mapping[str, object], default: Mapping[str, object]) -> None:

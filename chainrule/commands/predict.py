@@ -6,10 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-from tyro.conf import OmitArgPrefixes, Positional
-
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, refuse_without
+from chainrule.arguments import Help
+from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, TaskFile, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.adaptation.examples import Row
@@ -18,35 +16,40 @@ if TYPE_CHECKING:
 
 
 def predict(
-    predictor: Positional[str],
-    texts: Positional[tuple[str, ...]] = (),
+    predictor: str,
+    texts: Annotated[tuple[str, ...], Help("TEXT")] = (),
     /,
-    task: str | None = None,
-    columns: OmitArgPrefixes[Columns] = Columns(),
+    source: Annotated[str | None, Help("FILE", name="input")] = None,
+    out: Path | None = None,
+    task: TaskFile | None = None,
     shots: int = 0,
     seed: int = 0,
-    asking: OmitArgPrefixes[Asking] = Asking(),
-    source: Annotated[str | None, tyro.conf.arg(name="input")] = None,
-    out: Path | None = None,
+    columns: Columns = Columns(),
+    asking: Asking = Asking(),
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Label texts: with a finetuned classifier, or a language model that is asked by a --task. A JSON line each.
+    """Label texts with a finetuned classifier, or with a prompted model.
+
+    Prints a JSON line for each text, or writes a file of rows with their predictions.
 
     Args:
-        predictor: A folder that finetune wrote; or, with --task, a run or any Hugging Face directory.
-        texts: What to label; - reads standard input, a text a line. An empty line is answered by a null label.
-        task: How a language model is asked.
-        shots: How many demonstrations out of the task's training rows it is shown.
-        seed: Of the demonstrations.
-        source: A file of rows to label: .csv, .tsv, .jsonl, .parquet, or .txt with a text a line.
-        out: Where its rows go, with the predictions in added columns: a .csv, .tsv or .jsonl. With --on-error skip a
-            row without text has an empty prediction (in .jsonl null), and one that cannot be read is written as empty:
-            the n-th row of --out is always that of the n-th row of --input.
-        device: Where to compute.
-        dtype: What to compute in.
-        json: Print one JSON document.
+        predictor: A folder that finetune wrote; with --task, a model folder or a name on the Hub.
+        texts: Texts to label; - reads standard input, a text per line. An empty line gets a null label.
+
+    Many texts:
+        source: Rows to label: .csv .tsv .jsonl .parquet, or .txt with a text per line.
+        out: File for the rows with their predictions (.csv .tsv .jsonl); its n-th row is the n-th row of --input.
+
+    To prompt a language model:
+        task: A task file (.toml), or a data file with --text and --label.
+        shots: Labelled examples in the prompt.
+        seed: Seed of the choice of examples.
+
+    Example:
+        chainrule predict runs/stars "A charming film"
+        chainrule predict runs/stars --input new.csv --out labelled.csv
     """
     from chainrule.adaptation.predictions import predict_file, predictions
     from chainrule.terminal import print_json, progress_bar, say

@@ -2,14 +2,12 @@
 
 import sys
 
-from tyro.conf import Positional
-
-from chainrule.commands.options import Device, Dtype, Json
+from chainrule.commands.options import Device, Dtype, Json, Model
 
 
 def score(
-    model: Positional[str],
-    text: Positional[str],
+    model: Model,
+    text: str,
     /,
     given: str = "",
     top: int = 5,
@@ -17,18 +15,20 @@ def score(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """The chain rule, token by token: log p of each given the ones before, the likeliest in its place, and the sum.
+    """Show the log probability of each token of a text, and their sum.
 
-    A masked model gives each token given all others; where the text has masks, what it would put there.
+    The chain rule: each token's probability given those before it. A masked model gives it from all the others, and
+    fills the [MASK]s of a text that has some.
 
     Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
         text: The text to score; - reads standard input.
-        given: What stands before it and is not scored.
-        top: How many alternatives to show.
-        device: Where to compute.
-        dtype: What to compute in.
-        json: Print one JSON document.
+
+    Options:
+        given: Text that comes before it and is not scored.
+        top: Show the N most probable tokens in each place.
+
+    Example:
+        chainrule score runs/books "To be, or not to be" --top 3
     """
     from chainrule.language_model import LanguageModel, load
     from chainrule.masked_language_model import MaskedLanguageModel

@@ -1,34 +1,37 @@
 """The command `task`: writes a task file, and shows what is in the data."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
-
-from chainrule.commands.options import Columns, Json
+from chainrule.arguments import Help
+from chainrule.commands.options import Columns, Json, Model
 
 
 def task(
-    data: Positional[str],
+    data: str,
     /,
     out: Path,
-    columns: OmitArgPrefixes[Columns] = Columns(),
-    test: Path | None = None,
-    header: tuple[str, ...] = (),
+    columns: Columns = Columns(),
+    header: Annotated[tuple[str, ...], Help("NAME")] = (),
     kind: Literal["classification", "free"] = "classification",
-    model: str | None = None,
+    test: Path | None = None,
+    model: Model | None = None,
     json: Json = False,
 ) -> None:
-    """Write a task file for labelled data, and show what is in it.
+    """Write a task file for labelled data, and show what is in the data.
 
     Args:
-        data: Labelled rows: .jsonl, .csv, .tsv or .parquet.
-        out: The task file to write, a .toml.
-        test: The file of the test rows; without it a fifth of the data is held out.
-        header: The names of the columns, for files without such a line.
-        kind: What an answer is: a class, or free text judged by exact match.
-        model: Show lengths against this model's context, and the borders of its tokens.
-        json: Print one JSON document.
+        data: Labelled rows (.jsonl .csv .tsv .parquet).
+
+    Options:
+        out: Task file to write, ending in .toml.
+        header: Names of all columns, for files without a header line.
+        kind: Labels to choose from, or free answers judged by exact match.
+        test: File of the test rows (default: a fifth of DATA is held out).
+        model: Also show how this model tokenizes the texts, and which exceed its context.
+
+    Example:
+        chainrule task reviews.csv --text review --label stars --out reviews.toml
     """
     from chainrule.adaptation.examples import Task
     from chainrule.adaptation.inspect_task import inspect_task, print_task

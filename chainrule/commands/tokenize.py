@@ -1,27 +1,32 @@
 """The command `tokenize`: documents to shards of tokens."""
 
 from dataclasses import asdict
-from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import OmitArgPrefixes, Positional
-
-from chainrule.commands.options import Json
-from chainrule.text.corpus import CorpusOptions
+from chainrule.arguments import Help
+from chainrule.commands.options import Folder, Json
+from chainrule.text.options import CorpusOptions
 
 
 def tokenize(
-    inputs: Positional[list[str]],
+    inputs: Annotated[tuple[str, ...], Help("INPUT")],
     /,
-    out: Path,
-    corpus: OmitArgPrefixes[CorpusOptions] = CorpusOptions(),
+    out: Folder,
+    corpus: CorpusOptions = CorpusOptions(),
     json: Json = False,
 ) -> None:
-    """Turn documents (.txt .jsonl .csv .tsv .parquet, folders, globs, - for standard input) into shards of tokens.
+    """Turn text into a folder of tokens, ready for pretrain.
+
+    Interrupted, the same command continues. pretrain also takes text itself and does this first.
 
     Args:
-        inputs: Files, folders or globs; - reads standard input.
-        out: The folder that the shards go to.
-        json: Print one JSON document.
+        inputs: Text: .txt .jsonl .csv .tsv .parquet, folders, globs, or - for standard input.
+
+    Options:
+        out: Folder to write to.
+
+    Example:
+        chainrule tokenize books/*.txt --out shards --tokenizer bpe --vocabulary-size 8192
     """
     from chainrule.terminal import print_json, progress_bar, say
     from chainrule.text.corpus import write_shards

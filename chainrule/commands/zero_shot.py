@@ -2,36 +2,33 @@
 
 from typing import Literal
 
-from tyro.conf import OmitArgPrefixes, Positional
-
 from chainrule.commands.accuracy import tell_prompted
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json
+from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile
 
 
 def zero_shot(
-    model: Positional[str],
-    task: Positional[str],
+    model: Model,
+    task: TaskFile,
     /,
-    columns: OmitArgPrefixes[Columns] = Columns(),
-    answer: Literal["labels", "vocabulary"] = "labels",
-    asking: OmitArgPrefixes[Asking] = Asking(),
-    limit: int | None = None,
+    columns: Columns = Columns(),
+    limit: Limit = None,
     show: int = 0,
+    answer: Literal["labels", "vocabulary"] = "labels",
+    asking: Asking = Asking(),
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Put the task as a question or a cloze: the answer is what the model finds most probable. Its accuracy on test.
+    """Let a model label the test items from the prompt alone, and show its accuracy.
 
-    Args:
-        model: A run, any Hugging Face directory, or a name on the Hub.
-        task: A task file, or labelled rows with --text and --label.
-        answer: The most probable label word, or the most probable next word of the whole vocabulary.
-        limit: So many test items, drawn always alike.
-        show: Print so many exact prompts and what was answered.
-        device: Where to compute.
-        dtype: What to compute in.
-        json: Print one JSON document.
+    Options:
+        show: Print N prompts as the model reads them, with answers.
+
+    Prompt:
+        answer: Take the best label, or the best word of all.
+
+    Example:
+        chainrule zero-shot runs/books reviews.toml --show 3
     """
     from chainrule.adaptation.measure import measure
     from chainrule.adaptation.prompted import zero_shot
