@@ -1,5 +1,6 @@
 """What many verbs take. Knows no verb."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -15,3 +16,8 @@ def refuse_without(wanted: str, given: Mapping[str, object], default: Mapping[st
     for name, value in given.items():
         if value != default[name]:
             raise ValueError(f"--{name}: wanted {wanted} beside it, got none; add it, or leave --{name} out")
+
+
+def unescape(typed: str) -> str:
+    r"""What a shell hands on as a backslash and a letter: \n, \t and \\ are a newline, a tab and a backslash."""
+    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t"}.get(match[1], "\\"), typed)

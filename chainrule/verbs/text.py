@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.text.corpus import CorpusOptions
-from chainrule.verbs.options import Device, Dtype, Json, refuse_without
+from chainrule.verbs.options import Device, Dtype, Json, refuse_without, unescape
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
@@ -121,7 +121,7 @@ def generate(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Continue a prompt by sampling softmax(u/τ), streamed.
+    r"""Continue a prompt by sampling softmax(u/τ), streamed.
 
     Args:
         model: A run, any Hugging Face directory, or a name on the Hub.
@@ -133,7 +133,7 @@ def generate(
         repetition_penalty: Above 1, tokens that occurred become less probable.
         max_tokens: End after so many.
         samples: How many continuations.
-        stop: End before any of these strings.
+        stop: End before any of these strings; \n, \t, \\ stand for newline, tab, backslash. May spell a special token.
         chat: The prompt is a user's message, written as the model's chat template has it.
         system: With --chat, a message before it that tells the model how to answer.
         seed: Sample s draws from the stream of (seed, s).
@@ -145,6 +145,7 @@ def generate(
     from chainrule.language_model import load
     from chainrule.terminal import print_json
 
+    stop = tuple(map(unescape, stop))
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not chat:
         refuse_without("--chat", {"system": system}, {"system": ""})
