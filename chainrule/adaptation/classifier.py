@@ -25,7 +25,8 @@ from chainrule.adaptation.features import Features
 from chainrule.files import write_json, write_text
 from chainrule.hub import model_directory
 from chainrule.model import classifier as files
-from chainrule.text.tokenizer import FILES, Tokenizer, load_tokenizer
+from chainrule.text.tokenizer import Tokenizer, load_tokenizer
+from chainrule.text.tokenizer_files import FILES
 
 _ROWS_AT_ONCE = 2048  # in memory, however many there are; sorted by length before they are read
 _FORM = "chainrule.toml"  # beside the model: what transformers has no field for
