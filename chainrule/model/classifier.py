@@ -31,9 +31,9 @@ class Head(nn.Module):
     """w · c: a linear map from c (`Transformer.summary`) to the logits of C classes, without a bias; in float32."""
 
     def __init__(self, w: Tensor) -> None:
-        """`w` is (C, D)."""
+        """`w` is (C, D), of any memory layout."""
         super().__init__()
-        self.w = nn.Parameter(w)
+        self.w = nn.Parameter(w.contiguous())
 
     def forward(self, features: Tensor) -> Tensor:
         """(…, D) to (…, C)."""
