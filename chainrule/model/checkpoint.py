@@ -61,21 +61,35 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def save_model(
-    model: Transformer, family: str, directory: Path, bottom: int, stop_tokens: Sequence[int] | None = None
+    model: Transformer,
+    family: str,
+    directory: Path,
+    bottom: int,
+    stop_tokens: Sequence[int] | None = None,
+    generation: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """config.json, generation_config.json and model.safetensors, as `transformers` loads them."""
-    save_config(model, family, directory, bottom, stop_tokens)
+    save_config(model, family, directory, bottom, stop_tokens, generation)
     save_weights(weights(model, family), directory / "model.safetensors")
 
 
 def save_config(
-    model: Transformer, family: str, directory: Path, bottom: int, stop_tokens: Sequence[int] | None = None
+    model: Transformer,
+    family: str,
+    directory: Path,
+    bottom: int,
+    stop_tokens: Sequence[int] | None = None,
+    generation: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """`stop_tokens` end a generated text; by default ⊥ alone. A model that does not generate has none."""
+    """`stop_tokens` end a generated text; by default ⊥ alone. A model that does not generate has none.
+
+    `generation`: what else generation_config.json says.
+    """
     write_json(directory / "config.json", config_fields(model, family, bottom))
     if model.config.causal:
         eos = bottom if stop_tokens in (None, (bottom,)) else list(stop_tokens or ())
-        write_json(directory / "generation_config.json", {**dict.fromkeys(_SPECIAL, bottom), "eos_token_id": eos})
+        fields = {**generation, **dict.fromkeys(_SPECIAL, bottom), "eos_token_id": eos}
+        write_json(directory / "generation_config.json", fields)
 
 
 def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any]:
