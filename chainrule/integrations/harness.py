@@ -108,6 +108,7 @@ def evaluate_tasks(
         raise ValueError(
             "--tasks: wanted a model of the next token, got a masked one, whose answers the harness cannot ask for"
         )
+    lm.model.config.check_language_head()
     manager = TaskManager(include_path=None if include is None else str(include))
     known = set(manager.all_tasks)
     for task in tasks:

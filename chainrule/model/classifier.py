@@ -21,6 +21,7 @@ from chainrule.model.checkpoint import (
     read_config,
     save_weights,
     weights,
+    without_head,
 )
 from chainrule.model.families import FAMILIES
 from chainrule.model.tensors import Tensors
@@ -51,7 +52,7 @@ def without_output(model: Transformer) -> Transformer:
     """The same Transformer, its weights shared, with nothing but what a linear head reads: a classifier's files hold no
     output layer. A pooler that pretraining did not have is the identity, before its tanh."""
     pooler = not model.config.causal  # in the one family that is not
-    bare = empty_model(dataclasses.replace(model.config, tied=True, masked_head=False, pooler=pooler))
+    bare = empty_model(dataclasses.replace(without_head(model.config), pooler=pooler))
     weights = dict(model.named_parameters())
     if pooler and model.pooler is None:
         like = model.embedding.weight
