@@ -198,7 +198,8 @@ def score(
 
     lm = load(model, device=device, dtype=dtype)
     text = sys.stdin.read() if text == "-" else text
-    if isinstance(lm, MaskedLanguageModel) and lm.tokenizer.named["mask_token"] in text:
+    mask = lm.tokenizer.named.get("mask_token")
+    if isinstance(lm, MaskedLanguageModel) and mask and mask in text:
         if given:
             raise ValueError("--given: wanted a text without masks behind it, got one with some; put all into the text")
         _tell_blanks(lm.fill(text, top), json)
