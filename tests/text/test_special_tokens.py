@@ -220,3 +220,13 @@ def test_the_bottom_that_only_the_models_config_names_goes_where_the_tokenizer_g
     assert (tmp_path / "a" / "tokenizer_config.json").read_bytes() == (
         tmp_path / "b/tokenizer_config.json"
     ).read_bytes()
+
+
+def test_a_tokenizer_without_settings_says_what_its_model_takes(tmp_path: Path) -> None:
+    for name, config in (("causal", {}), ("bert", {"type_vocab_size": 2})):
+        directory = write(tmp_path / name, config=config)
+        (directory / "tokenizer_config.json").unlink()
+        load_tokenizer(directory).save(tmp_path / name / "saved")
+        settings = json.loads((tmp_path / name / "saved" / "tokenizer_config.json").read_text())
+        segments = ["token_type_ids"] if name == "bert" else []
+        assert settings["model_input_names"] == ["input_ids", *segments, "attention_mask"]
