@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from chainrule.commands.options import Folder, Json
+from chainrule.commands.options import Folder, Json, check_seed
 
 
 def demo(
@@ -27,6 +27,7 @@ def demo(
     from chainrule.files import nothing_left_if_refused
     from chainrule.terminal import print_json
 
+    check_seed(seed)
     with nothing_left_if_refused(out, saved=("run/training/*/state.json",), underway=("run/data/*.bin",)):
         results = tell(out, seed, full=full, quiet=json)
     if json:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Device, Dtype, Folder, Json, Model, OnError, refuse_without
+from chainrule.commands.options import Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
@@ -64,9 +64,8 @@ def evaluate(
         )
     else:
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
-    for name, value, least in (("shots", shots, 0), ("limit", limit, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"--{name}: wanted at least {least}, got {value}")
+    check_at_least(0, shots=shots)
+    check_at_least(1, limit=limit, stride=stride)
     lm = load(model, device=device, dtype=dtype)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)

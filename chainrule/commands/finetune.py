@@ -4,7 +4,19 @@ import sys
 from typing import TYPE_CHECKING, Literal
 
 from chainrule.commands.accuracy import tell
-from chainrule.commands.options import Columns, Device, Folder, Json, Limit, Longer, Model, TaskFile, TrainingDtype
+from chainrule.commands.options import (
+    Columns,
+    Device,
+    Folder,
+    Json,
+    Limit,
+    Longer,
+    Model,
+    TaskFile,
+    TrainingDtype,
+    check_at_least,
+    check_seed,
+)
 
 if TYPE_CHECKING:
     from chainrule.adaptation.finetuned import Finetuning
@@ -53,8 +65,10 @@ def finetune(
     from chainrule.files import nothing_left_if_refused
     from chainrule.language_model import load
 
-    read = columns.load(task)
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
+    check_at_least(1, labels=labels, limit=limit)
+    check_seed(seed)
+    read = columns.load(task)
     lm = load(model, device=device, dtype="float32")
     # test rows that would be refused in the end are refused before anything is trained
     Features(lm.model, lm.tokenizer, longer=longer).tokens(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from chainrule.commands.options import Device, Dtype, Json, Model, refuse_without
+from chainrule.commands.options import Device, Dtype, Json, Model, check_at_least, check_seed, refuse_without, unescape
 
 
 def generate(
@@ -25,7 +25,7 @@ def generate(
     dtype: Dtype = "auto",
     json: Json = False,
 ) -> None:
-    """Continue a prompt, or answer a chat message.
+    r"""Continue a prompt, or answer a chat message.
 
     Args:
         prompt: Text to continue (default: a new document); put -- before one that starts with -.
@@ -40,7 +40,7 @@ def generate(
 
     Length:
         max_tokens: Stop after N tokens.
-        stop: Stop before any of these strings.
+        stop: Stop before any of these strings or special tokens; \n is a newline.
         samples: Number of continuations.
 
     Chat:
@@ -54,6 +54,11 @@ def generate(
     from chainrule.language_model import load
     from chainrule.terminal import print_json
 
+    stop = tuple(map(unescape, stop))
+    check_at_least(1, max_tokens=max_tokens, samples=samples)
+    check_seed(seed)
+    if "" in stop:
+        raise ValueError("--stop: wanted strings of at least one character, got an empty one; leave it out")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not chat:
         refuse_without("--chat", {"system": system}, {"system": ""})

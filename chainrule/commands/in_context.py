@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from chainrule.commands.accuracy import tell_prompted
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile
+from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
 
 if TYPE_CHECKING:
     from chainrule.adaptation.prompted import Prompted
@@ -52,8 +52,8 @@ def in_context(
     from chainrule.adaptation.prompted import in_context
     from chainrule.language_model import load
 
-    if seeds < 1:
-        raise ValueError(f"--seeds: wanted at least 1, got {seeds}")
+    check_at_least(0, shots=shots, show=show)
+    check_at_least(1, labels=labels, seeds=seeds, limit=limit)
     read, lm = columns.load(task), load(model, device=device, dtype=dtype)
 
     def predictor(seed: int, order: int = 0) -> "Prompted":

@@ -1,5 +1,6 @@
 """What many commands take. Knows no command."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,3 +80,22 @@ def refuse_without(wanted: str, given: Mapping[str, object], default: Mapping[st
     for name, value in given.items():
         if value != default[name]:
             raise ValueError(f"--{name}: wanted {wanted} beside it, got none; add it, or leave --{name} out")
+
+
+def check_at_least(least: float, **options: float | None) -> None:
+    """ValueError for an option below `least`; None is one that is not given. A command's first lines: nothing is loaded
+    or written for what cannot be."""
+    for name, value in options.items():
+        if value is not None and not value >= least:  # so written that NaN fails too
+            raise ValueError(f"--{name.replace('_', '-')}: wanted at least {least}, got {value}")
+
+
+def check_seed(seed: int) -> None:
+    """ValueError for what no generator of random numbers begins with."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
+
+
+def unescape(typed: str) -> str:
+    r"""What a shell hands on as a backslash and a letter: \n, \t and \\ are a newline, a tab and a backslash."""
+    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t"}.get(match[1], "\\"), typed)

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, TaskFile, refuse_without
+from chainrule.commands.options import (
+    Asking,
+    Columns,
+    Device,
+    Dtype,
+    Json,
+    TaskFile,
+    check_at_least,
+    check_seed,
+    refuse_without,
+)
 
 if TYPE_CHECKING:
     from chainrule.adaptation.examples import Row
@@ -57,6 +67,8 @@ def predict(
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise ValueError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+    check_at_least(0, shots=shots)
+    check_seed(seed)
     if source is None and task is None and "-" not in texts:
         reading = {"encoding": columns.encoding, "on-error": columns.on_error}
         refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})

@@ -2,7 +2,7 @@
 
 import sys
 
-from chainrule.commands.options import Device, Dtype, Json, Model
+from chainrule.commands.options import Device, Dtype, Json, Model, check_at_least
 
 
 def score(
@@ -34,9 +34,11 @@ def score(
     from chainrule.masked_language_model import MaskedLanguageModel
     from chainrule.terminal import print_json, print_table
 
+    check_at_least(0, top=top)
     lm = load(model, device=device, dtype=dtype)
     text = sys.stdin.read() if text == "-" else text
-    if isinstance(lm, MaskedLanguageModel) and lm.tokenizer.named["mask_token"] in text:
+    mask = lm.tokenizer.named.get("mask_token")
+    if isinstance(lm, MaskedLanguageModel) and mask and mask in text:
         if given:
             raise ValueError("--given: wanted a text without masks behind it, got one with some; put all into the text")
         _tell_blanks(lm.fill(text, top), json)

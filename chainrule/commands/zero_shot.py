@@ -3,7 +3,7 @@
 from typing import Literal
 
 from chainrule.commands.accuracy import tell_prompted
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile
+from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
 
 
 def zero_shot(
@@ -34,6 +34,8 @@ def zero_shot(
     from chainrule.adaptation.prompted import zero_shot
     from chainrule.language_model import load
 
+    check_at_least(1, limit=limit)
+    check_at_least(0, show=show)
     read = columns.load(task)
     predictor = zero_shot(load(model, device=device, dtype=dtype), read, answer=answer, **vars(asking))
     score = measure(predictor, read, limit)

@@ -103,6 +103,7 @@ def open_run(
 
 
 def _objective(model: Transformer, tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
+    model.config.check_language_head()
     if model.config.causal != (options.objective == "next"):
         wanted, sees = ("next", "none") if model.config.causal else ("masked", "each")
         raise ValueError(

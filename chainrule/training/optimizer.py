@@ -108,6 +108,8 @@ class Optimizer:
         schedule: Schedule,
         precision: torch.dtype = torch.float32,
     ) -> None:
+        # The fused AdamW walks memory as it lies: a parameter and its saved state must be laid out alike.
+        assert all(parameter.is_contiguous() for parameter in names), "an optimizer's parameters are contiguous"
         self.names, self.matrix_rate, self.schedule = names, matrix_rate, schedule
         self.rates = [group.rate for group in groups]
         self.muon = Muon(matrices, precision)
