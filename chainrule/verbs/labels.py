@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 
-from chainrule.verbs.options import Device, Dtype, Json, refuse_without
+from chainrule.verbs.options import Device, Dtype, Json, check_at_least, check_seed, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.adaptation.examples import Task
@@ -129,6 +129,8 @@ def zero_shot(
     from chainrule.adaptation.prompted import zero_shot
     from chainrule.language_model import load
 
+    check_at_least(1, limit=limit)
+    check_at_least(0, show=show)
     read = columns.load(task)
     predictor = zero_shot(load(model, device=device, dtype=dtype), read, answer=answer, **vars(asking))
     score = measure(predictor, read, limit)
@@ -177,8 +179,8 @@ def in_context(
     from chainrule.adaptation.prompted import in_context
     from chainrule.language_model import load
 
-    if seeds < 1:
-        raise ValueError(f"--seeds: wanted at least 1, got {seeds}")
+    check_at_least(0, shots=shots, show=show)
+    check_at_least(1, labels=labels, seeds=seeds, limit=limit)
     read, lm = columns.load(task), load(model, device=device, dtype=dtype)
 
     def predictor(seed: int, order: int = 0) -> "Prompted":
@@ -232,8 +234,10 @@ def finetune(
     from chainrule.language_model import load
     from chainrule.terminal import progress_bar, say, signals_noted
 
-    read = columns.load(task)
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
+    check_at_least(1, labels=labels, limit=limit)
+    check_seed(seed)
+    read = columns.load(task)
     lm = load(model, device=device, dtype="float32")
     finetuning = Finetuning(lm, read, options, out)
     if finetuning.finished:
@@ -292,6 +296,8 @@ def predict(
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise ValueError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+    check_at_least(0, shots=shots)
+    check_seed(seed)
     made = _predictor(predictor, task, columns, shots, seed, asking, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
@@ -347,11 +353,13 @@ def compare(
         dtype: What to compute in.
         json: Print one JSON document.
     """
+    from chainrule.comparison.grid import Bounds
     from chainrule.comparison.run import compare
     from chainrule.comparison.table import COLUMNS, Comparison
     from chainrule.language_model import load
     from chainrule.terminal import live_table, print_json, print_table, say
 
+    Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
     lm, read = load(model, device=device, dtype=dtype), columns.load(task)
     with live_table(COLUMNS) as draw:
 

@@ -11,7 +11,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.text.corpus import CorpusOptions
-from chainrule.verbs.options import Device, Dtype, Json, refuse_without
+from chainrule.verbs.options import Device, Dtype, Json, check_at_least, check_seed, refuse_without
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
@@ -146,6 +146,10 @@ def generate(
     from chainrule.terminal import print_json
 
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+    check_at_least(1, max_tokens=max_tokens, samples=samples)
+    check_seed(seed)
+    if "" in stop:
+        raise ValueError("--stop: wanted strings of at least one character, got an empty one; leave it out")
     if not chat:
         refuse_without("--chat", {"system": system}, {"system": ""})
     lm = load(model, device=device, dtype=dtype)
@@ -195,6 +199,7 @@ def score(
     from chainrule.masked_language_model import MaskedLanguageModel
     from chainrule.terminal import print_json, print_table
 
+    check_at_least(0, top=top)
     lm = load(model, device=device, dtype=dtype)
     text = sys.stdin.read() if text == "-" else text
     mask = lm.tokenizer.named.get("mask_token")
@@ -275,9 +280,8 @@ def evaluate(
         refuse_without("files of text", of_texts, {"stride": None, "field": "text", "encoding": "utf-8"})
     else:
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
-    for name, value, least in (("shots", shots, 0), ("limit", limit, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"--{name}: wanted at least {least}, got {value}")
+    check_at_least(0, shots=shots)
+    check_at_least(1, limit=limit, stride=stride)
     lm = load(model, device=device, dtype=dtype)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
@@ -354,6 +358,7 @@ def demo(out: Path = Path("demo"), seed: int = 0, full: bool = False, json: Json
         full: Five seeds, and a second pretraining whose reviews mix the polarities, as a control.
         json: Print one JSON document.
     """
+    check_seed(seed)
     from chainrule.demo.story import tell
     from chainrule.terminal import print_json
 
