@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.hub import model_directory
-from chainrule.model.checkpoint import config_of, count_parameters, is_classifier, read_config
+from chainrule.model.checkpoint import count_parameters, described_by, is_classifier, read_config
 from chainrule.model.classifier import classes
-from chainrule.model.tensors import Tensors
 from chainrule.text.tokenizer import Tokenizer, load_tokenizer
 
 COMMON_WORDS = (
@@ -22,7 +21,7 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     """Family, sizes, tokenizer, and what run.toml tells of the training; ValueError where there is no model."""
     directory = model_directory(model)
     fields = read_config(directory)
-    config, family = config_of(fields, Tensors(directory))
+    config, family, _ = described_by(directory, fields)
     tokenizer = load_tokenizer(directory)
     single = sum(_is_one_token(tokenizer, " " + word) for word in COMMON_WORDS)
     found: dict[str, Any] = {

@@ -39,12 +39,14 @@ def compare(
     Example:
         chainrule compare runs/books reviews.toml --out compared --seeds 2
     """
+    from chainrule.comparison.grid import Bounds
     from chainrule.comparison.run import compare
     from chainrule.comparison.table import COLUMNS, Comparison
     from chainrule.files import nothing_left_if_refused
     from chainrule.language_model import load
     from chainrule.terminal import live_table, print_json, print_table, say
 
+    Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
     lm, read = load(model, device=device, dtype=dtype), columns.load(task)
     with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(COLUMNS) as draw:
 

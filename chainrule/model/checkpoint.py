@@ -118,29 +118,27 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     file that is cut short, and tensors that are missing, left over or of a wrong shape.
     """
     fields = read_config(directory)
-    if is_classifier(fields):
-        raise ValueError(
-            f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
-            " load it with load_classifier, or give it to predict"
-        )
-    tensors = Tensors(directory)
-    config, family = config_of(fields, tensors)
+    refuse_classifier(directory, fields)
+    config, family, tensors = described_by(directory, fields)
     model = empty_model(config)
     load_weights(model, family, tensors, device, dtype)
     return model.eval(), family
 
 
-def config_of(fields: Mapping[str, Any], tensors: Tensors) -> tuple[Config, str]:
-    """What a config.json and the tensors beside it describe, and its family: only these tell whether there is a pooler,
-    and a language-model head, where the architecture is that of a bare model."""
+def described_by(directory: Path, fields: Mapping[str, Any]) -> tuple[Config, str, Tensors]:
+    """What a directory's config.json and tensors describe, its family, and the tensors: only these tell whether there
+    is a pooler and, where the architecture is that of a bare model, a language-model head."""
     config, family = described(fields)
+    tensors = Tensors(directory)
     config = dataclasses.replace(config, pooler=tensors.hold("pooler.dense.weight"))
     named = [str(name) for name in fields.get("architectures") or []]
-    if any(name.endswith(_WITH_HEAD) for name in named):
-        return config, family
     head = FAMILIES[family].modules["output" if config.causal else "head"][0]
-    there = (config.causal and config.tied) or any(name.startswith(f"{head}.") for name in tensors.stored)
-    return config if there else without_head(config), family
+    has_head = (
+        any(name.endswith(_WITH_HEAD) for name in named)
+        or (config.causal and config.tied)
+        or any(name.startswith(f"{head}.") for name in tensors.stored)
+    )
+    return config if has_head else without_head(config), family, tensors
 
 
 def without_head(config: Config) -> Config:
@@ -151,6 +149,15 @@ def without_head(config: Config) -> Config:
 def is_classifier(fields: Mapping[str, Any]) -> bool:
     """Whether a config.json describes a linear head on a language model."""
     return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
+
+
+def refuse_classifier(directory: Path, fields: Mapping[str, Any]) -> None:
+    """ValueError where a language model is wanted and config.json describes a classifier."""
+    if is_classifier(fields):
+        raise ValueError(
+            f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
+            " load it with load_classifier, or give it to predict"
+        )
 
 
 def described(fields: Mapping[str, Any]) -> tuple[Config, str]:

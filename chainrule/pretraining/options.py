@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from chainrule.arguments import Help
 
+LEAST_CONTEXT = 2
+
 
 @dataclass(frozen=True)
 class PretrainOptions:
@@ -66,8 +68,12 @@ class PretrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
-        if self.context == 1:
-            raise ValueError("--context: wanted at least 2 (⊥ and a token), got 1")
+        if self.context is not None and self.context < LEAST_CONTEXT:
+            raise ValueError(
+                f"--context: wanted at least {LEAST_CONTEXT} tokens, ⊥ and what follows, got {self.context}"
+            )
+        if not 0 <= self.seed < 2**64:
+            raise ValueError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {self.seed}")
         if self.family is not None and (self.family == "bert") != (self.objective == "masked"):
             raise ValueError(
                 f"--family: wanted {'bert' if self.objective == 'masked' else 'qwen3 or gpt2'} for --objective"
