@@ -1,6 +1,6 @@
 """Asks a language model the demo's items by plain greedy generation, and counts. Knows no world."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from chainrule.demo.items import Item, chance
@@ -25,8 +25,17 @@ class Figure:
 
 def ask(language_model: LanguageModel, items: Sequence[Item]) -> Figure:
     """The share of items whose greedy continuation is their answer."""
-    made = language_model.completions(
-        [item.prompt for item in items], GREEDY, max_tokens=ANSWER_TOKENS, stop=("\n", ".", ",")
-    )
-    right = sum(item.is_answered_by(completion.text) for item, completion in zip(items, made, strict=True))
+    return ask_all(language_model, {"items": items})["items"]
+
+
+def ask_all(language_model: LanguageModel, asked: Mapping[str, Sequence[Item]]) -> dict[str, Figure]:
+    """`ask` for each name's items; a prompt that several names share is continued once."""
+    prompts = list(dict.fromkeys(item.prompt for items in asked.values() for item in items))
+    made = language_model.completions(prompts, GREEDY, max_tokens=ANSWER_TOKENS, stop=("\n", ".", ","))
+    continued = {prompt: completion.text for prompt, completion in zip(prompts, made, strict=True)}
+    return {name: _figure(items, continued) for name, items in asked.items()}
+
+
+def _figure(items: Sequence[Item], continued: Mapping[str, str]) -> Figure:
+    right = sum(item.is_answered_by(continued[item.prompt]) for item in items)
     return Figure(right / len(items), len(items), chance(items), wilson(right, len(items)))

@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from chainrule.demo import figures, grid
+from chainrule.demo import figures, grid, page, printout
 from chainrule.demo.animals import open_questions, yes_no_questions
 from chainrule.demo.ask import ask
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
@@ -18,10 +18,11 @@ from chainrule.demo.tasks import WorldTask, write_tasks
 from chainrule.demo.world import World, documents, make_world
 from chainrule.files import write_json, write_text
 from chainrule.language_model import LanguageModel
+from chainrule.pretraining.curve import losses
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
 from chainrule.pretraining.start import open_run
-from chainrule.terminal import print_table, progress_bar
+from chainrule.terminal import progress_bar
 from chainrule.text.corpus import CorpusOptions
 
 
@@ -42,6 +43,7 @@ class Scale:
 
 PLAN = Scale()
 TARGETS = {"open_questions": 0.97, "yes_no_questions": 0.9, "addition_after_3": 0.98}  # on the validation set
+SAMPLE_TOKENS = 60
 CORPUS = CorpusOptions(tokenizer="bpe", vocabulary_size=1300, validation=0.005)
 
 
@@ -56,51 +58,76 @@ def tell(out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, s
     console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     world = make_world(seed)
     pairs = _write_corpus(world, out, scale.characters)
-    show_pairs = ", ".join(f"{a} and {b} {count} times" for (a, b), count in pairs.items())
-    console.print(f"A made-up world: {scale.characters / 1e6:.0f} million characters about it in {out}/corpus.jsonl.")
-    console.print(f"The pairs of numbers in the notes' prompt were seen in it: {show_pairs}.\n")
-
+    console.print(
+        f"Section 14.3 on a made-up world: {scale.characters / 1e6:.3g} million characters, in {out}/corpus.jsonl."
+    )
     run = _pretrained(out, world, scale, console)
     language_model = _causal(run)
-    _show_samples(language_model, console)
-    _show_chain_rule(language_model, world, console)
+    results = _about(run, seed, scale) | {"targets": _reached(out, language_model, world)}
+    printout.show_pretraining(results, console)
+    results |= {"samples": _samples(language_model), "chain_rule": _chain_rule(language_model, world)}
+    printout.show_samples(results["samples"], console)
+    printout.show_chain_rule(results["chain_rule"], console)
 
-    answered = figures.questions(language_model, world)
-    figures.show_questions(answered, console)
-    puzzled = figures.puzzles(language_model, world, scale.items)
-    figures.show_puzzles(puzzled, console)
-    continued = figures.show_one_question(language_model, console)
-    curve = figures.puzzle_curve(language_model, world, scale.items)
-    figures.draw_curve(curve, out / "puzzles.svg")
-
-    tasks = write_tasks(world, out / "tasks")
-    seeds, sizes = 5 if full else 1, scale.sizes or grid.SIZES
-    entries = grid.compare_tasks(language_model, tasks, out, seeds=seeds, sizes=sizes)
-    entries += grid.puzzle_entries(curve)
-    console.print("Every task under every adaptation, on the same test items:")
-    grid.show_grid(entries, console)
-    control = _control(out / "mixed", world, tasks, scale, run, console) if full else []
-    if control:
-        grid.show_control(entries, control, console)
-
-    results = {
-        **{name: asdict(figure) for name, figure in {**answered, **puzzled}.items()},
-        "puzzle_answer": asdict(curve[3]),
-        "puzzle_curve": [asdict(figure) for figure in curve],
-        "grid": [entry.as_json() for entry in entries],
-        **({"mixed_polarities": [entry.as_json() for entry in control]} if full else {}),
+    with progress_bar(None, "asking"):
+        found = figures.figures(language_model, world, scale.items)
+        one_question, continued = figures.one_question_answered(language_model)
+    curve = [asdict(found[figures.after(figures.ALL, shots)]) for shots in figures.SHOTS]
+    results |= {name: asdict(figure) for name, figure in found.items()}
+    results |= {
+        "addition_after_3": results[figures.after("a + b", 3)],
+        "puzzle_answer": curve[3],
+        "puzzle_curve": curve,
+        "one_question": one_question,
         "notes_prompt": continued,
         "notes_pairs_seen": {f"{a} {b}": count for (a, b), count in pairs.items()},
-        "steps": run.step,
-        "validation_loss": run.summary().validation_loss,
-        "report": str(out / "polarity" / "report.html"),
-        "seconds": round(time.monotonic() - started, 1),
     }
+    tasks = write_tasks(world, out / "tasks")
+    entries = grid.compare_tasks(
+        language_model, tasks, out, seeds=5 if full else 1, sizes=scale.sizes or grid.SIZES
+    ) + grid.puzzle_entries([found[figures.after(figures.ALL, shots)] for shots in figures.SHOTS])
+    results["grid"] = [entry.as_json() for entry in entries]
+    if full:
+        control = _control(out / "mixed", world, tasks, scale, run)
+        results["mixed_polarities"] = [entry.as_json() for entry in control]
+    results |= {"report": str(out / "polarity" / "report.html"), "seconds": round(time.monotonic() - started, 1)}
+
+    printout.show_adaptations(results, console)
+    printout.show_notes_prompt(results, console)
     write_json(out / "results.json", results)
-    console.print(f"\n{results['seconds']:.0f} seconds. The model: {out}/run   The figures: {out}/results.json")
-    console.print(f"Go on: chainrule generate {out}/run 'Q: What colour'   chainrule task --help   {out}/tasks")
-    console.print(f"The report: {results['report']}")
+    page.write(out)
+    printout.show_targets(results["targets"], console)
+    printout.show_where_to_look(results, out, console)
     return results
+
+
+def _about(run: Run, seed: int, scale: Scale) -> dict[str, Any]:
+    """What was trained, on what, and how its loss fell."""
+    config = run.model.config
+    training, validation = losses(run.log())
+    return {
+        "seed": seed,
+        "characters": scale.characters,
+        "model": {
+            "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
+            "layers": config.layers,
+            "width": config.width,
+            "context": config.context,
+            "vocabulary_size": config.vocabulary_size,
+        },
+        "steps": run.step,
+        "tokens": run.step * run.step_tokens,
+        "pretraining_seconds": round(run.seconds, 1),
+        "losses": {"training": training, "validation": validation},
+        "validation_loss": run.summary().validation_loss,
+    }
+
+
+def _reached(out: Path, language_model: LanguageModel, world: World) -> dict[str, dict[str, float]]:
+    """Each target with the accuracy that the model has reached on the validation animals and puzzles."""
+    settled = out / "targets.json"
+    reached = json.loads(settled.read_text()) if settled.is_file() else _targets(language_model, world)
+    return {name: {"reached": reached[name], "wanted": wanted} for name, wanted in TARGETS.items()}
 
 
 def _write_corpus(
@@ -192,11 +219,8 @@ def _targets(language_model: LanguageModel, world: World) -> dict[str, float]:
     return {name: ask(language_model, asked).accuracy for name, asked in items.items()}
 
 
-def _control(
-    out: Path, world: World, tasks: dict[str, WorldTask], scale: Scale, run: Run, console: Console
-) -> list[grid.Entry]:
+def _control(out: Path, world: World, tasks: dict[str, WorldTask], scale: Scale, run: Run) -> list[grid.Entry]:
     """Polarity after the same steps on the same corpus, but for reviews that pair adjectives of any polarity."""
-    console.print(f"\nThe control: {run.step} steps on the same world, its reviews of mixed polarity.")
     _write_corpus(world, out, scale.characters, replace(DEFAULT_MIXTURE, shuffle_polarity=True))
     control = _open(out, world.seed, replace(scale, steps=run.decided.steps, minutes=600.0))
     steps = control.advance()
@@ -211,20 +235,23 @@ def _control(
     return grid.compare_tasks(_causal(control), tasks, out, seeds=5, methods=grid.CONTROL_METHODS, sizes=sizes)
 
 
-def _show_samples(language_model: LanguageModel, console: Console) -> None:
-    for temperature in (1.0, 0.5, 0.0):
-        text = language_model.generate("", temperature=temperature, max_tokens=60, seed=1)
-        console.print(f"τ = {temperature:g}:  {' '.join(text.split())}")
-    console.print()
+def _samples(language_model: LanguageModel) -> list[dict[str, Any]]:
+    return [
+        {
+            "temperature": temperature,
+            "text": language_model.generate("", temperature=temperature, max_tokens=SAMPLE_TOKENS, seed=1),
+        }
+        for temperature in (1.0, 0.5, 0.0)
+    ]
 
 
-def _show_chain_rule(language_model: LanguageModel, world: World, console: Console) -> None:
+def _chain_rule(language_model: LanguageModel, world: World) -> dict[str, Any]:
+    """The factors of a sentence that pretraining told in many wordings, with what was likeliest in each place."""
     animal = world.animals["test"][0]
-    sentence = f"The colour of the {animal.name} is {animal.facts['colour']}."
-    tokens = language_model.score(sentence, top=1)
-    console.print(f"The chain rule on: {sentence}")
-    if not console.quiet:
-        rows = [(token.text, f"{math.exp(token.log_prob):.4f}", f"{token.log_prob:.3f}") for token in tokens]
-        total = sum(token.log_prob for token in tokens)
-        print_table(("token", "p", "log p"), [*rows, ("document", f"{math.exp(total):.2e}", f"{total:.3f}")])
-    console.print()
+    text = f"The colour of the {animal.name} is {animal.facts['colour']}."
+    tokens = language_model.score(text, top=3)
+    return {
+        "text": text,
+        "tokens": [token._asdict() for token in tokens],
+        "log_prob": sum(token.log_prob for token in tokens),
+    }
