@@ -173,13 +173,12 @@ def _places(points: Iterable[Point]) -> str:
 
 
 def _apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:
-    """Rising heights, moved so that names at them do not overlap."""
-    places = list(heights)
-    if not places:
-        return []
-    for rank in range(1, len(places)):
-        places[rank] = max(places[rank], places[rank - 1] + _NAME_STEP)
-    places[-1] = min(places[-1], bottom)
-    for rank in range(len(places) - 2, -1, -1):
-        places[rank] = max(top, min(places[rank], places[rank + 1] - _NAME_STEP))
+    """Rising heights, moved so that names at them do not overlap: downwards first, then up again from the bottom."""
+    places: list[float] = []
+    for height in heights:
+        places.append(max(height, places[-1] + _NAME_STEP if places else top))
+    floor = bottom
+    for rank in reversed(range(len(places))):
+        places[rank] = min(places[rank], floor)
+        floor = places[rank] - _NAME_STEP
     return places

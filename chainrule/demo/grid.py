@@ -42,7 +42,7 @@ def compare_tasks(
     """The cells of the tasks that have classes; each task's report is in `out`/<its name>, and is gone on with."""
     entries = []
     for name, few in sizes.items():
-        with progress_bar(1.0, f"comparing on {name}") as bar:
+        with progress_bar(1.0, f"comparing on {name}", sparing=True) as bar:
 
             def show(comparison: Comparison, bar: Any = bar) -> None:
                 done = len(comparison.outcomes)

@@ -63,8 +63,8 @@ def page(results: Results) -> str:
 
 def examples_drawing(curve: Sequence[Shown], title: str) -> str:
     """Right answers against examples in the prompt, with 95 % intervals; the Bayes ceiling dashed, chance dotted."""
-    width, height = 300, 210
-    box = Box(left=48, top=14, right=width - 10, bottom=height - 30)
+    width, height = 400, 240
+    box = Box(left=58, top=14, right=width - 12, bottom=height - 30)
     x, y = Axis(0, len(curve) - 1, box.left + 8, box.right - 6), Axis(0, 1, box.bottom, box.top)
 
     def places(values: Sequence[float]) -> list[drawing.Point]:

@@ -224,7 +224,7 @@ def _control(out: Path, world: World, tasks: dict[str, WorldTask], scale: Scale,
     _write_corpus(world, out, scale.characters, replace(DEFAULT_MIXTURE, shuffle_polarity=True))
     control = _open(out, world.seed, replace(scale, steps=run.decided.steps, minutes=600.0))
     steps = control.advance()
-    with progress_bar(run.step, "pretraining the control") as show:
+    with progress_bar(run.step, "pretraining the control", sparing=True) as show:
         while control.step < run.step:
             progress = next(steps)
             show(progress.step, f"loss {progress.loss:.3f}  {progress.seconds_left:.0f} s left")
