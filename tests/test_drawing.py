@@ -1,5 +1,6 @@
 """Laws of charts: round ticks, names that do not overlap, files that stand alone."""
 
+import itertools
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_names_at_the_ends_of_lines_never_overlap_and_stay_beside_the_chart(ends
     texts = [xml.etree.ElementTree.fromstring(f"<g>{drawn}</g>").find("text") for drawn in named.values()]
     heights = [float(text.get("y")) for text in texts]
     assert set(named) == {str(number) for number in range(len(ends))}
-    assert all(high - low >= 17.9 for low, high in zip(heights, heights[1:], strict=False))
+    assert all(high - low >= 17.9 for low, high in itertools.pairwise(heights))
     assert all(BOX.top <= height <= BOX.bottom + 10 for height in heights)
 
 

@@ -44,7 +44,7 @@ def show_samples(samples: Sequence[Mapping[str, Any]], console: Console) -> None
     """A line each; the page has all of their words."""
     for sample in samples:
         beginning = f"τ = {sample['temperature']:g}"
-        console.print(f"{beginning:9}{textwrap.shorten(sample['text'], WIDTH - 9, placeholder=' …')}")
+        console.print(f"{beginning:9}{_shortened(sample['text'], WIDTH - 9)}")
     console.print()
 
 
@@ -52,7 +52,8 @@ def show_chain_rule(chain_rule: Mapping[str, Any], console: Console) -> None:
     """The sentence's tokens, and under each its probability given the ones before."""
     tokens = [(repr(token["text"].strip() or token["text"])[1:-1], math.exp(token["log_prob"]))
               for token in chain_rule["tokens"]]  # fmt: skip
-    console.print(f"The chain rule on “{chain_rule['text']}”: p of each token, together log p = {chain_rule['log_prob']:.3f}.")
+    together = f"together log p = {chain_rule['log_prob']:.3f}"
+    console.print(f"The chain rule on “{chain_rule['text']}”: p of each token, {together}.")
     for line in _lines([(text, f"{p:.4f}") for text, p in tokens]):
         for cells in zip(*line, strict=True):
             widths = (max(map(len, column)) for column in line)
@@ -139,9 +140,16 @@ def _percent(share: float) -> str:
 def show_notes_prompt(results: Results, console: Console) -> None:
     """The notes' own prompt with its continuation, and one last line after examples of each meaning."""
     prompt = "   ".join(NOTES_PROMPT.replace("\nA", " A").splitlines())
-    console.print(f"The notes' own prompt:  {prompt}\n            continued:  {results['notes_prompt'].strip()}")
-    answers = "   ".join(f"{one['meaning']}: {one['answer']}" for one in results["one_question"])
-    console.print(f"The same last line after examples of  {answers}\n")
+    console.print(f"The notes' own prompt:  {prompt}")
+    console.print(f"            continued:  {_shortened(results['notes_prompt'], 40)}")
+    answers = ", ".join(f"{one['meaning']}: {_shortened(one['answer'], 6)}" for one in results["one_question"])
+    console.print(f"{_shortened(f'The same last line if ~ is {answers}', WIDTH)}\n")
+
+
+def _shortened(text: str, columns: int) -> str:
+    """A text as one line of at most so many columns, without what would move a terminal's cursor."""
+    line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
+    return line if len(line) <= columns else line[: columns - 1] + "…"
 
 
 def show_targets(targets: Mapping[str, Mapping[str, float]], console: Console) -> None:
