@@ -29,14 +29,14 @@ class Scale:
     """How large the demo is; smaller in tests."""
 
     characters: int = 6_000_000
-    steps: int = 1500  # of a round of pretraining; another round follows where targets are left
+    steps: int = 1600  # of a round of pretraining; another round follows where targets are left
     depth: int = 6
     width: int = 96
     heads: int = 3
     context: int = 64  # the tokens of ⊥, eight examples, and a question with its answer
     batch_tokens: int = 1024
     vocabulary_size: int = 1300
-    check_every: int = 150  # steps between looks at the targets
+    check_every: int = 100  # steps between looks at the targets
     items: int = 200  # puzzles a figure
     sizes: dict[str, tuple[int, ...]] | None = None  # labels in the grid; None: grid.SIZES
     minutes: float = 15.0  # no step is made after so many
