@@ -1,10 +1,14 @@
 """The story can be told: quickly on a small world here, whole under `make test-slow`."""
 
+import io
 import json
 import re
 import runpy
+import shutil
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -29,14 +33,28 @@ SMALL = Scale(
 )
 
 
-def test_the_story_is_told_and_its_figures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = tell(tmp_path / "demo", scale=SMALL)
-    check(results, tmp_path / "demo")
-    told = capsys.readouterr().out
+class Story(NamedTuple):
+    out: Path
+    results: dict
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def small_story(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """Told once for all tests that only read it."""
+    out, printed = tmp_path_factory.mktemp("story") / "demo", io.StringIO()
+    with redirect_stdout(printed):
+        results = tell(out, scale=SMALL)
+    return Story(out, results, printed.getvalue())
+
+
+def test_the_story_is_told_and_its_figures_are_written(small_story: Story) -> None:
+    out, results, told = small_story
+    check(results, out)
     assert "log V" in told and "The chain rule on" in told and "format known" in told
     assert results["open_questions"]["accuracy"] < 0.5  # four steps teach nothing: the figures are measured
     assert "<html" in Path(results["report"]).read_text() and told.rstrip().endswith(results["report"])
-    assert "<svg" in (tmp_path / "demo" / "puzzles.svg").read_text()
+    assert "<svg" in (out / "puzzles.svg").read_text()
     methods = {(entry["task"], entry["adaptation"]) for entry in results["grid"]}
     for method in ("zero-shot", "head", "full", "bag-of-words", "random-weights"):
         assert {("colours", method), ("polarity", method)} <= methods
@@ -45,9 +63,11 @@ def test_the_story_is_told_and_its_figures_are_written(tmp_path: Path, capsys: p
         assert entry["n"] > 0 and entry["ceiling"] >= entry["chance"] and entry["interval"][0] <= entry["accuracy"]
 
 
-def test_the_page_that_tells_the_section_can_be_retold_on_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_that_tells_the_section_can_be_retold_on_it(
+    small_story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    tell(Path("demo"), quiet=True, scale=SMALL)
+    shutil.copytree(small_story.out, "demo")
     docs = Path(__file__).parents[2] / "docs"
     page = (docs / "story.md").read_text(encoding="utf-8")
     few = page.replace("--steps 600", "--steps 3 --compile off").replace(
@@ -62,12 +82,11 @@ def test_the_page_that_tells_the_section_can_be_retold_on_it(tmp_path: Path, mon
     assert Path("demo/compared/report.html").is_file() and Path("demo/masked-full/config.json").is_file()
 
 
-def test_the_same_demo_again_makes_no_step_more_and_says_the_same(tmp_path: Path) -> None:
-    first = tell(tmp_path / "demo", quiet=True, scale=SMALL)
-    log = (tmp_path / "demo" / "run" / "log.jsonl").read_bytes()
-    again = tell(tmp_path / "demo", quiet=True, scale=SMALL)
-    assert (tmp_path / "demo" / "run" / "log.jsonl").read_bytes() == log
-    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+def test_the_same_demo_again_makes_no_step_more_and_says_the_same(small_story: Story) -> None:
+    log = (small_story.out / "run" / "log.jsonl").read_bytes()
+    again = tell(small_story.out, quiet=True, scale=SMALL)
+    assert (small_story.out / "run" / "log.jsonl").read_bytes() == log
+    assert {**again, "seconds": 0} == {**small_story.results, "seconds": 0}
 
 
 def test_what_has_met_its_targets_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """lm-evaluation-harness gets from our model the numbers that its own `hf` model gives, on a task of each kind."""
 
 import json
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +55,14 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of the tasks' YAML files (JSON is YAML), whose rows lie beside them."""
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "tasks"
-    folder.mkdir()
+    from chainrule.integrations import harness
+
+    folder = tmp_path_factory.mktemp("tasks")
     for split, rows in (("train", ROWS[::-1]), ("test", [*ROWS, {"text": LONG, "label": 0, "last": "terrible"}])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {split: str(folder / f"{split}.jsonl") for split in ("train", "test")}
@@ -68,7 +70,11 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, task in TASKS.items():
         content = {"task": name, **common, "training_split": "train", "metadata": {"version": 1}, **task}
         (folder / f"{name}.yaml").write_text(json.dumps(content))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # The harness reads its own thousands of task files for 5 to 10 seconds: once here, not in every command.
+        patch.setattr(harness, "TaskManager", cache(harness.TaskManager))
+        yield folder
 
 
 @pytest.fixture
