@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,8 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / f"{name}.yaml").write_text(json.dumps(content))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        # The harness reads its own thousands of task files for 5 to 10 seconds: once here, not in every command.
-        patch.setattr(harness, "TaskManager", cache(harness.TaskManager))
+        # Its own fourteen thousand tasks take the harness 10 seconds and more to list.
+        patch.setattr(harness, "TaskManager", partial(harness.TaskManager, include_defaults=False))
         yield folder
 
 
@@ -136,6 +136,24 @@ def test_the_verb_prints_a_line_a_metric(directory: Path, tasks: Path, capsys: p
     assert 0 <= accuracy["value"] <= 1 and accuracy["standard_error"] >= 0
     main([*asked, "--limit", "3"])
     assert "acc_norm" in capsys.readouterr().out
+
+
+def test_the_tasks_are_the_harness_own_and_those_of_the_folder(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chainrule.integrations import harness
+
+    class Listed(Exception):
+        pass
+
+    def task_manager(*, include_path: str | None, include_defaults: bool = True) -> None:
+        raise Listed(include_path, include_defaults)
+
+    monkeypatch.setattr(harness, "TaskManager", task_manager)
+    for include, path in ((None, None), (tmp_path, str(tmp_path))):
+        with pytest.raises(Listed) as listed:
+            harness.evaluate_tasks(chainrule.load(directory), ["local_choice"], include=include)
+        assert listed.value.args == (path, True)
 
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(
