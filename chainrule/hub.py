@@ -23,10 +23,11 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     if not path.is_absolute() and path.parent.is_dir() and path.parent != Path():
         return path  # runs/boks, where there is a folder runs: a slip, which nobody else should be asked about
     directory = _snapshot(named["name"], named["revision"], [*SETTINGS, *(WEIGHTS if weights else ())])
-    if weights and not any(directory.glob("*.safetensors")):
+    adapter = (directory / "adapter_config.json").is_file()  # whoever reads the directory says what that is
+    if weights and not adapter and not any(directory.glob("*.safetensors")):
         raise ValueError(
-            f"{model}: wanted safetensors, which the Hub's {named['name']} has none of; a pickle is never fetched:"
-            " where you trust it, convert it with transformers' from_pretrained(…).save_pretrained(…)"
+            f"{model}: wanted safetensors, which the Hub's {named['name']} has none of; GGUF is not read, and a pickle"
+            " is never fetched: where you trust it, convert it with transformers' from_pretrained(…).save_pretrained(…)"
         )
     return directory
 

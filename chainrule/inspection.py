@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.hub import model_directory
-from chainrule.model.checkpoint import count_parameters, is_classifier, read_config
+from chainrule.model.checkpoint import count_parameters, described_by, is_classifier, read_config
 from chainrule.model.classifier import classes
-from chainrule.model.families import FAMILIES, family_of
 from chainrule.text.tokenizer import Tokenizer, load_tokenizer
 
 COMMON_WORDS = (
@@ -22,8 +21,7 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     """Family, sizes, tokenizer, and what run.toml tells of the training; ValueError where there is no model."""
     directory = model_directory(model)
     fields = read_config(directory)
-    family = family_of(fields)
-    config = FAMILIES[family].read(fields)
+    config, family, _ = described_by(directory, fields)
     tokenizer = load_tokenizer(directory)
     single = sum(_is_one_token(tokenizer, " " + word) for word in COMMON_WORDS)
     found: dict[str, Any] = {
@@ -40,6 +38,8 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     }
     if is_classifier(fields):
         found["classes"] = ", ".join(classes(fields, directory))
+    elif not config.language_head:
+        found["language_model_head"] = "none: features, and finetuning"
     record = directory / "run.toml"
     if record.is_file():
         found |= _training(tomllib.loads(record.read_text(encoding="utf-8")), config.context)

@@ -1,9 +1,11 @@
 """What a user holds: a tokenizer and a Transformer together. Knows text; how things are computed is told elsewhere."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,17 +28,25 @@ Beginning = str | Sequence[int]  # of what is generated: a text, or tokens as th
 class LanguageModel:
     """p(x_1..x_T) over texts. Made by `load`, or from its two parts.
 
-    `family` is how a directory names the architecture; `stop_tokens` end a generated text (⊥ alone in our own models).
+    `family` is how a directory names the architecture; `stop_tokens` end a generated text (⊥ alone in our own models);
+    `generation` is the directory's generation_config.json: `generate` takes its own options, lm-evaluation-harness
+    obeys these.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, family: str, stop_tokens: Sequence[int] | None = None
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        family: str,
+        stop_tokens: Sequence[int] | None = None,
+        generation: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         tokenizer.check_fits(model.config.vocabulary_size)
         self.model = model
         self.tokenizer = tokenizer
         self.family = family
         self.stop_tokens = (tokenizer.bottom,) if stop_tokens is None else tuple(stop_tokens)
+        self.generation = dict(generation)
 
     @property
     def device(self) -> torch.device:
@@ -196,7 +206,7 @@ class LanguageModel:
         """Write the model as a Hugging Face directory, which `load` and transformers read."""
         directory = Path(directory)
         self.tokenizer.save(directory)
-        save_model(self.model, self.family, directory, self.tokenizer.bottom, self.stop_tokens)
+        save_model(self.model, self.family, directory, self.tokenizer.bottom, self.stop_tokens, self.generation)
 
     def _tokens(self, text: str) -> list[int]:
         return [self.tokenizer.bottom, *self.tokenizer.encode(text)]
@@ -218,23 +228,44 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pret
     """
     directory, where = model_directory(path), machine.device(device)
     model, family = load_model(directory, where, machine.dtype(dtype, where))
-    return held(model, load_tokenizer(directory), family, stop_tokens_of(directory))
+    return held(model, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory))
 
 
-def held(model: Transformer, tokenizer: Tokenizer, family: str, stop_tokens: Sequence[int] | None = None) -> Pretrained:
+def held(
+    model: Transformer,
+    tokenizer: Tokenizer,
+    family: str,
+    stop_tokens: Sequence[int] | None = None,
+    generation: Mapping[str, Any] = MappingProxyType({}),
+) -> Pretrained:
     """A Transformer and a tokenizer together: of the kind that the Transformer is."""
     if model.config.causal:
-        return LanguageModel(model, tokenizer, family, stop_tokens)
+        return LanguageModel(model, tokenizer, family, stop_tokens, generation)
     return MaskedLanguageModel(model, tokenizer, family)
+
+
+def generation_fields(directory: Path) -> dict[str, Any]:
+    """What a directory's generation_config.json says; nothing where there is none."""
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: wanted a JSON object, got {error}") from None
 
 
 def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
     """The eos ids of generation_config.json, else of config.json; None where neither names any."""
-    path, fields = directory / "generation_config.json", read_config(directory)
-    if path.is_file():
-        try:
-            fields |= json.loads(path.read_text(encoding="utf-8"))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path}: wanted a JSON object, got {error}") from None
-    ids = fields.get("eos_token_id")
-    return None if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+    for name, fields in (
+        ("generation_config.json", generation_fields(directory)),
+        ("config.json", read_config(directory)),
+    ):
+        ids = fields.get("eos_token_id")
+        if ids is None:
+            continue
+        tokens = tuple(ids) if isinstance(ids, list) else (ids,)
+        if not all(type(token) is int for token in tokens):
+            raise ValueError(f"{directory / name}: wanted eos_token_id to be a token's number or several, got {ids!r}")
+        return tokens
+    return None

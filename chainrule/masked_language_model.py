@@ -39,27 +39,34 @@ class MaskedLanguageModel:
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, family: str) -> None:
         tokenizer.check_fits(model.config.vocabulary_size)
-        if tokenizer.mask is None:
+        if tokenizer.mask is None and model.config.language_head:
             raise ValueError("model: wanted a tokenizer with a mask token for a masked language model, got one without")
         self.model, self.tokenizer, self.family = model, tokenizer, family
         self.stop_tokens: tuple[int, ...] = ()
-        self._mask = tokenizer.mask.id
 
     @property
     def device(self) -> torch.device:
         return self.model.embedding.weight.device
+
+    @property
+    def _mask(self) -> int:
+        """The token of a blank; ValueError for an encoder that was saved without its head, which fills none."""
+        self.model.config.check_language_head()
+        assert self.tokenizer.mask is not None
+        return self.tokenizer.mask.id
 
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each mask token that `text` spells the `top` most probable tokens in its place, with their probabilities.
 
         Raises ValueError for a text without a mask, or longer than the context.
         """
+        mask = self._mask
         tokens = self._tokens(self.tokenizer.encode_blanks(text))
-        places = [place for place, token in enumerate(tokens) if token == self._mask]
+        places = [place for place, token in enumerate(tokens) if token == mask]
         if not places:
             spelled = self.tokenizer.named["mask_token"]
             raise ValueError(f"fill: wanted a text with {spelled} where a word is to be told, got {text[:40]!r}")
-        (scores,) = fill_blanks(self.model, [blanked(tokens, places, self._mask)], top=self._top(top))
+        (scores,) = fill_blanks(self.model, [blanked(tokens, places, mask)], top=self._top(top))
         best = zip(scores.best_tokens.tolist(), scores.best_log_probs.exp().tolist(), strict=True)
         return [list(zip(self.tokenizer.pieces(ids), values, strict=True)) for ids, values in best]
 
@@ -73,9 +80,9 @@ class MaskedLanguageModel:
 
     def score(self, text: str, given: str = "", top: int = 5) -> list[TokenScore]:
         """Each token of `text` given all others, with the `top` most probable ones in its place."""
-        encoded = self.tokenizer.encode(given + text)
+        mask, encoded = self._mask, self.tokenizer.encode(given + text)
         tokens, first = self._tokens(encoded), 1 + border(self.tokenizer, given, encoded)
-        asked = [blanked(tokens, [place], self._mask) for place in range(first, 1 + len(encoded))]
+        asked = [blanked(tokens, [place], mask) for place in range(first, 1 + len(encoded))]
         pieces, found = self.tokenizer.pieces, []
         for start in range(0, len(asked), _TEXTS_AT_ONCE):
             part = asked[start : start + _TEXTS_AT_ONCE]

@@ -179,17 +179,31 @@ def test_save_then_load_is_identity_and_transformers_generates_the_same(lm: Lang
     ("generation", "config", "wanted"),
     [(7, 3, (7,)), ([7, 8], 3, (7, 8)), (None, 3, (3,)), (None, [3, 4], (3, 4)), (None, None, (BPE.bottom,))],
 )
+@pytest.mark.parametrize("null", [True, False])
 def test_the_stop_tokens_are_those_of_generation_config(
-    lm: LanguageModel, generation: object, config: object, wanted: tuple[int, ...], tmp_path: Path
+    lm: LanguageModel, generation: object, config: object, wanted: tuple[int, ...], null: bool, tmp_path: Path
 ) -> None:
     lm.save(tmp_path)
     for name, ids in (("generation_config.json", generation), ("config.json", config)):
         fields = json.loads((tmp_path / name).read_text()) | {"eos_token_id": ids}
-        (tmp_path / name).write_text(json.dumps({key: value for key, value in fields.items() if value is not None}))
+        said = {key: value for key, value in fields.items() if null or value is not None}  # null is as good as nothing
+        (tmp_path / name).write_text(json.dumps(said))
     loaded = chainrule.load(tmp_path)
     assert loaded.stop_tokens == wanted
     loaded.save(tmp_path / "again")
     assert chainrule.load(tmp_path / "again").stop_tokens == wanted
+
+
+@pytest.mark.parametrize("ids", ["</s>", 1.5, [3, None], True])
+def test_a_stop_token_that_is_no_number_is_refused(ids: object, lm: LanguageModel, tmp_path: Path) -> None:
+    lm.save(tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps({"eos_token_id": ids}))
+    with pytest.raises(ValueError, match=r"generation_config\.json: wanted eos_token_id to be a token's number"):
+        chainrule.load(tmp_path)
+    path.write_text("[1]")
+    with pytest.raises(ValueError, match=r"generation_config\.json: wanted a JSON object"):
+        chainrule.load(tmp_path)
 
 
 def test_bfloat16_is_used_when_asked_for(lm: LanguageModel, tmp_path: Path) -> None:

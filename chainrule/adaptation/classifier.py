@@ -25,7 +25,8 @@ from chainrule.adaptation.features import Features
 from chainrule.files import write_json, write_text
 from chainrule.hub import model_directory
 from chainrule.model import classifier as files
-from chainrule.text.tokenizer import FILES, Tokenizer, load_tokenizer
+from chainrule.text.tokenizer import load_tokenizer
+from chainrule.text.tokenizer_files import FILES, model_input_names
 
 _ROWS_AT_ONCE = 2048  # in memory, however many there are; sorted by length before they are read
 _FORM = "chainrule.toml"  # beside the model: what transformers has no field for
@@ -89,7 +90,7 @@ class Classifier:
     def save(self, directory: str | Path) -> None:
         """Write the family's ForSequenceClassification, for `load_classifier` and transformers' pipelines."""
         directory = Path(directory)
-        _save_tokenizer(self.features.tokenizer, self.features.closing, directory)
+        _save_tokenizer(self.features, directory)
         form: dict[str, Any] = {"text": list(self.form.text), "longer": self.features.longer}
         if self.form.input is not None:
             form["input"] = self.form.input
@@ -120,15 +121,17 @@ def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str =
     return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family)
 
 
-def _save_tokenizer(tokenizer: Tokenizer, closing: Sequence[int], directory: Path) -> None:
-    """Its files, so that AutoTokenizer gives ⊥, the text's tokens and `closing`, and pads with ⊥ behind them.
+def _save_tokenizer(features: Features, directory: Path) -> None:
+    """The tokenizer's files, so that AutoTokenizer gives ⊥, the text's tokens and what closes them, pads with ⊥ behind,
+    and cuts, where it is told to, as `Features.tokens` does: a text longer than the context loses its beginning.
 
     Many tokenizers of others put nothing in front and have no padding: theirs is rewritten without its other files,
     from which transformers would build it anew.
     """
+    tokenizer, closing = features.tokenizer, features.closing
     tokenizer.save(directory)
     path, settings_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
-    inner = tokenizers.Tokenizer.from_file(str(path))
+    inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
     bottom = inner.id_to_token(tokenizer.bottom)
     wanted = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # any other is built anew by the model's type
@@ -137,8 +140,14 @@ def _save_tokenizer(tokenizer: Tokenizer, closing: Sequence[int], directory: Pat
         "padding_side": "right",
         "split_special_tokens": True,
     }
+    cut = {
+        "model_max_length": features.model.config.context,
+        "truncation_side": "left",
+        "model_input_names": model_input_names(segments=False),  # a text alone is the first segment anyway
+    }
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
     if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom, *closing]:
+        write_json(settings_path, {**settings, **cut})
         return
     for name in set(FILES) - {path.name, settings_path.name}:
         (directory / name).unlink(missing_ok=True)
@@ -150,4 +159,4 @@ def _save_tokenizer(tokenizer: Tokenizer, closing: Sequence[int], directory: Pat
         special_tokens=[(bottom, tokenizer.bottom), *zip(ends, closing, strict=True)],
     )
     write_text(path, inner.to_str())
-    write_json(settings_path, wanted)
+    write_json(settings_path, {**wanted, **cut})

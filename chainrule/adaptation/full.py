@@ -201,7 +201,8 @@ class Training:
 
     def _trainable(self) -> Transformer:
         """θ̂ in float32, apart from the model it comes from, with the used rows of the embedding alone."""
-        state = {name: tensor.float().clone() for name, tensor in self._theirs.state_dict().items()}
+        plain = torch.contiguous_format  # whatever layout the caller's tensors have
+        state = {name: tensor.float().clone(memory_format=plain) for name, tensor in self._theirs.state_dict().items()}
         return _transformer(self._theirs, {**state, "embedding.weight": state["embedding.weight"][self._used]})
 
     def _renumbered(self, texts: Labelled) -> Labelled:

@@ -26,4 +26,4 @@ def solve_head(features: NDArray[np.float32], classes: NDArray[np.int64], *, bal
     w = regression.coef_ / scale
     if len(w) == 1:  # of two classes scikit-learn gives the difference
         w = np.concatenate((-w / 2, w / 2))
-    return torch.from_numpy(w).float()
+    return torch.from_numpy(np.ascontiguousarray(w, np.float32))  # scikit-learn's may lie column after column

@@ -80,6 +80,7 @@ class Prompted:
         self, lm: Pretrained, task: Task, pool: Examples, shots: int, choose: Choose[Row], asking: Asking
     ) -> None:
         prompt = task.checked_prompt()
+        lm.model.config.check_language_head()
         self.lm, self.task, self.shots, self.asking = lm, task, shots, asking
         self.labels = task.labels
         self.generates = task.kind == "free" or asking.answer == "vocabulary"

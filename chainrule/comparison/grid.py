@@ -30,6 +30,9 @@ class Bounds:
         for method in self.methods or ():
             if method not in METHODS:
                 raise ValueError(f"methods: wanted some of {', '.join(METHODS)}, got {method!r}")
+        for size in self.sizes or ():
+            if size < 0:
+                raise ValueError(f"sizes: wanted numbers of labels, from 0, got {size}")
         if self.methods == () or self.sizes == ():
             raise ValueError("methods and sizes: wanted at least one, got none; leave the option out for all of them")
         for name, value, least in (("seeds", self.seeds, 1), ("limit", self.limit, 2)):

@@ -80,6 +80,7 @@ class Methods:
         if method in PROMPTED:
             try:
                 self.task.checked_prompt()
+                self.lm.model.config.check_language_head()
             except ValueError as error:
                 return str(error)
         elif self.task.kind == "free" and method != "majority":

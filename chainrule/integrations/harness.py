@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 
 import lm_eval
 from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from chainrule.generation.sampling import Sampling
+from chainrule.integrations.harness_options import asked
 from chainrule.language_model import LanguageModel, Pretrained
 from chainrule.scoring.continuations import Pair, score_continuations
-
-MOST_TOKENS = 256  # of a generated answer, where its task names no number
 
 
 class TaskFigure(NamedTuple):
@@ -67,32 +65,30 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         return [make_disjoint_window(window) for window in windows]
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """Answers, each up to the first of its stop strings."""
+        """Answers, each up to the first of its stop strings; a request that is repeated gets a sample each time."""
         found: dict[int, str] = {}
-        alike: dict[str, list[int]] = {}
+        alike: dict[str, dict[str, list[int]]] = {}  # options -> context -> the requests
         for number, request in enumerate(requests):
-            alike.setdefault(repr(request.args[1]), []).append(number)
-        for numbers in alike.values():
-            options = normalize_gen_kwargs(dict(requests[numbers[0]].args[1]), MOST_TOKENS)
-            until = [stop for stop in handle_stop_sequences(options.get("until"), eos=None) if stop]
-            most = int(options["max_gen_toks"])
+            alike.setdefault(repr(request.args[1]), {}).setdefault(request.args[0], []).append(number)
+        # An option that is refused is so before anything is generated.
+        ways = [
+            asked(requests[next(iter(contexts.values()))[0]].args[1], self.lm.generation) for contexts in alike.values()
+        ]
+        for (sampling, until, most), contexts in zip(ways, alike.values(), strict=True):
             room = self.max_length - most
             if room < 1:
                 raise ValueError(
                     f"task: wanted answers of fewer than {self.max_length} tokens (the context), got {most}; give"
                     " max_gen_toks in the task's generation_kwargs"
                 )
-            prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
-            made = self.lm.completions(prompts, _sampling(options), max_tokens=most, stop=until)
-            for number, completion in zip(numbers, made, strict=True):
-                found[number] = postprocess_generated_text(completion.text, until, None)
+            prompts = [self.tok_encode(context)[-room:] for context in contexts]
+            samples = 1 if sampling.greedy else max(map(len, contexts.values()))
+            made = self.lm.completions(prompts, sampling, samples=samples, max_tokens=most, stop=until)
+            for place, numbers in enumerate(contexts.values()):
+                for repeat, number in enumerate(numbers):
+                    text = made[place * samples + repeat % samples].text
+                    found[number] = postprocess_generated_text(text, until, None)
         return [found[number] for number in range(len(requests))]
-
-
-def _sampling(options: dict[str, Any]) -> Sampling:
-    if not options.get("do_sample"):
-        return Sampling(0)
-    return Sampling(options.get("temperature", 1.0), options.get("top_k"), options.get("top_p"))
 
 
 def evaluate_tasks(
@@ -112,6 +108,7 @@ def evaluate_tasks(
         raise ValueError(
             "--tasks: wanted a model of the next token, got a masked one, whose answers the harness cannot ask for"
         )
+    lm.model.config.check_language_head()
     manager = TaskManager(include_path=None if include is None else str(include))
     known = set(manager.all_tasks)
     for task in tasks:

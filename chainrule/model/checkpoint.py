@@ -17,9 +17,11 @@ from chainrule.files import whole_file, write_json
 from chainrule.model.config import Config
 from chainrule.model.families import FAMILIES, family_of
 from chainrule.model.family import Place
+from chainrule.model.others import what_it_is
 from chainrule.model.tensors import Tensors
 from chainrule.model.transformer import Transformer
 
+_WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
@@ -28,7 +30,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     path = directory / "config.json"
     if not path.is_file():
         raise ValueError(
-            f"{directory}: wanted a model directory (config.json, model.safetensors), found no config.json"
+            f"{directory}: wanted a model directory (config.json, model.safetensors), {what_it_is(directory)}"
         )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
@@ -61,21 +63,35 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def save_model(
-    model: Transformer, family: str, directory: Path, bottom: int, stop_tokens: Sequence[int] | None = None
+    model: Transformer,
+    family: str,
+    directory: Path,
+    bottom: int,
+    stop_tokens: Sequence[int] | None = None,
+    generation: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """config.json, generation_config.json and model.safetensors, as `transformers` loads them."""
-    save_config(model, family, directory, bottom, stop_tokens)
+    save_config(model, family, directory, bottom, stop_tokens, generation)
     save_weights(weights(model, family), directory / "model.safetensors")
 
 
 def save_config(
-    model: Transformer, family: str, directory: Path, bottom: int, stop_tokens: Sequence[int] | None = None
+    model: Transformer,
+    family: str,
+    directory: Path,
+    bottom: int,
+    stop_tokens: Sequence[int] | None = None,
+    generation: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """`stop_tokens` end a generated text; by default ⊥ alone. A model that does not generate has none."""
+    """`stop_tokens` end a generated text; by default ⊥ alone. A model that does not generate has none.
+
+    `generation`: what else generation_config.json says.
+    """
     write_json(directory / "config.json", config_fields(model, family, bottom))
     if model.config.causal:
         eos = bottom if stop_tokens in (None, (bottom,)) else list(stop_tokens or ())
-        write_json(directory / "generation_config.json", {**dict.fromkeys(_SPECIAL, bottom), "eos_token_id": eos})
+        fields = {**generation, **dict.fromkeys(_SPECIAL, bottom), "eos_token_id": eos}
+        write_json(directory / "generation_config.json", fields)
 
 
 def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any]:
@@ -83,10 +99,11 @@ def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any
     described = FAMILIES[family].write(model.config)
     # what stands between φ and its use is told by the tensors, and by the architecture
     config = model.config
-    said = dataclasses.replace(FAMILIES[family].read(described), pooler=config.pooler, masked_head=config.masked_head)
+    said = FAMILIES[family].read(described)
+    said = dataclasses.replace(said if config.language_head else without_head(said), pooler=config.pooler)
     assert said == config, f"a {family} cannot say all of {model.config}"
     return {
-        "architectures": [FAMILIES[family].architecture],
+        "architectures": [FAMILIES[family].architecture if config.language_head else FAMILIES[family].bare],
         "model_type": family,
         **described,
         **dict.fromkeys(_SPECIAL, bottom),
@@ -101,21 +118,46 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     file that is cut short, and tensors that are missing, left over or of a wrong shape.
     """
     fields = read_config(directory)
-    if is_classifier(fields):
-        raise ValueError(
-            f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
-            " load it with load_classifier, or give it to predict"
-        )
-    config, family = described(fields)
-    tensors = Tensors(directory)
-    model = empty_model(dataclasses.replace(config, pooler=tensors.hold("pooler.dense.weight")))
+    refuse_classifier(directory, fields)
+    config, family, tensors = described_by(directory, fields)
+    model = empty_model(config)
     load_weights(model, family, tensors, device, dtype)
     return model.eval(), family
+
+
+def described_by(directory: Path, fields: Mapping[str, Any]) -> tuple[Config, str, Tensors]:
+    """What a directory's config.json and tensors describe, its family, and the tensors: only these tell whether there
+    is a pooler and, where the architecture is that of a bare model, a language-model head."""
+    config, family = described(fields)
+    tensors = Tensors(directory)
+    config = dataclasses.replace(config, pooler=tensors.hold("pooler.dense.weight"))
+    named = [str(name) for name in fields.get("architectures") or []]
+    head = FAMILIES[family].modules["output" if config.causal else "head"][0]
+    has_head = (
+        any(name.endswith(_WITH_HEAD) for name in named)
+        or (config.causal and config.tied)
+        or any(name.startswith(f"{head}.") for name in tensors.stored)
+    )
+    return config if has_head else without_head(config), family, tensors
+
+
+def without_head(config: Config) -> Config:
+    """The same model with features and no logits."""
+    return dataclasses.replace(config, tied=True, masked_head=False, language_head=False)
 
 
 def is_classifier(fields: Mapping[str, Any]) -> bool:
     """Whether a config.json describes a linear head on a language model."""
     return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
+
+
+def refuse_classifier(directory: Path, fields: Mapping[str, Any]) -> None:
+    """ValueError where a language model is wanted and config.json describes a classifier."""
+    if is_classifier(fields):
+        raise ValueError(
+            f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
+            " load it with load_classifier, or give it to predict"
+        )
 
 
 def described(fields: Mapping[str, Any]) -> tuple[Config, str]:
@@ -148,13 +190,21 @@ def load_weights(
     for name, shape in beside.items():
         tensors.check(name, shape)
     found = {name: tensors.passing(name).to(device) for name in beside}
+    embedding, output = (f"{FAMILIES[family].modules[ours][0]}.weight" for ours in ("embedding", "output"))
     bare = not any(name.startswith(prefix) for name in tensors.stored)  # as the bare model's files are named
+    embedding = embedding.removeprefix(prefix) if bare else embedding
+    # Of two tied matrices a file may hold either.
+    alone = model.config.tied and embedding not in tensors.stored and output in tensors.stored
+    if embedding not in tensors.stored and not alone:
+        _refuse_foreign_prefix(tensors, embedding, prefix)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     left = set(tensors.stored) - set(beside)
     state = {}
     reads = []
     for name, place in _places(model, family).items():
         names = [theirs.removeprefix(prefix) if bare else theirs for theirs in place.names]
+        if alone and name == "embedding.weight":
+            names = [output]
         for theirs, rows in zip(names, place.rows, strict=True):
             shape = (rows, *shapes[name][1:])
             stored = tensors.check(theirs, shape[::-1] if place.transposed else shape)
@@ -173,6 +223,28 @@ def load_weights(
     tensors.fill(reads)
     model.load_state_dict(state, assign=True)
     return found
+
+
+# What a wrapper puts in front of every name, and how it is taken off.
+_WRAPPED = {
+    "base_model.model.": "they were saved from a PEFT model: save what its merge_and_unload() gives",
+    "_orig_mod.": "they were saved from a compiled model: save its _orig_mod",
+    "module.": "they were saved from a DataParallel model: save its module",
+}
+
+
+def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> None:
+    """ValueError where the embedding is there, behind a prefix that is not the family's."""
+    bare = embedding.removeprefix(prefix)
+    spelled = (prefix + bare, bare)
+    known = [start for start in _WRAPPED if any(start + name in tensors.stored for name in spelled)]
+    ends = [found.removesuffix(name) for name in spelled for found in tensors.stored if found.endswith(f".{name}")]
+    for foreign in (*known, *ends):
+        found = next(foreign + name for name in spelled if foreign + name in tensors.stored)
+        raise ValueError(
+            f"{tensors.directory}: wanted the tensor {prefix}{bare}, got {found}: all names begin with {foreign};"
+            f" {_WRAPPED.get(foreign, 'rename the tensors')}, so that they begin without it"
+        )
 
 
 def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str) -> None:

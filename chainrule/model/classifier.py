@@ -21,6 +21,7 @@ from chainrule.model.checkpoint import (
     read_config,
     save_weights,
     weights,
+    without_head,
 )
 from chainrule.model.families import FAMILIES
 from chainrule.model.tensors import Tensors
@@ -31,9 +32,9 @@ class Head(nn.Module):
     """w · c: a linear map from c (`Transformer.summary`) to the logits of C classes, without a bias; in float32."""
 
     def __init__(self, w: Tensor) -> None:
-        """`w` is (C, D)."""
+        """`w` is (C, D), of any memory layout."""
         super().__init__()
-        self.w = nn.Parameter(w)
+        self.w = nn.Parameter(w.contiguous())
 
     def forward(self, features: Tensor) -> Tensor:
         """(…, D) to (…, C)."""
@@ -51,7 +52,7 @@ def without_output(model: Transformer) -> Transformer:
     """The same Transformer, its weights shared, with nothing but what a linear head reads: a classifier's files hold no
     output layer. A pooler that pretraining did not have is the identity, before its tanh."""
     pooler = not model.config.causal  # in the one family that is not
-    bare = empty_model(dataclasses.replace(model.config, tied=True, masked_head=False, pooler=pooler))
+    bare = empty_model(dataclasses.replace(without_head(model.config), pooler=pooler))
     weights = dict(model.named_parameters())
     if pooler and model.pooler is None:
         like = model.embedding.weight

@@ -42,6 +42,7 @@ class Config:
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
     masked_head: bool = False  # a layer and a norm stand between features and output, which has a bias
     pooler: bool = False  # tanh of a layer at the first token is what a linear head reads
+    language_head: bool = True  # it has logits; an encoder that was saved without its head has features alone
 
     def __post_init__(self) -> None:
         sizes = ["vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden"]
@@ -58,4 +59,12 @@ class Config:
         if self.positions == "rotary" and (turned % 2 or turned > self.head_width):
             raise ValueError(
                 f"model: wanted an even width of at most {self.head_width} for rotary positions, got {turned}"
+            )
+
+    def check_language_head(self) -> None:
+        """ValueError for a model that has features and no logits."""
+        if not self.language_head:
+            raise ValueError(
+                "model: wanted a language-model head, got a model that was saved without one: it has features and can"
+                " be finetuned, but cannot score, fill, generate or be prompted; take a model that has its head"
             )

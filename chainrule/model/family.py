@@ -96,6 +96,11 @@ class Family:
     def _rope_names(self) -> tuple[str, str]:
         return self.fields["rope_theta"], self.fields.get("rotary_width", "partial_rotary_factor")
 
+    @property
+    def bare(self) -> str:
+        """The class that `transformers` loads it with where it has no head."""
+        return self.classifier.removesuffix("ForSequenceClassification") + "Model"
+
     def places(self, config: Config, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
         """Our parameters (name -> shape) to their places in the family's files."""
         found = {}

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from chainrule.model.others import CONVERT, holds_pickle
 
 _PRECISIONS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -51,7 +54,12 @@ class Tensors:
     def check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
         """The precision of a tensor; ValueError where it is missing, or not one of floats of that shape."""
         if name not in self.stored:
-            raise ValueError(f"{self.directory}: wanted the tensor {name}, which the files lack")
+            nearest = get_close_matches(name, self.stored, n=1, cutoff=0.0)
+            beside = f"; the nearest that they have is {nearest[0]}" if nearest else ""
+            raise ValueError(
+                f"{self.directory}: wanted the tensor {name}, which the files lack{beside}: they are not whole, or of"
+                " another model than config.json says; fetch or save them again"
+            )
         stored = self.stored[name]
         if stored.shape != list(shape):
             raise ValueError(f"{self.directory}: wanted {name} of shape {list(shape)}, got {stored.shape}")
@@ -135,12 +143,10 @@ def _shards(directory: Path) -> dict[str, Path]:
     if (directory / "model.safetensors").is_file():
         return {}
     if not index.is_file():
-        pickled = any(path for ending in ("bin", "pt", "pth", "ckpt") for path in directory.glob(f"*.{ending}"))
-        hint = (
-            ", only a pickle, which is never read: where you trust it, convert it with transformers'"
-            " AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
-        )
-        raise ValueError(f"{directory}: wanted model.safetensors or its shards' index, found none{hint * pickled}")
+        hint = f", {CONVERT}" if holds_pickle(directory) else ""
+        if (directory / "run.toml").is_file():
+            hint = ": it is a run that has saved no model yet; the command that began it goes on"
+        raise ValueError(f"{directory}: wanted model.safetensors or its shards' index, found none{hint}")
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = {name: directory / Path(shard).name for name, shard in places.items()}

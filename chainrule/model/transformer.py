@@ -199,6 +199,7 @@ class Transformer(nn.Module):
     @property
     def output_weight(self) -> Tensor:
         """(V, D): u_t = output_weight · c_t."""
+        self.config.check_language_head()
         return self.embedding.weight if self.output is None else self.output.weight
 
     def features(

@@ -47,7 +47,7 @@ def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.dev
         "head_width": shape.width // shape.heads,
     }
     if options.made == "qwen3":  # as many weights: three matrices of 8/3 of the width, or two of 4 times
-        config = Config(**sizes, hidden=32 * round(shape.width / 12), tied=options.tied)
+        config = Config(**sizes, hidden=32 * max(1, round(shape.width / 12)), tied=options.tied)
     elif options.made == "gpt2":
         config = Config(**sizes, hidden=4 * shape.width, **_PLAIN, activation="gelu_tanh", tied=options.tied)
     else:

@@ -18,11 +18,10 @@ from chainrule import machine
 from chainrule.files import sha256, sweep, write_text
 from chainrule.hub import model_directory
 from chainrule.language_model import held, stop_tokens_of
-from chainrule.model.checkpoint import load_weights, save_config
+from chainrule.model.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.tensors import Tensors
-from chainrule.model.transformer import Transformer
 from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
-from chainrule.pretraining.options import PretrainOptions, shape_of
+from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, Run
 from chainrule.text.batches import Batches
 from chainrule.text.corpus import CorpusOptions, Shards, write_shards
@@ -53,19 +52,20 @@ def open_run(
         options = dataclasses.replace(options, start=model_directory(options.start))
         if corpus.tokenizer == CorpusOptions.tokenizer:
             corpus = dataclasses.replace(corpus, tokenizer=str(options.start))
+    _check(data, options, corpus)
     for folder in (out, out / "training"):
         sweep(folder)
-    if options.start is None:
-        shape_of(options)  # a shape that cannot be is refused before the text is read
-    shards = _shards(data, out, options, corpus)
+    shards = _shards(data, out, options, corpus, say)
     if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
         raise ValueError(f"--out {out}: wanted the data this run was made from, got other shards; use another --out")
 
     tokenizer = shards.tokenizer
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
-    objective = _objective(model, tokenizer, options)
-    batches = Batches(shards.split("train"), model.config.context, options.seed)
+    objective = _objective(tokenizer, options)
+    batches = Batches(
+        shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
+    )
     validation = shards.split("validation")
     if len(validation) < 2:
         raise ValueError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
@@ -100,13 +100,32 @@ def open_run(
     return run
 
 
-def _objective(model: Transformer, tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
-    if model.config.causal != (options.objective == "next"):
-        wanted, sees = ("next", "none") if model.config.causal else ("masked", "each")
-        raise ValueError(
-            f"--objective: wanted {wanted} for {options.start}, in which {sees} of the tokens sees those after it,"
-            f" got {options.objective}"
-        )
+def _check(data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions) -> None:
+    """ValueError for what can be told to be impossible before the text is read and a model is made."""
+    if options.start is None:
+        shape = shape_of(options)
+        batch_rows(options, shape.depth, shape.context)
+    else:
+        fields = read_config(options.start)
+        refuse_classifier(options.start, fields)
+        config, _, _ = described_by(options.start, fields)
+        config.check_language_head()
+        batch_rows(options, config.layers, config.context)
+        if config.causal != (options.objective == "next"):
+            wanted, sees = ("next", "none") if config.causal else ("masked", "each")
+            raise ValueError(
+                f"--objective: wanted {wanted} for {options.start}, in which {sees} of the tokens sees those after it,"
+                f" got {options.objective}"
+            )
+    if corpus.validation == 0 and not _is_shards(data):
+        raise ValueError("--validation: wanted more than 0, as a run is validated, got 0; 0.1 is usual")
+
+
+def _is_shards(data: Sequence[str]) -> bool:
+    return len(data) == 1 and (Path(data[0]) / "manifest.json").is_file()
+
+
+def _objective(tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
     if options.objective == "next":
         return NEXT_TOKEN
     if tokenizer.mask is None:
@@ -154,8 +173,10 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
         stored = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: wanted a run's TOML, got {error}") from None
+    defaults = dataclasses.asdict(PretrainOptions())
     for name in sorted(stored["options"].keys() | asked.keys()):
-        before, now = stored["options"].get(name), asked.get(name)
+        # an option that is younger than the run was at its default
+        before, now = stored["options"].get(name, defaults.get(name)), asked.get(name)
         if before != now:
             raise ValueError(
                 f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now};"
@@ -164,12 +185,12 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return stored
 
 
-def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions) -> Shards:
+def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, say: Say) -> Shards:
     """The shards that `data` is, or those of its text in out/data; whole and unaltered."""
     directory = Path(data[0])
-    if len(data) > 1 or not (directory / "manifest.json").is_file():
+    if not _is_shards(data):
         directory = out / "data"
-        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"))
+        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"), say=say)
     shards = Shards(directory)
     shards.verify()
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from conftest import random_model
 from tokenizers import decoders, models, pre_tokenizers
 
 import chainrule
@@ -67,6 +68,30 @@ def test_transformers_pipeline_gives_the_same_probabilities(
     for batch_size in (1, 4):
         found = [{answer["label"]: answer["score"] for answer in row} for row in pipeline(TEXTS, batch_size=batch_size)]
         np.testing.assert_allclose([[row[label] for label in LABELS] for row in found], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("tokenizer_kind", ["byte", "theirs"])
+@pytest.mark.parametrize("family_of_long_texts", ["gpt2", "mistral", "bert"])
+def test_a_pipeline_that_truncates_cuts_a_long_text_as_predict_does(
+    family_of_long_texts: str, tokenizer_kind: str, tmp_path: Path
+) -> None:
+    import transformers
+
+    model = random_model(family_of_long_texts, vocabulary_size=300)
+    if tokenizer_kind == "byte":
+        tokenizer = byte_tokenizer(mask=family_of_long_texts == "bert")
+    else:
+        tokenizer = their_tokenizer(tmp_path / "theirs")
+    classifier = make_classifier(model, tokenizer, family_of_long_texts)
+    classifier.save(tmp_path / "classifier")
+    context = model.config.context
+    texts = ["x" * length + " the end" for length in (1, context - 11, context - 10, context - 9, context - 8, 90)]
+    expected = classifier.predict_proba(texts)
+    assert 0 < classifier.cut < len(texts)
+    pipeline = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
+    found = [{answer["label"]: answer["score"] for answer in row} for row in pipeline(texts, truncation=True)]
+    np.testing.assert_allclose([[row[label] for label in LABELS] for row in found], expected, atol=1e-5)
+    np.testing.assert_array_equal(load_classifier(tmp_path / "classifier", device="cpu").predict_proba(texts), expected)
 
 
 def test_save_then_load_predicts_the_same(make_model: Callable[..., Any], family: str, tmp_path: Path) -> None:
@@ -165,3 +190,20 @@ def test_what_is_missing_or_altered_in_a_directory_is_named(
     (directory / "model.safetensors").write_bytes((directory / "model.safetensors").read_bytes()[:-8])
     with pytest.raises(ValueError, match="cut short"):
         load_classifier(directory)
+
+
+def test_a_text_is_tokenized_in_a_classifiers_files_as_when_it_was_finetuned(tmp_path: Path) -> None:
+    their_tokenizer(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "tokenizer.json"
+    inner = tokenizers.Tokenizer.from_file(str(path))
+    inner.add_tokens(["<turn>", "<end>"])  # no special ones but by the other files, which the classifier has not
+    inner.save(str(path))
+    settings = {"bos_token": "<|endoftext|>", "eos_token": "<end>", "chat_template": "{{ '<turn>' }}"}
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "theirs" / "added_tokens.json").write_text(json.dumps({"<new>": 259}))
+    tokenizer = load_tokenizer(tmp_path / "theirs")
+    make_classifier(random_model("gpt2", vocabulary_size=300), tokenizer, "gpt2").save(tmp_path / "saved")
+    again = load_classifier(tmp_path / "saved", device="cpu").features.tokenizer
+    for text in ("a<turn>b", "<end>", "<new>"):
+        assert again.encode(text) == tokenizer.encode(text)
+    assert again.encode("<new>") == [259] and len(again.encode("<turn>")) == 6

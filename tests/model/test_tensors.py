@@ -196,3 +196,64 @@ def test_a_file_whose_tensors_lie_at_odd_bytes_is_read(tmp_path: Path) -> None:
     path.write_bytes((length + 1).to_bytes(8, "little") + whole[8 : 8 + length] + b" " + whole[8 + length :])
     for name, parameter in load_model(tmp_path, CPU)[0].named_parameters():
         assert torch.equal(parameter, wanted[name]), name
+
+
+@pytest.mark.parametrize(
+    ("prefix", "cure"),
+    [
+        ("base_model.model.", "they were saved from a PEFT model: save what its merge_and_unload() gives"),
+        ("_orig_mod.", "they were saved from a compiled model: save its _orig_mod"),
+        ("module.", "they were saved from a DataParallel model: save its module"),
+        ("net.", "rename the tensors, so that they begin without it"),
+    ],
+)
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_prefix_of_others_is_told_with_a_tensor_that_has_it(
+    sharded: Path, prefix: str, cure: str, bare: bool
+) -> None:
+    def wrap(tensors: dict[str, Tensor]) -> None:
+        for name in list(tensors):
+            tensors[prefix + (name.removeprefix("model.") if bare else name)] = tensors.pop(name)
+
+    AutoModelForCausalLM.from_pretrained(sharded).save_pretrained(sharded)
+    for path in [*shards(sharded), sharded / "model.safetensors.index.json"]:
+        path.unlink(missing_ok=True)
+    change(sharded / "model.safetensors", wrap)
+    told = refused(sharded)
+    found = prefix + (EMBEDDING.removeprefix("model.") if bare else EMBEDDING)
+    assert f"wanted the tensor {EMBEDDING}, got {found}: all names begin with {prefix};" in told
+    assert cure in told
+
+
+def test_a_tensor_that_is_missing_is_told_with_the_nearest_that_is_there(tmp_path: Path) -> None:
+    save_model(random_model("llama"), "llama", tmp_path, bottom=0)
+    change(tmp_path / "model.safetensors", lambda tensors: tensors.update({"model.norms.weight": tensors.pop(NORM)}))
+    assert f"wanted the tensor {NORM}, which the files lack; the nearest that they have is model.norms.weight" in (
+        refused(tmp_path)
+    )
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@torch.no_grad()
+def test_a_tied_model_that_stores_its_output_alone_is_loaded_as_transformers_loads_it(
+    bare: bool, tmp_path: Path
+) -> None:
+    config = LlamaConfig(
+        vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    peer = AutoModelForCausalLM.from_config(config).eval()
+    peer.save_pretrained(tmp_path)
+
+    def move(tensors: dict[str, Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors.pop(EMBEDDING)
+        for name in list(tensors) if bare else ():
+            tensors[name.removeprefix("model.")] = tensors.pop(name)
+
+    change(tmp_path / "model.safetensors", move)
+    tokens = torch.arange(20)[None]
+    model, _ = load_model(tmp_path, CPU)
+    assert model.output is None
+    torch.testing.assert_close(model(tokens), peer(tokens).logits, atol=1e-5, rtol=0)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    assert bare or torch.equal(theirs(tokens).logits, peer(tokens).logits)

@@ -1,0 +1,71 @@
+"""What stands where a model's directory is wanted, and what to do about it: said in words. Reads no weights."""
+
+import json
+from pathlib import Path
+
+_PICKLES = ("bin", "pt", "pth", "ckpt")
+_DATA = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz")
+CONVERT = (
+    "only a pickle, which is never read: where you trust it, convert it with transformers'"
+    " AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)"
+)
+
+
+def what_it_is(path: Path) -> str:
+    """For a `path` without a config.json: what was found there, and the way to a model."""
+    if not path.exists():
+        return "found no config.json, as there is no such directory; correct the name"
+    if path.is_file():
+        return _file(path)
+    adapter = path / "adapter_config.json"
+    if adapter.is_file():
+        return (
+            f"found a PEFT adapter, which holds only what was added to {_base(adapter)}; merge them with peft's"
+            " AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…)"
+        )
+    if any(path.glob("*.gguf")):
+        return f"found a GGUF file ({next(iter(sorted(path.glob('*.gguf')))).name}){_GGUF}"
+    if (path / "manifest.json").is_file():
+        return f"found shards that tokenize wrote; chainrule pretrain {path} --out RUN makes a model of them"
+    if (path / "run.toml").is_file():
+        return "found a run that has not come to its end; the command that began it goes on"
+    if holds_pickle(path):
+        return f"found no config.json, and {CONVERT}"
+    inside = sorted(entry.parent for entry in path.glob("*/config.json"))
+    if inside:
+        return f"found none, but there is one in {inside[0]}; name that"
+    return "found no config.json"
+
+
+def holds_pickle(directory: Path) -> bool:
+    """Whether a directory has weights in a form that can run code when it is read."""
+    return any(path for ending in _PICKLES for path in directory.glob(f"*.{ending}"))
+
+
+_GGUF = ", llama.cpp's form, which is not read; take the safetensors that it was made from"
+
+
+def _file(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"GGUF" or path.suffix == ".gguf":
+        return f"found a GGUF file{_GGUF}"
+    if path.suffix == ".safetensors":
+        return "found a file of weights; name the directory that holds it and its config.json"
+    if path.suffix == ".toml":
+        return "found a file, perhaps a task; the model is named first, then the task"
+    if path.suffix in _DATA:
+        return (
+            "found a file of text or rows; chainrule pretrain makes a model of text, and a task's rows follow the model"
+        )
+    if path.suffix.removeprefix(".") in _PICKLES:
+        return f"found {CONVERT}"
+    return "found a file; name the directory that holds the model"
+
+
+def _base(adapter: Path) -> str:
+    """The model that an adapter was trained on."""
+    try:
+        return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError):
+        return "another model"

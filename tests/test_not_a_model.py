@@ -1,0 +1,108 @@
+"""What is no model, given where a model is wanted, is told by what it is, with the way to a model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from chainrule.cli import main
+from chainrule.text.tokenizer import byte_tokenizer
+
+
+def adapter(folder: Path) -> Path:
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    byte_tokenizer().save(folder)
+    return folder
+
+
+def file(name: str, content: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return make
+
+
+def folder_of(name: str, content: str = "{}") -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+        return folder
+
+    return make
+
+
+def shards(folder: Path) -> Path:
+    (folder / "text.txt").write_text("some text " * 40)
+    main(["tokenize", str(folder / "text.txt"), "--out", str(folder / "shards"), "--tokenizer", "byte"])
+    return folder / "shards"
+
+
+def pickled(folder: Path) -> Path:
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "gpt2", "vocab_size": 257, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 1})
+    )
+    (folder / "pytorch_model.bin").write_bytes(b"never read")
+    byte_tokenizer().save(folder)
+    return folder
+
+
+CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "a GGUF file": (
+        file("model.gguf", b"GGUF\3\0"),
+        "found a GGUF file, llama.cpp's form, which is not read; take the",
+    ),
+    "one by another name": (file("model", b"GGUF\3\0"), "found a GGUF file"),
+    "a folder of one": (folder_of("q4.gguf"), "found a GGUF file (q4.gguf)"),
+    "a PEFT adapter": (adapter, "found a PEFT adapter, which holds only what was added to owner/base; merge them"),
+    "a pickle": (pickled, "only a pickle, which is never read: where you trust it, convert it"),
+    "a pickle without a config": (folder_of("pytorch_model.bin"), "found no config.json, and only a pickle"),
+    "a pickle's file": (file("pytorch_model.bin", b"never read"), "found only a pickle, which is never read"),
+    "shards": (shards, "found shards that tokenize wrote; chainrule pretrain"),
+    "a task": (file("task.toml", b'train = "rows.csv"\n'), "found a file, perhaps a task; the model is named first"),
+    "rows": (
+        file("rows.csv", b"text,label\n"),
+        "found a file of text or rows; chainrule pretrain makes a model of text",
+    ),
+    "weights": (file("model.safetensors", b"weights"), "name the directory that holds it and its config.json"),
+    "an unfinished run": (folder_of("run.toml", ""), "found a run that has not come to its end"),
+    "a folder of runs": (folder_of("owls/config.json"), "found none, but there is one in"),
+    "nothing": (lambda folder: folder / "nowhere", "as there is no such directory; correct the name"),
+}
+TASK = "rows.csv --text text --label label"
+COMMANDS = ["info MODEL", "generate MODEL a", "score MODEL a", "predict MODEL a", f"zero-shot MODEL {TASK}"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_it_is_and_what_to_do_is_said_in_one_line(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, message = CASES[case]
+    (tmp_path / "given").mkdir()
+    model = make(tmp_path / "given")
+    (tmp_path / "rows.csv").write_text(
+        "text,label\n" + "".join(f"row {number},{'ab'[number % 2]}\n" for number in range(9))
+    )
+    monkeypatch.chdir(tmp_path)
+    for command in COMMANDS:
+        if case == "a pickle" and command.startswith("predict"):
+            continue  # its config.json says that it is no classifier
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main([str(model) if word == "MODEL" else word for word in command.split()])
+        told = capsys.readouterr()
+        assert (end.value.code, told.out, told.err.count("\n")) == (2, "", 1), command
+        assert told.err.startswith(f"chainrule: {model}: wanted ") and message in told.err, command
+
+
+def test_a_run_that_was_stopped_before_it_saved_a_model_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pickled(tmp_path)
+    (tmp_path / "pytorch_model.bin").unlink()
+    (tmp_path / "run.toml").write_text("")
+    with pytest.raises(SystemExit):
+        main(["generate", str(tmp_path)])
+    assert "a run that has saved no model yet; the command that began it goes on" in capsys.readouterr().err
