@@ -29,7 +29,7 @@ class Scale:
     """How large the demo is; smaller in tests."""
 
     characters: int = 6_000_000
-    steps: int = 1600  # of a round of pretraining; another round follows where targets are left
+    steps: int = 1700  # of a round of pretraining; another round follows where targets are left
     depth: int = 6
     width: int = 96
     heads: int = 3
