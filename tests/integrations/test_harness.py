@@ -143,15 +143,15 @@ def test_the_tasks_are_the_harness_own_and_those_of_the_folder(
 ) -> None:
     from chainrule.integrations import harness
 
-    class Listed(Exception):
+    class ListedError(Exception):
         pass
 
     def task_manager(*, include_path: str | None, include_defaults: bool = True) -> None:
-        raise Listed(include_path, include_defaults)
+        raise ListedError(include_path, include_defaults)
 
     monkeypatch.setattr(harness, "TaskManager", task_manager)
     for include, path in ((None, None), (tmp_path, str(tmp_path))):
-        with pytest.raises(Listed) as listed:
+        with pytest.raises(ListedError) as listed:
             harness.evaluate_tasks(chainrule.load(directory), ["local_choice"], include=include)
         assert listed.value.args == (path, True)
 
