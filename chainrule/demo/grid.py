@@ -14,7 +14,7 @@ from chainrule.terminal import progress_bar
 
 METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words", "random-weights")
 CONTROL_METHODS = ("zero-shot", "head", "full")  # what only pretraining can have helped
-SIZES = {"colours": (8, 72), "polarity": (4, 16, 64)}  # labels
+SIZES = {"colours": (16,), "polarity": (4, 16, 64)}  # labels
 
 
 @dataclass(frozen=True)
