@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _UNFOLDED = 400  # columns of a line, where nobody's terminal says how many there are
 _SHORT = 20  # characters of a word, or of a few, that are read best together
 QUIET_SECONDS = 10.0  # between plain lines, where there is no terminal to draw on
+SPARING_SECONDS = 30.0  # before the first of few
 
 
 def say(line: str) -> None:
@@ -78,18 +79,23 @@ def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[s
 
 
 @contextmanager
-def progress_bar(total: float | None, description: str) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(
+    total: float | None, description: str, *, sparing: bool = False
+) -> Iterator[Callable[[float, str], None]]:
     """Yield a function of (done, what to say beside the bar): a bar in a terminal, else a plain line now and then.
 
-    `total` is None where nobody knows how much there is to do.
+    `total` is None where nobody knows how much there is to do. `sparing`: the first plain line comes after half a
+    minute, and each after twice the time of the one before: five in a quarter of an hour.
     """
     if not sys.stderr.isatty():
-        last = time.monotonic()
+        started = time.monotonic()
+        due = SPARING_SECONDS if sparing else QUIET_SECONDS  # seconds after the start
 
         def plain(done: float, beside: str) -> None:
-            nonlocal last
-            if time.monotonic() - last > QUIET_SECONDS:
-                last = time.monotonic()
+            nonlocal due
+            passed = time.monotonic() - started
+            if passed > due:
+                due = 2 * passed if sparing else passed + QUIET_SECONDS
                 part = "" if total is None else f" {done / max(total, 1e-9):.0%}"
                 say(f"{description}{part}  {beside}")
 

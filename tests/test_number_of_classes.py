@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHAPES, random_model
+from safetensors.torch import load_file
 
 import chainrule
 from chainrule.adaptation.finetuned import Finetuning
 from chainrule.adaptation.head import solve_head
 from chainrule.cli import main
 from chainrule.language_model import held
+from chainrule.model.checkpoint import save_weights
 from chainrule.model.classifier import Head
 from chainrule.text.tokenizer import byte_tokenizer
 
@@ -246,3 +248,25 @@ def test_a_head_owns_its_memory_layout_as_fused_optimizers_read_memory_as_it_lie
     head = Head(w)
     assert head.w.is_contiguous()
     assert torch.equal(head.w, w)
+
+
+def test_tensors_of_any_memory_layout_are_saved_as_what_they_hold(tmp_path: Path) -> None:
+    columns = torch.arange(12.0).view(4, 3).T
+    save_weights({"w": columns, "part": torch.arange(12.0).view(3, 4)[:, 1:3]}, tmp_path / "w.safetensors")
+    found = load_file(tmp_path / "w.safetensors")
+    assert torch.equal(found["w"], columns)
+    assert found["part"].tolist() == [[1, 2], [5, 6], [9, 10]]
+
+
+def test_a_model_whose_weights_lie_column_after_column_is_finetuned_alike(files: Path) -> None:
+    task = chainrule.Task.load(files / "task3.toml")
+    made = []
+    for laid in (lambda weight: weight, lambda weight: weight.T.contiguous().T):
+        lm = chainrule.load(files / "qwen3", device="cpu", dtype="float32")
+        for parameter in lm.model.parameters():
+            if parameter.ndim == 2:
+                parameter.data = laid(parameter.data)
+        made.append(chainrule.finetune(lm, task, epochs=3, dtype="float32"))
+    for one, other in zip(made[0].features.model.parameters(), made[1].features.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    np.testing.assert_allclose(made[0].predict_proba(TEXTS), made[1].predict_proba(TEXTS), atol=1e-4)

@@ -140,14 +140,14 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
         "padding_side": "right",
         "split_special_tokens": True,
     }
-    cut = {
+    added = {
         "model_max_length": features.model.config.context,
         "truncation_side": "left",
         "model_input_names": model_input_names(segments=False),  # a text alone is the first segment anyway
     }
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
     if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom, *closing]:
-        write_json(settings_path, {**settings, **cut})
+        write_json(settings_path, {**settings, **added})
         return
     for name in set(FILES) - {path.name, settings_path.name}:
         (directory / name).unlink(missing_ok=True)
@@ -159,4 +159,4 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
         special_tokens=[(bottom, tokenizer.bottom), *zip(ends, closing, strict=True)],
     )
     write_text(path, inner.to_str())
-    write_json(settings_path, {**wanted, **cut})
+    write_json(settings_path, {**wanted, **added})

@@ -36,7 +36,7 @@ def fit(
     def made(strength: float, rows: Any = slice(None)) -> Any:
         weight = "balanced" if balanced else None
         regression = LogisticRegression(
-            C=strength, fit_intercept=intercept, class_weight=weight, max_iter=1000, tol=_TOLERANCE
+            C=strength, fit_intercept=intercept, class_weight=weight, max_iter=10_000, tol=_TOLERANCE
         )
         return regression.fit(features[rows], classes[rows])
 

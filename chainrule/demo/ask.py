@@ -29,21 +29,24 @@ def ask(language_model: LanguageModel, items: Sequence[Item]) -> Figure:
 
 
 def ask_all(language_model: LanguageModel, questions: Mapping[str, Sequence[Item]]) -> dict[str, Figure]:
-    """`ask` for many lists of items at once: what any of their prompts begin with alike is read once.
+    """`ask` for many lists of items at once; what prompts of any of them begin with alike is read once.
 
-    Nothing is generated: greedy generation gives the answer exactly if each token of the answer, and of one of the ends
-    behind it, is the most probable one in its place.
+    Nothing is generated: greedy generation gives the answer exactly if each of its tokens is the most probable one in
+    its place, and behind it a token that ends an answer.
     """
+    asked = {(item.prompt, item.answer): False for items in questions.values() for item in items}
     tokenizer = language_model.tokenizer
-    ends = [tokenizer.encode(end) for end in ANSWER_ENDS]
-    asked = [item for items in questions.values() for item in items]
-    answers = [pair_of(tokenizer, item.prompt, f" {item.answer}") for item in asked]
-    pairs = [Pair(context, [*answer, *end]) for context, answer in answers for end in ends]
+    pieces = tokenizer.pieces(range(tokenizer.vocabulary_size))
+    ends = [token for token, piece in enumerate(pieces) if piece.startswith(ANSWER_ENDS)]
+    answers = [pair_of(tokenizer, prompt, f" {answer}") for prompt, answer in asked]
+    pairs = [Pair(context, [*answer, end]) for context, answer in answers for end in ends]
     greedy = [scored.greedy for scored in score_continuations(language_model.model, pairs)]
-    right = [any(greedy[first : first + len(ends)]) for first in range(0, len(greedy), len(ends))]
-    figures, first = {}, 0
-    for name, items in questions.items():
-        correct = sum(right[first : first + len(items)])
-        figures[name] = Figure(correct / len(items), len(items), chance(items), wilson(correct, len(items)))
-        first += len(items)
-    return figures
+    for number, question in enumerate(asked):
+        asked[question] = any(greedy[number * len(ends) : (number + 1) * len(ends)])
+    return {
+        name: _figure(items, [asked[item.prompt, item.answer] for item in items]) for name, items in questions.items()
+    }
+
+
+def _figure(items: Sequence[Item], right: Sequence[bool]) -> Figure:
+    return Figure(sum(right) / len(items), len(items), chance(items), wilson(sum(right), len(items)))

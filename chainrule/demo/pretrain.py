@@ -1,14 +1,14 @@
 """Pretrains on the made-up world until its targets are met, by steps alone: no clock decides. Knows no adaptation."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
+from chainrule.demo import printout
 from chainrule.demo.animals import open_questions, yes_no_questions
 from chainrule.demo.ask import ask_all
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
@@ -29,17 +29,18 @@ class Scale:
     """How large the demo is; smaller in tests."""
 
     characters: int = 6_000_000
-    steps: int = 1500  # of a round of pretraining; another round follows where targets are left
+    steps: int = 1700  # of a round of pretraining; another round follows where targets are left
     depth: int = 6
     width: int = 96
     heads: int = 3
     context: int = 64  # the tokens of ⊥, eight examples, and a question with its answer
     batch_tokens: int = 1024
     vocabulary_size: int = 1300
-    check_every: int = 150  # steps between looks at the targets
+    check_every: int = 100  # steps between looks at the targets
     items: int = 200  # puzzles a figure
     sizes: dict[str, tuple[int, ...]] | None = None  # labels in the grid; None: grid.SIZES
-    minutes: float = 15.0  # no round begins, and no step is made, after so many
+    minutes: float = 15.0  # no step is made after so many
+    rounds: int | None = None  # at most; None: as many as the minutes hold
 
 
 PLAN = Scale()
@@ -76,6 +77,11 @@ class Pretrained:
     def language_model(self) -> LanguageModel:
         assert isinstance(self.run.language_model, LanguageModel)
         return self.run.language_model
+
+    @property
+    def steps(self) -> int:
+        """Of all rounds."""
+        return (self.rounds - 1) * self.run.decided.steps + self.run.step
 
     @property
     def missed(self) -> list[str]:
@@ -175,7 +181,7 @@ def _tokenizer(out: Path, scale: Scale) -> Path:
     return folder
 
 
-def pretrain(out: Path, world: World, scale: Scale, console: Console) -> Pretrained:
+def pretrain(out: Path, world: World, scale: Scale) -> Pretrained:
     """Make rounds of pretraining until the targets are met or the minutes are over; the same call goes on.
 
     After SIGTERM or Ctrl-C what was reached is saved and the process ends.
@@ -186,28 +192,31 @@ def pretrain(out: Path, world: World, scale: Scale, console: Console) -> Pretrai
         number += 1
     while True:
         run = open_round(out, world.seed, scale, number)
-        reached = _advance(run, world, scale, deadline, console)
+        reached = _advance(run, world, scale, deadline)
         made = Pretrained(run, reached, number)
-        if not made.missed or time.monotonic() > deadline or not run.finished:
+        if not made.missed or number == scale.rounds or time.monotonic() > deadline:
             run.model.eval()
             return made
         number += 1
 
 
-def _advance(run: Run, world: World, scale: Scale, deadline: float, console: Console) -> dict[str, float]:
+def _advance(run: Run, world: World, scale: Scale, deadline: float) -> dict[str, float]:
     """Make a round's steps until the targets are met; what was reached is in targets.json beside its model."""
     settled = run.out / "targets.json"
     if settled.is_file() and (found := json.loads(settled.read_text()))["step"] == run.step:
-        return {name: found[name] for name in TARGETS}
+        reached = {name: found[name] for name in TARGETS}
+        if run.finished or not _missed(reached):
+            return reached
     assert isinstance(run.language_model, LanguageModel)
     reached: dict[str, float] = {}
-    with signals_noted() as signalled, progress_bar(run.decided.steps, "pretraining") as show:
+    start = math.log(run.model.config.vocabulary_size)
+    with signals_noted() as signalled, progress_bar(run.decided.steps, "pretraining", sparing=True) as show:
         if run.step and run.step % scale.check_every == 0:  # stopped between the checkpoint and the look
             reached = targets_reached(run.language_model, world)
         steps = run.advance()
         while _missed(reached) and not run.finished and time.monotonic() < deadline:
             progress = next(steps)
-            show(progress.step, f"loss {progress.loss:.3f}  {progress.tokens_per_second:,.0f} tokens/s")
+            show(progress.step, printout.falling(start, progress.step, progress.loss, progress.tokens_per_second))
             if progress.validation_loss is not None:
                 reached = targets_reached(run.language_model, world)
             if (number := signalled()) is not None:

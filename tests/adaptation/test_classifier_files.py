@@ -84,6 +84,8 @@ def test_a_pipeline_that_truncates_cuts_a_long_text_as_predict_does(
         tokenizer = their_tokenizer(tmp_path / "theirs")
     classifier = make_classifier(model, tokenizer, family_of_long_texts)
     classifier.save(tmp_path / "classifier")
+    settings = json.loads((tmp_path / "classifier/tokenizer_config.json").read_text())
+    assert settings["model_input_names"] == ["input_ids", "attention_mask"]
     context = model.config.context
     texts = ["x" * length + " the end" for length in (1, context - 11, context - 10, context - 9, context - 8, 90)]
     expected = classifier.predict_proba(texts)

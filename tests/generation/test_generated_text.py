@@ -156,7 +156,7 @@ def test_a_special_token_of_a_stop_string_never_shows_and_changes_no_other_text(
 
 
 def test_what_a_shell_hands_on_as_a_backslash_and_a_letter_is_the_character() -> None:
-    from chainrule.verbs.options import unescape
+    from chainrule.commands.options import unescape
 
     assert unescape("a\\nb\\tc\\\\n\\x\\") == "a\nb\tc\\n\\x\\"
     assert unescape("\n") == "\n"
