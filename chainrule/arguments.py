@@ -171,7 +171,7 @@ def table(rows: Iterable[tuple[str, str]], left: int, width: int) -> str:
     """Two columns, the first one `left` wide; what does not fit beside a longer name begins in the next line."""
     lines = []
     for name, text in rows:
-        folded = textwrap.wrap(text, width - left - 2) or [""]
+        folded = textwrap.wrap(text, width - left - 2, break_on_hyphens=False) or [""]
         if len(name) > left - 2:
             lines.append(f"  {name}")
         else:

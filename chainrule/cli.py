@@ -11,7 +11,7 @@ from chainrule.arguments import Command, nearest, table, terminal_width
 GROUPS = {
     "Text: make a language model from your own": ("tokenize", "pretrain"),
     "Models: yours, or those of the Hugging Face Hub": ("generate", "score", "evaluate", "info"),
-    "Labels: what a model can do with yours": (*("task", "zero-shot", "in-context", "finetune", "predict", "compare"),),
+    "Labels: what a model can do with yours": ("task", "zero-shot", "in-context", "finetune", "predict", "compare"),
     "A tour": ("demo",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

@@ -65,7 +65,7 @@ def mistake(files: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> Ca
 DAYS = "days.csv --text day --label mood"
 
 
-def test_task_writes_a_file_that_the_other_verbs_read(answer: Callable[[str], Any], files: Path) -> None:
+def test_task_writes_a_file_that_the_other_commands_read(answer: Callable[[str], Any], files: Path) -> None:
     found = answer(f"task {DAYS} --out days.toml --model run")
     assert [entry["label"] for entry in found["classes"]] == ["bad", "good"]
     assert found["train"] + found["test"] == 80

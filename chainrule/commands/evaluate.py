@@ -36,8 +36,8 @@ def evaluate(
     On text:
         stride: Tokens from one window of a long text to the next (default half the context).
         field: Column or key with the text of a row.
-        encoding: Encoding of the files; a byte-order mark in a file comes first.
-        on_error: Stop at a document that cannot be read, or skip such documents and count them.
+        encoding: Encoding, unless a byte-order mark says it.
+        on_error: Stop at an unreadable document, or skip and count it.
 
     On tasks of lm-evaluation-harness (chainrule[eval]):
         tasks: Names of its tasks, instead of TEXT.

@@ -38,11 +38,11 @@ OnError = Literal["stop", "skip"]
 class Columns:
     """Which columns to read, where TASK is a data file. A task file names its columns and its encoding itself.
 
-    Columns of a data file:
+    Reading data files:
         text: Column of the text; several columns are joined.
         label: Column of the label.
-        encoding: Encoding of the data files (utf-8, utf-16, cp1252 ...); a byte-order mark in a file comes first.
-        on_error: Stop at a row that cannot be read or has no text or label, or skip such rows and count them.
+        encoding: Encoding, unless a byte-order mark says it.
+        on_error: Stop at an unusable row, or skip and count it.
     """
 
     text: Annotated[tuple[str, ...], Help("NAME")] = ()

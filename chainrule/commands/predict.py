@@ -42,15 +42,15 @@ def predict(
 ) -> None:
     """Label texts with a finetuned classifier, or with a prompted model.
 
-    Prints a JSON line for each text, or writes a file of rows with their predictions.
+    Prints a JSON line for each text, or writes a file of rows with their predictions. An empty line gets a null label.
 
     Args:
         predictor: A folder that finetune wrote; with --task, a model folder or a name on the Hub.
-        texts: Texts to label; - reads standard input, a text per line. An empty line gets a null label.
+        texts: Texts to label; - reads standard input, a text per line.
 
     Many texts:
         source: Rows to label: .csv .tsv .jsonl .parquet, or .txt with a text per line.
-        out: File for the rows with their predictions (.csv .tsv .jsonl); its n-th row is the n-th row of --input.
+        out: File for the same rows with their predictions: .csv .tsv .jsonl.
 
     To prompt a language model:
         task: A task file (.toml), or a data file with --text and --label.

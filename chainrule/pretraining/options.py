@@ -27,7 +27,7 @@ class PretrainOptions:
         steps: Number of optimizer steps.
         minutes: Train X minutes, or --steps if sooner (default 10 minutes).
         batch_tokens: Tokens per step (default 4096 to 262144, by --depth).
-        align_documents: Begin every example with a document; what exceeds --context is unused.
+        align_documents: Begin each example with a document, cut at --context.
         optimizer: How weights are updated (default muon; adamw with --from).
         learning_rate: Peak rate (default by --optimizer, 10 times lower with --from).
         validate_every: Steps between validations (default: at most a tenth of the time).

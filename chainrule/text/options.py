@@ -15,8 +15,8 @@ class CorpusOptions:
         vocabulary_size: Tokens of a bpe tokenizer that is made here.
         field: Column or key with the text of a row.
         validation: Share of the text to validate on.
-        encoding: Encoding of the files.
-        on_error: Stop at an unreadable document, or skip and count.
+        encoding: Encoding, unless a byte-order mark says it.
+        on_error: Stop at an unreadable document, or skip and count it.
         mask: Add a [MASK] token, for --objective masked; pretrain does so itself.
         workers: Processes that tokenize (default one per core).
     """
