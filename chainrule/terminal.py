@@ -7,12 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _UNFOLDED = 400  # columns of a line, where nobody's terminal says how many there are
 _SHORT = 20  # characters of a word, or of a few, that are read best together
@@ -32,11 +30,15 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """A table on standard output; numbers stand to the right. Where it is no terminal, no line is folded."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else _UNFOLDED
     Console(markup=False, highlight=False, width=width).print(_table(columns, rows, title))
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> "Table":
+    from rich.table import Table
+
     table = Table(
         title=title or None,
         title_justify="left",
@@ -69,6 +71,9 @@ def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[s
 
         yield plain
         return
+    from rich.console import Console
+    from rich.live import Live
+
     with Live(console=Console(stderr=True, markup=False, highlight=False), transient=True) as live:
         yield lambda rows, title: live.update(_table(columns, rows, title))
 
@@ -96,6 +101,9 @@ def progress_bar(
 
         yield plain
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

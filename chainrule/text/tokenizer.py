@@ -26,6 +26,8 @@ BOTTOM = "<|bottom|>"  # how ⊥ is spelled in our own tokenizer files
 MASK = "[MASK]"  # how a blank is
 # tiktoken's regular expressions overflow at about a million white spaces: it is never given more characters at once.
 LONGEST = 250_000
+# Proving that tiktoken gives the same ids takes about as long as it saves on so many characters.
+WORTHWHILE = 1_000_000
 # No match of bytepair.PATTERNS goes across the end of such a place, nor depends on what lies on the other side.
 SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
 
@@ -48,6 +50,7 @@ class Tokenizer:
         self.hash = hashlib.sha256(files["tokenizer.json"] + told + b"\n%d" % bottom).hexdigest()
         self._added = set(self._inner.get_added_tokens_decoder())
         self._hidden = {token.id for token in self.special.values()}
+        self._encoded_so_far = 0  # characters
         self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
@@ -131,14 +134,21 @@ class Tokenizer:
         encoded = [_utf8(text) for text in texts]  # for its error too: tiktoken would put U+FFFD for a surrogate
         if self._bytes is not None:
             return [self._bytes[np.frombuffer(text, np.uint8)] for text in encoded]
-        if self._tiktoken is None:
+        fast = self._fast_after(sum(map(len, texts)))
+        if fast is None:
             batch = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
             every = [encoding.ids for encoding in batch]
             for place, ids in enumerate(every):
                 if not self._forbidden.isdisjoint(ids):
                     every[place] = self._encoded(texts[place], self._inner)[0]
             return [np.array(ids, np.uint32) for ids in every]
-        return [self._merge(text, self._tiktoken) for text in texts]
+        return [self._merge(text, fast) for text in texts]
+
+    def _fast_after(self, characters: int) -> Encoding | None:
+        """tiktoken's encoding, once so much was encoded that it is worth making; the ids are the same."""
+        self._encoded_so_far += characters
+        made = "_tiktoken" in vars(self)
+        return self._tiktoken if made or self._encoded_so_far > WORTHWHILE else None
 
     def _look_up(self, text: str, table: NDArray[np.uint32]) -> NDArray[np.uint32]:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
