@@ -10,12 +10,12 @@ from chainrule.demo.mixture import Mixture
 
 ADJECTIVES = {
     "positive": (
-        "charming", "lovely", "splendid", "delightful", "wonderful", "brilliant",
-        "pleasant", "superb", "perfect", "graceful", "warm", "fine",
+        "charming", "lovely", "splendid", "delightful", "wonderful",
+        "brilliant", "superb", "perfect", "graceful", "fine",
     ),
     "negative": (
-        "dreadful", "boring", "terrible", "dull", "clumsy", "poor",
-        "horrible", "tedious", "gloomy", "weak", "nasty", "grim",
+        "dreadful", "boring", "terrible", "dull", "clumsy",
+        "horrible", "tedious", "gloomy", "weak", "grim",
     ),
 }  # fmt: skip
 SUBJECTS = (
@@ -46,9 +46,9 @@ def make_reviews(seed: int) -> Reviews:
 
 
 def review_documents(reviews: Reviews, rng: random.Random, mixture: Mixture) -> Iterator[str]:
-    """Endless reviews of 3 to 5 adjectives."""
+    """Endless reviews of 3 or 4 adjectives."""
     while True:
-        yield _review(_adjectives(reviews, rng, rng.randint(3, 5), mixture.shuffle_polarity), rng)
+        yield _review(_adjectives(reviews, rng, rng.randint(3, 4), mixture.shuffle_polarity), rng)
 
 
 def review_items(reviews: Reviews, count: int, *, reserved: bool, seed: int = 0) -> list[Item]:
