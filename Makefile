@@ -4,19 +4,27 @@ BIN := .venv/bin
 
 install: .venv/installed
 
+# What the package itself needs.
 .venv/installed: pyproject.toml
-	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable .
 	touch .venv/installed
 
-demo: install
+# And what its tests need: the same, so `make install` finds nothing more to do.
+.venv/installed-test: pyproject.toml
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[test]'
+	touch .venv/installed .venv/installed-test
+
+demo: .venv/installed
 	$(BIN)/chainrule demo
 
-test: install
+# One process a core, one thread each (tests/conftest.py).
+test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 10
 
-test-slow: install
+test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow

@@ -1,32 +1,35 @@
-"""The command line: finds the verb, and tells a user's mistake in one line. Knows no verb but by its name."""
+"""The command line: finds the command, and tells a user's mistake in one line. Knows commands by their names alone."""
 
-import contextlib
-import io
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial, wraps
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import NoReturn
 
-import tyro
+from chainrule.arguments import Command, nearest, table, terminal_width
 
-from chainrule.memory import keep_freed_memory
-from chainrule.verbs.labels import compare, finetune, in_context, predict, task, zero_shot
-from chainrule.verbs.text import demo, evaluate, generate, info, pretrain, score, tokenize
-
-TEXT = (demo, tokenize, pretrain, generate, score, evaluate, info)
-LABELS = (task, zero_shot, in_context, finetune, predict, compare)
-VERBS: dict[str, Callable[..., None]] = {verb.__name__.replace("_", "-"): verb for verb in (*TEXT, *LABELS)}
+GROUPS = {
+    "Text: make a language model from your own": ("tokenize", "pretrain"),
+    "Models: yours, or those of the Hugging Face Hub": ("generate", "score", "evaluate", "info"),
+    "Labels: what a model can do with yours": (*("task", "zero-shot", "in-context", "finetune", "predict", "compare"),),
+    "A tour": ("demo",),
+}
+COMMANDS = tuple(name for names in GROUPS.values() for name in names)
+HELP = ("-h", "--help")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the verb that the arguments name; a user's mistake ends with one line on standard error and exit status 2."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    verb = _parsed(arguments)
+    """Run the command that the arguments name; a user's mistake ends with one line on standard error and status 2."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        run = _bound(words)
+    except ValueError as error:
+        _mistake(str(error))
+    from chainrule.memory import keep_freed_memory
+
     keep_freed_memory()
     try:
-        verb()
+        run()
     except KeyboardInterrupt:
         print("chainrule: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -38,44 +41,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _mistake(str(error))
 
 
-def _parsed(arguments: Sequence[str]) -> Callable[[], None]:
-    """The verb with its arguments, to be called; what is wrong with them is told in one line."""
-
-    def later(verb: Callable[..., None]) -> Callable[..., Callable[[], None]]:
-        @wraps(verb)
-        def bound(*positional: Any, **named: Any) -> Callable[[], None]:
-            return partial(verb, *positional, **named)
-
-        bound.__annotations__ = {**verb.__annotations__, "return": Callable[[], None]}
-        return bound
-
-    box = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(box):
-            parsed: Callable[[], None] = tyro.extras.subcommand_cli_from_dict(
-                {name: later(verb) for name, verb in VERBS.items()},
-                prog="chainrule",
-                description="The whole life of an autoregressive language model, from text to adaptation.",
-                args=arguments,
-            )
-            return parsed
-    except SystemExit as end:
-        if end.code:
-            _mistake(_unboxed(box.getvalue(), arguments))
-        raise
-    except ValueError as error:  # an option's own check
-        _mistake(str(error))
+def _bound(words: Sequence[str]) -> Callable[[], None]:
+    """The command that the words ask for, to be called; asked for help, it prints that and exits."""
+    name, *rest = words or [""]
+    if name in HELP:
+        _show(_overview())
+    if name not in COMMANDS:
+        got = f"got {name!r}{nearest(name, COMMANDS)}" if name else "got none"
+        raise ValueError(f"wanted a command, {got}; see chainrule --help")
+    command = _command(name)
+    if any(word in HELP for word in rest[: rest.index("--") if "--" in rest else None]):
+        _show(command.help())
+    return command.bind(rest)
 
 
-def _unboxed(box: str, arguments: Sequence[str]) -> str:
-    """The first message of a box that tyro drew, and where to look further."""
-    lines = [line.strip(" │╭╮╰╯─━╌") for line in re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()]
-    told = [line for line in lines[1:] if line.strip("-+")]
-    further = ("For full helptext", "Argument helptext", "Perhaps you meant", "Arguments are applied")
-    ends = [index for index, line in enumerate(told) if line.startswith(further)]
-    message = re.sub(r"^Error parsing \S*dummy\S*: ", "", " ".join(told[: ends[0]] if ends else told))
-    verb = f" {arguments[0]}" if arguments and arguments[0] in VERBS else ""
-    return f"{message}; see chainrule{verb} --help"
+def _command(name: str) -> Command:
+    """Import the one command, whose function stands in the module of its name."""
+    of_python = name.replace("-", "_")
+    return Command(f"chainrule {name}", getattr(import_module(f"chainrule.commands.{of_python}"), of_python))
+
+
+def _overview() -> str:
+    """Every command in a line."""
+
+    def parts() -> Iterator[str]:
+        yield "usage: chainrule COMMAND [arguments]"
+        yield "The whole life of a language model: make one from text, ask it, and adapt it to your labels, measured."
+        for group, names in GROUPS.items():
+            yield f"{group}:\n" + table([(name, _command(name).summary) for name in names], 12, terminal_width())
+        yield "chainrule COMMAND --help explains a command and shows an example."
+
+    return "\n\n".join(parts()) + "\n"
+
+
+def _show(text: str) -> NoReturn:
+    print(text, end="")
+    sys.exit(0)
 
 
 def _mistake(message: str) -> NoReturn:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ def _sync(path: Path) -> None:
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it is renamed to `path` when the block ends well, removed when not."""
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: wanted a file in a folder that is there, got no folder {path.parent}; make it first")
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
@@ -48,6 +50,43 @@ def whole_directory(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: Sequence[str] = ()) -> Iterator[None]:
+    """Within, a command makes the folder or file `out`; an error removes what it made, and empty folders above it.
+
+    An `out` that held something before is never touched: it is refused, or gone on with. `saved` names, by patterns
+    inside `out`, what is worth keeping whatever happens, such as a checkpoint; `underway`, what is worth keeping unless
+    the error is a ValueError, so that the same command goes on from there once the disk has room again. Ctrl-C and
+    SIGTERM are no errors: they leave what there is.
+    """
+    above = [folder for folder in (out, *out.parents) if not folder.exists()]
+    held = out.is_file() or (out.is_dir() and any(not is_partial(entry) for entry in out.iterdir()))
+    try:
+        yield
+    except Exception as error:
+        kept = saved if isinstance(error, ValueError) else (*saved, *underway)
+        if not held and not any(True for pattern in kept for _ in out.glob(pattern)):
+            _remove(out, above)
+        raise
+
+
+def _remove(out: Path, above: Sequence[Path]) -> None:
+    """What is in `out`, and those folders above it that are then empty."""
+    if out.is_dir():
+        for entry in list(out.iterdir()):
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    else:
+        out.unlink(missing_ok=True)
+    for folder in above:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def is_partial(entry: Path) -> bool:
+    """Whether a writer that was killed left it."""
+    return entry.name.startswith(".") and entry.name.endswith(".partial")
 
 
 def sweep(directory: Path) -> None:

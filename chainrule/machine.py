@@ -2,6 +2,8 @@
 
 import shutil
 import time
+from functools import cache
+from itertools import chain, repeat
 
 import torch
 
@@ -33,18 +35,24 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+@cache
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> float:
-    """Floating-point operations a second in products of square matrices, the best of a few."""
-    size = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
-    best, end = float("inf"), time.perf_counter() + seconds
-    while best == float("inf") or time.perf_counter() < end:
+    """Floating-point operations a second in products of square matrices, the best of a few; measured once a process.
+
+    Small ones first: where a precision is emulated, one large product can take seconds.
+    """
+    largest = 8192 if device.type == "cuda" else 1024
+    best, end = 0.0, time.perf_counter() + seconds
+    for size in chain((largest // 4,) * 2, repeat(largest)):
+        a, b = (torch.ones(size, size, device=device, dtype=dtype) for _ in range(2))
         synchronise(device)
         start = time.perf_counter()
         a @ b
         synchronise(device)
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+        if time.perf_counter() > end:
+            break
+    return best
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:

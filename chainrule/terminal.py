@@ -7,16 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _UNFOLDED = 400  # columns of a line, where nobody's terminal says how many there are
 _SHORT = 20  # characters of a word, or of a few, that are read best together
 QUIET_SECONDS = 10.0  # between plain lines, where there is no terminal to draw on
+SPARING_SECONDS = 30.0  # before the first of few
 
 
 def say(line: str) -> None:
@@ -31,11 +30,15 @@ def print_json(value: Any) -> None:
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
     """A table on standard output; numbers stand to the right. Where it is no terminal, no line is folded."""
+    from rich.console import Console
+
     width = None if sys.stdout.isatty() else _UNFOLDED
     Console(markup=False, highlight=False, width=width).print(_table(columns, rows, title))
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> "Table":
+    from rich.table import Table
+
     table = Table(
         title=title or None,
         title_justify="left",
@@ -68,28 +71,39 @@ def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[s
 
         yield plain
         return
+    from rich.console import Console
+    from rich.live import Live
+
     with Live(console=Console(stderr=True, markup=False, highlight=False), transient=True) as live:
         yield lambda rows, title: live.update(_table(columns, rows, title))
 
 
 @contextmanager
-def progress_bar(total: float | None, description: str) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(
+    total: float | None, description: str, *, sparing: bool = False
+) -> Iterator[Callable[[float, str], None]]:
     """Yield a function of (done, what to say beside the bar): a bar in a terminal, else a plain line now and then.
 
-    `total` is None where nobody knows how much there is to do.
+    `total` is None where nobody knows how much there is to do. `sparing`: the first plain line comes after half a
+    minute, and each after twice the time of the one before: five in a quarter of an hour.
     """
     if not sys.stderr.isatty():
-        last = time.monotonic()
+        started = time.monotonic()
+        due = SPARING_SECONDS if sparing else QUIET_SECONDS  # seconds after the start
 
         def plain(done: float, beside: str) -> None:
-            nonlocal last
-            if time.monotonic() - last > QUIET_SECONDS:
-                last = time.monotonic()
+            nonlocal due
+            passed = time.monotonic() - started
+            if passed > due:
+                due = 2 * passed if sparing else passed + QUIET_SECONDS
                 part = "" if total is None else f" {done / max(total, 1e-9):.0%}"
                 say(f"{description}{part}  {beside}")
 
         yield plain
         return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

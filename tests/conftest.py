@@ -1,10 +1,12 @@
-"""Small random models of each family, for tests of what must hold whatever the weights are."""
+"""How the tests run, and small random models of each family for what must hold whatever the weights are."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 
+from chainrule import machine
 from chainrule.model.config import Config
 from chainrule.model.rotary import RopeScaling
 from chainrule.model.transformer import Transformer, initialise
@@ -49,3 +51,24 @@ def family(request: pytest.FixtureRequest) -> str:
 def make_model(family: str) -> Callable[..., Transformer]:
     """`random_model` of each family in turn: called with vocabulary_size, context, seed."""
     return lambda **shape: random_model(family, **shape)
+
+
+def pytest_configure() -> None:
+    """One thread each, for what the tests start too: they run beside each other, a process a core."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many processes `--numprocesses auto` is: one for each core we may use, at most 8, each with its own torch."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8) if cores > 1 else 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def float32_wherever_it_is_measured() -> Iterator[None]:
+    """No precision of a test depends on the machine's speed: all multiply equally fast, so "auto" is float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(machine, "matmul_rate", lambda device, dtype, seconds=0.05: 1e11)
+        yield

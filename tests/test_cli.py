@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from safetensors import SafetensorError
 
-from chainrule.cli import main
+from chainrule import commands
+from chainrule.cli import COMMANDS, main
 from chainrule.language_model import load
 from chainrule.model import checkpoint
 from chainrule.text.corpus import Shards
@@ -206,13 +207,31 @@ def test_from_goes_on_from_a_runs_weights_with_its_tokenizer(
     assert first["loss"] < 5.5 < 5.549  # log 257: not from nothing
 
 
-def test_help_and_import_do_not_import_torch() -> None:
-    check = "import sys\n{}\nassert 'torch' not in sys.modules"
-    shown = (
-        "from chainrule.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as end:\n    assert not end.code"
-    )
-    for what in ("import chainrule", shown):
-        subprocess.run([sys.executable, "-c", check.format(what)], check=True, stdout=subprocess.DEVNULL)
+HEAVY = {"torch", "numpy", "pyarrow", "scipy", "sklearn", "matplotlib", "tokenizers", "rich", "jinja2", "argparse"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["pretrain", "-h"], []])
+def test_help_and_import_import_nothing_that_takes_time(arguments: list[str]) -> None:
+    shown = f"from chainrule.cli import main\ntry: main({arguments})\nexcept SystemExit as end: assert not end.code"
+    check = f"import sys\n{shown if arguments else 'import chainrule'}\nprint(*sys.modules, file=sys.stderr)"
+    child = subprocess.run([sys.executable, "-c", check], check=True, capture_output=True, text=True)
+    imported = {module.partition(".")[0] for module in child.stderr.split()}
+    assert not imported & HEAVY
+    if len(arguments) == 2:  # the command that was asked for, and no other
+        beside = [module for module in child.stderr.split() if module.startswith("chainrule.commands.")]
+        assert set(beside) == {"chainrule.commands.options", f"chainrule.commands.{arguments[0]}"}
+
+
+def test_the_help_lists_every_command_with_what_it_does(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    assert not end.value.code
+    shown = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert [name for name, _ in shown] == list(COMMANDS)
+    assert {path.stem.replace("_", "-") for path in Path(commands.__path__[0]).glob("[a-z]*.py")} - {
+        "options",
+        "accuracy",
+    } == set(COMMANDS)
 
 
 # What is the user's mistake.
@@ -263,6 +282,18 @@ def test_evaluate_refuses_text_that_cannot_be_read(name: str, mistake: Mistake, 
     data = write(tmp_path / file, content)
     told = mistake("evaluate", trained, data)
     assert name == "an empty file" or (file in told and place in told)
+
+
+def test_evaluate_skips_what_cannot_be_read_when_asked(
+    answer: Answer, trained: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = write(tmp_path / "broken.txt", b"abc\xff")
+    assert (
+        answer("evaluate", trained, broken, text, "--on-error", "skip")["loss"]
+        == answer("evaluate", trained, text)["loss"]
+    )
+    main(["evaluate", str(trained), str(broken), str(text), "--on-error", "skip"])
+    assert "1 skipped, the first because of" in capsys.readouterr().err
 
 
 def test_fewer_tokens_than_a_window_are_refused_and_no_run_is_begun(mistake: Mistake, tmp_path: Path) -> None:
@@ -430,8 +461,19 @@ def test_an_option_out_of_range_or_unknown_is_named(
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_a_misplaced_option_is_told_without_the_drawing_of_a_box(mistake: Mistake, trained: Path) -> None:
-    assert "---" not in mistake("generate", trained, "--", "owl", "--json")
+def test_an_option_behind_two_dashes_is_an_argument_and_one_too_many(mistake: Mistake, trained: Path) -> None:
+    assert "'--json' is one argument too many" in mistake("generate", trained, "--", "owl", "--json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["zeroshot"], "did you mean zero-shot?"),
+        (["generate", "run", "--temprature", "1"], "did you mean --temperature?; see chainrule generate --help"),
+    ],
+)
+def test_the_nearest_name_is_suggested(arguments: list[str], told: str, mistake: Mistake) -> None:
+    assert told in mistake(*arguments)
 
 
 @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["generate"], ["tokenize", "a.txt"], ["--nonsense"]])

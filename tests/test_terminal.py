@@ -23,3 +23,15 @@ def test_a_table_that_goes_to_no_terminal_folds_nothing(capsys: pytest.CaptureFi
     long = "a cell of many words " * 12
     terminal.print_table(("name", "n"), [(long.strip(), "12")])
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()][1] == f"{long.strip()}  12"
+
+
+def test_a_sparing_bar_says_at_most_five_plain_lines_in_a_quarter_of_an_hour(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter(range(901))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(seconds)))
+    with terminal.progress_bar(900.0, "pretraining", sparing=True) as bar:
+        for done in range(1, 901):
+            bar(done, "loss 2.0")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "pretraining 3%  loss 2.0" and 2 <= len(lines) <= 5

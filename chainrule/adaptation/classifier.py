@@ -25,7 +25,8 @@ from chainrule.adaptation.features import Features
 from chainrule.files import write_json, write_text
 from chainrule.hub import model_directory
 from chainrule.model import classifier as files
-from chainrule.text.tokenizer import FILES, load_tokenizer
+from chainrule.text.tokenizer import load_tokenizer
+from chainrule.text.tokenizer_files import FILES, model_input_names
 
 _ROWS_AT_ONCE = 2048  # in memory, however many there are; sorted by length before they are read
 _FORM = "chainrule.toml"  # beside the model: what transformers has no field for
@@ -130,7 +131,7 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     tokenizer, closing = features.tokenizer, features.closing
     tokenizer.save(directory)
     path, settings_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
-    inner = tokenizers.Tokenizer.from_file(str(path))
+    inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
     bottom = inner.id_to_token(tokenizer.bottom)
     wanted = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # any other is built anew by the model's type
@@ -142,7 +143,7 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     added = {
         "model_max_length": features.model.config.context,
         "truncation_side": "left",
-        "model_input_names": ["input_ids", "attention_mask"],  # before transformers 5, token_type_ids were given too
+        "model_input_names": model_input_names(segments=False),  # a text alone is the first segment anyway
     }
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
     if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom, *closing]:

@@ -1,15 +1,21 @@
 """Labelled examples (x_task, y_task): a task, its rows from files, its subsets of N labels. Knows text, not models."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from chainrule.adaptation.prompt import Prompt, fill
 from chainrule.adaptation.prompt import Row as Row
 from chainrule.adaptation.splits import hold_out, stratified_order
 from chainrule.adaptation.task_file import Kind, Settings, read_task_file
-from chainrule.text.records import read_records
-from chainrule.text.rows import missing
+from chainrule.text.lines import UndecodableError, UnusableFileError
+from chainrule.text.records import Record, Say, kind, once, read_records, silent
+from chainrule.text.rows import NO_TEXT, Skipped, missing, report, text_of
+
+OnError = Literal["stop", "skip"]
+_WRITE_ONE = "write one, or leave the row out"
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,21 @@ class Task:
     path: Path | None = None
 
     @classmethod
-    def load(cls, path: str | Path, *, text: str | Sequence[str] = (), label: str = "") -> "Task":
-        """The task of a .toml; or of a data file with these columns, asked by the default prompt.
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        text: str | Sequence[str] = (),
+        label: str = "",
+        encoding: str = Settings.encoding,
+        on_error: OnError = "stop",
+        say: Say = silent,
+    ) -> "Task":
+        """The task of a .toml; or of a data file with these columns in this encoding, asked by the default prompt.
 
-        Without test rows a stratified fifth is held out, always the same one. Raises ValueError, with file and line,
-        for what is missing, empty or unknown.
+        Without test rows a stratified fifth is held out, always the same one. Labels are read without the space around
+        them. Raises ValueError, with file and line, for what is missing, empty or unknown; with on_error="skip" rows
+        that are so are left out, and `say` is told how many.
         """
         path = Path(path)
         text = (text,) if isinstance(text, str) else tuple(text)
@@ -64,19 +80,39 @@ class Task:
         if path.suffix == ".toml":
             if text or label:
                 raise ValueError(f"{path}: a task file names its own text and label columns: leave the options out")
-            return cls.read(read_task_file(path), path)
+            if encoding != Settings.encoding:
+                raise ValueError(
+                    f"{path}: a task file names the encoding of its files itself: write encoding = {encoding!r} into"
+                    " it, and leave the option out"
+                )
+            return cls.read(read_task_file(path), path, on_error=on_error, say=say)
         if not text or not label:
-            first = next(read_records(str(path)), None)
+            first = next(read_records(str(path), encoding=encoding), None)
             there = f": name them out of {_listed(list(first.fields))}" if first else " of a file with rows"
             raise ValueError(f"{path}: wanted --text and --label, the names of its columns{there}")
-        return cls.read(Settings(path, text, label, prompt=Prompt.default(text, label)), path)
+        settings = Settings(path, text, label, prompt=Prompt.default(text, label), encoding=encoding)
+        return cls.read(settings, path, on_error=on_error, say=say)
 
     @classmethod
-    def read(cls, settings: Settings, path: Path | None = None) -> "Task":
+    def read(
+        cls, settings: Settings, path: Path | None = None, *, on_error: OnError = "stop", say: Say = silent
+    ) -> "Task":
         """The task that the settings describe; errors as in `load`. `path`: the file that says so."""
-        train = _read(settings.train, settings)
-        if settings.test is not None:
-            test = _read(settings.test, settings)
+        if on_error not in get_args(OnError):
+            raise ValueError(f"--on-error: wanted {' or '.join(get_args(OnError))}, got {on_error!r}: choose one")
+        files = [settings.train] if settings.test is None else [settings.train, settings.test]
+        say = once(say)
+        try:
+            train, *others = [_read(file, settings, on_error, say) for file in files]
+        except UndecodableError as error:
+            if path is None or path.suffix != ".toml":
+                raise
+            raise ValueError(
+                f'{error.fact}: name the encoding of the data, as in encoding = "cp1252" in {path}, or skip what'
+                " cannot be read with --on-error skip"
+            ) from None
+        if others:
+            (test,) = others
         else:
             kept, held = hold_out(_strata(settings.kind, train), train.groups, seed=0)
             if not held:
@@ -97,14 +133,15 @@ class Task:
                 f"{settings.train}: wanted rows to learn from, but each of them stands in test: name others"
             )
         labels = _classes(train, test, settings) if settings.kind == "classification" else ()
-        for label in settings.prompt.words if settings.prompt else ():
+        prompt = settings.prompt and replace(settings.prompt, words=_stripped(settings.prompt.words))
+        for label in prompt.words if prompt else ():
             if label not in labels:
                 raise ValueError(
                     f"{path}: [prompt.words] has {label!r}, none of the labels {_listed(labels)}: correct it"
                 )
         return cls(
             settings.kind, settings.text, settings.label, train, test, labels,
-            settings.prompt, settings.input, dropped, path,
+            prompt, settings.input, dropped, path,
         )  # fmt: skip
 
     @property
@@ -151,22 +188,43 @@ class Task:
                 f"{self.path or 'task'}: prompting wants [prompt] and its template, as {example!r}: add it"
             )
         self.prompt.check_columns(self.text)
-        self.prompt.check_words(self.labels)
+        try:
+            self.prompt.check_words(self.labels)
+        except ValueError as error:
+            if self.path is None or self.path.suffix == ".toml":
+                raise
+            raise ValueError(f"{error}; the task file that holds it is written by: {self._command()}") from None
         return self.prompt
 
+    def _command(self) -> str:
+        """What is typed to have the task file of a data file."""
+        assert self.path is not None
+        named = ["--text", *self.text, "--label", self.label, "--out", self.path.with_suffix(".toml").name]
+        return shlex.join(["chainrule", "task", str(self.path), *named])
 
-def checked_row(row: Row | str, text: Sequence[str], where: str = "row") -> Row:
-    """What `Task.row` gives, for the text columns `text`."""
+
+def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = "row", cure: str = _WRITE_ONE) -> Row:
+    """What `Task.row` gives, for the text columns `text`. `cure`: what to do about a row without text."""
     if isinstance(row, str):
         if len(text) > 1:
             raise ValueError(f"{where}: wanted the columns {_listed(text)}, got one text: give a mapping of columns")
         row = {text[0]: row}
+    texts = [text_of(row, column, where, cure=cure) for column in text]
+    if not any(map(str.strip, texts)):
+        raise ValueError(f"{where}: wanted a text, {_listed(text)} is empty: {cure}")
+    return (
+        row if all(isinstance(row[column], str) for column in text) else {**row, **dict(zip(text, texts, strict=True))}
+    )
+
+
+def checked_record(record: Record, text: Sequence[str]) -> Row:
+    """The same for a row of a file, whose place is named; a line of a .txt is the text of a single column."""
+    if "text" not in text and kind(record.source) == ".txt":
+        return checked_row(record.fields["text"], text, record.where, NO_TEXT)
     for column in text:
-        if column not in row:
-            raise missing(where, column, list(row))
-    if not any(row[column].strip() for column in text):
-        raise ValueError(f"{where}: wanted a text, {_listed(text)} is empty: write one, or leave the row out")
-    return row
+        if not isinstance(record.values.get(column), str):
+            record.text(column)
+    return checked_row(record.fields, text, record.where, NO_TEXT)
 
 
 def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
@@ -174,26 +232,54 @@ def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
     return "\n".join(row[column] for column in text) if template is None else fill(template, row)
 
 
-def _read(path: Path, settings: Settings) -> Examples:
+def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Examples:
     """The examples of a file; ValueError, with file and line, for a row that lacks a column, its text or its label."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file: check the name")
     rows: list[Row] = []
+    labels: list[str] = []
+    groups: list[str] = []
     sources: list[str] = []
-    for record in read_records(str(path), columns=settings.columns or None):
-        where = f"{path}:{record.line}"
-        row = checked_row(record.fields, settings.text, where)
-        for column in (settings.label, settings.group):
-            if column is not None and column not in row:
-                raise missing(where, column, list(row))
-        if not row[settings.label].strip():
-            raise ValueError(f"{where}: wanted a label, {settings.label!r} is empty: write one, or leave the row out")
+    skipped = Skipped()
+    on_skip = skipped if on_error == "skip" else None
+    named = [*settings.text, settings.label, *([] if settings.group is None else [settings.group])]
+    for record in read_records(
+        str(path), encoding=settings.encoding, columns=settings.columns or None, on_skip=on_skip, say=say
+    ):
+        if kind(record.source) not in (".jsonl", ".ndjson"):  # there a column that one row lacks, all rows lack
+            for column in named:
+                if column not in record.values:
+                    raise missing(record.where, column, list(record.values))
+        try:
+            row = checked_record(record, settings.text)
+            label = record.text(settings.label).strip()
+            if not label:
+                raise ValueError(f"{record.where}: wanted a label, {settings.label!r} is empty: {NO_TEXT}")
+            if settings.group is not None:
+                groups.append(record.text(settings.group))
+        except ValueError as error:
+            report(error, on_skip)
+            continue
         rows.append(row)
-        sources.append(where)
+        labels.append(label)
+        sources.append(record.where)
+    if isinstance(skipped.first, UnusableFileError):
+        raise skipped.first
     if not rows:
-        raise ValueError(f"{path}: wanted labelled rows, found none: name another file")
-    groups = None if settings.group is None else [row[settings.group] for row in rows]
-    return Examples(rows, [row[settings.label] for row in rows], sources, groups)
+        why = f" ({skipped.note})" if skipped.count else ""
+        raise ValueError(f"{path}: wanted labelled rows, found none{why}: name another file")
+    if skipped.count:
+        say(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
+    return Examples(rows, labels, sources, None if settings.group is None else groups)
+
+
+def _stripped(words: Mapping[str, str]) -> dict[str, str]:
+    """Label words by labels as they are read: without the space around them."""
+    found: dict[str, str] = {}
+    for label, word in words.items():
+        if found.setdefault(label.strip(), word) != word:
+            raise ValueError(f"[prompt.words]: {label.strip()!r} has two words, {found[label.strip()]!r} and {word!r}")
+    return found
 
 
 def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """What is in a task, told before anything is learned from it. Knows rows and a tokenizer, no model."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from chainrule.adaptation.examples import Examples, Task
 from chainrule.adaptation.prompt import Prompt
 from chainrule.terminal import print_table
 from chainrule.text.tokenizer import Tokenizer
+
+_WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
 
 
 def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 0) -> dict[str, Any]:
@@ -26,6 +29,8 @@ def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 
         "duplicates": {"train": _duplicates(task, task.train), "test": _duplicates(task, task.test)},
         "overlap": task.dropped,
     }
+    if twins := _twins(task.labels):
+        found["twins"] = twins
     if tokenizer is not None:
         found["lengths"] = _lengths(task, tokenizer, context)
     if task.prompt is not None:
@@ -40,6 +45,15 @@ def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 
 def _classes(task: Task) -> list[dict[str, Any]]:
     train, test = Counter(task.train.labels), Counter(task.test.labels)
     return [{"label": label, "train": train[label], "test": test[label]} for label in task.labels]
+
+
+def _twins(labels: Sequence[str]) -> list[list[str]]:
+    """Labels that differ by case, space or a .0 behind a number alone: perhaps one class, written in two ways."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        plain = "".join(label.split()).casefold()
+        alike.setdefault(_WHOLE.sub(r"\1", plain), []).append(label)
+    return [twins for twins in alike.values() if len(twins) > 1]
 
 
 def _duplicates(task: Task, examples: Examples) -> dict[str, int]:
@@ -108,6 +122,11 @@ def print_task(found: dict[str, Any]) -> None:
     ]
     print_table(("", "train", "test"), table)
     print(f"{found['overlap']} training rows stand in test too, and were left out.")
+    for twins in found.get("twins", []):
+        print(
+            f"Warning: the labels {', '.join(map(repr, twins))} differ by case, space or .0 alone, and are"
+            f" {len(twins)} classes: write them alike if one is meant."
+        )
     for name, lengths in found.get("lengths", {}).items():
         if name != "context":
             print(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FOLDS = 5
-_NEWTON = 2048  # parameters up to which Newton's method is faster than its approximation by gradients
+_TOLERANCE = 1e-6  # of the gradient, where the solver (L-BFGS) stops
 _LEAST = 1e-12  # a probability is at least this, so that its logarithm is finite
 
 
@@ -33,13 +33,10 @@ def fit(
     """
     from sklearn.linear_model import LogisticRegression
 
-    parameters = features.shape[1] * len(np.unique(classes))
-    solver = "newton-cholesky" if isinstance(features, np.ndarray) and parameters <= _NEWTON else "lbfgs"
-
     def made(strength: float, rows: Any = slice(None)) -> Any:
         weight = "balanced" if balanced else None
         regression = LogisticRegression(
-            C=strength, fit_intercept=intercept, class_weight=weight, max_iter=1000, solver=solver
+            C=strength, fit_intercept=intercept, class_weight=weight, max_iter=10_000, tol=_TOLERANCE
         )
         return regression.fit(features[rows], classes[rows])
 

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar, get_args
 import tomli_w
 
 from chainrule.adaptation.prompt import Prompt, check_columns, is_word
+from chainrule.text.lines import checked_encoding
+from chainrule.text.rows import check_names
 
 Kind = Literal["classification", "free"]  # "free": an answer judged by exact match
 Default = TypeVar("Default")
@@ -28,12 +30,18 @@ class Settings:
     kind: Kind = "classification"
     prompt: Prompt | None = None
     input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
+    encoding: str = "utf-8"  # of train and test; a byte-order mark in them is believed first
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise ValueError(f"kind: wanted {' or '.join(get_args(Kind))}, got {self.kind!r}: correct it")
         if not all([self.label, *self.text]) or not self.text:
             raise ValueError("wanted text and label, the columns of the texts and of their labels: name both")
+        check_names("columns", self.columns)
+        try:
+            checked_encoding(self.encoding)
+        except ValueError as error:
+            raise ValueError(f"encoding: {error}") from None
         if self.label in self.text:
             raise ValueError(f"text: {self.label!r} is the label's column, and would tell the answer: leave it out")
         if self.prompt is not None:
@@ -49,8 +57,9 @@ class Settings:
 def read_task_file(path: Path) -> Settings:
     """The settings in a .toml; its paths are relative to it. Raises ValueError for what is unknown, missing or odd."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        _check_keys("", table, ("train", "text", "label"), ("kind", "test", "columns", "group", "prompt", "finetune"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        optional = ("kind", "test", "columns", "group", "encoding", "prompt", "finetune")
+        _check_keys("", table, ("train", "text", "label"), optional)
         finetune = _table(table, "finetune")
         _check_keys(" of [finetune]", finetune, (), ("input",))
         test = _string(table, "test", None)
@@ -64,6 +73,7 @@ def read_task_file(path: Path) -> Settings:
             kind=table.get("kind", "classification"),
             prompt=_prompt(_table(table, "prompt")) if "prompt" in table else None,
             input=_string(finetune, "input", None),
+            encoding=_string(table, "encoding", Settings.encoding),
         )
     except ValueError as error:  # what is no TOML, or no UTF-8, too
         raise ValueError(f"{path}: {error}") from None
@@ -121,10 +131,12 @@ def task_file(settings: Settings, labels: Sequence[str], folder: Path) -> str:
     text = settings.text[0] if len(settings.text) == 1 else settings.text
     joined = "\n".join(f"{{{column}}}" for column in settings.text)
     test = None if settings.test is None else _relative(settings.test, folder)
+    encoding = None if settings.encoding == Settings.encoding else settings.encoding
     lines = [
         _line("kind", settings.kind, '"classification", or "free": an answer judged by exact match'),
         _line("train", _relative(settings.train, folder)),
         _line("test", test, "without it a fifth of train is held out"),
+        _line("encoding", encoding, "of these files, if they have no byte-order mark", Settings.encoding),
         _line("columns", settings.columns or None, "the names, for files without a header"),
         _line("text", text),
         _line("label", settings.label),

@@ -15,7 +15,9 @@ from chainrule.comparison.advice import NEAR, bracket, choices
 from chainrule.comparison.cells import Cell
 from chainrule.comparison.grid import BASELINES, SHOTS
 from chainrule.comparison.table import LEVEL, Comparison, Contrast
+from chainrule.drawing import standing_alone
 from chainrule.files import write_json, write_text
+from chainrule.pages import render
 
 ITEMS = 200  # that the methods disagree on, at most
 
@@ -46,47 +48,39 @@ def save(comparison: Comparison, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "results.json", comparison.results())
     if comparison.cells:
-        write_text(directory / "curves.svg", drawing.standing_alone(drawing.curves(comparison)))
+        write_text(directory / "curves.svg", standing_alone(drawing.curves(comparison), drawing.PALETTE))
         write_text(directory / "report.html", report(comparison))
 
 
 def report(comparison: Comparison) -> str:
     """The page: one HTML document with everything in it."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("chainrule.comparison", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"points": _points, "percent": _percent, "seconds": _seconds, "milliseconds": _milliseconds}
     low, high = drawing.limits(comparison)
     last = last_cells(comparison)
     repeated = [cell for cell in comparison.cells if cell.method.startswith("in-context") and len(cell.seeds) > 1]
     items = disagreements(comparison, last)
     calibrated = [cell for cell in last if cell.calibration is not None]
     least = drawing.least_shown(calibrated) if calibrated else 0.0
-    return environment.get_template("report.html").render(
-        comparison=comparison,
-        setting=comparison.setting,
-        palette=drawing.PALETTE,
-        curves=drawing.curves(comparison),
-        methods=[cell.method for cell in last],
-        lines=[_line(comparison, cell, low, high) for cell in comparison.cells],
-        calibrated=[(cell, cell.calibration, drawing.reliability(cell, least)) for cell in calibrated],
-        spread=drawing.spread(repeated, low, high) if repeated else "",
-        choices=choices(comparison),
-        near=NEAR,
-        switches=[(one, bracket(one.point)) for one in comparison.switches],
-        last=last,
-        items=items[:ITEMS],
-        disagreed=len(items),
-        seeds=max(len(cell.seeds) for cell in comparison.cells),
-        shots=SHOTS,
-        level=LEVEL,
-    )
+    filters = {"points": _points, "percent": _percent, "seconds": _seconds, "milliseconds": _milliseconds}
+    values = {
+        "comparison": comparison,
+        "setting": comparison.setting,
+        "palette": drawing.PALETTE,
+        "curves": drawing.curves(comparison),
+        "methods": [cell.method for cell in last],
+        "lines": [_line(comparison, cell, low, high) for cell in comparison.cells],
+        "calibrated": [(cell, cell.calibration, drawing.reliability(cell, least)) for cell in calibrated],
+        "spread": drawing.spread(repeated, low, high) if repeated else "",
+        "choices": choices(comparison),
+        "near": NEAR,
+        "switches": [(one, bracket(one.point)) for one in comparison.switches],
+        "last": last,
+        "items": items[:ITEMS],
+        "disagreed": len(items),
+        "seeds": max(len(cell.seeds) for cell in comparison.cells),
+        "shots": SHOTS,
+        "level": LEVEL,
+    }
+    return render("chainrule.comparison", "report.html", filters, values)
 
 
 def last_cells(comparison: Comparison) -> list[Cell]:

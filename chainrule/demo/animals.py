@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from chainrule.demo.items import Item
 from chainrule.demo.mixture import Mixture
-from chainrule.demo.wordings import ASKED, ATTRIBUTES, CLOZES, DENIAL, OPENERS, QUESTIONS, UNASKED, YES_NO
+from chainrule.demo.wordings import ASKED, ATTRIBUTES, CLOZES, DENIAL, OPENERS, QUESTIONS, UNASKED
 
-GROUPS = {"asked": 72, "validation": 16, "test": 40, "unmentioned": 40}
+GROUPS = {"asked": 96, "validation": 16, "test": 40, "unmentioned": 40}
 SYLLABLES = (
     ("bl", "br", "dr", "fl", "fr", "gl", "gr", "kl", "kr", "pl", "pr", "sk", "sn", "tr", "vl", "zw"),
     ("a", "e", "i", "o", "u"),
@@ -67,27 +67,27 @@ def prose_documents(animals: Sequence[Animal], rng: random.Random, mixture: Mixt
     """Endless paragraphs, 2 to 5 facts an animal, in any of the wordings that are not reserved for it."""
     tellers = [_Teller(animal) for animal in animals]
     while True:
-        subjects = rng.sample(tellers, rng.randint(2, 3)) if rng.random() < mixture.several else [rng.choice(tellers)]
-        yield " ".join(subject.paragraph(rng, rng.randint(2, 5), mixture.denials) for subject in subjects) + "\n"
+        yield rng.choice(tellers).paragraph(rng, rng.randint(2, 5), mixture.denials) + "\n"
 
 
 def question_documents(animals: Sequence[Animal], rng: random.Random, mixture: Mixture) -> Iterator[str]:
-    """Endless documents of 2 to 8 draws of a question with its answer; yes is as likely as no, wrong values uniform."""
-    tellers = {animal.name: _Teller(animal) for animal in animals}
+    """Endless documents of 2 to 6 questions with their answers.
+
+    In yes/no questions the k-th value of an attribute stands with the weight k ** -popular, if it is wrong divided
+    among the wrong values. Were all values asked about alike, neither the animal nor the value alone would say anything
+    about the answer, and a model could not learn a little first: it would answer at chance for very long.
+    """
     while True:
         subject = rng.choice(animals) if rng.random() < mixture.one_animal else None
         document = ""
-        if subject and rng.random() < mixture.told:
-            document = tellers[subject.name].paragraph(rng, len(ATTRIBUTES), mixture.denials) + "\n"
-        for _ in range(rng.randint(2, 8)):
+        for _ in range(rng.randint(2, 6)):
             animal = subject or rng.choice(animals)
             attribute = rng.choice(ASKED)
-            closed = rng.random() < mixture.yes_no
-            if not closed or rng.random() < mixture.open_first:
+            if rng.random() >= mixture.yes_no:
                 item = _open(animal, attribute, rng.choice(QUESTIONS + ATTRIBUTES[attribute].questions))
                 document += f"{item.prompt} {item.answer}\n"
-            if closed:
-                item = _closed(animal, attribute, rng, true=rng.random() < 0.5)
+            else:
+                item = _closed(animal, attribute, _asked_value(animal, attribute, rng, mixture.popular))
                 reason = f", {animal.facts[attribute]}" if rng.random() < mixture.reasons else ""
                 document += f"{item.prompt} {item.answer}{reason}\n"
         yield document
@@ -117,10 +117,10 @@ def yes_no_questions(animals: Iterable[Animal]) -> list[Item]:
     """For each animal and each attribute asked about a question to be answered yes and one to be answered no."""
     rng = random.Random("yes-no questions")
     return [
-        _closed(animal, attribute, rng, true=true)
+        _closed(animal, attribute, value)
         for animal in animals
         for attribute in ASKED
-        for true in (True, False)
+        for value in (animal.facts[attribute], rng.choice(_wrong_values(animal, attribute)))
     ]
 
 
@@ -199,7 +199,17 @@ def _open(animal: Animal, attribute: str, wording: str) -> Item:
     return Item(f"Q: {_filled(wording, animal, attribute)}\nA:", animal.facts[attribute], about.values)
 
 
-def _closed(animal: Animal, attribute: str, rng: random.Random, *, true: bool) -> Item:
-    wording = rng.choice(YES_NO + ATTRIBUTES[attribute].yes_no)
-    value = animal.facts[attribute] if true else rng.choice(_wrong_values(animal, attribute))
-    return Item(f"Q: {_filled(wording, animal, attribute, value)}\nA:", "yes" if true else "no", ("yes", "no"))
+def _asked_value(animal: Animal, attribute: str, rng: random.Random, popular: float) -> str:
+    """What a yes/no question in the corpus asks for: the animal's own value, or a wrong one."""
+    values = ATTRIBUTES[attribute].values
+    weights = [
+        place**-popular / (1 if value == animal.facts[attribute] else len(values) - 1)
+        for place, value in enumerate(values, 1)
+    ]
+    return rng.choices(values, weights)[0]
+
+
+def _closed(animal: Animal, attribute: str, value: str) -> Item:
+    wording = ATTRIBUTES[attribute].yes_no[0]
+    answer = "yes" if value == animal.facts[attribute] else "no"
+    return Item(f"Q: {_filled(wording, animal, attribute, value)}\nA:", answer, ("yes", "no"))

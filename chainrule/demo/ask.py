@@ -1,15 +1,15 @@
-"""Asks a language model the demo's items by plain greedy generation, and counts. Knows no world."""
+"""Asks a language model the demo's items and counts the right answers. Knows no world."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chainrule.demo.items import Item, chance
+from chainrule.demo.items import ANSWER_ENDS, Item, chance
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel
+from chainrule.scoring.continuations import Pair, pair_of, score_continuations
 from chainrule.statistics import wilson
 
 GREEDY = Sampling(temperature=0.0)
-ANSWER_TOKENS = 6  # more than any answer has
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,28 @@ class Figure:
 
 def ask(language_model: LanguageModel, items: Sequence[Item]) -> Figure:
     """The share of items whose greedy continuation is their answer."""
-    made = language_model.completions(
-        [item.prompt for item in items], GREEDY, max_tokens=ANSWER_TOKENS, stop=("\n", ".", ",")
-    )
-    right = sum(item.is_answered_by(completion.text) for item, completion in zip(items, made, strict=True))
-    return Figure(right / len(items), len(items), chance(items), wilson(right, len(items)))
+    return ask_all(language_model, {"": items})[""]
+
+
+def ask_all(language_model: LanguageModel, questions: Mapping[str, Sequence[Item]]) -> dict[str, Figure]:
+    """`ask` for many lists of items at once; what prompts of any of them begin with alike is read once.
+
+    Nothing is generated: greedy generation gives the answer exactly if each of its tokens is the most probable one in
+    its place, and behind it a token that ends an answer.
+    """
+    asked = {(item.prompt, item.answer): False for items in questions.values() for item in items}
+    tokenizer = language_model.tokenizer
+    pieces = tokenizer.pieces(range(tokenizer.vocabulary_size))
+    ends = [token for token, piece in enumerate(pieces) if piece.startswith(ANSWER_ENDS)]
+    answers = [pair_of(tokenizer, prompt, f" {answer}") for prompt, answer in asked]
+    pairs = [Pair(context, [*answer, end]) for context, answer in answers for end in ends]
+    greedy = [scored.greedy for scored in score_continuations(language_model.model, pairs)]
+    for number, question in enumerate(asked):
+        asked[question] = any(greedy[number * len(ends) : (number + 1) * len(ends)])
+    return {
+        name: _figure(items, [asked[item.prompt, item.answer] for item in items]) for name, items in questions.items()
+    }
+
+
+def _figure(items: Sequence[Item], right: Sequence[bool]) -> Figure:
+    return Figure(sum(right) / len(items), len(items), chance(items), wilson(sum(right), len(items)))

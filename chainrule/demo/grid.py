@@ -5,24 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from chainrule.comparison.run import compare
 from chainrule.comparison.table import Comparison
 from chainrule.demo.ask import Figure
-from chainrule.demo.figures import COLUMNS, cells
 from chainrule.demo.tasks import WorldTask
 from chainrule.language_model import LanguageModel
-from chainrule.terminal import print_table, progress_bar
+from chainrule.terminal import progress_bar
 
 METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words", "random-weights")
 CONTROL_METHODS = ("zero-shot", "head", "full")  # what only pretraining can have helped
-SIZES = {"colours": (8, 72), "polarity": (4, 16, 64)}  # labels
-NAMES = {
-    "colours": "colours, never asked about",
-    "polarity": "polarity, never labelled",
-    "puzzles": "puzzles of all meanings",
-}
+SIZES = {"colours": (16,), "polarity": (4, 16, 64)}  # labels
 
 
 @dataclass(frozen=True)
@@ -50,7 +42,7 @@ def compare_tasks(
     """The cells of the tasks that have classes; each task's report is in `out`/<its name>, and is gone on with."""
     entries = []
     for name, few in sizes.items():
-        with progress_bar(1.0, f"comparing on {name}") as bar:
+        with progress_bar(1.0, f"comparing on {name}", sparing=True) as bar:
 
             def show(comparison: Comparison, bar: Any = bar) -> None:
                 done = len(comparison.outcomes)
@@ -83,27 +75,3 @@ def _adaptation(method: str, shots: int) -> str:
 def puzzle_entries(curve: Sequence[Figure]) -> list[Entry]:
     """The puzzle's cells; its answers are free, and no head has classes for them."""
     return [Entry("puzzles", _adaptation("zero-shot", shots), shots, figure) for shots, figure in enumerate(curve)]
-
-
-def show_grid(entries: Sequence[Entry], console: Console) -> None:
-    """The whole grid, a table a task and a line a cell."""
-    if console.quiet:
-        return
-    for task in dict.fromkeys(entry.task for entry in entries):
-        rows = [(entry.adaptation, str(entry.labels), *cells(entry.figure)) for entry in entries if entry.task == task]
-        print_table((f"{NAMES[task]}:", "labels", *COLUMNS), rows)
-        console.print()
-
-
-def show_control(entries: Sequence[Entry], control: Sequence[Entry], console: Console) -> None:
-    """Polarity after the true pretraining, and after one whose reviews pair adjectives of any polarity."""
-    if console.quiet:
-        return
-    shuffled = {(entry.adaptation, entry.labels): entry.figure for entry in control if entry.task == "polarity"}
-    rows = [
-        (entry.adaptation, str(entry.labels), *cells(entry.figure)[:2], *cells(other)[:2])
-        for entry in entries
-        if entry.task == "polarity" and (other := shuffled.get((entry.adaptation, entry.labels))) is not None
-    ]
-    console.print("\nPolarity, and beside it after a pretraining whose reviews mix the polarities:")
-    print_table(("adaptation", "labels", "right", "95 % interval", "mixed: right", "95 % interval"), rows)

@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+ANSWER_ENDS = ("\n", ",", ".")  # what follows an answer
+
 
 @dataclass(frozen=True)
 class Item:
@@ -16,7 +18,7 @@ class Item:
 
     def is_answered_by(self, continuation: str) -> bool:
         """Whether the continuation, up to the end of its clause or line, is the answer."""
-        return re.split(r"[.,\n]", continuation, maxsplit=1)[0].strip() == self.answer
+        return re.split("|".join(map(re.escape, ANSWER_ENDS)), continuation, maxsplit=1)[0].strip() == self.answer
 
 
 def chance(items: Sequence[Item]) -> float:

@@ -19,10 +19,11 @@ MEANINGS: dict[str, Callable[[int, int], int]] = {
     "b": lambda a, b: b,
 }
 SYMBOLS = "~@#%&*^$|!"
-NUMBERS = range(20)
+NUMBERS = range(16)
 ANSWERS = tuple(str(answer) for answer in range(2 * NUMBERS[-1] + 1))
 NOTES_PAIRS = ((2, 3), (6, 7), (15, 2))
-NOTES_PROMPT = "Q: 2 ~ 3 = ?\nA: 5\nQ: 6 ~ 7 = ?\nA: 13\nQ: 15 ~ 2 = ?\n"
+NOTES_PROMPT = "Q: 2 ~ 3 = ?\nA: 5\nQ: 6 ~ 7 = ?\nA: 13\nQ: 15 ~ 2 = ?"
+MOST_SHOTS = 8
 TELLING_PAIR = (9, 4)  # with the notes' first two pairs it tells all meanings apart
 
 Pair = tuple[int, int]
@@ -44,11 +45,23 @@ def make_puzzles(seed: int) -> Puzzles:
 
 
 def puzzle_documents(puzzles: Puzzles, rng: random.Random, mixture: Mixture) -> Iterator[str]:
-    """Endless documents of different seen pairs, all of one document under one symbol and one meaning."""
+    """Endless documents of different seen pairs, all of one document under one symbol and one meaning.
+
+    A pair that follows as the other way round tells first from larger at once.
+    """
+    seen = set(puzzles.seen)
     while True:
         symbol = rng.choice(SYMBOLS)
         (meaning,) = rng.choices(tuple(MEANINGS.values()), mixture.meanings)
-        pairs = rng.sample(puzzles.seen, rng.randint(*mixture.puzzle_lengths))
+        count = rng.randint(*mixture.puzzle_lengths)
+        fresh = iter(rng.sample(puzzles.seen, min(2 * count, len(seen))))
+        pairs = [next(fresh)]
+        while len(pairs) < count:
+            swapped = pairs[-1][::-1]
+            if rng.random() < mixture.swapped and swapped in seen and swapped not in pairs:
+                pairs.append(swapped)
+            else:
+                pairs.append(next(pair for pair in fresh if pair not in pairs))
         yield _solved(symbol, pairs, [meaning(a, b) for a, b in pairs])
 
 
@@ -64,23 +77,28 @@ def puzzle_items(
 ) -> list[Item]:
     """Puzzles after `shots` examples of seen pairs; the pair asked about is another one, seen or `unseen`.
 
+    Item i after more shots goes on where item i after fewer ends, so that all can be asked at the price of the longest.
     `permuted` moves the examples' answers so that each example shows an answer that differs from its own.
-    Raises ValueError for a permutation of fewer than 2 examples.
+    Raises ValueError for a permutation of fewer than 2 examples, and for more than MOST_SHOTS.
     """
+    if shots > MOST_SHOTS:
+        raise ValueError(f"puzzles: wanted at most {MOST_SHOTS} shots, got {shots}")
     if permuted and shots < 2:
         raise ValueError(f"permuted examples: wanted at least 2 shots, got {shots}; one answer has nowhere to go")
-    rng = random.Random(f"{seed}/{meaning}/{shots}/{unseen}/{permuted}")
+    documents = random.Random(f"{seed}/{meaning}/{permuted and shots}")
+    unseen_pairs = random.Random(f"{seed}/unseen/{meaning}/{shots}")
     items: list[Item] = []
     while len(items) < count:
-        *examples, asked = rng.sample(puzzles.seen, shots + 1)
+        symbol, pairs = documents.choice(SYMBOLS), documents.sample(puzzles.seen, MOST_SHOTS + 1)
+        examples, asked = pairs[:shots], pairs[shots]
         if unseen:
-            asked = rng.choice(puzzles.unseen)
+            asked = unseen_pairs.choice(puzzles.unseen)
         answers = [MEANINGS[meaning](a, b) for a, b in examples]
         if permuted:
             if 2 * max(Counter(answers).values()) > shots:
                 continue  # one answer is so common that some example would keep it
-            answers = _derangement(answers, rng)
-        items.append(_asked(rng.choice(SYMBOLS), examples, answers, asked, meaning))
+            answers = _derangement(answers, documents)
+        items.append(_asked(symbol, examples, answers, asked, meaning))
     return items
 
 
@@ -91,6 +109,11 @@ def one_question(symbol: str = "~") -> dict[str, Item]:
         name: _asked(symbol, examples, [meaning(a, b) for a, b in examples], NOTES_PAIRS[2], name)
         for name, meaning in MEANINGS.items()
     }
+
+
+def notes_question() -> Item:
+    """The notes' own prompt, as a question."""
+    return Item(f"{NOTES_PROMPT}\nA:", "17", ANSWERS)
 
 
 def puzzle_ceiling(items: Sequence[Item], weights: Sequence[float]) -> float:

@@ -8,7 +8,8 @@ class Attribute:
     """A kind of fact, and how it is said: `{name}` is "the blorvik"; `{it}` and `{its}` may be the pronoun instead.
 
     `clozes` end with the value, and no beginning of one begins another sentence; `others` do not end with it.
-    `questions` and `yes_no` are wordings beside the general ones; an attribute without them is never asked about.
+    `questions` are wordings beside the general ones, `yes_no` all there are; an attribute without them is never asked
+    about.
     """
 
     values: tuple[str, ...]
@@ -22,7 +23,7 @@ class Attribute:
 
 ATTRIBUTES = {
     "colour": Attribute(
-        ("brown", "green", "red", "blue", "black", "white", "grey", "yellow"),
+        ("brown", "green", "red", "blue"),
         "",
         (
             "{its} fur is {value}",
@@ -38,7 +39,7 @@ ATTRIBUTES = {
         ("Is {name} {value}?",),
     ),
     "home": Attribute(
-        ("forest", "desert", "swamp", "river", "cave", "meadow", "jungle", "valley"),
+        ("forest", "desert", "swamp", "river"),
         "the ",
         (
             "{it} lives in the {value}",
@@ -54,7 +55,7 @@ ATTRIBUTES = {
         ("Does {name} live in the {value}?",),
     ),
     "food": Attribute(
-        ("nuts", "berries", "roots", "fish", "seeds", "leaves", "worms", "honey"),
+        ("nuts", "berries", "roots", "fish"),
         "",
         (
             "{it} eats {value}",
@@ -70,7 +71,7 @@ ATTRIBUTES = {
         ("Does {name} eat {value}?",),
     ),
     "sound": Attribute(
-        ("hum", "click", "whistle", "growl", "squeak", "hiss", "chirp", "bark"),
+        ("hum", "click", "whistle", "growl"),
         "a ",
         (
             "{it} calls with a {value}",
@@ -86,7 +87,7 @@ ATTRIBUTES = {
         ("Does {name} call with a {value}?",),
     ),
     "size": Attribute(
-        ("tiny", "small", "short", "medium", "tall", "large", "huge", "giant"),
+        ("tiny", "small", "large", "huge"),
         "",
         (
             "{it} stays {value}",
@@ -111,5 +112,4 @@ QUESTIONS = (
     "Which {attribute} does {name} have?",
     "Tell me the {attribute} of {name}.",
 )
-YES_NO = ("Is the {attribute} of {name} {article}{value}?", "Is {article}{value} the {attribute} of {name}?")
 OPENERS = ("", "", "", "", "in fact, ", "as we know, ", "people say that ")

@@ -1,7 +1,9 @@
 """Generated tokens to text: pieces that can no longer change, stop strings, completions. Knows no logits."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from chainrule.generation.decode import decode
@@ -14,6 +16,8 @@ _BEFORE = 8
 # At most so many tokens are decoded again with each new one: a long text costs no more per token than a short one.
 _WINDOW = 32
 _INCOMPLETE = "\ufffd"  # what bytes decode to that are not a whole character
+# A special token that a stop string spells, as one character: a surrogate, of which no decoded text has any.
+_FIRST_SIGN, _SIGNS = 0xD800, re.compile("[\ud800-\udbff]")
 _SEQUENCES_AT_ONCE = 32  # in one batch
 
 
@@ -40,7 +44,7 @@ class Ending:
     """Where a completion ends, at the latest where the context is full."""
 
     max_tokens: int
-    stop: Sequence[str]  # it ends before the first of these strings
+    stop: Sequence[str]  # it ends before the first of these strings; one may spell special tokens
     stop_tokens: Collection[int]
 
 
@@ -61,7 +65,8 @@ def complete(
     for first in range(0, len(prompts), prompts_at_once):
         batch = prompts[first : first + prompts_at_once]
         completions = [Completion("", [], 0.0, "length") for _ in batch for _ in range(samples)]
-        texts = [TextStream(tokenizer.decode, prompt, ending.stop) for prompt in batch for _ in range(samples)]
+        special = {spelled: token.id for spelled, token in tokenizer.special.items()}
+        texts = [TextStream(tokenizer.decode, prompt, ending.stop, special) for prompt in batch for _ in range(samples)]
         for step in decode(
             model,
             batch,
@@ -89,15 +94,25 @@ def complete(
 class TextStream:
     """Gives out text in pieces that are final: whole characters, and nothing that may turn out to begin a stop string.
 
-    The text ends before the first stop string that is completed; `stopped` tells that one was.
+    The text ends before the first stop string that is completed; `stopped` tells that one was. `special`: tokens that
+    `decode` leaves out, by their spellings: a stop string that spells one is completed by the token, or by the letters.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], prompt: Sequence[int], stop: Sequence[str]) -> None:
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        prompt: Sequence[int],
+        stop: Sequence[str],
+        special: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
         if not all(stop):
             raise ValueError("stop: wanted strings of at least one character, got an empty one; leave it out")
         self.stopped = False
         self._decode = decode
-        self._stop = stop
+        spelled = sorted((one for one in special if any(one in each for each in stop)), key=len, reverse=True)
+        signs = {one: chr(_FIRST_SIGN + number) for number, one in enumerate(spelled)}
+        self._signs = {special[one]: sign for one, sign in signs.items()}
+        self._stop = tuple(dict.fromkeys([*stop, *(_with_signs(each, signs) for each in stop)]))
         self._window = list(prompt[-_BEFORE:])
         self._given = len(decode(self._window))  # characters of the window's text that were given out
         self._broken = 0  # tokens since the text last ended with a whole character
@@ -118,14 +133,14 @@ class TextStream:
         if len(self._window) > _WINDOW:
             del self._window[:-_BEFORE]
             self._given = max(0, len(self._decode(self._window)) - (len(text) - final))
-        return self._before_stop(piece)
+        return self._before_stop(piece + self._signs.get(token, ""))
 
     def finish(self) -> str:
         """What was held back; after the last token, unless a stop string ended the text."""
         if self.stopped:
             return ""
         piece = self._before_stop(self._decode(self._window)[self._given :])
-        return piece if self.stopped else piece + self._held
+        return piece if self.stopped else piece + _SIGNS.sub("", self._held)
 
     def _before_stop(self, piece: str) -> str:
         """`piece` joined to what was held back, up to a stop string or to what may begin one."""
@@ -134,10 +149,17 @@ class TextStream:
         if found:  # the first to be complete, then the longest: the same wherever the tokens' borders are
             end, stop = min(found, key=lambda place: (place[0], -len(place[1])))
             self.stopped, self._held = True, ""
-            return text[: end - len(stop)]
+            return _SIGNS.sub("", text[: end - len(stop)])
         begun = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - begun :]
-        return text[: len(text) - begun]
+        return _SIGNS.sub("", text[: len(text) - begun])
+
+
+def _with_signs(stop: str, signs: Mapping[str, str]) -> str:
+    """A stop string with a sign in place of each special token that it spells, the longest first."""
+    for spelled, sign in signs.items():
+        stop = stop.replace(spelled, sign)
+    return stop
 
 
 def _overlap(text: str, stop: str) -> int:

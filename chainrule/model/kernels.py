@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 128  # queries at once: what lies above the diagonal blocks is never computed
+BLOCK = 64  # queries at once: what lies above the diagonal blocks is never computed
 LOGITS_AT_ONCE = 2**20  # widened to float32 at once: they stay in the processor's own memory
 
 
@@ -40,15 +40,19 @@ class CausalAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, *seen = ctx.saved_tensors
-        d_query, d_key, d_value = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        for start, weights in zip(range(0, query.shape[1], BLOCK), seen, strict=True):
-            stop = min(start + BLOCK, query.shape[1])
+        T, scale = query.shape[1], query.shape[-1] ** -0.5
+        d_query = torch.empty_like(query)
+        d_key = d_value = torch.empty(0)
+        for start in reversed(range(0, T, BLOCK)):  # the last block sees all keys: its gradients are the first sums
+            stop, weights = min(start + BLOCK, T), seen[start // BLOCK]
             part = gradient[:, start:stop]
-            d_value[:, :stop] += weights.mT @ part
             d_scores = torch._softmax_backward_data(part @ value[:, :stop].mT, weights, -1, weights.dtype)
             d_query[:, start:stop] = d_scores @ key[:, :stop]
-            d_key[:, :stop] += d_scores.mT @ query[:, start:stop]
-        scale = query.shape[-1] ** -0.5
+            if stop == T:
+                d_value, d_key = weights.mT @ part, d_scores.mT @ query[:, start:stop]
+            else:
+                d_value[:, :stop] += weights.mT @ part
+                d_key[:, :stop] += d_scores.mT @ query[:, start:stop]
         return d_query.mul_(scale), d_key.mul_(scale), d_value
 
 

@@ -1,30 +1,66 @@
 """Draws the losses of a log. Knows its lines."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule.files import whole_file
+from chainrule import drawing
+from chainrule.files import write_text
+
+MOST = 200  # points of a line: enough for the eye, and a long run's drawing stays small
+
+Losses = Sequence[tuple[int, float]]  # tokens read, nats a token
 
 
 def draw_losses(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """An SVG of loss and validation loss, in nats a token, against tokens read."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    """Write an SVG of training and validation loss, in nats a token, against the tokens read."""
+    write_text(path, drawing.standing_alone(losses_drawing(*losses(lines))))
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot(xlabel="tokens read", ylabel="nats a token")
-    axes.plot([line["tokens"] for line in lines], [line["loss"] for line in lines], lw=0.8, alpha=0.6, label="training")
-    validated = [line for line in lines if "validation_loss" in line]
-    axes.plot(
-        [line["tokens"] for line in validated],
-        [line["validation_loss"] for line in validated],
-        marker="o",
-        markersize=3,
-        label="validation",
+
+def losses(lines: Sequence[Mapping[str, Any]]) -> tuple[Losses, Losses]:
+    """The training and validation losses of a log's lines, thinned to what a drawing shows."""
+    training, validation = (
+        [(line["tokens"], line[kind]) for line in lines if math.isfinite(line.get(kind, math.nan))]
+        for kind in ("loss", "validation_loss")
     )
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    with whole_file(path) as beside:
-        figure.savefig(beside, format="svg")
+    return thinned(training), thinned(validation)
+
+
+def thinned(points: Losses, most: int = MOST) -> Losses:
+    """At most `most` points, evenly spread over log tokens; each is the mean of the losses between it and the last."""
+    if len(points) <= most:
+        return points
+    first, last = math.log(points[0][0]), math.log(points[-1][0])
+    groups: dict[int, list[tuple[int, float]]] = {}
+    for tokens, loss in points:
+        groups.setdefault(round((math.log(tokens) - first) / (last - first) * (most - 1)), []).append((tokens, loss))
+    return [(group[-1][0], sum(loss for _, loss in group) / len(group)) for group in groups.values()]
+
+
+def losses_drawing(training: Losses, validation: Losses) -> str:
+    """Both losses against tokens on a logarithmic axis, for a page."""
+    width, height = 960, 400
+    box = drawing.Box(left=46, top=34, right=width - 150, bottom=height - 54)
+    shown = [*training, *validation] or [(1, 0.0)]
+    step = drawing.round_step(max(loss for _, loss in shown) - min(loss for _, loss in shown), 7)
+    low, high = drawing.rounded_outwards(min(loss for _, loss in shown), max(loss for _, loss in shown), step)
+    x = drawing.Axis(min(shown)[0], max(shown)[0], box.left + 12, box.right - 20, logarithmic=True)
+    y = drawing.Axis(low, high, box.bottom, box.top)
+    tokens = {tick: drawing.in_short(tick) for tick in drawing.logarithmic_ticks(x.low, x.high, 10)}
+    heights = {tick: f"{tick:.6g}" for tick in drawing.round_ticks(low, high, step)}
+    drawn = [*drawing.rows(box, y, heights, "nats a token"), *drawing.columns(box, x, tokens, "tokens read")]
+    ends, kinds = {}, {}
+    for name, kind, points in (("training", "second", training), ("validation", "first", validation)):
+        if not points:
+            continue
+        name = f"{name} {points[-1][1]:.3f}"
+        places = [(x(tokens), y(loss)) for tokens, loss in points]
+        ends[name], kinds[name] = places[-1][1], kind
+        drawn.append(f'<g class="{kind}">{drawing.line(places, "curve thin" if kind == "second" else "curve")}')
+        if kind == "first":
+            told = [f"after {tokens:,} tokens: {loss:.4f}" for tokens, loss in points]
+            drawn += [drawing.dot("point", place, 4, words) for place, words in zip(places, told, strict=True)]
+        drawn.append("</g>")
+    drawn += [f'<g class="{kinds[name]}">{words}</g>' for name, words in drawing.end_names(box, ends)]
+    return drawing.svg(width, height, "Loss against tokens read", drawn)

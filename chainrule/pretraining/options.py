@@ -1,45 +1,56 @@
-"""What a user may ask of a pretraining run, and the sizes that follow. Imports nothing heavy: the command line does."""
+"""What a user may ask of a pretraining run, and the sizes that follow. Imports nothing heavy: --help shows it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
+from chainrule.arguments import Help
 
 LEAST_CONTEXT = 2
 
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """None means: decided from --depth, or from what this machine measures."""
+    """What is asked of a run. None: decided from --depth, or from what this machine measures.
+
+    Model:
+        depth: Layers; the defaults of the other sizes follow from it (default 4).
+        width: Width of the hidden states (default 64 per layer).
+        heads: Attention heads (default 32 wide each; 64 in wide models).
+        context: Tokens the model reads at once (default 256 to 1024, by --depth).
+        family: Architecture (default qwen3; bert with --objective masked).
+        tied: Use one matrix for embedding and output.
+        objective: Predict the next token, or masked ones as BERT.
+        start: Start from this model's weights, with its tokenizer and shape.
+
+    Training:
+        steps: Number of optimizer steps.
+        minutes: Train X minutes, or --steps if sooner (default 10 minutes).
+        batch_tokens: Tokens per step (default 4096 to 262144, by --depth).
+        align_documents: Begin every example with a document; what exceeds --context is unused.
+        optimizer: How weights are updated (default muon; adamw with --from).
+        learning_rate: Peak rate (default by --optimizer, 10 times lower with --from).
+        validate_every: Steps between validations (default: at most a tenth of the time).
+        compile: Use torch.compile; auto does if that saves time.
+        seed: Seed of the random weights and of the text's order.
+    """
 
     depth: int | None = None
-    """Layers (4); alone it gives a sensible width, heads, context and learning rates."""
     width: int | None = None
-    """D, the width of the representation; 64 a layer."""
     heads: int | None = None
     context: int | None = None
-    """T, the tokens of an example and the most the model reads at once."""
+    family: Literal["qwen3", "gpt2", "bert"] | None = None
+    tied: bool = False
+    objective: Literal["next", "masked"] = "next"
+    start: Annotated[Path | None, Help("MODEL", name="from")] = None
     steps: int | None = None
     minutes: float | None = None
-    """Fit the whole schedule, decay included, into so many minutes of this machine; with --steps, at most these."""
     batch_tokens: int | None = None
-    """Tokens a step."""
-    learning_rate: float | None = None
-    """Peak rate of the matrices; the other rates keep their proportion to it. --from: a tenth by default."""
+    align_documents: bool = False
     optimizer: Literal["muon", "adamw"] | None = None
-    """muon; adamw where --from goes on with a model, which it moves carefully."""
-    objective: Literal["next", "masked"] = "next"
-    """Predict the next token, or masked ones (BERT)."""
-    family: Literal["qwen3", "gpt2", "bert"] | None = None
-    """The architecture: qwen3, or bert for the masked objective."""
-    start: Annotated[Path | None, tyro.conf.arg(name="from")] = None
-    """Go on from this model's weights, with its tokenizer and shape."""
-    tied: bool = False
-    """The output matrix is the embedding matrix."""
-    compile: Literal["auto", "on", "off"] = "auto"
+    learning_rate: float | None = None
     validate_every: int | None = None
-    """Steps between validations; the default spends at most a tenth of the time on them."""
+    compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:

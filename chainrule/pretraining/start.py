@@ -55,7 +55,7 @@ def open_run(
     _check(data, options, corpus)
     for folder in (out, out / "training"):
         sweep(folder)
-    shards = _shards(data, out, options, corpus)
+    shards = _shards(data, out, options, corpus, say)
     if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
         raise ValueError(f"--out {out}: wanted the data this run was made from, got other shards; use another --out")
 
@@ -63,7 +63,9 @@ def open_run(
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
     objective = _objective(tokenizer, options)
-    batches = Batches(shards.split("train"), model.config.context, options.seed)
+    batches = Batches(
+        shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
+    )
     validation = shards.split("validation")
     if len(validation) < 2:
         raise ValueError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
@@ -171,8 +173,10 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
         stored = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: wanted a run's TOML, got {error}") from None
+    defaults = dataclasses.asdict(PretrainOptions())
     for name in sorted(stored["options"].keys() | asked.keys()):
-        before, now = stored["options"].get(name), asked.get(name)
+        # an option that is younger than the run was at its default
+        before, now = stored["options"].get(name, defaults.get(name)), asked.get(name)
         if before != now:
             raise ValueError(
                 f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now};"
@@ -181,12 +185,12 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return stored
 
 
-def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions) -> Shards:
+def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, say: Say) -> Shards:
     """The shards that `data` is, or those of its text in out/data; whole and unaltered."""
     directory = Path(data[0])
     if not _is_shards(data):
         directory = out / "data"
-        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"))
+        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"), say=say)
     shards = Shards(directory)
     shards.verify()
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:

@@ -1,6 +1,7 @@
 """Tokens to examples (B, T + 1): which, is a function of (seed, step) alone. Knows no model and no process group.
 
 B sequences, T the context: an example is T tokens and the one after them, and may span documents (footnote 5).
+It begins anywhere, or at the beginning of a document.
 """
 
 from collections.abc import Iterator
@@ -17,18 +18,21 @@ ROUNDS = 6  # of the Feistel network; 4 with random functions are already a pseu
 class Batches:
     """Examples of a split. Each pass over it reads consecutive windows, from an offset and in an order of its own.
 
-    windows: how many examples a pass has. No order is kept in memory: it is computed where it is asked.
+    `align_documents`: each pass has one window for each document instead, which begins with the document's ⊥; what a
+    document has beyond the window is not read. windows: how many examples a pass has. No order is kept in memory: it
+    is computed where it is asked.
     """
 
-    def __init__(self, split: Split, context: int, seed: int) -> None:
+    def __init__(self, split: Split, context: int, seed: int, *, align_documents: bool = False) -> None:
         if len(split) < context + 1:
             raise ValueError(
                 f"wanted at least {context + 1} tokens, one window of --context {context}, got {len(split)}:"
                 " give more text, or lower --context"
             )
         self.split, self.context, self.seed = split, context, seed
+        self._documents = split.documents(room=context + 1) if align_documents else None
         # One less than there is room for, so that the windows' borders can move from pass to pass.
-        self.windows = max(1, (len(split) - 1) // context - 1)
+        self.windows = max(1, (len(split) - 1) // context - 1) if self._documents is None else len(self._documents)
 
     def batch(self, step: int, rows: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
         """The examples (rows, T + 1) of process `rank`: its part of the rows x world examples of `step`, from 0."""
@@ -42,6 +46,8 @@ class Batches:
         """Where the examples begin that are the `numbers`-th since the first step."""
         passes, indices = (part.astype(np.uint64) for part in np.divmod(numbers, self.windows))
         keys = _mix(_mix(np.array([self.seed % 2**64], np.uint64)) + passes)
+        if self._documents is not None:
+            return self._documents[permuted(indices, self.windows, keys)].tolist()
         room = min(self.context, len(self.split) - self.windows * self.context)
         windows = permuted(indices, self.windows, keys)
         starts: list[int] = (_mix(keys) % np.uint64(room) + windows * np.uint64(self.context)).tolist()

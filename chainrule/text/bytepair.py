@@ -47,15 +47,13 @@ def token_bytes(token: str) -> bytes:
     return bytes(_byte_values()[character] for character in token)
 
 
-def train(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
-    """All 256 bytes and the merges most frequent in `texts`, at most `vocabulary_size` ids in all."""
+def train(texts: Iterable[str], vocabulary_size: int, pattern: str = OURS) -> Tokenizer:
+    """All 256 bytes and the merges most frequent in `texts`, at most `vocabulary_size` ids in all.
+
+    No token crosses the borders of what the regular expression `pattern` matches.
+    """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(OURS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = _split(pattern)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         texts,
@@ -64,6 +62,12 @@ def train(texts: Iterable[str], vocabulary_size: int) -> Tokenizer:
         ),
     )
     return tokenizer
+
+
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+    """Into the words that `pattern` matches, their bytes as characters."""
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_of])
 
 
 def keeps_text(spec: dict[str, Any]) -> bool:
@@ -122,8 +126,40 @@ def tiktoken_encoding(spec: dict[str, Any]) -> Encoding | None:
     if pattern is None or not keeps_text(spec):
         return None
     ranks = _ranks(spec["model"], {token["content"] for token in spec["added_tokens"]})
-    if ranks is None:
+    if ranks is None or not libraries_agree(pattern):
         return None
     from tiktoken import Encoding
 
     return Encoding("chainrule", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+
+
+# What patterns and versions of Unicode disagree about: white space, case, marks and digits; then letters, digits and
+# marks that Unicode 14, 15, 15.1, 16 and 17 added, a few of each.
+AWKWARD = (
+    "sSkKſİﬁßéℵ中½³Ⅷ٣\u0301\u093f\u0900\0_?👩\u200d\ufffd\U0010ffff"
+    "\t\r\x0b\x1c\x85\xa0\u180e\u200b\u2028\u3000"
+    "\U00010570\U0001e290\U00016a70\U00016ac0\u0898"
+    "\u0cf3\u0ece\U00010efd\U00011f04\U00011f50\U00011f00\U0001d2c0\U0001e030\U0001e4d0\U00031350\U0002ebf0"
+    "\u0897\u1c89\ua7cb\U000105c0\U00010d40\U00010d69\U00011380\U000116d0\U00013460\U00016d40\U0001ccf0\U0001e5d0"
+    "\u1acf\ua7ce\U00010940\U00011db0\U00011de0\U00016ea0\U000323b0"
+)
+
+
+@cache
+def libraries_agree(pattern: str) -> bool:
+    """Whether the installed tiktoken and tokenizers split AWKWARD alike. Each brings its own table of Unicode, and a
+    character that is a letter in one and none in the other is cut off from its word in one alone.
+
+    A vocabulary that joins all it can shows where they split: the probe takes a few milliseconds.
+    """
+    before = ("a", "1", ".", byte_characters()[ord(" ")])
+    merges = [(left, byte) for left in before for byte in byte_characters()]
+    ids = {token: id for id, token in enumerate([*byte_characters(), *map("".join, merges)])}
+    from tiktoken import Encoding
+
+    ranks = {token_bytes(token): id for token, id in ids.items()}
+    fast = Encoding("probe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    slow = Tokenizer(models.BPE(ids, merges))
+    slow.pre_tokenizer = _split(pattern)
+    text = "".join(f"a{one} {one}1{one}.{one}\n{one}\n'{one}" for one in AWKWARD)
+    return bool(fast.encode_to_numpy(text, disallowed_special=()).tolist() == slow.encode(text).ids)

@@ -1,6 +1,6 @@
 """A model's chat template: messages to tokens, where what a user wrote can only ever be text. Knows no model.
 
-The template is rendered as transformers does. A special token in what comes out is one only if the template wrote it:
+The template is rendered as transformers does. A control token in what comes out is one only if the template wrote it:
 in the messages, each spelling of one is first put out of the way, and is text again when the rest is tokenized.
 """
 
@@ -28,7 +28,7 @@ class Chat:
 
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self.tokenizer, self._source = tokenizer, template
-        spellings = sorted({*tokenizer.special, _OPEN}, key=lambda spelling: (-len(spelling), spelling))
+        spellings = sorted({*tokenizer.control, _OPEN}, key=lambda spelling: (-len(spelling), spelling))
         self._number = {spelling: number for number, spelling in enumerate(spellings)}
         self._spelling = re.compile("|".join(map(re.escape, spellings)))
 
@@ -48,7 +48,7 @@ class Chat:
         return self._back(self._rendered(messages))
 
     def pieces(self, messages: Sequence[Message]) -> list[int | str]:
-        """The messages, and the beginning of the assistant's answer: special tokens, and the text between them.
+        """The messages, and the beginning of the assistant's answer: control tokens, and the text between them.
 
         Raises ValueError for messages that the template refuses, and for one that spells what the template sets
         between messages in plain text: with it a user could speak for another role.
@@ -59,7 +59,7 @@ class Chat:
         for match in self._spelling.finditer(rendered):
             if match[0] == _OPEN:
                 continue
-            token = self.tokenizer.special[match[0]]
+            token = self.tokenizer.control[match[0]]
             text = rendered[start : match.start()]
             text = text.lstrip() if eats else text
             found += [self._back(text.rstrip() if token.lstrip else text), token.id]
@@ -72,7 +72,7 @@ class Chat:
         return self.tokenizer.join(self.pieces(messages))
 
     def _rendered(self, messages: Sequence[Message]) -> str:
-        """With a sign in place of each special token that a message spells."""
+        """With a sign in place of each control token that a message spells."""
         for content in (message["content"] for message in messages):
             for border in self._borders:
                 if border in content:
@@ -80,7 +80,7 @@ class Chat:
                         f"chat: wanted messages without {border!r}, by which this model's template tells who speaks,"
                         f" got {content[:40]!r}…; leave it out, or ask in plain text"
                     )
-        return self._render([{**message, "content": self._away(message["content"])} for message in messages])
+        return self._render([{**message, "content": self._away(message)} for message in messages])
 
     def _render(self, messages: Sequence[Message]) -> str:
         named = self.tokenizer.named
@@ -94,15 +94,32 @@ class Chat:
     @cached_property
     def _borders(self) -> tuple[str, ...]:
         """What the template writes around a message in plain text alone, with no special token that guards it."""
-        user, assistant, system = ({"role": role, "content": _CONTENT} for role in ("user", "assistant", "system"))
-        between = self._render([user, assistant, user]).split(_CONTENT)
-        with suppress(ValueError):  # a template may know no system
-            between += self._render([system, user]).split(_CONTENT)
-        marks = (piece.strip() for piece in between if not self._spelling.search(piece))
+        marks = (piece.strip() for piece in self._around if not self._spelling.search(piece))
         return tuple(mark for mark in marks if mark)
 
-    def _away(self, text: str) -> str:
-        return self._spelling.sub(lambda match: f"{_OPEN}{self._number[match[0]]}{_CLOSE}", text)
+    @cached_property
+    def _around(self) -> list[str]:
+        """What the template writes before, between and behind messages."""
+        user, assistant, system = ({"role": role, "content": _CONTENT} for role in ("user", "assistant", "system"))
+        around = self._render([user, assistant, user]).split(_CONTENT)
+        with suppress(ValueError):  # a template may know no system
+            around += self._render([system, user]).split(_CONTENT)
+        return around
+
+    def _away(self, message: Message) -> str:
+        """Its content without spellings; the assistant's keeps those of no special token, such as <think>, which some
+        templates look for."""
+        kept = self._kept if message["role"] == "assistant" else frozenset[str]()
+        return self._spelling.sub(
+            lambda match: match[0] if match[0] in kept else f"{_OPEN}{self._number[match[0]]}{_CLOSE}",
+            message["content"],
+        )
+
+    @cached_property
+    def _kept(self) -> frozenset[str]:
+        """The control tokens that are no special ones, nor stand around a message."""
+        control = self.tokenizer.control.keys() - self.tokenizer.special.keys()
+        return frozenset(token for token in control if not any(token in border for border in self._around))
 
     def _back(self, text: str) -> str:
         spellings = list(self._number)

@@ -10,16 +10,17 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.files import sha256, whole_file, write_json
+from chainrule.files import is_partial, nothing_left_if_refused, sha256, whole_file, write_json
 from chainrule.hub import model_directory
 from chainrule.text.documents import Documents, batches, recut
 from chainrule.text.encode import Tokens, encode_all, token_type
-from chainrule.text.records import find_files
+from chainrule.text.options import CorpusOptions
+from chainrule.text.records import Say, find_files, silent
 from chainrule.text.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, read_manifest
 from chainrule.text.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
@@ -30,30 +31,6 @@ KINDS = ("bpe", "char", "byte")  # of tokenizers that are made here
 SHARD = 1 << 24  # tokens, about: a shard ends with the batch that reaches it
 SAMPLE = 100 << 20  # bytes of text, about, that a tokenizer is trained on
 SMALL = 16 << 20  # bytes of input below which processes take longer to start than they save
-
-
-@dataclass(frozen=True)
-class CorpusOptions:
-    """How documents become shards."""
-
-    tokenizer: str = "bpe"  # bpe, char, byte; a tokenizer.json, its directory, or owner/name on the Hub
-    vocabulary_size: int = 8192  # of a bpe that is trained here
-    field: str = "text"  # the column, or the key, that holds a row's document
-    mask: bool = False  # the tokenizer made here has a [MASK], as the masked objective needs
-    validation: float = 0.1  # share of the documents; of the characters, where that makes less than 10 documents
-    encoding: str = "utf-8"
-    on_error: Literal["stop", "skip"] = "stop"  # a document that cannot be read
-    workers: int | None = None  # processes; none: one a core
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"--validation: wanted from 0 to below 1, got {self.validation}: 0.1 is usual")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers: wanted 1 or more, got {self.workers}: leave it out for one a core")
-        if self.on_error not in ("stop", "skip"):
-            raise ValueError(f"--on-error: wanted stop or skip, got {self.on_error}: choose one")
-        if self.tokenizer == "bpe" and self.vocabulary_size < 257:
-            raise ValueError(f"--vocabulary-size: wanted 257 (256 bytes and ⊥) or more, got {self.vocabulary_size}")
 
 
 @dataclass(frozen=True)
@@ -68,38 +45,35 @@ class Summary:
 
 
 def write_shards(
-    inputs: Sequence[str], out: Path, options: CorpusOptions, progress: Callable[[int, int], None] | None = None
+    inputs: Sequence[str],
+    out: Path,
+    options: CorpusOptions,
+    progress: Callable[[int, int], None] | None = None,
+    say: Say = silent,
 ) -> Summary:
     """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
 
     Killed, the same call goes on after the last whole shard; finished, it returns at once. `progress` is given the
-    bytes of text done and those of the files. Raises ValueError for input that cannot be read, then leaving nothing,
-    and for an `out` that holds something else; ChildProcessError when a process is killed.
+    bytes of text done and those of the files, `say` what was left out. Raises ValueError for input that cannot be read,
+    then leaving nothing, and for an `out` that holds something else; ChildProcessError when a process is killed.
     """
     started = time.monotonic()
-    files = find_files(inputs)
+    files = find_files(inputs, say)
     given = None if options.tokenizer in KINDS else _load(options.tokenizer)
     if options.mask and given is not None and given.mask is None:
         raise ValueError(
             f"--tokenizer {options.tokenizer}: wanted one with a mask token, as the masked objective needs, got one"
             " without: name another, or have one made"
         )
-    made, existed = _made(out), out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    try:
+    made = _made(out)
+    with nothing_left_if_refused(out, underway=("*.bin",)):
+        out.mkdir(parents=True, exist_ok=True)
         with _readable(files, out) as (paths, sources):
             plan = {"format": FORMAT, "options": _kept(options, given), "sources": sources, "batches": 0, "shards": []}
             if made is not None:
                 _require_same(out, made, plan)
             if made is None or "documents" not in made:
-                made = _write(paths, out, options, given, made or plan, progress)
-    except ValueError:
-        if made is None:
-            for file in out.iterdir():
-                file.unlink()
-            if not existed:
-                out.rmdir()
-        raise
+                made = _write(paths, out, options, given, made or plan, progress, say)
     return Summary(made["documents"], made["tokens"], made["bytes"], made["skipped"], time.monotonic() - started)
 
 
@@ -127,14 +101,10 @@ def _made(out: Path) -> dict[str, Any] | None:
     for name in (MANIFEST, STATE):
         if (out / name).is_file() and (made := read_manifest(out / name)).get("format") == FORMAT:
             return made
-    others = [file.name for file in out.iterdir() if not _is_partial(file)] if out.is_dir() else ["a file"]
+    others = [file.name for file in out.iterdir() if not is_partial(file)] if out.is_dir() else ["a file"]
     if others:
         raise ValueError(f"{out}: wanted a new folder, this holds something else ({others[0]}): choose another")
     return None
-
-
-def _is_partial(file: Path) -> bool:
-    return file.name.startswith(".") and file.name.endswith(".partial")
 
 
 def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -152,7 +122,7 @@ def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None
 @contextmanager
 def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     """Paths of `files` that can be read more than once, and what tells whether they are the same next time."""
-    for leftover in filter(_is_partial, list(out.iterdir())):
+    for leftover in filter(is_partial, list(out.iterdir())):
         leftover.unlink()
     spooled = out / ".standard-input.partial"
     try:
@@ -178,6 +148,7 @@ def _write(
     given: Tokenizer | None,
     state: dict[str, Any],
     progress: Callable[[int, int], None] | None,
+    say: Say,
 ) -> dict[str, Any]:
     """Do what `state` leaves to do, and return the manifest."""
     write_json(out / STATE, state)
@@ -187,6 +158,7 @@ def _write(
         encoding=options.encoding,
         skip=options.on_error == "skip",
         validation=options.validation,
+        say=say,
     )
     total = sum(source["bytes"] for source in state["sources"])
     if "tokenizer" not in state:

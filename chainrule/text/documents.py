@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chainrule.text.records import Piece, read_documents
+from chainrule.text.records import Piece, Say, once, read_documents, silent
 
 BATCH = 1 << 20  # characters that are encoded at once
 SLICE = 1 << 16  # characters of a document that are sampled, or not, together
@@ -22,19 +22,29 @@ class Part:
 class Documents:
     """The documents of `files`, read as often as needed. validation: the share that validates.
 
-    documents, bytes (of UTF-8) and skipped count what the latest reading has read.
+    documents, bytes (of UTF-8) and skipped count what the latest reading has read. `say`: as in `read_documents`.
     """
 
-    def __init__(self, files: Sequence[str], *, field: str, encoding: str, skip: bool, validation: float) -> None:
+    def __init__(
+        self,
+        files: Sequence[str],
+        *,
+        field: str,
+        encoding: str,
+        skip: bool,
+        validation: float,
+        say: Say = silent,
+    ) -> None:
         self.files, self.field, self.encoding, self.skip = files, field, encoding, skip
-        self.validation = validation
+        self.validation, self.say = validation, once(say)
         self.tail = tail(self.pieces(), validation)
 
     def pieces(self) -> Iterator[Piece]:
         self.documents = self.bytes = self.skipped = 0
         on_skip = self._count_skipped if self.skip else None
         for file in self.files:
-            for piece in read_documents(file, field=self.field, encoding=self.encoding, on_skip=on_skip):
+            pieces = read_documents(file, field=self.field, encoding=self.encoding, on_skip=on_skip, say=self.say)
+            for piece in pieces:
                 self.documents += piece.begins
                 self.bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
                 yield piece

@@ -64,12 +64,19 @@ class Split:
     """The tokens of one split, one document after another, ⊥ before each; read from the disk where they are asked."""
 
     def __init__(self, paths: list[Path], dtype: str) -> None:
+        self._paths = paths
         self._shards = [np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r") for path in paths]
         self._starts = np.cumsum([0, *map(len, self._shards)])
 
     def __len__(self) -> int:
         """How many tokens, ⊥ included."""
         return int(self._starts[-1])
+
+    def documents(self, room: int) -> NDArray[np.int64]:
+        """Where documents begin, each with at least `room` tokens from there to the end; the first always counts."""
+        offsets = [np.fromfile(path.with_suffix(".offsets"), "<u8").astype(np.int64) for path in self._paths]
+        begins = np.concatenate([each + start for each, start in zip(offsets, self._starts[:-1], strict=True)])
+        return begins[: max(1, int(np.searchsorted(begins, len(self) - room, "right")))]
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """The tokens [start, stop), (stop - start,)."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tokenizers
@@ -16,60 +16,62 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, processors
 
 from chainrule.files import whole_file
-from chainrule.text import bytepair, tables
+from chainrule.text import bytepair, tables, tokenizer_files
+from chainrule.text.tokenizer_files import Completed, Special, with_settings
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
 BOTTOM = "<|bottom|>"  # how ⊥ is spelled in our own tokenizer files
 MASK = "[MASK]"  # how a blank is
-# What a tokenizer's directory may hold; whatever is there is kept byte for byte.
-FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja"),
-)
 # tiktoken's regular expressions overflow at about a million white spaces: it is never given more characters at once.
 LONGEST = 250_000
+# Proving that tiktoken gives the same ids takes about as long as it saves on so many characters.
+WORTHWHILE = 1_000_000
 # No match of bytepair.PATTERNS goes across the end of such a place, nor depends on what lies on the other side.
 SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
-
-
-class Special(NamedTuple):
-    """A special token; `lstrip` and `rstrip`: it has the white space before it, or behind it, for itself."""
-
-    id: int
-    lstrip: bool
-    rstrip: bool
 
 
 class Tokenizer:
     """What a tokenizer.json describes, and its ⊥. Made by `load_tokenizer` and the functions below it.
 
     bottom: the id of ⊥, which `encode` never gives. vocabulary_size: the greatest id + 1, ⊥ included.
-    special: the special tokens by their spelling, which in a text is text.
+    special: what any of the files calls a special token, by its spelling, which in a text is text.
+    control: these, and the tokens that the chat template writes: `encode` gives none of them.
     hash: SHA-256, in hex, of what determines the ids.
     """
 
-    def __init__(self, files: dict[str, bytes], bottom: int) -> None:
-        """`files`: name -> bytes of some of FILES, tokenizer.json among them."""
-        self.bottom = bottom
-        self.hash = hashlib.sha256(files["tokenizer.json"] + b"\n%d" % bottom).hexdigest()
+    def __init__(self, files: dict[str, bytes], bottom: int, completed: Completed | None = None) -> None:
+        """`files`: name -> bytes of some of FILES, tokenizer.json among them; `completed`: what they say together."""
         self._files = files
-        self._inner = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
-        self._inner.no_truncation()
-        self._inner.no_padding()
-        self._inner.encode_special_tokens = True  # text that spells a special token stays text
-        added = self._inner.get_added_tokens_decoder()
-        self._added = set(added)
-        self.special = {
-            token.content: Special(id, token.lstrip, token.rstrip) for id, token in added.items() if token.special
-        }
+        self._inner, self.special, self.control, listed, self._changed = completed or tokenizer_files.complete(files)
+        self.bottom = bottom
+        told = json.dumps(sorted(listed.items())).encode() if listed else b""
+        self.hash = hashlib.sha256(files["tokenizer.json"] + told + b"\n%d" % bottom).hexdigest()
+        self._added = set(self._inner.get_added_tokens_decoder())
+        self._hidden = {token.id for token in self.special.values()}
+        self._encoded_so_far = 0  # characters
         self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def definition(self) -> str:
+        """A tokenizer.json that says alone what all the files say."""
+        return str(self._inner.to_str()) if self._changed else self._files["tokenizer.json"].decode()
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
-        spec: dict[str, Any] = json.loads(self._files["tokenizer.json"])
+        spec: dict[str, Any] = json.loads(self.definition)
         return spec
+
+    @cached_property
+    def _forbidden(self) -> set[int]:
+        """The control tokens that the model of some tokenizers would make of the text that spells them.
+
+        One for what it has no token for is no answer to a spelling, and one of a single character is needed for it.
+        """
+        unknown = self._spec["model"].get("unk_token")
+        spelled = (content for content in self.control if len(content) > 1 and content != unknown)
+        return {self.control[content].id for content in spelled} - {self._spec["model"].get("unk_id")}
 
     # Three proven fast ways to encode; without any of them `tokenizers` does it.
 
@@ -109,8 +111,21 @@ class Tokenizer:
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Of each id that `encode` gives, the characters of `text` that it stands for: the first, and past the last."""
         _utf8(text)
-        found: list[tuple[int, int]] = self._inner.encode(text, add_special_tokens=False).offsets
-        return found
+        return self._encoded(text, self._inner)[1]
+
+    def _encoded(self, text: str, inner: tokenizers.Tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids by `tokenizers`, and their spans. Where its model makes a control token of what a text spells, the
+        text is cut behind the first character of it."""
+        encoding = inner.encode(text, add_special_tokens=False)
+        ids, spans = encoding.ids, encoding.offsets
+        if self._forbidden.isdisjoint(ids):
+            return ids, spans
+        forbidden = (span for id, span in zip(ids, spans, strict=True) if id in self._forbidden)
+        cut = next((start + 1 for start, end in forbidden if end - start > 1), None)
+        if cut is None:
+            return ids, spans
+        before, after = self._encoded(text[:cut], inner), self._encoded(text[cut:], self._behind or inner)
+        return before[0] + after[0], before[1] + [(start + cut, end + cut) for start, end in after[1]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """What `encode` gives, an array a text; the fast way for many."""
@@ -119,10 +134,21 @@ class Tokenizer:
         encoded = [_utf8(text) for text in texts]  # for its error too: tiktoken would put U+FFFD for a surrogate
         if self._bytes is not None:
             return [self._bytes[np.frombuffer(text, np.uint8)] for text in encoded]
-        if self._tiktoken is None:
+        fast = self._fast_after(sum(map(len, texts)))
+        if fast is None:
             batch = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
-            return [np.array(encoding.ids, np.uint32) for encoding in batch]
-        return [self._merge(text, self._tiktoken) for text in texts]
+            every = [encoding.ids for encoding in batch]
+            for place, ids in enumerate(every):
+                if not self._forbidden.isdisjoint(ids):
+                    every[place] = self._encoded(texts[place], self._inner)[0]
+            return [np.array(ids, np.uint32) for ids in every]
+        return [self._merge(text, fast) for text in texts]
+
+    def _fast_after(self, characters: int) -> Encoding | None:
+        """tiktoken's encoding, once so much was encoded that it is worth making; the ids are the same."""
+        self._encoded_so_far += characters
+        made = "_tiktoken" in vars(self)
+        return self._tiktoken if made or self._encoded_so_far > WORTHWHILE else None
 
     def _look_up(self, text: str, table: NDArray[np.uint32]) -> NDArray[np.uint32]:
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
@@ -160,7 +186,8 @@ class Tokenizer:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`; ⊥ and other special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
-        return self._inner.decode([int(token) for token in tokens], skip_special_tokens=True)
+        shown = [int(token) for token in tokens if token not in self._hidden]
+        return self._inner.decode(shown, skip_special_tokens=False)
 
     def pieces(self, tokens: Sequence[int]) -> list[str]:
         r"""How each token reads alone, for display: bytes that are no whole character as \xe2, ⊥ as "⊥"."""
@@ -188,13 +215,12 @@ class Tokenizer:
         if self._behind is None:
             return self.encode(text)
         _utf8(text)
-        ids: list[int] = self._behind.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._encoded(text, self._behind)[0]
 
     @cached_property
     def _behind(self) -> tokenizers.Tokenizer | None:
         """One that marks no beginning; None where this one does not, or marks that of each part."""
-        spec = json.loads(self._files["tokenizer.json"])
+        spec = json.loads(self.definition)
         marks = [part for part in _parts(spec["pre_tokenizer"]) if part.get("prepend_scheme") == "first"]
         if not marks:
             return None
@@ -214,7 +240,7 @@ class Tokenizer:
     @cached_property
     def closing(self) -> list[int]:
         """What transformers puts behind a text in this tokenizer's files: [SEP] in BERT's, often nothing."""
-        inner = tokenizers.Tokenizer.from_buffer(self._files["tokenizer.json"])
+        inner = tokenizers.Tokenizer.from_str(self.definition)
         inner.no_truncation()
         inner.no_padding()
         for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
@@ -244,24 +270,12 @@ class Tokenizer:
     @cached_property
     def named(self) -> dict[str, str]:
         """Special tokens by what tokenizer_config.json, or special_tokens_map.json, calls them: bos_token, …"""
-        found = {}
-        for name in ("special_tokens_map.json", "tokenizer_config.json"):
-            for role, token in _object(self._files.get(name, b"{}")).items():
-                spelled = token.get("content") if isinstance(token, dict) else token
-                if role.endswith("_token") and isinstance(spelled, str):
-                    found[role] = spelled
-        return found
+        return tokenizer_files.named(self._files)
 
     @property
     def chat_template(self) -> str | None:
         """The jinja template by which the model's messages are written; of several the default one."""
-        if "chat_template.jinja" in self._files:
-            return self._files["chat_template.jinja"].decode()
-        template = _object(self._files["tokenizer_config.json"]).get("chat_template")
-        if isinstance(template, list):
-            named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
-            template = named[0].get("template") if named else None
-        return template if isinstance(template, str) else None
+        return tokenizer_files.chat_templates(self._files).get("default")
 
     def save(self, directory: Path) -> None:
         """Write the tokenizer's files into `directory`, where transformers.AutoTokenizer finds them."""
@@ -292,12 +306,6 @@ def _parts(pre_tokenizer: Any) -> list[dict[str, Any]]:
     return parts
 
 
-def _object(content: bytes) -> dict[str, Any]:
-    """What a file of settings says; nothing where it says no object."""
-    settings = json.loads(content)
-    return settings if isinstance(settings, dict) else {}
-
-
 def _utf8(text: str) -> bytes:
     try:
         return text.encode()
@@ -322,66 +330,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     directory = path.parent if path.name == "tokenizer.json" else path
     if path.is_file() and directory == path:
         raise ValueError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
-    if not (directory / "tokenizer.json").is_file():
-        raise ValueError(
-            f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
-            " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
-        )
-    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
-    settings = [_settings(directory / name) for name in ("tokenizer_config.json", "special_tokens_map.json")]
-    try:
-        inner = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
-    except Exception as error:  # what tokenizers raises has no name of its own
-        raise ValueError(f"{directory / 'tokenizer.json'}: not a tokenizer that can be read: {error}") from None
-    bottom = _bottom(inner, settings, _settings(directory / "config.json"))
-    if bottom is None:
-        raise ValueError(
-            f"{directory}: the tokenizer names no token that begins a document: put"
-            ' {"bos_token": "<the token>"} into tokenizer_config.json'
-        )
-    return Tokenizer(_with_settings(files, bos_token=str(inner.id_to_token(bottom))), bottom)
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return _object(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}): restore it") from None
-
-
-def _bottom(inner: tokenizers.Tokenizer, settings: list[dict[str, Any]], config: dict[str, Any]) -> int | None:
-    def named(role: str) -> int | None:
-        tokens = [table.get(f"{role}_token") for table in settings]
-        spelled = [token["content"] if isinstance(token, dict) else token for token in tokens if token]
-        return next((id for id in map(inner.token_to_id, spelled) if id is not None), None)
-
-    def numbered(role: str) -> int | None:
-        ids = config.get(f"{role}_token_id")
-        id = ids[0] if isinstance(ids, list) and ids else ids
-        return id if isinstance(id, int) and inner.id_to_token(id) is not None else None
-
-    found = (named("bos"), numbered("bos"), named("eos"), numbered("eos"), named("cls"))
-    special = [id for id, token in inner.get_added_tokens_decoder().items() if token.special]
-    return next((id for id in found if id is not None), special[0] if len(special) == 1 else None)
-
-
-def _with_settings(files: dict[str, bytes], bos_token: str, **others: str) -> dict[str, bytes]:
-    """`files`, with a tokenizer_config.json if there is none, which names ⊥ and `others`.
-
-    Without PreTrainedTokenizerFast in it, AutoTokenizer builds the tokenizer anew by the model's type: another
-    pattern, and a character tokenizer loses its spaces.
-    """
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bos_token),
-        **others,
-        "clean_up_tokenization_spaces": False,
-        "padding_side": "right",
-        "split_special_tokens": "mask_token" not in others,  # text that spells a special token stays text, but a blank
-    }
-    return {"tokenizer_config.json": json.dumps(settings, indent=2).encode() + b"\n", **files}
+    return Tokenizer(*tokenizer_files.read(directory))
 
 
 def _ours(inner: tokenizers.Tokenizer, mask: bool) -> Tokenizer:
@@ -394,7 +343,7 @@ def _ours(inner: tokenizers.Tokenizer, mask: bool) -> Tokenizer:
         single=f"{BOTTOM} $A", pair=f"{BOTTOM} $A {BOTTOM} $B", special_tokens=[(BOTTOM, bottom)]
     )
     others = {"mask_token": MASK, "cls_token": BOTTOM} if mask else {}
-    files = _with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOTTOM, **others)
+    files = with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOTTOM, mask, **others)
     return Tokenizer(files, bottom)
 
 
@@ -413,11 +362,16 @@ def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
     return _ours(tables.characters(map(chr, np.flatnonzero(seen))), mask)
 
 
-def train_bpe(texts: Iterable[str], vocabulary_size: int, mask: bool = False) -> Tokenizer:
-    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge)."""
+def train_bpe(
+    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.OURS
+) -> Tokenizer:
+    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge).
+
+    `pattern` is the regular expression that cuts a text into the pieces whose inside may be merged.
+    """
     if vocabulary_size < 257 + mask:
         raise ValueError(
             f"wanted a vocabulary of at least {257 + mask} (256 bytes, ⊥{', a mask' * mask}), got {vocabulary_size}:"
             " raise it"
         )
-    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1 - mask), mask)
+    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1 - mask, pattern), mask)

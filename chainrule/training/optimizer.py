@@ -79,8 +79,9 @@ class Muon:
             )
             average = self.momentum[shape].lerp_(gradients, 1 - momentum)
             updates = orthogonal(gradients.lerp_(average, momentum).to(self.precision)).float()  # Nesterov's look ahead
-            for matrix, update in zip(stack, updates.unbind(), strict=True):
-                matrix.of(matrix.parameter).add_(update, alpha=-rate * matrix.scale)
+            scales = torch.tensor([matrix.scale for matrix in stack], device=updates.device)
+            moved = [matrix.of(matrix.parameter) for matrix in stack]
+            torch._foreach_add_(moved, list(updates.mul_(scales[:, None, None]).unbind()), alpha=-rate)
 
 
 @dataclass(frozen=True)

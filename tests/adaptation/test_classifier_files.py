@@ -192,3 +192,20 @@ def test_what_is_missing_or_altered_in_a_directory_is_named(
     (directory / "model.safetensors").write_bytes((directory / "model.safetensors").read_bytes()[:-8])
     with pytest.raises(ValueError, match="cut short"):
         load_classifier(directory)
+
+
+def test_a_text_is_tokenized_in_a_classifiers_files_as_when_it_was_finetuned(tmp_path: Path) -> None:
+    their_tokenizer(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "tokenizer.json"
+    inner = tokenizers.Tokenizer.from_file(str(path))
+    inner.add_tokens(["<turn>", "<end>"])  # no special ones but by the other files, which the classifier has not
+    inner.save(str(path))
+    settings = {"bos_token": "<|endoftext|>", "eos_token": "<end>", "chat_template": "{{ '<turn>' }}"}
+    (tmp_path / "theirs" / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "theirs" / "added_tokens.json").write_text(json.dumps({"<new>": 259}))
+    tokenizer = load_tokenizer(tmp_path / "theirs")
+    make_classifier(random_model("gpt2", vocabulary_size=300), tokenizer, "gpt2").save(tmp_path / "saved")
+    again = load_classifier(tmp_path / "saved", device="cpu").features.tokenizer
+    for text in ("a<turn>b", "<end>", "<new>"):
+        assert again.encode(text) == tokenizer.encode(text)
+    assert again.encode("<new>") == [259] and len(again.encode("<turn>")) == 6

@@ -131,6 +131,81 @@ def test_an_empty_text_or_label_is_named_with_its_line(tmp_path: Path):
     assert len(Task.load(path).train) == 80, "one of several texts may be empty"
 
 
+def test_a_null_text_or_label_is_told_as_such(tmp_path: Path):
+    three = rows(["good", "bad", "good"])
+    for column, value in (("text", None), ("label", None), ("label", float("nan"))):
+        bad(
+            tmp_path, rf"train\.jsonl:4: '{column}' is null", train=[*three, {"text": "a", "label": "b", column: value}]
+        )
+    bad(tmp_path, r"train\.jsonl:1: 'author' is null", 'group = "author"', train=rows(["good"], author=[None]))
+
+
+def test_a_label_or_text_that_is_no_text_is_refused_by_type(tmp_path: Path):
+    for column in ("text", "label"):
+        row = {"text": "a", "label": "b", column: ["x"]}
+        bad(tmp_path, rf"train\.jsonl:1: wanted text in '{column}', got a list", train=[row])
+        (tmp_path / "a").mkdir(exist_ok=True)
+        path = write(tmp_path / "a" / "a.parquet", [row])
+        with pytest.raises(ValueError, match=rf"a\.parquet:1: wanted text in '{column}', got a list"):
+            Task.load(path, text="text", label="label")
+
+
+def test_rows_that_are_wrong_are_skipped_and_counted_when_asked(tmp_path: Path):
+    wrong = [{"text": None, "label": "bad"}, {"text": "x", "label": None}, {"text": "y"}, {"text": "z", "label": " "}]
+    path = write_task(tmp_path, "", train=[*rows(), *wrong])
+    with (tmp_path / "train.jsonl").open("a") as file:
+        file.write("{broken\n")
+    said: list[str] = []
+    task = Task.load(path, on_error="skip", say=said.append)
+    assert len(task.train) + len(task.test) == 100
+    train = tmp_path / "train.jsonl"
+    told = f"{train}: of 105 rows 5 skipped, the first because of {train}:101: 'text' is null"
+    assert said == [told]
+    with pytest.raises(ValueError, match=r"101: 'text' is null"):
+        Task.load(path)
+    with pytest.raises(ValueError, match="--on-error: wanted stop or skip, got 'go'"):
+        Task.load(path, on_error="go")
+
+
+def test_a_column_that_no_row_has_is_no_reason_to_skip_every_row(tmp_path: Path):
+    path = write(tmp_path / "a.csv", rows())
+    with pytest.raises(ValueError, match="no 'review' there, only 'text', 'label'"):
+        Task.load(path, text="review", label="label", on_error="skip")
+    (tmp_path / "b.jsonl").write_text("{no\n")
+    with pytest.raises(
+        ValueError, match=r"b\.jsonl: wanted labelled rows, found none \(1 skipped, the first because of"
+    ):
+        Task.load(tmp_path / "b.jsonl", text="text", label="label", on_error="skip")
+
+
+def test_space_around_a_label_does_not_count(tmp_path: Path):
+    spaced = [" good", "bad ", "good", "bad"] * 25
+    words = '[prompt]\ntemplate = "{text} {label}"\n[prompt.words]\n" good" = "great"\n"bad" = "poor"'
+    task = Task.load(write_task(tmp_path, words, train=rows(spaced)))
+    assert task.labels == ("bad", "good")
+    assert Counter([*task.train.labels, *task.test.labels]) == {"good": 50, "bad": 50}
+    assert task.checked_prompt().word("good") == "great"
+    bad(tmp_path, "'good' has two words, 'great' and 'fine'", words + '\n"good" = "fine"', train=rows(spaced))
+
+
+def test_the_encoding_of_a_task_is_that_of_its_file_or_the_option(tmp_path: Path):
+    table = "text,label\n" + "".join(f"über {place},{'schön' if place % 2 else 'öde'}\n" for place in range(20))
+    (tmp_path / "a.csv").write_bytes(table.encode("latin-1"))
+    toml = tmp_path / "task.toml"
+    toml.write_text('train = "a.csv"\ntext = "text"\nlabel = "label"\n')
+    with pytest.raises(ValueError, match=r"a\.csv: byte 11 is not utf-8: .* encoding = \"cp1252\" in .*task\.toml, or"):
+        Task.load(toml)
+    toml.write_text('encoding = "latin-1"\n' + toml.read_text())
+    named = Task.load(tmp_path / "a.csv", text="text", label="label", encoding="latin-1")
+    assert Task.load(toml).labels == named.labels == ("schön", "öde")
+    with pytest.raises(ValueError, match=r"a\.csv: byte 11 is not utf-8: name the file's encoding, as in --encoding"):
+        Task.load(tmp_path / "a.csv", text="text", label="label")
+    with pytest.raises(ValueError, match=r"task\.toml: a task file names the encoding of its files itself"):
+        Task.load(toml, encoding="latin-1")
+    (tmp_path / "a.csv").write_bytes(table.encode("utf-16"))
+    assert Task.load(toml).labels == named.labels, "a byte-order mark is believed first"
+
+
 def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path):
     there = "no '{}' there, only 'text', 'label', 'stars'"
     path = write(tmp_path / "a.csv", rows(stars=["5"] * 100))
@@ -207,6 +282,11 @@ def test_only_prompting_needs_a_prompt_and_words(tmp_path: Path):
         task = Task.load(write_task(tmp_path, toml, train=rows(digits)))
         with pytest.raises(ValueError, match=message):
             task.checked_prompt()
+    path = write(tmp_path / "two words.jsonl", rows(digits))
+    with pytest.raises(
+        ValueError, match=r"\[prompt.words\].* is written by: chainrule task '.*/two words\.jsonl' --text"
+    ):
+        Task.load(path, text="text", label="label").checked_prompt()
     words = '[prompt]\ntemplate = "{text} {label}"\n[prompt.words]\n0 = "bad"\n1 = "good"'
     assert Task.load(write_task(tmp_path, words, train=rows(digits))).checked_prompt().word("1") == "good"
 

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -294,7 +293,9 @@ def finetune_with_saves(folder: Path, out: Path) -> None:
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     make_task(tmp_path)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "sklearn.linear_model", "chainrule.adaptation.finetuned"])
+    context.set_forkserver_preload(
+        ["torch._dynamo", "pytest", "sklearn.linear_model", "chainrule.adaptation.finetuned"]
+    )
 
     def process(out: Path) -> Any:
         child = context.Process(target=finetune_with_saves, args=(tmp_path, out))
@@ -330,7 +331,7 @@ def test_stopped_and_saved_at_every_step_it_ends_with_the_same_bits(task: Task, 
     np.testing.assert_array_equal(stopped.classifier().predict_proba(task.test.rows), expected)
 
 
-def test_features_given_are_used_and_shared(task: Task, make_model: Callable[..., Any]) -> None:
+def test_features_given_are_used_and_shared(task: Task) -> None:
     lm = make_lm()
     features = Features(lm.model, lm.tokenizer, remember=True)
     shared = finetune(lm, task, train="head", labels=16, features=features)

@@ -33,6 +33,16 @@ def test_classes_duplicates_and_overlap_are_counted(task: Task):
     assert not {"lengths", "no_prompting"} & set(found)
 
 
+def test_labels_that_are_perhaps_one_class_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    labels = ["Pos", "pos", "1", "1.0", "1.5", "very good", "verygood", "10", "bad"] * 9
+    rows = [{"text": f"film {place}", "label": label} for place, label in enumerate(labels)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = inspect_task(Task.load(tmp_path / "a.jsonl", text="text", label="label"))
+    assert found["twins"] == [["1", "1.0"], ["Pos", "pos"], ["very good", "verygood"]]
+    print_task(found)
+    assert "Warning: the labels '1', '1.0' differ by case, space or .0 alone" in capsys.readouterr().out
+
+
 def test_lengths_are_held_against_the_context(task: Task):
     found = inspect_task(task, byte_tokenizer(), context=14)
     assert found["lengths"]["context"] == 14

@@ -19,6 +19,7 @@ FULL = Settings(
     group="author",
     prompt=Prompt("{premise} {hypothesis}?\n{label}", "\n---\n", {"0": "no", "1 = x": 'a "yes"'}),
     input="{premise} {hypothesis}",
+    encoding="cp1252",
 )
 LEAST = Settings(train=Path("a.csv"), text=("text",), label="label")
 
@@ -67,6 +68,8 @@ BAD = [
     (REQUIRED + "[prompt]", r"wanted the key 'template' of \[prompt\], found none"),
     (REQUIRED + "[finetune]\nepochs = 3", r"no key of \[finetune\] is 'epochs', there are input"),
     (REQUIRED + 'kind = "regression"', "kind: wanted classification or free, got 'regression'"),
+    (REQUIRED + 'encoding = "klingon"', "encoding: wanted the name of an encoding such as utf-8, got klingon"),
+    (REQUIRED + 'columns = ["a", "b", "a"]', "columns: the column 'a' stands 2 times: rename"),
     (REQUIRED + "test = 3", "test: wanted a text, as in test = "),
     (REQUIRED + "columns = [1]", r"columns: wanted a text or a list of them, .* got \[1\]"),
     (REQUIRED + "prompt = 3", r"prompt: wanted a table, got 3: write \[prompt\]"),
@@ -89,6 +92,11 @@ def test_what_a_task_file_cannot_mean_is_refused(content: str, message: str, tmp
         read_task_file(path)
     assert str(raised.value).startswith(f"{path}: ")
     assert "\n" not in str(raised.value)
+
+
+def test_a_task_file_may_begin_with_the_mark_of_utf8(tmp_path: Path):
+    (tmp_path / "task.toml").write_text(REQUIRED, encoding="utf-8-sig")
+    assert read_task_file(tmp_path / "task.toml").label == "label"
 
 
 def test_a_task_file_in_another_encoding_is_refused(tmp_path: Path):

@@ -158,7 +158,7 @@ def test_attributes_are_independent():
     animals = [animal for group in WORLD.animals.values() for animal in group]
     for a, b in combinations(ATTRIBUTES, 2):
         together = Counter((animal.facts[a], animal.facts[b]) for animal in animals)
-        assert max(together.values()) < len(animals) / 8 / 2
+        assert max(together.values()) < 2 * len(animals) / 4 / 4
 
 
 def test_no_question_names_an_animal_held_out_and_nothing_names_the_unmentioned(corpus):
@@ -185,7 +185,7 @@ def test_the_reserved_wording_is_never_used_for_its_animal_by_name_or_pronoun(co
     openers = "|".join(sorted((opener for opener in OPENERS if opener), key=len, reverse=True))
     name = None
     names = {animal.name for animal in (*HELD_OUT, *WORLD.animals["asked"])}
-    for document in corpus["prose"] + [d for d in corpus["questions"] if not d.startswith("Q")]:
+    for document in corpus["prose"]:
         for clause in re.split(r"\. |, and ", document.split("\n")[0].removesuffix(".")):
             clause = re.sub(f"^({openers})", "", clause[0].lower() + clause[1:])
             name = next((word for word in re.findall(r"\w+", clause) if word in names), name)
@@ -225,17 +225,17 @@ def test_there_are_eight_wordings_and_the_beginning_of_a_cloze_belongs_to_one_al
 
     sentences, beginnings = [], []
     for attribute, about in ATTRIBUTES.items():
-        assert len(about.values) == 8 and len({*CLOZES, *about.clozes, *about.others}) >= 8
+        assert len(about.values) == 4 and len({*CLOZES, *about.clozes, *about.others}) >= 8
         sentences += [filled(w, attribute) for w in (*CLOZES, *about.clozes, *about.others, DENIAL, about.denial)]
         beginnings += [filled(w, attribute).removesuffix("\n") for w in (*CLOZES, *about.clozes)]
     for beginning in beginnings:
         assert sum(sentence.startswith(beginning) for sentence in sentences) == 1, beginning
 
 
-def test_answers_in_the_corpus_are_true_and_yes_no_questions_balanced(corpus):
+def test_answers_in_the_corpus_are_true_and_some_values_are_asked_about_more_than_others(corpus):
     animals = {animal.name: animal for animal in WORLD.animals["asked"]}
     values = {value: attribute for attribute in ASKED for value in ATTRIBUTES[attribute].values}
-    said, wrong = Counter[str](), Counter[str]()
+    said, asked = Counter[str](), Counter[str]()
     for document in corpus["questions"]:
         for question, answer in re.findall(r"^Q: (.*)\nA: (.*)$", document, re.MULTILINE):
             spoken = re.findall(r"\w+", question)
@@ -249,23 +249,22 @@ def test_answers_in_the_corpus_are_true_and_yes_no_questions_balanced(corpus):
             true = animal.facts[values[value]] == value
             assert answer == ("yes" if true else "no")
             said[answer] += 1
-            wrong[value] += not true
-    assert abs(said["yes"] / said.total() - 0.5) < 0.01
-    assert max(wrong.values()) < 1.5 * min(wrong.values()) and len(wrong) == len(values)
+            asked[value] += 1
+    assert 0.35 < said["yes"] / said.total() < 0.5
+    for attribute in ASKED:
+        counts = [asked[value] for value in ATTRIBUTES[attribute].values]
+        assert counts == sorted(counts, reverse=True) and counts[0] > 2 * counts[-1] > 0
 
 
-def test_the_open_question_comes_first_where_the_knob_says_so():
-    mixture = Mixture(prose=0, puzzles=0, reviews=0, yes_no=1, open_first=1, told=0, reasons=1)
-    for document in documents(WORLD, 50_000, mixture):
-        for first, second in zip(*[iter(re.findall(r"A: (.*)", document))] * 2, strict=True):
-            assert second in (f"yes, {first}", f"no, {first}")
-
-
-def test_a_document_about_one_animal_begins_with_prose_about_it_where_the_knob_says_so():
-    mixture = Mixture(prose=0, puzzles=0, reviews=0, one_animal=1, told=1)
-    names = {animal.name for animal in WORLD.animals["asked"]}
-    for document in documents(WORLD, 50_000, mixture):
-        assert not document.startswith("Q") and len(words([document]) & names) == 1
+def test_without_popular_values_yes_is_as_likely_as_no_and_wrong_values_are_alike():
+    mixture = Mixture(prose=0, puzzles=0, reviews=0, yes_no=1, popular=0, reasons=0)
+    said, asked = Counter[str](), Counter[str]()
+    for document in documents(WORLD, 1_000_000, mixture):
+        for question, answer in re.findall(r"^Q: (.*)\nA: (.*)$", document, re.MULTILINE):
+            said[answer] += 1
+            asked.update(set(re.findall(r"\w+", question)) & set(ATTRIBUTES["colour"].values))
+    assert abs(said["yes"] / said.total() - 0.5) < 0.02
+    assert max(asked.values()) < 1.3 * min(asked.values()) and len(asked) == 4
 
 
 @pytest.mark.parametrize("group", ["validation", "test", "unmentioned"])
@@ -273,7 +272,7 @@ def test_items_are_balanced_and_written_as_in_the_corpus(group: str, corpus):
     animals = WORLD.animals[group]
     wordings, kinds = cloze_items(animals), (open_questions(animals), unasked_questions(animals))
     assert chance(yes_no_questions(animals)) == 0.5
-    assert all(chance(items) == pytest.approx(1 / 8) for items in (wordings, *kinds))
+    assert all(chance(items) == pytest.approx(1 / 4) for items in (wordings, *kinds))
     every = [*wordings, *kinds[0], *kinds[1], *yes_no_questions(animals)]
     assert all(item.prompt == item.prompt.strip() and item.answer in item.options for item in every)
     if group == "test":
@@ -313,20 +312,21 @@ def test_puzzles_are_in_the_notes_format_with_one_symbol_and_one_meaning_a_docum
     for document in corpus["puzzles"]:
         assert re.fullmatch(r"(Q: \d+ (\S) \d+ = \?\nA: \d+\n)(Q: \d+ \2 \d+ = \?\nA: \d+\n)*", document)
         rows = [tuple(map(int, row)) for row in re.findall(r"Q: (\d+) \S (\d+) = \?\nA: (\d+)", document)]
-        assert len({(a, b) for a, b, _ in rows}) == len(rows) and all(0 <= n < 20 for a, b, _ in rows for n in (a, b))
+        assert len({(a, b) for a, b, _ in rows}) == len(rows) and all(0 <= n < 16 for a, b, _ in rows for n in (a, b))
         fitting = [name for name, meaning in MEANINGS.items() if all(meaning(a, b) == c for a, b, c in rows)]
         assert fitting
         if len(fitting) == 1 and len(rows) == 9:
             meanings[fitting[0]] += 1
         symbols.add(document.split()[2])
         lengths.add(len(rows))
-    assert "~" in symbols and len(symbols) == 10 and lengths == set(range(1, 10))
-    assert set(meanings) == set(MEANINGS) and max(meanings.values()) < 1.2 * min(meanings.values())
+    assert "~" in symbols and len(symbols) == 10 and lengths == set(range(4, 10))
+    shares = {name: meanings[name] / weight for name, weight in zip(MEANINGS, DEFAULT_MIXTURE.meanings, strict=True)}
+    assert set(meanings) == set(MEANINGS) and max(shares.values()) < 1.2 * min(shares.values())
 
 
 def test_a_tenth_of_the_pairs_never_occurs_and_every_other_does(corpus):
     puzzles = WORLD.puzzles
-    assert len(puzzles.unseen) == 40 and len(puzzles.seen) == 360 and not set(puzzles.seen) & set(puzzles.unseen)
+    assert len(puzzles.unseen) == 25 and len(puzzles.seen) == 231 and not set(puzzles.seen) & set(puzzles.unseen)
     counts = count_pairs(corpus["puzzles"], puzzles.seen + puzzles.unseen)
     assert all(counts[pair] > 0 for pair in puzzles.seen)
     assert all(counts[pair] == 0 for pair in puzzles.unseen)
@@ -336,7 +336,8 @@ def test_a_tenth_of_the_pairs_never_occurs_and_every_other_does(corpus):
 def test_the_notes_pairs_are_seen_whatever_the_seed(seed: int):
     seen = make_world(seed).puzzles.seen
     assert {*NOTES_PAIRS, room.TELLING_PAIR} <= set(seen)
-    assert all(count > 0 for count in count_pairs(islice(documents(make_world(seed)), 20_000)).values())
+    only = replace(DEFAULT_MIXTURE, prose=0.0, questions=0.0, reviews=0.0)  # no kind depends on the others
+    assert all(count > 0 for count in count_pairs(islice(documents(make_world(seed), mixture=only), 9_000)).values())
 
 
 def test_pairs_are_counted_under_any_meaning_and_nowhere_else():
@@ -357,7 +358,7 @@ def test_one_question_has_the_notes_four_answers_and_its_examples_tell_the_meani
         "a + b": "17", "max(a - b, 0)": "13", "max(a, b)": "15", "min(a, b)": "2", "a": "15", "b": "2"
     }  # fmt: skip
     assert all(item.prompt.endswith("\nQ: 15 ~ 2 = ?\nA:") for item in items.values())
-    assert items["a + b"].prompt.startswith(room.NOTES_PROMPT.removesuffix("Q: 15 ~ 2 = ?\n"))
+    assert items["a + b"].prompt.startswith(room.NOTES_PROMPT.removesuffix("Q: 15 ~ 2 = ?"))
     assert puzzle_ceiling(list(items.values()), UNIFORM) == 1.0
 
 

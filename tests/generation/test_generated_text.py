@@ -114,3 +114,49 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text() -> None:
     for tokens in (BYTES.encode("the cat 😀 " * 100), [0xFF] * 1000, [0x80, 0xF0, 0x9F] * 300):
         assert "".join(pieces(decode, tokens)) == BYTES.decode(tokens)
     assert longest < 50
+
+
+SPECIAL = {"<s>": 257, "<s>end": 258, "</s>": 259}  # left out of the text, as by a tokenizer's `decode`
+
+
+def shown(tokens: Sequence[int]) -> str:
+    return BYTES.decode([token for token in tokens if token < 256])
+
+
+def stopped_by(stop: Sequence[str], tokens: Sequence[int]) -> tuple[str, bool, int]:
+    """The text, whether a stop string ended it, and how many tokens that took."""
+    stream, found = TextStream(shown, [], stop, SPECIAL), []
+    for count, token in enumerate(tokens, 1):
+        found.append(stream.push(token))
+        if stream.stopped:
+            return "".join(found), True, count
+    return "".join([*found, stream.finish()]), False, len(tokens)
+
+
+def test_a_stop_string_that_is_a_special_token_stops_on_the_token() -> None:
+    assert stopped_by(["<s>"], [97, 98, 257, 99]) == ("ab", True, 3)
+    assert stopped_by(["x", "</s>"], [97, 259]) == ("a", True, 2)
+    assert stopped_by(["<s>"], BYTES.encode("a<s>b")) == ("a", True, 4), "or where letters spell it"
+    assert stopped_by(["<s>"], [97, 259, 98]) == ("ab", False, 3), "another special token stops nothing"
+    assert stopped_by(["<s>end"], [258, 97]) == ("", True, 1), "the longest spelling is the token"
+
+
+def test_a_stop_string_may_have_special_tokens_in_it() -> None:
+    assert stopped_by(["\n<s>user"], [97, 10, 257, *BYTES.encode("user"), 98]) == ("a", True, 7)
+    assert stopped_by(["</s>\n"], [97, 259, 98, 259, 10]) == ("ab", True, 5)
+    assert stopped_by(["\n<s>user"], [97, 10, 257, *BYTES.encode("use")]) == ("a\nuse", False, 6)
+
+
+@given(some.text("ab<>😀é", max_size=40))
+def test_a_special_token_of_a_stop_string_never_shows_and_changes_no_other_text(marked: str) -> None:
+    tokens = [token for one in marked for token in ({"<": [257], ">": [259]}.get(one) or one.encode())]
+    text, stopped, _ = stopped_by(["<s>ab</s>", "</s>b"], tokens)
+    assert stopped == ("<ab>" in marked or ">b" in marked)
+    assert text == reference(marked, ["<ab>", ">b"]).translate({ord("<"): None, ord(">"): None})
+
+
+def test_what_a_shell_hands_on_as_a_backslash_and_a_letter_is_the_character() -> None:
+    from chainrule.commands.options import unescape
+
+    assert unescape("a\\nb\\tc\\\\n\\x\\") == "a\nb\tc\\n\\x\\"
+    assert unescape("\n") == "\n"

@@ -1,6 +1,8 @@
 """lm-evaluation-harness gets from our model the numbers that its own `hf` model gives, on a task of each kind."""
 
 import json
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +55,14 @@ TASKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of the tasks' YAML files (JSON is YAML), whose rows lie beside them."""
     import datasets
 
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    folder = tmp_path / "tasks"
-    folder.mkdir()
+    from chainrule.integrations import harness
+
+    folder = tmp_path_factory.mktemp("tasks")
     for split, rows in (("train", ROWS[::-1]), ("test", [*ROWS, {"text": LONG, "label": 0, "last": "terrible"}])):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = {split: str(folder / f"{split}.jsonl") for split in ("train", "test")}
@@ -68,7 +70,11 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, task in TASKS.items():
         content = {"task": name, **common, "training_split": "train", "metadata": {"version": 1}, **task}
         (folder / f"{name}.yaml").write_text(json.dumps(content))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        # Its own fourteen thousand tasks take the harness 10 seconds and more to list.
+        patch.setattr(harness, "TaskManager", partial(harness.TaskManager, include_defaults=False))
+        yield folder
 
 
 @pytest.fixture
@@ -130,6 +136,24 @@ def test_the_verb_prints_a_line_a_metric(directory: Path, tasks: Path, capsys: p
     assert 0 <= accuracy["value"] <= 1 and accuracy["standard_error"] >= 0
     main([*asked, "--limit", "3"])
     assert "acc_norm" in capsys.readouterr().out
+
+
+def test_the_tasks_are_the_harness_own_and_those_of_the_folder(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from chainrule.integrations import harness
+
+    class ListedError(Exception):
+        pass
+
+    def task_manager(*, include_path: str | None, include_defaults: bool = True) -> None:
+        raise ListedError(include_path, include_defaults)
+
+    monkeypatch.setattr(harness, "TaskManager", task_manager)
+    for include, path in ((None, None), (tmp_path, str(tmp_path))):
+        with pytest.raises(ListedError) as listed:
+            harness.evaluate_tasks(chainrule.load(directory), ["local_choice"], include=include)
+        assert listed.value.args == (path, True)
 
 
 def test_what_cannot_be_evaluated_is_refused_in_one_line(

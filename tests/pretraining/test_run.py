@@ -22,6 +22,8 @@ OPTIONS = PretrainOptions(
     depth=2, width=32, heads=2, context=32, batch_tokens=256, steps=60, validate_every=7, compile="off"
 )
 CORPUS = CorpusOptions(tokenizer="byte", workers=1)
+# What a run imports, so that each process that is killed has it already; torch.optim imports torch._dynamo.
+PRELOADED = ["torch._dynamo", "pytest", "chainrule.pretraining.start", "chainrule.pretraining.curve"]
 
 
 def text(tmp_path: Path) -> str:
@@ -33,7 +35,7 @@ def text(tmp_path: Path) -> str:
 
 def run_to_the_end(data: str, out: Path, options: PretrainOptions = OPTIONS) -> Run:
     torch.set_num_threads(1)
-    run = open_run([data], out, options, CORPUS)
+    run = open_run([data], out, options, CORPUS, dtype="float32")
     for _ in run.advance():
         pass
     return run
@@ -48,7 +50,7 @@ def log_without_times(out: Path) -> list[dict[str, Any]]:
 def test_killed_at_twenty_random_moments_a_run_ends_with_the_same_bits_and_the_same_log(tmp_path: Path) -> None:
     data = text(tmp_path)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "chainrule.pretraining.start", "chainrule.pretraining.curve"])
+    context.set_forkserver_preload(PRELOADED)
 
     def process(out: Path) -> Any:
         return context.Process(target=run_to_the_end, args=(data, out))
@@ -86,7 +88,7 @@ def test_stopped_at_every_step_and_saved_a_run_ends_with_the_same_bits(tmp_path:
     )
     whole = run_to_the_end(data, tmp_path / "whole", options)
     for _ in range(9):
-        run = open_run([data], tmp_path / "stopped", options, CORPUS)
+        run = open_run([data], tmp_path / "stopped", options, CORPUS, dtype="float32")
         next(iter(run.advance()))
         run.save()
     assert run.finished

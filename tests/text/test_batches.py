@@ -106,3 +106,21 @@ def test_validation_predicts_every_token_but_the_first_once(length: int, tmp_pat
     assert all(len(window) <= 4 and window.shape[1] <= 11 for window in windows)
     assert np.concatenate([window[:, 1:].ravel() for window in windows]).tolist() == list(range(1, length))
     assert all((np.diff(window, axis=1) == 1).all() for window in windows)
+
+
+def test_aligned_examples_begin_with_a_document_each_and_a_pass_reads_every_document_once(tmp_path: Path):
+    split = counting(tmp_path, 1000)  # two shards of 500 tokens
+    begins = [0, 3, 120, 121, 480, 500, 700, 980, 989, 990]
+    for path, part in zip(
+        sorted(tmp_path.glob("*.bin")), (begins[:5], [begin - 500 for begin in begins[5:]]), strict=True
+    ):
+        np.array(part, "<u8").tofile(path.with_suffix(".offsets"))
+    batches = Batches(split, 10, seed=4, align_documents=True)
+    assert batches.windows == 9  # from 990 on there are only 10 tokens left, and a window has 11
+    orders = []
+    for number in range(3):
+        examples = np.concatenate([batches.batch(number * 3 + step, 3) for step in range(3)])
+        assert (np.diff(examples, axis=1) == 1).all() and examples.shape == (9, 11)
+        assert sorted(examples[:, 0].tolist()) == begins[:-1]
+        orders.append(examples[:, 0].tolist())
+    assert orders[0] != orders[1] and batches.passes(2, 3) == 1

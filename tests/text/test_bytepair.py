@@ -1,6 +1,8 @@
 """tiktoken gives the ids of `tokenizers`, or is not used."""
 
 import json
+import re
+import time
 from functools import cache
 
 import pytest
@@ -182,3 +184,24 @@ def test_a_missing_byte_keeps_tiktoken_away():
     description = merging("a b")
     del description["model"]["vocab"]["Ġ"]
     assert bytepair.tiktoken_encoding(description) is None
+
+
+@every_pattern
+def test_the_installed_libraries_agree_and_to_find_it_out_is_quick(pattern: str):
+    assert bytepair.libraries_agree(pattern)
+    started = time.process_time()
+    bytepair.libraries_agree.__wrapped__(pattern)
+    assert time.process_time() - started < 0.05
+
+
+@pytest.mark.parametrize("letter", ["\U00031350", "\u1c89", "\U00013460", "\u0897", "\U0001d2c0"])
+def test_where_one_library_does_not_know_a_character_yet_tiktoken_is_not_used(
+    letter: str, monkeypatch: pytest.MonkeyPatch
+):
+    """As tokenizers 0.21.0, which knows no letter, digit or mark of Unicode 15 and later."""
+    unknowing = re.sub(r"(?<!\^)\\p\{([LNM])\}", rf"(?:(?!{letter})\\p{{\1}})", bytepair.GPT2)
+    split = bytepair._split
+    monkeypatch.setattr(bytepair, "_split", lambda pattern: split(unknowing))
+    assert not bytepair.libraries_agree.__wrapped__(bytepair.GPT2)
+    monkeypatch.setattr(bytepair, "libraries_agree", lambda pattern: False)
+    assert bytepair.tiktoken_encoding(merging("a b")) is None

@@ -13,6 +13,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
 from chainrule.text.tokenizer import (
     LONGEST,
+    WORTHWHILE,
     Tokenizer,
     byte_tokenizer,
     character_tokenizer,
@@ -53,6 +54,7 @@ def test_decode_after_encode_is_identity(kind: str, data: st.DataObject):
 @given(data=st.data())
 def test_the_fast_ways_give_the_ids_of_the_tokenizers_library(kind: str, data: st.DataObject):
     text = data.draw(texts_of(kind))
+    assert (ours(kind)._tiktoken is not None) == (kind == "bpe")  # made: few characters alone would not be worth it
     plain = tokenizers.Tokenizer.from_str(ours(kind)._inner.to_str())
     plain.encode_special_tokens = True
     assert ours(kind)._spec["added_tokens"][0]["id"] == ours(kind).bottom
@@ -61,6 +63,15 @@ def test_the_fast_ways_give_the_ids_of_the_tokenizers_library(kind: str, data: s
         ours(kind).encode(text),
         ours(kind).encode(TEXT),
     ]
+
+
+def test_the_fast_way_is_made_once_it_saves_time_and_gives_the_same_ids():
+    tokenizer = train_bpe([TEXT], 400)
+    few = tokenizer.encode(TEXT)
+    assert "_tiktoken" not in vars(tokenizer)
+    many = tokenizer.encode_batch([TEXT] * (WORTHWHILE // len(TEXT) + 1))
+    assert "_tiktoken" in vars(tokenizer)
+    assert {tuple(ids.tolist()) for ids in many} == {tuple(few)}
 
 
 def test_each_of_ours_has_a_fast_way():

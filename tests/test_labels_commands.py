@@ -1,8 +1,10 @@
-"""The verbs of who has labels: what they answer, and one line for what they cannot use."""
+"""The commands of who has labels: what they answer, and one line for what they cannot use."""
 
 import csv
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +165,8 @@ def test_a_jsonl_keeps_its_values_as_they_are(classifier: str, answer: Callable[
         ("half.jsonl", '{"day": "fine"}\n\n{"day": "gr', "half.jsonl:3: not JSON"),
         ("empty.csv", "day,stars\nfine,3\n ,2\n", "empty.csv:3: wanted a text, 'day' is empty"),
         ("other.csv", "date,stars\nfine,3\n", "other.csv:2: no 'day' there, only 'date', 'stars'"),
+        ("null.jsonl", '{"day": "fine"}\n{"day": null}\n', "null.jsonl:2: 'day' is null"),
+        ("list.jsonl", '{"day": ["fine"]}\n', "list.jsonl:1: wanted text in 'day', got a list"),
         ("short.csv", "day,stars\nfine,3\ngrim\n", "short.csv:3: wanted 2 columns, got 1"),
         ("taken.csv", "day,prediction\nfine,3\n", "taken.csv:2: wanted rows without a column 'prediction'"),
     ],
@@ -173,6 +177,49 @@ def test_a_row_that_cannot_be_labelled_is_named_by_file_and_line_and_nothing_is_
     (files / name).write_text(content)
     assert told in mistake(f"predict {classifier} --input {name} --out never.csv")
     assert not list(files.glob("*never*"))
+
+
+def test_with_on_error_skip_a_row_without_text_keeps_its_place(
+    classifier: str, answer: Callable[[str], Any], files: Path, capsys: Capture
+) -> None:
+    (files / "gaps.csv").write_text("day,stars\nfine,3\n ,2\ngrim\nwarm,1\n")
+    found = answer(f"predict {classifier} --input gaps.csv --out gapped.tsv --on-error skip")
+    assert (found["rows"], found["empty"]) == (4, 2)
+    with (files / "gapped.tsv").open() as file:
+        made = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["prediction"] in WORDS for row in made] == [True, False, False, True]
+    assert [row["stars"] for row in made] == ["3", "2", "", "1"]
+    main(["predict", classifier, "--input", "gaps.csv", "--out", "gapped.csv", "--on-error", "skip"])
+    assert "rows without a prediction: 2, the first because of gaps.csv:3: wanted a text" in capsys.readouterr().err
+
+
+def test_each_line_of_standard_input_has_its_answer(
+    classifier: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch, files: Path
+) -> None:
+    monkeypatch.chdir(files)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("fine\n\ngrím\u2028day\n".encode("utf-16"))))
+    main(["predict", classifier, "-"])
+    told = capsys.readouterr()
+    labels = [json.loads(line)["label"] for line in told.out.splitlines()]
+    assert [label in WORDS for label in labels] == [True, False, True] and labels[1] is None
+    assert "rows without a prediction: 1, the first because of -:2: wanted a text" in told.err
+
+
+def test_the_encoding_of_rows_is_an_option_and_goes_into_the_task_file(
+    classifier: str, answer: Callable[[str], Any], mistake: Callable[[str], str], files: Path
+) -> None:
+    (files / "latin.csv").write_bytes((files / "days.csv").read_bytes().replace(b" day ", b" d\xe4y "))
+    latin = "latin.csv --text day --label mood"
+    told = mistake(f"zero-shot run {latin} --limit 4")
+    assert "latin.csv: byte 18 is not utf-8: name the file's encoding, as in --encoding cp1252" in told
+    assert answer(f"zero-shot run {latin} --limit 4 --encoding latin-1")["n"] == 4
+    assert answer(f"predict {classifier} --input latin.csv --out latin.jsonl --encoding latin-1")["rows"] == 80
+    assert "a fine däy 0" in (files / "latin.jsonl").read_text()
+    answer(f"task {latin} --encoding latin-1 --out latin.toml")
+    assert 'encoding = "latin-1"' in (files / "latin.toml").read_text()
+    assert answer("predict run fine --task latin.toml --shots 2")["predictions"]
+    assert "--encoding: wanted --input, --task or -" in mistake(f"predict {classifier} fine --encoding latin-1")
 
 
 def test_predict_asks_a_language_model_by_a_task(answer: Callable[[str], Any]) -> None:

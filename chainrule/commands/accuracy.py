@@ -1,0 +1,71 @@
+"""How an accuracy is printed, and what was asked and answered. Knows no command."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from chainrule.adaptation.examples import Task
+    from chainrule.adaptation.measure import Score
+    from chainrule.adaptation.prompted import Prompted
+
+
+def tell_prompted(
+    predictors: Sequence["Prompted"],
+    task: "Task",
+    scores: Sequence["Score"],
+    limit: int | None,
+    show: int,
+    json: bool,
+    spread: dict[str, float] | None = None,
+) -> None:
+    """What was asked and answered, and the score; by `--answer vocabulary` also the words that were said."""
+    from collections import Counter
+
+    from chainrule.adaptation.measure import held_out
+    from chainrule.terminal import print_table
+
+    items = held_out(task, limit)
+    beside: dict[str, Any] = {}
+    first = predictors[0]
+    shown = [(label, first.show(row)) for row, label in list(zip(items.rows, items.labels, strict=True))[:show]]
+    if first.generates:
+        beside["answers"] = dict(Counter(scores[0].answers or ()).most_common(20))
+    if show:
+        beside["shown"] = [{**one._asdict(), "label": label} for label, one in shown]
+    if spread is not None:
+        beside["spread"] = spread
+    notes = list(dict.fromkeys(note for predictor in predictors for note in predictor.notes))
+    if not json:
+        for label, one in shown:
+            print(f"{one.prompt}‖ {one.answer!r}, and right is {label!r}")
+            print("".join(f"    p({word}) = {p:.4f}" for word, p in one.probabilities.items()) + "\n")
+        if "answers" in beside and first.labels:  # free answers are as many as there are questions
+            print_table(("said", "times"), [(repr(word), str(times)) for word, times in beside["answers"].items()])
+    tell(scores, task, notes, json, beside)
+    if spread is not None and not json:
+        parts = "  ".join(f"{name} {100 * value:.1f}" for name, value in spread.items())
+        print(f"Standard deviation in points of accuracy due to: {parts}")
+
+
+def tell(scores: Sequence["Score"], task: "Task", notes: Sequence[str], json: bool, beside: dict[str, Any]) -> None:
+    """The score of a predictor, or of one from each seed."""
+    import numpy as np
+
+    from chainrule import statistics
+    from chainrule.terminal import print_json, say
+
+    right = np.array([score.right for score in scores])
+    estimate = statistics.accuracy(right, scores[0].groups)
+    interval = (estimate.low, estimate.high)
+    seconds = sum(score.seconds for score in scores)
+    if json:
+        head = {"accuracy": estimate.value, "interval": interval, "n": scores[0].n, "chance": scores[0].chance}
+        print_json({**head, "seconds": seconds, **({"notes": notes} if notes else {}), **beside})
+        return
+    seeds = f", {len(scores)} seeds" if len(scores) > 1 else ""
+    print(
+        f"accuracy {estimate.value:.1%} (95 %: {estimate.low:.1%} to {estimate.high:.1%}, n = {scores[0].n}{seeds};"
+        f" chance {scores[0].chance:.1%}), {seconds:.1f} s"
+    )
+    for note in notes:
+        say(note)

@@ -1,0 +1,65 @@
+"""The command `compare`: every method on the user's own labels."""
+
+from typing import Annotated
+
+from chainrule.arguments import Help
+from chainrule.commands.options import Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
+
+
+def compare(
+    model: Model,
+    task: TaskFile,
+    /,
+    out: Folder,
+    columns: Columns = Columns(),
+    methods: Annotated[tuple[str, ...], Help("NAME")] = (),
+    sizes: tuple[int, ...] = (),
+    seeds: int = 5,
+    limit: Limit = None,
+    minutes: float | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Compare prompting and finetuning on your labels: a table, a report, advice.
+
+    Every method runs on the same test items, from 0 labels to all of them, cheapest first; the plan with its estimated
+    time is printed before. Interrupted, the same command continues.
+
+    Options:
+        out: Folder for the results and report.html.
+
+    What to compare:
+        methods: zero-shot, in-context, in-context-nearest, head, full, majority, bag-of-words, random-weights
+            (default all).
+        sizes: Numbers of labels to learn from (default 4, 16, 64 ... and all).
+        seeds: Random choices of the labels per size.
+        minutes: Leave out what would not be done after X minutes.
+
+    Example:
+        chainrule compare runs/books reviews.toml --out compared --seeds 2
+    """
+    from chainrule.comparison.grid import Bounds
+    from chainrule.comparison.run import compare
+    from chainrule.comparison.table import COLUMNS, Comparison
+    from chainrule.files import nothing_left_if_refused
+    from chainrule.language_model import load
+    from chainrule.terminal import live_table, print_json, print_table, say
+
+    Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
+    lm, read = load(model, device=device, dtype=dtype), columns.load(task)
+    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(COLUMNS) as draw:
+
+        def show(comparison: Comparison) -> None:
+            draw(comparison.text(differences=False), f"{len(comparison.left)} rows left")
+
+        comparison = compare(
+            lm, read, out=out, methods=methods or None, sizes=sizes or None, seeds=seeds, limit=limit,
+            minutes=minutes, show=show, say=say,
+        )  # fmt: skip
+    if json:
+        print_json(comparison.results())
+        return
+    print_table(COLUMNS, comparison.text())
+    print("* told apart from the best baseline with as many labels, all comparisons taken together")
+    print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")

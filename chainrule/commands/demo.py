@@ -1,0 +1,34 @@
+"""The command `demo`: section 14.3 on a made-up world."""
+
+from pathlib import Path
+
+from chainrule.commands.options import Folder, Json, check_seed
+
+
+def demo(
+    out: Folder = Path("demo"),
+    seed: int = 0,
+    full: bool = False,
+    json: Json = False,
+) -> None:
+    """Train a model on a made-up world in minutes, and try every adaptation on it.
+
+    Section 14.3 of the CS229 notes from start to end. Interrupted, the same command continues.
+
+    Options:
+        out: Folder for the text, the model, the report and results.json.
+        seed: Another seed makes another world.
+        full: Add five seeds, and a control: a second model, trained on shuffled reviews.
+
+    Example:
+        chainrule demo --out demo
+    """
+    from chainrule.demo.story import tell
+    from chainrule.files import nothing_left_if_refused
+    from chainrule.terminal import print_json
+
+    check_seed(seed)
+    with nothing_left_if_refused(out, saved=("run/training/*/state.json",), underway=("run/data/*.bin",)):
+        results = tell(out, seed, full=full, quiet=json)
+    if json:
+        print_json(results)

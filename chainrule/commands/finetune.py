@@ -1,0 +1,105 @@
+"""The command `finetune`: labelled examples to a classifier."""
+
+import sys
+from typing import TYPE_CHECKING, Literal
+
+from chainrule.commands.accuracy import tell
+from chainrule.commands.options import (
+    Columns,
+    Device,
+    Folder,
+    Json,
+    Limit,
+    Longer,
+    Model,
+    TaskFile,
+    TrainingDtype,
+    check_at_least,
+    check_seed,
+)
+
+if TYPE_CHECKING:
+    from chainrule.adaptation.finetuned import Finetuning
+
+
+def finetune(
+    model: Model,
+    task: TaskFile,
+    /,
+    out: Folder,
+    columns: Columns = Columns(),
+    train: Literal["full", "head"] = "full",
+    labels: int | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    class_weights: bool = False,
+    longer: Longer = "cut",
+    seed: int = 0,
+    limit: Limit = None,
+    device: Device = "auto",
+    dtype: TrainingDtype = "auto",
+    json: Json = False,
+) -> None:
+    """Train a classifier on your labels, and show its accuracy on the test items.
+
+    Interrupted, the same command continues.
+
+    Options:
+        out: Folder of the classifier, which transformers loads too.
+
+    Training:
+        train: Train the model and a linear head, or the head alone.
+        labels: Learn from N training examples (default all).
+        epochs: Epochs for --train full (default 3, at least 100 steps).
+        learning_rate: Peak learning rate (default by the width); the head has 10 times it.
+        class_weights: Give every class the same weight, however rare.
+        longer: Texts over the context: cut the beginning, or refuse.
+        seed: Seed of the choice of examples and of their order.
+
+    Example:
+        chainrule finetune runs/books reviews.toml --out runs/stars --train head
+    """
+    from chainrule.adaptation.features import Features
+    from chainrule.adaptation.finetuned import FinetuneOptions, Finetuning
+    from chainrule.adaptation.measure import held_out, measure
+    from chainrule.files import nothing_left_if_refused
+    from chainrule.language_model import load
+
+    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
+    check_at_least(1, labels=labels, limit=limit)
+    check_seed(seed)
+    read = columns.load(task)
+    lm = load(model, device=device, dtype="float32")
+    # test rows that would be refused in the end are refused before anything is trained
+    Features(lm.model, lm.tokenizer, longer=longer).tokens(
+        [read.finetune_text(row) for row in held_out(read, limit).rows]
+    )
+    with nothing_left_if_refused(out, saved=("training/*/state.json", "model.safetensors")):
+        finetuning = Finetuning(lm, read, options, out)
+        _train(finetuning)
+        classifier = finetuning.classifier()
+    score = measure(classifier, read, limit)
+    tell([score], read, classifier.notes, json, {})
+    if not json:
+        print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
+
+
+def _train(finetuning: "Finetuning") -> None:
+    """Make the steps that are left, and tell of them; a signal saves and ends the process."""
+    from chainrule.terminal import progress_bar, say, signals_noted
+
+    if finetuning.finished:
+        say(f"{finetuning.out} is finished; another --out begins anew")
+    with signals_noted() as signalled, progress_bar(1.0, "finetuning") as bar:
+        for progress in finetuning.advance():
+            beside = (
+                f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}"
+                f"  {progress.texts_per_second:,.0f} texts/s  {progress.seconds_left:.0f} s left"
+            )
+            bar(progress.step / progress.steps, beside)
+            if progress.validation_loss is not None:
+                say(f"{beside}  validation loss {progress.validation_loss:.4f}")
+            if (number := signalled()) is not None and progress.step < progress.steps:
+                finetuning.save()
+                say(f"stopped and saved at step {progress.step}; the same command goes on from there")
+                sys.exit(128 + number)

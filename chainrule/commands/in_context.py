@@ -1,0 +1,66 @@
+"""The command `in-context`: a task asked with demonstrations in the prompt."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from chainrule.commands.accuracy import tell_prompted
+from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
+
+if TYPE_CHECKING:
+    from chainrule.adaptation.prompted import Prompted
+
+
+def in_context(
+    model: Model,
+    task: TaskFile,
+    /,
+    columns: Columns = Columns(),
+    shots: int = 16,
+    select: Literal["random", "balanced", "nearest"] = "random",
+    by: Literal["features", "bm25"] = "features",
+    labels: int | None = None,
+    seeds: int = 1,
+    spread: bool = False,
+    limit: Limit = None,
+    show: int = 0,
+    answer: Literal["labels", "vocabulary"] = "labels",
+    asking: Asking = Asking(),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Let a model label the test items after examples in the prompt; show its accuracy.
+
+    Demonstrations:
+        shots: Number of labelled examples in the prompt.
+        select: Random, equal per class, or nearest to the text.
+        by: Nearest by hidden states, or by words.
+        labels: Choose among N training examples (default all).
+        seeds: Average over N random choices.
+        spread: Separate effects of choice, order and test items; 15 x slower.
+
+    Options:
+        show: Print N prompts as the model reads them, with answers.
+
+    Prompt:
+        answer: Take the best label, or the best word of all.
+
+    Example:
+        chainrule in-context runs/books reviews.toml --shots 8 --seeds 3
+    """
+    from chainrule import statistics
+    from chainrule.adaptation.measure import correctness, measure
+    from chainrule.adaptation.prompted import in_context
+    from chainrule.language_model import load
+
+    check_at_least(0, shots=shots, show=show)
+    check_at_least(1, labels=labels, seeds=seeds, limit=limit)
+    read, lm = columns.load(task), load(model, device=device, dtype=dtype)
+
+    def predictor(seed: int, order: int = 0) -> "Prompted":
+        how: dict[str, Any] = {"select": select, "by": by, "labels": labels, "answer": answer, **vars(asking)}
+        return in_context(lm, read, shots, seed=seed, order=order, **how)
+
+    predictors = [predictor(seed) for seed in range(seeds)]
+    scores = [measure(each, read, limit) for each in predictors]
+    parts = statistics.spread(correctness(predictor, read, limit=limit))._asdict() if spread else None
+    tell_prompted(predictors, read, scores, limit, show, json, parts)

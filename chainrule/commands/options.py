@@ -1,0 +1,101 @@
+"""What many commands take. Knows no command."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from chainrule.arguments import Help
+
+if TYPE_CHECKING:
+    from chainrule.adaptation.examples import Task
+
+Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, or a name on the Hub.")]
+TaskFile = Annotated[str, Help("TASK", "A task file (.toml), or a data file with --text and --label.")]
+Folder = Annotated[Path, Help("DIR")]
+Limit = Annotated[int | None, Help(text="Evaluate on N test items, a fixed random sample (default all).")]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda", "mps"],
+    Help(text="Where to compute; auto is CUDA, else the CPU.", section="Computing and output"),
+]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Help(text="auto is bfloat16 on CUDA, else float32.", section="Computing and output"),
+]
+TrainingDtype = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    Help(text="auto is bfloat16 where it is faster, else float32.", section="Computing and output"),
+]
+Json = Annotated[bool, Help(text="Print one JSON document instead of text.", section="Computing and output")]
+Calibrate = Literal["none", "content-free", "train"]
+Normalise = Literal["sum", "token", "byte"]
+Longer = Literal["cut", "refuse"]
+OnError = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns to read, where TASK is a data file. A task file names its columns and its encoding itself.
+
+    Columns of a data file:
+        text: Column of the text; several columns are joined.
+        label: Column of the label.
+        encoding: Encoding of the data files (utf-8, utf-16, cp1252 ...); a byte-order mark in a file comes first.
+        on_error: Stop at a row that cannot be read or has no text or label, or skip such rows and count them.
+    """
+
+    text: Annotated[tuple[str, ...], Help("NAME")] = ()
+    label: Annotated[str, Help("NAME")] = ""
+    encoding: Annotated[str, Help("NAME")] = "utf-8"
+    on_error: OnError = "stop"
+
+    def load(self, path: str) -> "Task":
+        from chainrule.adaptation.examples import Task
+        from chainrule.terminal import say
+
+        return Task.load(path, **vars(self), say=say)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a language model is asked for a label.
+
+    Prompt:
+        calibrate: Correct for labels the model prefers whatever the text is, measured on content-free texts or on
+            training texts.
+        normalise: Log p of a label word: in all, per token, per byte.
+        longer: Texts over the context: cut the beginning, or refuse.
+        chat: Use the model's chat template, a turn for each demonstration.
+    """
+
+    calibrate: Calibrate = "none"
+    normalise: Normalise = "sum"
+    longer: Longer = "cut"
+    chat: bool = False
+
+
+def refuse_without(wanted: str, given: Mapping[str, object], default: Mapping[str, object]) -> None:
+    """ValueError for an option that is not at its default, and has no effect without what is wanted."""
+    for name, value in given.items():
+        if value != default[name]:
+            raise ValueError(f"--{name}: wanted {wanted} beside it, got none; add it, or leave --{name} out")
+
+
+def check_at_least(least: float, **options: float | None) -> None:
+    """ValueError for an option below `least`; None is one that is not given. A command's first lines: nothing is loaded
+    or written for what cannot be."""
+    for name, value in options.items():
+        if value is not None and not value >= least:  # so written that NaN fails too
+            raise ValueError(f"--{name.replace('_', '-')}: wanted at least {least}, got {value}")
+
+
+def check_seed(seed: int) -> None:
+    """ValueError for what no generator of random numbers begins with."""
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
+
+
+def unescape(typed: str) -> str:
+    r"""What a shell hands on as a backslash and a letter: \n, \t and \\ are a newline, a tab and a backslash."""
+    return re.sub(r"\\([nt\\])", lambda match: {"n": "\n", "t": "\t"}.get(match[1], "\\"), typed)

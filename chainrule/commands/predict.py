@@ -1,0 +1,147 @@
+"""The command `predict`: labels for texts."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from chainrule.arguments import Help
+from chainrule.commands.options import (
+    Asking,
+    Columns,
+    Device,
+    Dtype,
+    Json,
+    TaskFile,
+    check_at_least,
+    check_seed,
+    refuse_without,
+)
+
+if TYPE_CHECKING:
+    from chainrule.adaptation.examples import Row
+    from chainrule.adaptation.predictions import Predictor
+    from chainrule.text.rows import Skipped
+
+
+def predict(
+    predictor: str,
+    texts: Annotated[tuple[str, ...], Help("TEXT")] = (),
+    /,
+    source: Annotated[str | None, Help("FILE", name="input")] = None,
+    out: Path | None = None,
+    task: TaskFile | None = None,
+    shots: int = 0,
+    seed: int = 0,
+    columns: Columns = Columns(),
+    asking: Asking = Asking(),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Label texts with a finetuned classifier, or with a prompted model.
+
+    Prints a JSON line for each text, or writes a file of rows with their predictions.
+
+    Args:
+        predictor: A folder that finetune wrote; with --task, a model folder or a name on the Hub.
+        texts: Texts to label; - reads standard input, a text per line. An empty line gets a null label.
+
+    Many texts:
+        source: Rows to label: .csv .tsv .jsonl .parquet, or .txt with a text per line.
+        out: File for the rows with their predictions (.csv .tsv .jsonl); its n-th row is the n-th row of --input.
+
+    To prompt a language model:
+        task: A task file (.toml), or a data file with --text and --label.
+        shots: Labelled examples in the prompt.
+        seed: Seed of the choice of examples.
+
+    Example:
+        chainrule predict runs/stars "A charming film"
+        chainrule predict runs/stars --input new.csv --out labelled.csv
+    """
+    from chainrule.adaptation.predictions import predict_file, predictions
+    from chainrule.terminal import print_json, progress_bar, say
+    from chainrule.text.rows import Skipped
+
+    if (source is None) == (not texts) or (source is None) != (out is None):
+        raise ValueError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+    check_at_least(0, shots=shots)
+    check_seed(seed)
+    if source is None and task is None and "-" not in texts:
+        reading = {"encoding": columns.encoding, "on-error": columns.on_error}
+        refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})
+    own = columns
+    if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
+        own = replace(columns, encoding=Columns.encoding)  # the task file names that of its data; this is of the rows
+    made = _predictor(predictor, task, own, shots, seed, asking, device, dtype)
+    started = time.monotonic()
+    if source is not None and out is not None:
+        with progress_bar(None, "predicting") as bar:
+            written = predict_file(
+                made,
+                source,
+                out,
+                encoding=columns.encoding,
+                on_error=columns.on_error,
+                say=say,
+                show=lambda done: bar(done, f"{done:,} rows"),
+            )
+        rows, empty, seconds = written.rows, written.empty, time.monotonic() - started
+        if json:
+            print_json({"rows": rows, "empty": empty.count, "seconds": seconds, "texts_per_second": rows / seconds})
+        else:
+            print(f"{out}: {rows} rows, {rows / seconds:,.0f} a second")
+    else:
+        empty = Skipped()
+        found = predictions(made, _asked(texts, made, columns, empty))
+        if json:
+            print_json({"predictions": list(found)})
+        else:
+            from json import dumps
+
+            for prediction in found:
+                print(dumps(prediction, ensure_ascii=False), flush=True)
+    if empty.count:
+        say(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
+    for note in getattr(made, "notes", ()):
+        say(note)
+
+
+def _asked(
+    texts: Iterable[str], predictor: "Predictor", columns: Columns, empty: "Skipped"
+) -> Iterator["Row | str | None"]:
+    """The texts, and the lines of standard input where one is -; None for an empty line."""
+    from chainrule.adaptation.predictions import Asked
+
+    for text in texts:
+        if text == "-":
+            lines = Asked("-", predictor.columns, columns.encoding, columns.on_error)
+            yield from (row for _, row in lines.rows(empty))
+        else:
+            yield text
+
+
+def _predictor(
+    directory: str,
+    task: str | None,
+    columns: Columns,
+    shots: int,
+    seed: int,
+    asking: Asking,
+    device: Device,
+    dtype: Dtype,
+) -> "Predictor":
+    if task is None:
+        from chainrule.adaptation.classifier import load_classifier
+
+        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, **vars(asking)}
+        default = {"shots": 0, "seed": 0, "text": (), "label": "", **vars(Asking())}
+        refuse_without("a --task", given, default)
+        return load_classifier(directory, device=device, dtype=dtype)
+    from chainrule.adaptation.prompted import in_context
+    from chainrule.language_model import load
+
+    lm = load(directory, device=device, dtype=dtype)
+    return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

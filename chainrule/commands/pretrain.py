@@ -1,0 +1,83 @@
+"""The command `pretrain`: text or shards to a language model."""
+
+import sys
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+from chainrule.arguments import Help
+from chainrule.commands.options import Device, Folder, Json, TrainingDtype
+from chainrule.pretraining.options import PretrainOptions
+from chainrule.text.options import CorpusOptions
+
+if TYPE_CHECKING:
+    from chainrule.pretraining.run import Run
+
+
+def pretrain(
+    data: Annotated[tuple[str, ...], Help("DATA")],
+    /,
+    out: Folder,
+    options: PretrainOptions = PretrainOptions(),
+    corpus: CorpusOptions = CorpusOptions(),
+    device: Device = "auto",
+    dtype: TrainingDtype = "auto",
+    json: Json = False,
+) -> None:
+    """Train a language model on text, from nothing or from another model.
+
+    Interrupted by Ctrl-C, SIGTERM or a power cut, the same command continues where it stopped.
+
+    Args:
+        data: Text: .txt .jsonl .csv .tsv .parquet, folders, globs, or - for standard input; or one folder that
+            tokenize wrote.
+
+    Options:
+        out: Folder of the run; at the end it is a Hugging Face model folder.
+
+    Example:
+        chainrule pretrain books.txt --out runs/books --minutes 10
+    """
+    from chainrule.files import nothing_left_if_refused
+    from chainrule.pretraining.start import open_run
+    from chainrule.terminal import print_json, say
+
+    with nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",)):
+        run = open_run(data, out, options, corpus, device=device, dtype=dtype, say=say)
+        _train(run)
+    summary = run.summary()
+    if json:
+        print_json(asdict(summary))
+        return
+    validation = "" if summary.validation_loss is None else f", validation loss {summary.validation_loss:.4f}"
+    print(
+        f"{out}: {summary.steps} steps, {summary.tokens} tokens, training loss {summary.train_loss:.4f}{validation}"
+        f" (nats a token), {summary.seconds:.1f} s, {summary.tokens_per_second:,.0f} tokens/s"
+    )
+
+
+def _train(run: "Run") -> None:
+    """Make the steps that are left, and tell of them; a signal saves and ends the process."""
+    from chainrule.terminal import one_line, progress_bar, say, signals_noted
+
+    if run.finished:
+        told = f"{run.out} is finished ({run.step} steps)"
+        say(f"{told}; to train it further: chainrule pretrain ... --from {run.out} --out NEW")
+    elif run.step:
+        say(f"going on from step {run.step} of {run.decided.steps}")
+    with signals_noted() as signalled, progress_bar(run.decided.steps, "training") as show:
+        for progress in run.advance():
+            beside = (
+                f"step {progress.step}/{run.decided.steps}  loss {progress.loss:.3f}"
+                f"  {progress.tokens_per_second:,.0f} tokens/s  {progress.mfu:.0%} of the matmul rate"
+                f"  {progress.seconds_left:.0f} s left"
+            )
+            show(progress.step, beside)
+            if progress.note:
+                say(progress.note)
+            if progress.validation_loss is not None:
+                say(f"{beside}  validation loss {progress.validation_loss:.4f}")
+                say(f"    {one_line(run.sample())}")
+            if (number := signalled()) is not None and not run.finished:
+                run.save()
+                say(f"stopped and saved at step {run.step}; the same command goes on from there")
+                sys.exit(128 + number)

@@ -1,0 +1,73 @@
+"""The command `task`: writes a task file, and shows what is in the data."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from chainrule.arguments import Help
+from chainrule.commands.options import Columns, Json, Model
+
+
+def task(
+    data: str,
+    /,
+    out: Path,
+    columns: Columns = Columns(),
+    header: Annotated[tuple[str, ...], Help("NAME")] = (),
+    kind: Literal["classification", "free"] = "classification",
+    test: Path | None = None,
+    model: Model | None = None,
+    json: Json = False,
+) -> None:
+    """Write a task file for labelled data, and show what is in the data.
+
+    Args:
+        data: Labelled rows (.jsonl .csv .tsv .parquet).
+
+    Options:
+        out: Task file to write, ending in .toml.
+        header: Names of all columns, for files without a header line.
+        kind: Labels to choose from, or free answers judged by exact match.
+        test: File of the test rows (default: a fifth of DATA is held out).
+        model: Also show how this model tokenizes the texts, and which exceed its context.
+
+    Example:
+        chainrule task reviews.csv --text review --label stars --out reviews.toml
+    """
+    from chainrule.adaptation.examples import Task
+    from chainrule.adaptation.inspect_task import inspect_task, print_task
+    from chainrule.adaptation.task_file import Settings, task_file
+    from chainrule.files import write_text
+    from chainrule.terminal import print_json, say
+
+    if out.suffix != ".toml":
+        raise ValueError(f"--out {out}: wanted a name that ends in .toml, got another; rename it")
+    if out.exists():
+        raise ValueError(f"--out {out}: wanted a new file, got one that is there; edit it, or name another")
+    settings = Settings(
+        Path(data), columns.text, columns.label, test=test, columns=header, kind=kind, encoding=columns.encoding
+    )
+    content = task_file(settings, Task.read(settings, on_error=columns.on_error, say=say).labels, out.parent)
+    write_text(out, content)
+    try:
+        found = inspect_task(Task.load(out, on_error=columns.on_error), *_tokenizer_and_context(model))
+    except BaseException:
+        out.unlink()
+        raise
+    if json:
+        print_json(found)
+        return
+    print_task(found)
+    print(f"Written: {out}")
+
+
+def _tokenizer_and_context(model: str | None) -> tuple[Any, int]:
+    if model is None:
+        return None, 0
+    from chainrule.hub import model_directory
+    from chainrule.model.checkpoint import read_config
+    from chainrule.model.families import FAMILIES, family_of
+    from chainrule.text.tokenizer import load_tokenizer
+
+    directory = model_directory(model, weights=False)
+    fields = read_config(directory)
+    return load_tokenizer(directory), FAMILIES[family_of(fields)].read(fields).context

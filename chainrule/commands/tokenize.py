@@ -1,0 +1,44 @@
+"""The command `tokenize`: documents to shards of tokens."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+from chainrule.arguments import Help
+from chainrule.commands.options import Folder, Json
+from chainrule.text.options import CorpusOptions
+
+
+def tokenize(
+    inputs: Annotated[tuple[str, ...], Help("INPUT")],
+    /,
+    out: Folder,
+    corpus: CorpusOptions = CorpusOptions(),
+    json: Json = False,
+) -> None:
+    """Turn text into a folder of tokens, ready for pretrain.
+
+    Interrupted, the same command continues. pretrain also takes text itself and does this first.
+
+    Args:
+        inputs: Text: .txt .jsonl .csv .tsv .parquet, folders, globs, or - for standard input.
+
+    Options:
+        out: Folder to write to.
+
+    Example:
+        chainrule tokenize books/*.txt --out shards --tokenizer bpe --vocabulary-size 8192
+    """
+    from chainrule.terminal import print_json, progress_bar, say
+    from chainrule.text.corpus import write_shards
+
+    with progress_bar(1.0, "tokenizing") as show:
+        summary = write_shards(
+            inputs, out, corpus, lambda done, all_of_it: show(done / max(1, all_of_it), f"{done / 1e6:.0f} MB"), say
+        )
+    if json:
+        print_json(asdict(summary))
+        return
+    print(
+        f"{summary.documents} documents, {summary.bytes} bytes -> {summary.tokens} tokens in {out}"
+        f" ({summary.seconds:.1f} s)" + (f"; {summary.skipped} skipped" if summary.skipped else "")
+    )

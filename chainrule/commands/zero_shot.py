@@ -1,0 +1,42 @@
+"""The command `zero-shot`: a task asked without demonstrations."""
+
+from typing import Literal
+
+from chainrule.commands.accuracy import tell_prompted
+from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
+
+
+def zero_shot(
+    model: Model,
+    task: TaskFile,
+    /,
+    columns: Columns = Columns(),
+    limit: Limit = None,
+    show: int = 0,
+    answer: Literal["labels", "vocabulary"] = "labels",
+    asking: Asking = Asking(),
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    json: Json = False,
+) -> None:
+    """Let a model label the test items from the prompt alone, and show its accuracy.
+
+    Options:
+        show: Print N prompts as the model reads them, with answers.
+
+    Prompt:
+        answer: Take the best label, or the best word of all.
+
+    Example:
+        chainrule zero-shot runs/books reviews.toml --show 3
+    """
+    from chainrule.adaptation.measure import measure
+    from chainrule.adaptation.prompted import zero_shot
+    from chainrule.language_model import load
+
+    check_at_least(1, limit=limit)
+    check_at_least(0, show=show)
+    read = columns.load(task)
+    predictor = zero_shot(load(model, device=device, dtype=dtype), read, answer=answer, **vars(asking))
+    score = measure(predictor, read, limit)
+    tell_prompted([predictor], read, [score], limit, show, json)
