@@ -202,30 +202,30 @@ def pretrain(out: Path, world: World, scale: Scale) -> Pretrained:
 
 def _advance(run: Run, world: World, scale: Scale, deadline: float) -> dict[str, float]:
     """Make a round's steps until the targets are met; what was reached is in targets.json beside its model."""
-    settled = run.out / "targets.json"
+    settled, lm = run.out / "targets.json", run.language_model
+    assert isinstance(lm, LanguageModel)
+    reached: dict[str, float] = {}
     if settled.is_file() and (found := json.loads(settled.read_text()))["step"] == run.step:
         reached = {name: found[name] for name in TARGETS}
         if run.finished or not _missed(reached):
             return reached
-    assert isinstance(run.language_model, LanguageModel)
-    reached: dict[str, float] = {}
-    start = math.log(run.model.config.vocabulary_size)
+    elif run.step and run.step % scale.check_every == 0:  # stopped between the checkpoint and the look
+        reached = targets_reached(lm, world)
+    start, looked = math.log(run.model.config.vocabulary_size), run.step
     with signals_noted() as signalled, progress_bar(run.decided.steps, "pretraining", sparing=True) as show:
-        if run.step and run.step % scale.check_every == 0:  # stopped between the checkpoint and the look
-            reached = targets_reached(run.language_model, world)
         steps = run.advance()
         while _missed(reached) and not run.finished and time.monotonic() < deadline:
             progress = next(steps)
             show(progress.step, printout.falling(start, progress.step, progress.loss, progress.tokens_per_second))
             if progress.validation_loss is not None:
-                reached = targets_reached(run.language_model, world)
+                reached, looked = targets_reached(lm, world), run.step
             if (number := signalled()) is not None:
                 run.save()
                 say(f"stopped and saved at step {run.step}; the same command goes on from there")
                 sys.exit(128 + number)
-        steps.close()
-    if len(reached) < len(TARGETS):
-        reached = targets_reached(run.language_model, world, every=True)
+        del steps  # closes the run's log
+    if looked < run.step or len(reached) < len(TARGETS):
+        reached = targets_reached(lm, world, every=True)
     run.save()
     write_json(settled, {"step": run.step, **reached})
     return reached
