@@ -121,8 +121,9 @@ class AdamW:
             torch._foreach_add_(steps, 1)
             gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
             torch._fused_adamw_(
-                list[Tensor](moved), gradients, averages, squares, [], steps, lr=group.rate * factor, beta1=self.betas[0],
-                beta2=self.betas[1], weight_decay=group.decay, eps=1e-10, amsgrad=False, maximize=False,
+                list[Tensor](moved), gradients, averages, squares, [], steps, lr=group.rate * factor,
+                beta1=self.betas[0], beta2=self.betas[1], weight_decay=group.decay, eps=1e-10,
+                amsgrad=False, maximize=False,
             )  # fmt: skip
 
 
