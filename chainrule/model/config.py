@@ -42,7 +42,7 @@ class Config:
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
     masked_head: bool = False  # a layer and a norm stand between features and output, which has a bias
     pooler: bool = False  # tanh of a layer at the first token is what a linear head reads
-    # It has logits; an encoder that was saved without its head has features alone. Not in the repr: by that, comparisons
+    # It has logits; an encoder saved without its head has features alone. Not in the repr: by that, comparisons
     # that were begun before there was this field know their model.
     language_head: bool = field(default=True, repr=False)
 
