@@ -29,6 +29,7 @@ SUBJECTS = (
     ),
 )
 CLAUSES = ("the {aspect} was {adjective}", "we found the {aspect} {adjective}", "there was a {adjective} {aspect}")
+PAIRED = "the {aspect} was {adjective} and {other}"
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,13 @@ def _adjectives(reviews: Reviews, rng: random.Random, count: int, shuffle_polari
 
 def _review(adjectives: Sequence[str], rng: random.Random) -> str:
     openings, aspects = rng.choice(SUBJECTS)
-    clauses = [
-        rng.choice(CLAUSES).format(aspect=aspect, adjective=adjective)
-        for aspect, adjective in zip(rng.sample(aspects, len(adjectives)), adjectives, strict=True)
-    ]
-    text = rng.choice(openings)
-    for clause in clauses:
+    left, text = list(adjectives), rng.choice(openings)
+    for aspect in rng.sample(aspects, len(adjectives)):
+        if len(left) > 1 and rng.random() < 0.5:
+            clause = PAIRED.format(aspect=aspect, adjective=left.pop(), other=left.pop())
+        elif left:
+            clause = rng.choice(CLAUSES).format(aspect=aspect, adjective=left.pop())
+        else:
+            break
         text += f" {clause[0].upper()}{clause[1:]}."
     return text + "\n"

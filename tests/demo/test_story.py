@@ -2,9 +2,11 @@
 
 import io
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
 import time
 from contextlib import redirect_stdout
 from dataclasses import replace
@@ -16,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from chainrule.cli import main
-from chainrule.demo import page, pretrain, printout, story
+from chainrule.demo import figures, grid, page, pretrain, printout, story
 from chainrule.demo.ask import ask, ask_all
 from chainrule.demo.figures import QUESTIONS, after
 from chainrule.demo.pretrain import Scale
@@ -241,12 +243,42 @@ def test_nothing_that_is_learned_depends_on_the_clock(tmp_path: Path, monkeypatc
     assert weights(tmp_path / "slow", 0.1) == weights(tmp_path / "fast", 10.0)
 
 
+class Stopped(BaseException):
+    """As a signal would."""
+
+
+def test_stopped_at_any_stage_the_same_demo_goes_on_and_ends_with_the_same_results(
+    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*arguments: Any, **named: Any) -> None:
+        raise Stopped
+
+    falling = printout.falling
+
+    def terminate(start: float, step: int, loss: float, tokens_per_second: float) -> str:
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return falling(start, step, loss, tokens_per_second)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
+        patched.setattr(printout, "falling", terminate)
+        tell(tmp_path / "demo", quiet=True, scale=SMALL)
+    assert end.value.code == 128 + signal.SIGTERM
+    for module, stage in ((figures, "figures"), (grid, "compare_tasks"), (page, "write")):
+        with monkeypatch.context() as patched, pytest.raises(Stopped):
+            patched.setattr(module, stage, stop)
+            tell(tmp_path / "demo", quiet=True, scale=SMALL)
+    again = tell(tmp_path / "demo", quiet=True, scale=SMALL)
+    of_time_and_place = dict.fromkeys(("seconds", "pretraining_seconds", "report"))
+    assert {**again, **of_time_and_place} == {**told.results, **of_time_and_place}
+
+
 def test_after_the_minutes_what_was_not_learned_is_told_and_the_same_command_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hurried = replace(SMALL, minutes=0.0, rounds=None)
     stopped = tell(tmp_path / "demo", scale=hurried)
-    assert stopped["steps"] == 0 and "NOT learned" in capsys.readouterr().out
+    assert stopped["steps"] == 1 and "NOT learned" in capsys.readouterr().out
     again = tell(tmp_path / "demo", quiet=True, scale=SMALL)
     assert again["steps"] == SMALL.steps
 
