@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     ),
     "weights": (file("model.safetensors", b"weights"), "name the directory that holds it and its config.json"),
     "an unfinished run": (folder_of("run.toml", ""), "found a run that has not come to its end"),
-    "a folder of runs": (folder_of("owls/config.json"), "found none, but there is one in"),
+    "a folder of runs": (folder_of("owls/config.json"), "found no config.json, but there is one in"),
     "nothing": (lambda folder: folder / "nowhere", "as there is no such directory; correct the name"),
 }
 TASK = "rows.csv --text text --label label"

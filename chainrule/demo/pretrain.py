@@ -2,13 +2,14 @@
 
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chainrule.demo import printout
+from chainrule.demo import grid, printout
 from chainrule.demo.animals import open_questions, yes_no_questions
 from chainrule.demo.ask import ask_all
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
@@ -29,7 +30,7 @@ class Scale:
     """How large the demo is; smaller in tests."""
 
     characters: int = 6_000_000
-    steps: int = 1700  # of a round of pretraining; another round follows where targets are left
+    steps: int = 1800  # of a round of pretraining; another round follows where targets are left
     depth: int = 6
     width: int = 96
     heads: int = 3
@@ -192,7 +193,7 @@ def pretrain(out: Path, world: World, scale: Scale) -> Pretrained:
         number += 1
     while True:
         run = open_round(out, world.seed, scale, number)
-        reached = _advance(run, world, scale, deadline)
+        reached = _advance(out, run, world, scale, deadline)
         made = Pretrained(run, reached, number)
         if not made.missed or number == scale.rounds or time.monotonic() > deadline:
             run.model.eval()
@@ -200,32 +201,36 @@ def pretrain(out: Path, world: World, scale: Scale) -> Pretrained:
         number += 1
 
 
-def _advance(run: Run, world: World, scale: Scale, deadline: float) -> dict[str, float]:
+def _advance(out: Path, run: Run, world: World, scale: Scale, deadline: float) -> dict[str, float]:
     """Make a round's steps until the targets are met; what was reached is in targets.json beside its model."""
-    settled = run.out / "targets.json"
+    settled, lm = run.out / "targets.json", run.language_model
+    assert isinstance(lm, LanguageModel)
+    reached: dict[str, float] = {}
     if settled.is_file() and (found := json.loads(settled.read_text()))["step"] == run.step:
         reached = {name: found[name] for name in TARGETS}
         if run.finished or not _missed(reached):
             return reached
-    assert isinstance(run.language_model, LanguageModel)
-    reached: dict[str, float] = {}
-    start = math.log(run.model.config.vocabulary_size)
+    elif run.step and run.step % scale.check_every == 0:  # stopped between the checkpoint and the look
+        reached = targets_reached(lm, world)
+    for name in grid.SIZES:  # compared with the weights as they were
+        shutil.rmtree(out / name, ignore_errors=True)
+    start, looked = math.log(run.model.config.vocabulary_size), run.step
     with signals_noted() as signalled, progress_bar(run.decided.steps, "pretraining", sparing=True) as show:
-        if run.step and run.step % scale.check_every == 0:  # stopped between the checkpoint and the look
-            reached = targets_reached(run.language_model, world)
         steps = run.advance()
-        while _missed(reached) and not run.finished and time.monotonic() < deadline:
+        while _missed(reached) and not run.finished:
             progress = next(steps)
             show(progress.step, printout.falling(start, progress.step, progress.loss, progress.tokens_per_second))
             if progress.validation_loss is not None:
-                reached = targets_reached(run.language_model, world)
+                reached, looked = targets_reached(lm, world), run.step
             if (number := signalled()) is not None:
                 run.save()
                 say(f"stopped and saved at step {run.step}; the same command goes on from there")
                 sys.exit(128 + number)
-        steps.close()
-    if len(reached) < len(TARGETS):
-        reached = targets_reached(run.language_model, world, every=True)
+            if time.monotonic() > deadline:
+                break
+        del steps  # closes the run's log
+    if looked < run.step or len(reached) < len(TARGETS):
+        reached = targets_reached(lm, world, every=True)
     run.save()
     write_json(settled, {"step": run.step, **reached})
     return reached

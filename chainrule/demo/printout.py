@@ -3,6 +3,7 @@
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -153,22 +154,19 @@ def _shortened(text: str, columns: int) -> str:
 
 def show_targets(targets: Mapping[str, Mapping[str, float]], console: Console) -> None:
     """Whether the model learned what it should, on animals and puzzles of which nothing else here is told."""
-    missed = {name for name, target in targets.items() if target["reached"] < target["wanted"]}
-    console.print(
-        f"NOT learned, of {len(targets)} targets on the validation animals and puzzles: {len(missed)}."
-        if missed
-        else f"All {len(targets)} targets on the validation animals and puzzles are met."
-    )
+    missed = [
+        f"{name.replace('_', ' ')} {target['reached']:.0%} (wanted {target['wanted']:.0%})"
+        for name, target in targets.items()
+        if target["reached"] < target["wanted"]
+    ]
     if missed:
-        told = [
-            f"{name.replace('_', ' ')} {targets[name]['reached']:.0%} (wanted {targets[name]['wanted']:.0%})"
-            for name in targets
-            if name in missed
-        ]
-        console.print(textwrap.fill(", ".join(told), WIDTH, initial_indent="  ", subsequent_indent="  "))
+        told = f"NOT learned, of {len(targets)} targets on the validation animals and puzzles: {', '.join(missed)}"
+        console.print(textwrap.fill(told, WIDTH, subsequent_indent="  "))
+    else:
+        console.print("All targets on the validation animals and puzzles are met.")
 
 
-def show_where_to_look(results: Results, out: Any, console: Console) -> None:
+def show_where_to_look(results: Results, out: Path, console: Console) -> None:
     console.print(f"All of it on one page: {out}/index.html  ({results['seconds']:.0f} seconds)")
     console.print(f"Go on: chainrule generate {out}/run 'Q: What colour'   the tasks: {out}/tasks")
     console.print(f"Which adaptation, at how many labels: {out}/colours/report.html, {results['report']}")

@@ -10,12 +10,12 @@ from chainrule.demo.mixture import Mixture
 
 ADJECTIVES = {
     "positive": (
-        "charming", "lovely", "splendid", "delightful", "wonderful", "brilliant",
-        "pleasant", "superb", "perfect", "graceful", "warm", "fine",
+        "charming", "lovely", "splendid", "delightful", "wonderful",
+        "brilliant", "superb", "perfect", "graceful", "fine",
     ),
     "negative": (
-        "dreadful", "boring", "terrible", "dull", "clumsy", "poor",
-        "horrible", "tedious", "gloomy", "weak", "nasty", "grim",
+        "dreadful", "boring", "terrible", "dull", "clumsy",
+        "horrible", "tedious", "gloomy", "weak", "grim",
     ),
 }  # fmt: skip
 SUBJECTS = (
@@ -29,6 +29,7 @@ SUBJECTS = (
     ),
 )
 CLAUSES = ("the {aspect} was {adjective}", "we found the {aspect} {adjective}", "there was a {adjective} {aspect}")
+PAIRED = "the {aspect} was {adjective} and {other}"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ def make_reviews(seed: int) -> Reviews:
 
 
 def review_documents(reviews: Reviews, rng: random.Random, mixture: Mixture) -> Iterator[str]:
-    """Endless reviews of 3 to 5 adjectives."""
+    """Endless reviews of 3 or 4 adjectives."""
     while True:
-        yield _review(_adjectives(reviews, rng, rng.randint(3, 5), mixture.shuffle_polarity), rng)
+        yield _review(_adjectives(reviews, rng, rng.randint(3, 4), mixture.shuffle_polarity), rng)
 
 
 def review_items(reviews: Reviews, count: int, *, reserved: bool, seed: int = 0) -> list[Item]:
@@ -82,11 +83,13 @@ def _adjectives(reviews: Reviews, rng: random.Random, count: int, shuffle_polari
 
 def _review(adjectives: Sequence[str], rng: random.Random) -> str:
     openings, aspects = rng.choice(SUBJECTS)
-    clauses = [
-        rng.choice(CLAUSES).format(aspect=aspect, adjective=adjective)
-        for aspect, adjective in zip(rng.sample(aspects, len(adjectives)), adjectives, strict=True)
-    ]
-    text = rng.choice(openings)
-    for clause in clauses:
+    left, text = list(adjectives), rng.choice(openings)
+    for aspect in rng.sample(aspects, len(adjectives)):
+        if len(left) > 1 and rng.random() < 0.5:
+            clause = PAIRED.format(aspect=aspect, adjective=left.pop(), other=left.pop())
+        elif left:
+            clause = rng.choice(CLAUSES).format(aspect=aspect, adjective=left.pop())
+        else:
+            break
         text += f" {clause[0].upper()}{clause[1:]}."
     return text + "\n"

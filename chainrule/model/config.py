@@ -1,6 +1,6 @@
 """What a Transformer is, in one flat table. Knows no family, and computes nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from chainrule.model.rotary import RopeScaling
@@ -42,7 +42,9 @@ class Config:
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
     masked_head: bool = False  # a layer and a norm stand between features and output, which has a bias
     pooler: bool = False  # tanh of a layer at the first token is what a linear head reads
-    language_head: bool = True  # it has logits; an encoder that was saved without its head has features alone
+    # It has logits; an encoder saved without its head has features alone. Not in the repr: by that, comparisons
+    # that were begun before there was this field know their model.
+    language_head: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         sizes = ["vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden"]

@@ -33,7 +33,7 @@ def what_it_is(path: Path) -> str:
         return f"found no config.json, and {CONVERT}"
     inside = sorted(entry.parent for entry in path.glob("*/config.json"))
     if inside:
-        return f"found none, but there is one in {inside[0]}; name that"
+        return f"found no config.json, but there is one in {inside[0]}; name that"
     return "found no config.json"
 
 

@@ -117,7 +117,7 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         return json_object(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}): restore it") from None
+        raise ValueError(f"{path}: wanted a JSON object, got what is not JSON ({error}): restore it") from None
 
 
 def _check_listed(completed: Completed, config: Mapping[str, Any], directory: Path) -> None:

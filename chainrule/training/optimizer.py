@@ -93,6 +93,40 @@ class Group:
     decay: float = 0.0  # decoupled weight decay, per unit of learning rate
 
 
+class AdamW:
+    """AdamW (Loshchilov and Hutter, 2019) by PyTorch's fused kernel, whose own class imports for seconds."""
+
+    def __init__(self, groups: Sequence[Group], betas: tuple[float, float] = (0.9, 0.95)) -> None:
+        self.groups, self.betas = groups, betas
+        self.state: dict[nn.Parameter, dict[str, Tensor]] = {
+            parameter: {
+                "step": torch.zeros((), device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter, requires_grad=False),
+                "exp_avg_sq": torch.zeros_like(parameter, requires_grad=False),
+            }
+            for group in groups
+            for parameter in group.parameters
+        }
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """Move every parameter that has a gradient; `factor` is on each group's rate."""
+        for group in self.groups:
+            moved = [parameter for parameter in group.parameters if parameter.grad is not None]
+            if not moved:
+                continue
+            steps, averages, squares = (
+                [self.state[parameter][name] for parameter in moved] for name in ("step", "exp_avg", "exp_avg_sq")
+            )
+            torch._foreach_add_(steps, 1)
+            gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
+            torch._fused_adamw_(
+                list[Tensor](moved), gradients, averages, squares, [], steps, lr=group.rate * factor,
+                beta1=self.betas[0], beta2=self.betas[1], weight_decay=group.decay, eps=1e-10,
+                amsgrad=False, maximize=False,
+            )  # fmt: skip
+
+
 class Optimizer:
     """Muon for `matrices` and AdamW for `groups`, under one schedule. `names` are what its state is saved under.
 
@@ -111,15 +145,7 @@ class Optimizer:
         # The fused AdamW walks memory as it lies: a parameter and its saved state must be laid out alike.
         assert all(parameter.is_contiguous() for parameter in names), "an optimizer's parameters are contiguous"
         self.names, self.matrix_rate, self.schedule = names, matrix_rate, schedule
-        self.rates = [group.rate for group in groups]
-        self.muon = Muon(matrices, precision)
-        self.adamw = torch.optim.AdamW(
-            [{"params": list(group.parameters), "weight_decay": group.decay} for group in groups],
-            lr=0.0,
-            betas=(0.9, 0.95),
-            eps=1e-10,
-            fused=True,
-        )
+        self.muon, self.adamw = Muon(matrices, precision), AdamW(groups)
 
     def rate(self, step: int) -> float:
         """The learning rate of the matrices at a step."""
@@ -129,15 +155,12 @@ class Optimizer:
         """Move every parameter by its gradient; `step` counts from 0."""
         factor = self.schedule(step)
         self.muon.step(self.rate(step), momentum=0.85 + 0.1 * min(1.0, step / 200))
-        for settings, rate in zip(self.adamw.param_groups, self.rates, strict=True):
-            settings["lr"] = rate * factor
-        self.adamw.step()
+        self.adamw.step(factor)
 
     def state(self) -> dict[str, Tensor]:
         """All it remembers, as named tensors."""
         state = {f"muon.{'x'.join(map(str, shape))}": tensor for shape, tensor in self.muon.momentum.items()}
         for parameter, memory in self.adamw.state.items():
-            assert isinstance(parameter, nn.Parameter)
             state |= {f"adamw.{self.names[parameter]}.{key}": value for key, value in memory.items()}
         return state
 
@@ -145,9 +168,8 @@ class Optimizer:
         """Remember what `state` says; the optimizer must be made for the same parameters."""
         for shape, momentum in self.muon.momentum.items():
             momentum.copy_(state[f"muon.{'x'.join(map(str, shape))}"])
-        for settings in self.adamw.param_groups:
-            for parameter in settings["params"]:
-                prefix = f"adamw.{self.names[parameter]}."
-                memory = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-                if memory:
-                    self.adamw.state[parameter] = memory
+        for parameter, memory in self.adamw.state.items():
+            for key, tensor in memory.items():
+                saved = state.get(f"adamw.{self.names[parameter]}.{key}")
+                if saved is not None:  # one that never had a gradient was not saved by earlier versions
+                    tensor.copy_(saved)

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 import pytest
+from conftest import random_model
 from hypothesis import given
 from hypothesis import strategies as some
 from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, pre_tokenizers
 
-from chainrule.generation.text import TextStream
+from chainrule.generation.sampling import Sampling
+from chainrule.generation.text import Completion, Ending, TextStream, complete
 from chainrule.text.tokenizer import byte_tokenizer, train_bpe
 
 BYTES = byte_tokenizer()
@@ -153,6 +155,25 @@ def test_a_special_token_of_a_stop_string_never_shows_and_changes_no_other_text(
     text, stopped, _ = stopped_by(["<s>ab</s>", "</s>b"], tokens)
     assert stopped == ("<ab>" in marked or ">b" in marked)
     assert text == reference(marked, ["<ab>", ">b"]).translate({ord("<"): None, ord(">"): None})
+
+
+def test_generation_stops_on_the_special_token_that_a_stop_string_spells() -> None:
+    tokenizer, model = byte_tokenizer(mask=True), random_model("gpt2", vocabulary_size=258, context=64)
+
+    def made(stop: Sequence[str]) -> list[Completion]:
+        asked = {"samples": 16, "ending": Ending(60, stop, ()), "seed": 0}
+        pieces = complete(model, tokenizer, [[257]], Sampling(), **asked)
+        last = {piece.sequence: piece.completion for piece in pieces}
+        return [last[sequence] for sequence in sorted(last)]
+
+    ends = 0
+    for free, stopped in zip(made([]), made(["[MASK]"]), strict=True):
+        end = free.tokens.index(256) if 256 in free.tokens else len(free.tokens)
+        assert stopped.tokens == free.tokens[: end + 1]
+        assert stopped.text.rstrip("\ufffd") == tokenizer.decode(free.tokens[:end]).rstrip("\ufffd")
+        assert stopped.finish_reason == ("stop" if end < len(free.tokens) else "length")
+        ends += end < len(free.tokens)
+    assert 0 < ends < 16
 
 
 def test_what_a_shell_hands_on_as_a_backslash_and_a_letter_is_the_character() -> None:
