@@ -2,7 +2,6 @@
 
 import itertools
 import xml.etree.ElementTree
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -57,13 +56,3 @@ def test_a_drawing_that_stands_alone_is_well_formed_has_its_colours_and_keeps_wo
     read = xml.etree.ElementTree.fromstring(alone)
     assert "prefers-color-scheme: dark" in "".join(read.itertext()) and "a < b & c" in "".join(read.itertext())
     assert "<i>" in "".join(read.itertext())
-
-
-def test_every_file_of_the_package_that_is_no_python_is_named_in_pyproject() -> None:
-    import tomllib
-
-    root = Path(__file__).parents[1]
-    named = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["chainrule"]
-    files = [path for path in (root / "chainrule").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    others = {str(path.relative_to(root / "chainrule")) for path in files if path.suffix not in (".py", ".pyc")}
-    assert others == set(named)

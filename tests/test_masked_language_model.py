@@ -316,7 +316,7 @@ def test_what_cannot_be_masked_is_refused_in_one_line(
         ([str(text), "--objective", "masked", "--family", "qwen3", *TINY], "wanted bert for --objective masked"),
         ([str(text), "--family", "bert", *TINY], "wanted qwen3 or gpt2 for --objective next"),
         ([str(text), "--objective", "masked", "--tokenizer", str(tmp_path / "next"), *TINY], "one with a mask token"),
-        ([str(text), "--objective", "masked", "--from", str(tmp_path / "next")], "one with a mask token"),
+        ([str(text), "--objective", "masked", "--from", str(tmp_path / "next")], "wanted next for"),
         ([str(tmp_path / "masked"), "--from", str(tmp_path / "next")], "in this model's tokens"),
     ):
         with pytest.raises(SystemExit, match="2"):

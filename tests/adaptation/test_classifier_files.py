@@ -162,7 +162,7 @@ def test_a_classifier_is_no_language_model_and_the_other_way_round(
         chainrule.load(tmp_path / "classifier")
     with pytest.raises(ValueError, match=r"wanted a classifier, got a language model \(\w+\)"):
         load_classifier(tmp_path / "lm")
-    with pytest.raises(ValueError, match=r"found none, but there is one in .*(classifier|lm); name that"):
+    with pytest.raises(ValueError, match=r"found no config.json, but there is one in .*(classifier|lm); name that"):
         load_classifier(tmp_path)
 
 
