@@ -161,7 +161,7 @@ def show_targets(targets: Mapping[str, Mapping[str, float]], console: Console) -
     ]
     if missed:
         told = f"NOT learned, of {len(targets)} targets on the validation animals and puzzles: {', '.join(missed)}"
-        console.print(textwrap.fill(told, WIDTH, subsequent_indent="  "))
+        console.print(textwrap.fill(f"{told}. The same command goes on.", WIDTH, subsequent_indent="  "))
     else:
         console.print("All targets on the validation animals and puzzles are met.")
 
