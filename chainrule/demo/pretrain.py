@@ -120,7 +120,7 @@ def targets_reached(language_model: LanguageModel, world: World, *, every: bool 
 def write_corpus(
     world: World, out: Path, characters: int, mixture: Mixture = DEFAULT_MIXTURE
 ) -> dict[tuple[int, int], int]:
-    """out/corpus.jsonl and out/tokenizer; returns how often each of the notes' pairs of numbers stands in it.
+    """out/corpus.jsonl; returns how often each of the notes' pairs of numbers stands in it.
 
     Raises ValueError where `out` holds something else.
     """

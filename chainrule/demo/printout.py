@@ -168,5 +168,5 @@ def show_targets(targets: Mapping[str, Mapping[str, float]], console: Console) -
 
 def show_where_to_look(results: Results, out: Path, console: Console) -> None:
     console.print(f"All of it on one page: {out}/index.html  ({results['seconds']:.0f} seconds)")
-    console.print(f"Go on: chainrule generate {out}/run 'Q: What colour'   the tasks: {out}/tasks")
+    console.print(f"Go on: chainrule generate {out}/{results['run']} 'Q: What colour'   the tasks: {out}/tasks")
     console.print(f"Which adaptation, at how many labels: {out}/colours/report.html, {results['report']}")

@@ -39,6 +39,7 @@ def tell(out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, s
     run, language_model = pretrained.run, pretrained.language_model
     results = _about(run, seed, scale) | {
         "rounds": pretrained.rounds,
+        "run": run.out.name,
         "steps": pretrained.steps,
         "tokens": pretrained.steps * run.step_tokens,
         "targets": {name: {"reached": pretrained.reached[name], "wanted": TARGETS[name]} for name in TARGETS},

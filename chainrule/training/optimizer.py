@@ -96,8 +96,8 @@ class Group:
 class AdamW:
     """AdamW (Loshchilov and Hutter, 2019) by PyTorch's fused kernel, whose own class imports for seconds."""
 
-    def __init__(self, groups: Sequence[Group], betas: tuple[float, float] = (0.9, 0.95)) -> None:
-        self.groups, self.betas = groups, betas
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self.groups = groups
         self.state: dict[nn.Parameter, dict[str, Tensor]] = {
             parameter: {
                 "step": torch.zeros((), device=parameter.device),
@@ -122,7 +122,7 @@ class AdamW:
             gradients = [parameter.grad for parameter in moved if parameter.grad is not None]
             torch._fused_adamw_(
                 list[Tensor](moved), gradients, averages, squares, [], steps, lr=group.rate * factor,
-                beta1=self.betas[0], beta2=self.betas[1], weight_decay=group.decay, eps=1e-10,
+                beta1=0.9, beta2=0.95, weight_decay=group.decay, eps=1e-10,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 
