@@ -63,6 +63,7 @@ PATTERN = (
 TOKENIZER_TEXT = 1_500_000  # characters that the tokenizer is trained on
 VALIDATION = 0.005  # of the documents
 LATER_RATE = 0.01  # the learning rate of rounds after the first, which begin with a trained model
+CONTROL = "mixed"  # the folder of the control that --full adds
 PUZZLES = 100  # of each kind that a target is measured on
 
 
@@ -212,7 +213,7 @@ def _advance(out: Path, run: Run, world: World, scale: Scale, deadline: float) -
             return reached
     elif run.step and run.step % scale.check_every == 0:  # stopped between the checkpoint and the look
         reached = targets_reached(lm, world)
-    for name in grid.SIZES:  # compared with the weights as they were
+    for name in (*grid.SIZES, CONTROL):  # made with the weights, or as many steps, as they were
         shutil.rmtree(out / name, ignore_errors=True)
     start, looked = math.log(run.model.config.vocabulary_size), run.step
     with signals_noted() as signalled, progress_bar(run.decided.steps, "pretraining", sparing=True) as show:

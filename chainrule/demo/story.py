@@ -9,7 +9,7 @@ from rich.console import Console
 
 from chainrule.demo import figures, grid, page, printout
 from chainrule.demo.mixture import DEFAULT_MIXTURE
-from chainrule.demo.pretrain import PLAN, TARGETS, Scale, open_round, pretrain, write_corpus
+from chainrule.demo.pretrain import CONTROL, PLAN, TARGETS, Scale, open_round, pretrain, write_corpus
 from chainrule.demo.tasks import WorldTask, write_tasks
 from chainrule.demo.world import World, make_world
 from chainrule.files import write_json
@@ -68,7 +68,7 @@ def tell(out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, s
     ) + grid.puzzle_entries([found[figures.after(figures.ALL, shots)] for shots in figures.SHOTS])
     results["grid"] = [entry.as_json() for entry in entries]
     if full:
-        control = _control(out / "mixed", world, tasks, scale, pretrained.steps)
+        control = _control(out / CONTROL, world, tasks, scale, pretrained.steps)
         results["mixed_polarities"] = [entry.as_json() for entry in control]
     results |= {"report": str(out / "polarity" / "report.html"), "seconds": round(time.monotonic() - started, 1)}
 

@@ -279,8 +279,9 @@ def test_after_the_minutes_what_was_not_learned_is_told_and_the_same_command_goe
     hurried = replace(SMALL, minutes=0.0, rounds=None)
     stopped = tell(tmp_path / "demo", scale=hurried)
     assert stopped["steps"] == 1 and "NOT learned" in capsys.readouterr().out
+    (tmp_path / "demo" / pretrain.CONTROL).mkdir()  # of a control that made as many steps as the model had then
     again = tell(tmp_path / "demo", quiet=True, scale=SMALL)
-    assert again["steps"] == SMALL.steps
+    assert again["steps"] == SMALL.steps and not (tmp_path / "demo" / pretrain.CONTROL).exists()
 
 
 def test_the_full_demo_has_five_seeds_and_the_control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
