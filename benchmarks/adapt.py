@@ -41,9 +41,9 @@ def rows() -> tuple[list[str], list[int]]:
 def write_model(directory: Path, vocabulary_size: int) -> None:
     """Random weights, and a tokenizer trained on the sentences."""
     from chainrule.language_model import LanguageModel
-    from chainrule.model.families import FAMILIES
+    from chainrule.model.formats.families import FAMILIES
     from chainrule.model.transformer import Transformer, initialise
-    from chainrule.text.tokenizer import train_bpe
+    from chainrule.tokens.tokenizer import train_bpe
     from transformers import GPT2Config
 
     tokenizer = train_bpe(rows()[0], vocabulary_size)
@@ -65,11 +65,11 @@ def order(n: int) -> np.ndarray:
 
 def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
     """Texts a second, and each step's loss without smoothed labels."""
-    from chainrule.adaptation import full
-    from chainrule.adaptation.features import Features
+    from chainrule.finetuning import full
+    from chainrule.finetuning.features import Features
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
-    from chainrule.model.classifier import without_output
+    from chainrule.model.formats.classifier import without_output
 
     keep_freed_memory()  # as the command line does
     full.SMOOTHING = 0.0
@@ -143,7 +143,7 @@ def peer_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[
 
 def our_features(directory: Path, dtype: str, count: int) -> tuple[float, list[float]]:
     """Texts a second, and the first features of each text."""
-    from chainrule.adaptation.features import Features
+    from chainrule.finetuning.features import Features
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
 

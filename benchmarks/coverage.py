@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of chainrule.statistics hold the truth, and how often its tests err: docs/statistics.md.
+"""How often the 95 % intervals of chainrule.uncertainty hold the truth, how often its tests err: docs/statistics.md.
 
     OMP_NUM_THREADS=1 python benchmarks/coverage.py
 
@@ -21,8 +21,8 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, stdtr, stdtrit
 
-from chainrule.files import write_text
-from chainrule.statistics import accuracy, calibration, difference, holm, macro_f1, switch_point, wilson
+from chainrule.storage.files import write_text
+from chainrule.uncertainty import accuracy, calibration, difference, holm, macro_f1, switch_point, wilson
 
 SEEDS, ITEMS, ACCURACIES, SEED_EFFECTS = (3, 5, 10), (100, 200, 872), (0.5, 0.7, 0.95), (0.1, 0.3, 0.6, 1.0)
 EASY, OWN = 1.75, 1.0

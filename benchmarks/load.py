@@ -46,7 +46,7 @@ def make(directory: Path) -> None:
 def ours(directory: Path) -> Callable[[], float]:
     import torch
 
-    from chainrule.model.checkpoint import load_model
+    from chainrule.model.formats.checkpoint import load_model
     from chainrule.scoring.documents import score_documents
 
     def run() -> float:

@@ -32,11 +32,11 @@ print(json.dumps({**json.loads(done.stdout), "peak": resource.getrusage(resource
 def write_classifier(directory: Path) -> None:
     import torch
 
-    from chainrule.adaptation.classifier import Classifier, Form
-    from chainrule.adaptation.features import Features
+    from chainrule.finetuning.classifier import Classifier, Form
+    from chainrule.finetuning.features import Features
     from chainrule.model.config import Config
     from chainrule.model.transformer import Transformer, initialise
-    from chainrule.text.tokenizer import train_bpe
+    from chainrule.tokens.tokenizer import train_bpe
 
     tokenizer = train_bpe(sentences(), 8192)
     shape = {"width": 128, "layers": 4, "heads": 4, "key_value_heads": 4, "head_width": 32, "hidden": 352}

@@ -32,10 +32,10 @@ WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def write_model(directory: Path, vocabulary_size: int) -> None:
     """GPT-2 small with random weights, none of them at its tame start, and a tokenizer trained on the sentences."""
-    from chainrule.model.checkpoint import save_model
-    from chainrule.model.families import FAMILIES
+    from chainrule.model.formats.checkpoint import save_model
+    from chainrule.model.formats.families import FAMILIES
     from chainrule.model.transformer import Transformer, initialise
-    from chainrule.text.tokenizer import train_bpe
+    from chainrule.tokens.tokenizer import train_bpe
     from transformers import GPT2Config
 
     tokenizer = train_bpe([prompt_of(text, " " + label) for text, label in rows("train")], vocabulary_size)

@@ -47,10 +47,10 @@ def config_of(shape: tuple[int, ...]) -> Any:
 
 def our_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -> Callable[[], None]:
     from chainrule.memory import keep_freed_memory
-    from chainrule.model.families import FAMILIES
+    from chainrule.model.formats.families import FAMILIES
     from chainrule.model.transformer import Transformer, initialise
     from chainrule.training.loop import train
-    from chainrule.training.objective import next_token_loss
+    from chainrule.training.objectives import next_token_loss
     from chainrule.training.optimizer import Group, Optimizer, Schedule
 
     keep_freed_memory()  # as the command line does

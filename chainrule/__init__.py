@@ -4,29 +4,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chainrule.adaptation.classifier import Classifier, load_classifier
-    from chainrule.adaptation.examples import Task
-    from chainrule.adaptation.finetuned import finetune
-    from chainrule.adaptation.prompted import in_context, zero_shot
     from chainrule.comparison.run import compare
+    from chainrule.finetuning.classifier import Classifier, load_classifier
+    from chainrule.finetuning.finetuned import finetune
     from chainrule.generation.sampling import Sampling
     from chainrule.language_model import LanguageModel, load
     from chainrule.masked_language_model import MaskedLanguageModel
+    from chainrule.prompting.prompted import in_context, zero_shot
+    from chainrule.tasks.examples import Task
 
     __version__: str
 
 _HOMES = {
-    "Classifier": "chainrule.adaptation.classifier",
+    "Classifier": "chainrule.finetuning.classifier",
     "LanguageModel": "chainrule.language_model",
     "MaskedLanguageModel": "chainrule.masked_language_model",
     "Sampling": "chainrule.generation.sampling",
-    "Task": "chainrule.adaptation.examples",
+    "Task": "chainrule.tasks.examples",
     "compare": "chainrule.comparison.run",
-    "finetune": "chainrule.adaptation.finetuned",
-    "in_context": "chainrule.adaptation.prompted",
+    "finetune": "chainrule.finetuning.finetuned",
+    "in_context": "chainrule.prompting.prompted",
     "load": "chainrule.language_model",
-    "load_classifier": "chainrule.adaptation.classifier",
-    "zero_shot": "chainrule.adaptation.prompted",
+    "load_classifier": "chainrule.finetuning.classifier",
+    "zero_shot": "chainrule.prompting.prompted",
 }
 __all__ = [
     "Classifier",

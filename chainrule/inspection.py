@@ -4,10 +4,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from chainrule.hub import model_directory
-from chainrule.model.checkpoint import count_parameters, described_by, is_classifier, read_config
-from chainrule.model.classifier import classes
-from chainrule.text.tokenizer import Tokenizer, load_tokenizer
+from chainrule.model.formats.checkpoint import count_parameters, described_by, is_classifier, read_config
+from chainrule.model.formats.classifier import classes
+from chainrule.storage.hub import model_directory
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 COMMON_WORDS = (
     "the of and to in a is that for it was on are as with his they at be this from have or by one had not but what all"

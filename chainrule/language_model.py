@@ -14,13 +14,13 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import Completion, Ending, Piece, complete
-from chainrule.hub import model_directory
 from chainrule.masked_language_model import MaskedLanguageModel
-from chainrule.model.checkpoint import load_model, read_config, save_model
+from chainrule.model.formats.checkpoint import load_model, read_config, save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, Scores, TokenScore, border, score_documents
-from chainrule.text.chat import Chat
-from chainrule.text.tokenizer import Tokenizer, load_tokenizer
+from chainrule.storage.hub import model_directory
+from chainrule.tokens.chat import Chat
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 Beginning = str | Sequence[int]  # of what is generated: a text, or tokens as they are
 

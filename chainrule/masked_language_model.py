@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chainrule.model.checkpoint import save_model
+from chainrule.model.formats.checkpoint import save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.blanks import blanked, fill_blanks
 from chainrule.scoring.documents import TokenScore, border
-from chainrule.text.tokenizer import Tokenizer
-from chainrule.training.objective import Marks, masked_token
+from chainrule.tokens.tokenizer import Tokenizer
+from chainrule.training.objectives import Marks, masked_token
 
 _TEXTS_AT_ONCE = 256  # in memory: those of a long text, each with one blank
 _EVERY = 6  # a token so far apart is shown as the model would have it

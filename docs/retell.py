@@ -16,7 +16,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from chainrule.files import write_text
+from chainrule.storage.files import write_text
 
 BLOCK = re.compile(r"```(console|pycon)\n(.*?)```", re.DOTALL)
 PROMPTS = {"console": "$ ", "pycon": ">>> "}

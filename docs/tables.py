@@ -1,8 +1,8 @@
 """Prints the tables of docs/huggingface.md from the code's own: python docs/tables.py. A test holds them together."""
 
-from chainrule.model.families import FAMILIES
-from chainrule.model.family import Family
-from chainrule.model.rope_fields import SCALINGS
+from chainrule.model.formats.families import FAMILIES
+from chainrule.model.formats.family import Family
+from chainrule.model.formats.rope_fields import SCALINGS
 
 COLUMNS = ("`model_type`", "models", "class in transformers", "its classifier", "what varies beside the sizes")
 

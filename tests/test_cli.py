@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 
 from chainrule import commands
 from chainrule.cli import COMMANDS, main
+from chainrule.corpus.write import Shards
 from chainrule.language_model import load
-from chainrule.model import checkpoint
-from chainrule.text.corpus import Shards
+from chainrule.model.formats import checkpoint
 
 TINY = "--depth 1 --width 16 --heads 2 --context 16 --batch-tokens 64 --compile off --dtype float32".split()
 OWLS = " ".join(random.Random(0).choices("the owl sees a mouse and night falls\n".split(" "), k=800))

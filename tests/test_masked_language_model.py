@@ -13,14 +13,14 @@ from conftest import random_model
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 import chainrule
-from chainrule.adaptation.classifier import Classifier, Form, load_classifier
-from chainrule.adaptation.examples import Examples, Task
-from chainrule.adaptation.features import Features
-from chainrule.adaptation.prompt import Prompt
 from chainrule.cli import main
+from chainrule.finetuning.classifier import Classifier, Form, load_classifier
+from chainrule.finetuning.features import Features
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.scoring.blanks import blanked, fill_blanks, score_blanks
-from chainrule.text.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
+from chainrule.tasks.examples import Examples, Task
+from chainrule.tasks.prompt import Prompt
+from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
 TEXTS = ["the cat sat", "the dog sat on a great big mat", "no", "A fine Day, really great!"]
 WORDS = "the cat dog sat on a mat fine day no great terrible really big was it ##s ##ly , . !".split()
@@ -281,9 +281,9 @@ def test_pretraining_writes_a_bert_for_masked_lm_whose_tokenizer_has_a_mask(
 
 
 def test_a_masked_run_resumed_equals_one_never_stopped_and_learns(text: Path, tmp_path: Path) -> None:
+    from chainrule.corpus.write import CorpusOptions
     from chainrule.pretraining.options import PretrainOptions
     from chainrule.pretraining.start import open_run
-    from chainrule.text.corpus import CorpusOptions
 
     shape = {"depth": 1, "width": 32, "heads": 2, "context": 16, "batch_tokens": 256, "compile": "off"}
     options = PretrainOptions(**shape, steps=60, validate_every=20, objective="masked")

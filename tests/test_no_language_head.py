@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2Model, MistralConfig, MistralModel
 
 import chainrule
-from chainrule.adaptation.features import Features
 from chainrule.cli import main
+from chainrule.finetuning.features import Features
 from chainrule.language_model import LanguageModel
-from chainrule.text.tokenizer import byte_tokenizer
+from chainrule.tokens.tokenizer import byte_tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -18,13 +18,13 @@ from conftest import SHAPES, random_model
 from safetensors.torch import load_file
 
 import chainrule
-from chainrule.adaptation.finetuned import Finetuning
-from chainrule.adaptation.head import solve_head
 from chainrule.cli import main
+from chainrule.finetuning.finetuned import Finetuning
+from chainrule.finetuning.head import solve_head
 from chainrule.language_model import held
-from chainrule.model.checkpoint import save_weights
-from chainrule.model.classifier import Head
-from chainrule.text.tokenizer import byte_tokenizer
+from chainrule.model.formats.checkpoint import save_weights
+from chainrule.model.formats.classifier import Head
+from chainrule.tokens.tokenizer import byte_tokenizer
 
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "brown")
 COUNTS = (2, 3, 7)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chainrule.adaptation.examples import Task
-    from chainrule.adaptation.measure import Score
-    from chainrule.adaptation.prompted import Prompted
+    from chainrule.prompting.prompted import Prompted
+    from chainrule.tasks.examples import Task
+    from chainrule.tasks.measure import Score
 
 
 def tell_prompted(
@@ -21,7 +21,7 @@ def tell_prompted(
     """What was asked and answered, and the score; by `--answer vocabulary` also the words that were said."""
     from collections import Counter
 
-    from chainrule.adaptation.measure import held_out
+    from chainrule.tasks.measure import held_out
     from chainrule.terminal import print_table
 
     items = held_out(task, limit)
@@ -51,11 +51,11 @@ def tell(scores: Sequence["Score"], task: "Task", notes: Sequence[str], json: bo
     """The score of a predictor, or of one from each seed."""
     import numpy as np
 
-    from chainrule import statistics
+    from chainrule import uncertainty
     from chainrule.terminal import print_json, say
 
     right = np.array([score.right for score in scores])
-    estimate = statistics.accuracy(right, scores[0].groups)
+    estimate = uncertainty.accuracy(right, scores[0].groups)
     interval = (estimate.low, estimate.high)
     seconds = sum(score.seconds for score in scores)
     if json:

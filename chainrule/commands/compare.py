@@ -42,8 +42,8 @@ def compare(
     from chainrule.comparison.grid import Bounds
     from chainrule.comparison.run import compare
     from chainrule.comparison.table import COLUMNS, Comparison
-    from chainrule.files import nothing_left_if_refused
     from chainrule.language_model import load
+    from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import live_table, print_json, print_table, say
 
     Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded

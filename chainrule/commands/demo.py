@@ -24,7 +24,7 @@ def demo(
         chainrule demo --out demo
     """
     from chainrule.demo.story import tell
-    from chainrule.files import nothing_left_if_refused
+    from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import print_json
 
     check_seed(seed)

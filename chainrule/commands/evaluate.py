@@ -50,9 +50,9 @@ def evaluate(
     """
     from chainrule.language_model import load
     from chainrule.masked_language_model import MaskedEvaluation
+    from chainrule.storage.records import find_files, read_texts
+    from chainrule.storage.rows import Skipped
     from chainrule.terminal import print_json, say
-    from chainrule.text.records import find_files, read_texts
-    from chainrule.text.rows import Skipped
 
     if bool(texts) == bool(tasks):
         raise ValueError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")

@@ -19,7 +19,7 @@ from chainrule.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from chainrule.adaptation.finetuned import Finetuning
+    from chainrule.finetuning.finetuned import Finetuning
 
 
 def finetune(
@@ -59,11 +59,11 @@ def finetune(
     Example:
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
-    from chainrule.adaptation.features import Features
-    from chainrule.adaptation.finetuned import FinetuneOptions, Finetuning
-    from chainrule.adaptation.measure import held_out, measure
-    from chainrule.files import nothing_left_if_refused
+    from chainrule.finetuning.features import Features
+    from chainrule.finetuning.finetuned import FinetuneOptions, Finetuning
     from chainrule.language_model import load
+    from chainrule.storage.files import nothing_left_if_refused
+    from chainrule.tasks.measure import held_out, measure
 
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
     check_at_least(1, labels=labels, limit=limit)

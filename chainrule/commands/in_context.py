@@ -6,7 +6,7 @@ from chainrule.commands.accuracy import tell_prompted
 from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
 
 if TYPE_CHECKING:
-    from chainrule.adaptation.prompted import Prompted
+    from chainrule.prompting.prompted import Prompted
 
 
 def in_context(
@@ -47,10 +47,10 @@ def in_context(
     Example:
         chainrule in-context runs/books reviews.toml --shots 8 --seeds 3
     """
-    from chainrule import statistics
-    from chainrule.adaptation.measure import correctness, measure
-    from chainrule.adaptation.prompted import in_context
+    from chainrule import uncertainty
     from chainrule.language_model import load
+    from chainrule.prompting.prompted import in_context
+    from chainrule.tasks.measure import correctness, measure
 
     check_at_least(0, shots=shots, show=show)
     check_at_least(1, labels=labels, seeds=seeds, limit=limit)
@@ -62,5 +62,5 @@ def in_context(
 
     predictors = [predictor(seed) for seed in range(seeds)]
     scores = [measure(each, read, limit) for each in predictors]
-    parts = statistics.spread(correctness(predictor, read, limit=limit))._asdict() if spread else None
+    parts = uncertainty.spread(correctness(predictor, read, limit=limit))._asdict() if spread else None
     tell_prompted(predictors, read, scores, limit, show, json, parts)

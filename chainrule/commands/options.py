@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from chainrule.arguments import Help
 
 if TYPE_CHECKING:
-    from chainrule.adaptation.examples import Task
+    from chainrule.tasks.examples import Task
 
 Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, or a name on the Hub.")]
 TaskFile = Annotated[str, Help("TASK", "A task file (.toml), or a data file with --text and --label.")]
@@ -51,7 +51,7 @@ class Columns:
     on_error: OnError = "stop"
 
     def load(self, path: str) -> "Task":
-        from chainrule.adaptation.examples import Task
+        from chainrule.tasks.examples import Task
         from chainrule.terminal import say
 
         return Task.load(path, **vars(self), say=say)

@@ -20,9 +20,9 @@ from chainrule.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from chainrule.adaptation.examples import Row
-    from chainrule.adaptation.predictions import Predictor
-    from chainrule.text.rows import Skipped
+    from chainrule.storage.rows import Skipped
+    from chainrule.tasks.examples import Row
+    from chainrule.tasks.predictions import Predictor
 
 
 def predict(
@@ -61,9 +61,9 @@ def predict(
         chainrule predict runs/stars "A charming film"
         chainrule predict runs/stars --input new.csv --out labelled.csv
     """
-    from chainrule.adaptation.predictions import predict_file, predictions
+    from chainrule.storage.rows import Skipped
+    from chainrule.tasks.predictions import predict_file, predictions
     from chainrule.terminal import print_json, progress_bar, say
-    from chainrule.text.rows import Skipped
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise ValueError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
@@ -113,7 +113,7 @@ def _asked(
     texts: Iterable[str], predictor: "Predictor", columns: Columns, empty: "Skipped"
 ) -> Iterator["Row | str | None"]:
     """The texts, and the lines of standard input where one is -; None for an empty line."""
-    from chainrule.adaptation.predictions import Asked
+    from chainrule.tasks.predictions import Asked
 
     for text in texts:
         if text == "-":
@@ -134,14 +134,14 @@ def _predictor(
     dtype: Dtype,
 ) -> "Predictor":
     if task is None:
-        from chainrule.adaptation.classifier import load_classifier
+        from chainrule.finetuning.classifier import load_classifier
 
         given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, **vars(asking)}
         default = {"shots": 0, "seed": 0, "text": (), "label": "", **vars(Asking())}
         refuse_without("a --task", given, default)
         return load_classifier(directory, device=device, dtype=dtype)
-    from chainrule.adaptation.prompted import in_context
     from chainrule.language_model import load
+    from chainrule.prompting.prompted import in_context
 
     lm = load(directory, device=device, dtype=dtype)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Device, Folder, Json, TrainingDtype
+from chainrule.corpus.options import CorpusOptions
 from chainrule.pretraining.options import PretrainOptions
-from chainrule.text.options import CorpusOptions
 
 if TYPE_CHECKING:
     from chainrule.pretraining.run import Run
@@ -37,8 +37,8 @@ def pretrain(
     Example:
         chainrule pretrain books.txt --out runs/books --minutes 10
     """
-    from chainrule.files import nothing_left_if_refused
     from chainrule.pretraining.start import open_run
+    from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import print_json, say
 
     with nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",)):

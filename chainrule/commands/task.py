@@ -33,10 +33,10 @@ def task(
     Example:
         chainrule task reviews.csv --text review --label stars --out reviews.toml
     """
-    from chainrule.adaptation.examples import Task
-    from chainrule.adaptation.inspect_task import inspect_task, print_task
-    from chainrule.adaptation.task_file import Settings, task_file
-    from chainrule.files import write_text
+    from chainrule.storage.files import write_text
+    from chainrule.tasks.examples import Task
+    from chainrule.tasks.inspect_task import inspect_task, print_task
+    from chainrule.tasks.task_file import Settings, task_file
     from chainrule.terminal import print_json, say
 
     if out.suffix != ".toml":
@@ -63,10 +63,10 @@ def task(
 def _tokenizer_and_context(model: str | None) -> tuple[Any, int]:
     if model is None:
         return None, 0
-    from chainrule.hub import model_directory
-    from chainrule.model.checkpoint import read_config
-    from chainrule.model.families import FAMILIES, family_of
-    from chainrule.text.tokenizer import load_tokenizer
+    from chainrule.model.formats.checkpoint import read_config
+    from chainrule.model.formats.families import FAMILIES, family_of
+    from chainrule.storage.hub import model_directory
+    from chainrule.tokens.tokenizer import load_tokenizer
 
     directory = model_directory(model, weights=False)
     fields = read_config(directory)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Folder, Json
-from chainrule.text.options import CorpusOptions
+from chainrule.corpus.options import CorpusOptions
 
 
 def tokenize(
@@ -28,8 +28,8 @@ def tokenize(
     Example:
         chainrule tokenize books/*.txt --out shards --tokenizer bpe --vocabulary-size 8192
     """
+    from chainrule.corpus.write import write_shards
     from chainrule.terminal import print_json, progress_bar, say
-    from chainrule.text.corpus import write_shards
 
     with progress_bar(1.0, "tokenizing") as show:
         summary = write_shards(

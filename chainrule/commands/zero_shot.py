@@ -30,9 +30,9 @@ def zero_shot(
     Example:
         chainrule zero-shot runs/books reviews.toml --show 3
     """
-    from chainrule.adaptation.measure import measure
-    from chainrule.adaptation.prompted import zero_shot
     from chainrule.language_model import load
+    from chainrule.prompting.prompted import zero_shot
+    from chainrule.tasks.measure import measure
 
     check_at_least(1, limit=limit)
     check_at_least(0, show=show)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from chainrule.comparison.cells import Cell
 from chainrule.comparison.grid import FINETUNED, PROMPTED
 from chainrule.comparison.table import Comparison, Switch
-from chainrule.statistics import SwitchPoint
+from chainrule.uncertainty import SwitchPoint
 
 NAMES = {
     "zero-shot": "zero-shot",

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.adaptation.examples import Examples
 from chainrule.comparison.grid import seeds_matter
 from chainrule.comparison.rows import Outcome
-from chainrule.statistics import Estimate, accuracy, macro_f1
+from chainrule.tasks.examples import Examples
+from chainrule.uncertainty import Estimate, accuracy, macro_f1
 
 
 @dataclass(frozen=True)

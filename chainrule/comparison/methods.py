@@ -11,15 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
-from chainrule.adaptation.baselines import bag_of_words, majority, random_weights
-from chainrule.adaptation.classifier import Classifier
-from chainrule.adaptation.examples import Row, Task
-from chainrule.adaptation.features import Features
-from chainrule.adaptation.finetuned import finetune
-from chainrule.adaptation.full import recipe
-from chainrule.adaptation.prompted import Prompted, in_context, zero_shot
+from chainrule.comparison.baselines import bag_of_words, majority, random_weights
 from chainrule.comparison.grid import PROMPTED
+from chainrule.finetuning.classifier import Classifier
+from chainrule.finetuning.features import Features
+from chainrule.finetuning.finetuned import finetune
+from chainrule.finetuning.full import recipe
 from chainrule.language_model import Pretrained
+from chainrule.prompting.prompted import Prompted, in_context, zero_shot
+from chainrule.tasks.examples import Row, Task
 
 _LOOKED_AT = 64  # training rows, for lengths and for the quick measurement
 _WEIGHTS_LOOKED_AT = 1024  # of each tensor

@@ -17,7 +17,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from chainrule.comparison.grid import Key
-from chainrule.files import write_text
+from chainrule.storage.files import write_text
 
 ROWS, RECORD = "rows.jsonl", "compare.toml"
 _DIGITS = 4  # of a probability, significant ones

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from chainrule.adaptation.examples import Examples, Row, Task
-from chainrule.adaptation.measure import held_out
 from chainrule.comparison import grid
 from chainrule.comparison.cells import Setting
 from chainrule.comparison.grid import METHODS, Bounds, Key, Planned
 from chainrule.comparison.rows import Folder, Outcome, rounded
 from chainrule.comparison.table import Comparison
-from chainrule.statistics import accuracy, calibration, macro_f1
+from chainrule.tasks.examples import Examples, Row, Task
+from chainrule.tasks.measure import held_out
+from chainrule.uncertainty import accuracy, calibration, macro_f1
 
 if TYPE_CHECKING:
     from chainrule.comparison.methods import Predictor, Shared

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from chainrule.comparison.cells import Cell, Setting
 from chainrule.comparison.grid import BASELINES, FINETUNED, METHODS, PROMPTED, Key, Planned, still_holds
 from chainrule.comparison.rows import Outcome
-from chainrule.statistics import Difference, SwitchPoint, difference, holm, switch_point
+from chainrule.uncertainty import Difference, SwitchPoint, difference, holm, switch_point
 
 LEVEL = 0.05  # of the whole family of comparisons
 COLUMNS = (
@@ -213,7 +213,7 @@ class Comparison:
 
     def save(self, directory: str | Path) -> None:
         """Write results.json, curves.svg and report.html."""
-        from chainrule.comparison.report import save
+        from chainrule.comparison.report.write import save
 
         save(self, Path(directory))
 

@@ -7,7 +7,7 @@ from chainrule.demo.items import ANSWER_ENDS, Item, chance
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel
 from chainrule.scoring.continuations import Pair, pair_of, score_continuations
-from chainrule.statistics import wilson
+from chainrule.uncertainty import wilson
 
 GREEDY = Sampling(temperature=0.0)
 

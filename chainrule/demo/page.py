@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule import drawing
-from chainrule.comparison.drawing import PALETTE
+from chainrule.comparison.report.curves import PALETTE
 from chainrule.demo.figures import ALL, QUESTIONS, after
 from chainrule.demo.puzzles import MEANINGS, MOST_SHOTS, NOTES_PROMPT
-from chainrule.drawing import Axis, Box
-from chainrule.files import write_text
-from chainrule.pages import render
+from chainrule.drawing import charts
+from chainrule.drawing.charts import Axis, Box
+from chainrule.drawing.pages import render
 from chainrule.pretraining.curve import losses_drawing
+from chainrule.storage.files import write_text
 
 SURPRISING = 8.0  # nats: a token as improbable as that, or more, has the strongest colour
 NOTES_ANSWER = "17"
@@ -37,7 +37,7 @@ def write(out: Path) -> None:
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     write_text(out / "index.html", page(results))
     together = examples_drawing(results["puzzle_curve"], "Puzzles of all meanings")
-    write_text(out / "puzzles.svg", drawing.standing_alone(together))
+    write_text(out / "puzzles.svg", charts.standing_alone(together))
 
 
 def page(results: Results) -> str:
@@ -57,7 +57,7 @@ def page(results: Results) -> str:
         "together": results[after(ALL, MOST_SHOTS)],
         "tasks": [_task(results, name) for name in _TASKS],
     }
-    filters = {"percent": _percent, "count": drawing.in_short, "probability": _probability}
+    filters = {"percent": _percent, "count": charts.in_short, "probability": _probability}
     return render("chainrule.demo", "page.html", filters, values)
 
 
@@ -67,24 +67,24 @@ def examples_drawing(curve: Sequence[Shown], title: str) -> str:
     box = Box(left=58, top=14, right=width - 12, bottom=height - 30)
     x, y = Axis(0, len(curve) - 1, box.left + 8, box.right - 6), Axis(0, 1, box.bottom, box.top)
 
-    def places(values: Sequence[float]) -> list[drawing.Point]:
+    def places(values: Sequence[float]) -> list[charts.Point]:
         return [(x(shots), y(value)) for shots, value in enumerate(values)]
 
     means = places([figure["accuracy"] for figure in curve])
     below, above = (places([figure["interval"][end] for figure in curve]) for end in (0, 1))
     told = [f"after {shots}: {_in_words(figure)}" for shots, figure in enumerate(curve)]
     drawn = [
-        *drawing.rows(box, y, {share: f"{100 * share:.0f} %" for share in (0.0, 0.5, 1.0)}),
-        *drawing.columns(box, x, {shots: str(shots) for shots in range(len(curve))}),
-        drawing.line(places([figure["chance"] for figure in curve]), "chance"),
-        drawing.line(places([figure["ceiling"] for figure in curve]), "ceiling"),
+        *charts.rows(box, y, {share: f"{100 * share:.0f} %" for share in (0.0, 0.5, 1.0)}),
+        *charts.columns(box, x, {shots: str(shots) for shots in range(len(curve))}),
+        charts.line(places([figure["chance"] for figure in curve]), "chance"),
+        charts.line(places([figure["ceiling"] for figure in curve]), "ceiling"),
         '<g class="in-context">',
-        drawing.band(above, below),
-        drawing.line(means),
-        *(drawing.dot("point", mean, 4, words) for mean, words in zip(means, told, strict=True)),
+        charts.band(above, below),
+        charts.line(means),
+        *(charts.dot("point", mean, 4, words) for mean, words in zip(means, told, strict=True)),
         "</g>",
     ]
-    return drawing.svg(width, height, f"{title}: right answers against examples in the prompt", drawn)
+    return charts.svg(width, height, f"{title}: right answers against examples in the prompt", drawn)
 
 
 def _control(results: Results, name: str) -> Shown | None:

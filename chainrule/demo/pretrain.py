@@ -9,20 +9,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from chainrule.corpus.write import CorpusOptions
 from chainrule.demo import grid, printout
 from chainrule.demo.animals import open_questions, yes_no_questions
 from chainrule.demo.ask import ask_all
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
 from chainrule.demo.puzzles import MEANINGS, MOST_SHOTS, count_pairs, notes_question, one_question, puzzle_items
 from chainrule.demo.world import World, documents
-from chainrule.files import whole_directory, write_json, write_text
 from chainrule.language_model import LanguageModel
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
 from chainrule.pretraining.start import open_run
+from chainrule.storage.files import whole_directory, write_json, write_text
 from chainrule.terminal import progress_bar, say, signals_noted
-from chainrule.text.corpus import CorpusOptions
-from chainrule.text.tokenizer import train_bpe
+from chainrule.tokens.tokenizer import train_bpe
 
 
 @dataclass(frozen=True)

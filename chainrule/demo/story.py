@@ -12,10 +12,10 @@ from chainrule.demo.mixture import DEFAULT_MIXTURE
 from chainrule.demo.pretrain import CONTROL, PLAN, TARGETS, Scale, open_round, pretrain, write_corpus
 from chainrule.demo.tasks import WorldTask, write_tasks
 from chainrule.demo.world import World, make_world
-from chainrule.files import write_json
 from chainrule.language_model import LanguageModel
 from chainrule.pretraining.curve import losses
 from chainrule.pretraining.run import Run
+from chainrule.storage.files import write_json
 from chainrule.terminal import progress_bar
 
 SAMPLE_TOKENS = 60

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chainrule.adaptation.examples import Row, Task
-from chainrule.adaptation.prompt import Prompt
-from chainrule.adaptation.task_file import Settings, task_file
 from chainrule.demo.animals import Animal
 from chainrule.demo.puzzles import MEANINGS, Pair
 from chainrule.demo.reviews import ADJECTIVES, review_items
 from chainrule.demo.world import World
-from chainrule.files import write_text
+from chainrule.storage.files import write_text
+from chainrule.tasks.examples import Row, Task
+from chainrule.tasks.prompt import Prompt
+from chainrule.tasks.task_file import Settings, task_file
 
 TRAIN_REVIEWS, TEST_REVIEWS, SUMS = 256, 200, 40
 _COLOUR = "Q: What colour is the {animal}?\nA:"

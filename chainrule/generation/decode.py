@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from chainrule.generation.sampling import Sampling, choose, penalise_repetition, stream
-from chainrule.model.cache import Cache
+from chainrule.model.kv_cache import Cache
 from chainrule.model.prefixes import empty_cache, read_all, tokens_at_once
 from chainrule.model.transformer import Transformer
 

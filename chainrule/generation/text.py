@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from chainrule.generation.decode import decode
 from chainrule.generation.sampling import Sampling
 from chainrule.model.transformer import Transformer
-from chainrule.text.tokenizer import Tokenizer
+from chainrule.tokens.tokenizer import Tokenizer
 
 # A token is decoded together with a few before it, as some tokenizers write it otherwise where a text begins.
 _BEFORE = 8

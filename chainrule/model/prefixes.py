@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chainrule.model.cache import Cache, Tree
+from chainrule.model.kv_cache import Cache, Tree
 from chainrule.model.transformer import Transformer
 
 Columns = NDArray[np.int64]

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chainrule.model.cache import Cache, Tree, causal_mask, positions
 from chainrule.model.config import Config
 from chainrule.model.kernels import causal_attention, masked_attention, plain_cpu, rms_norm
+from chainrule.model.kv_cache import Cache, Tree, causal_mask, positions
 from chainrule.model.rotary import rotate, rotation
 
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule import drawing
-from chainrule.files import write_text
+from chainrule.drawing import charts
+from chainrule.storage.files import write_text
 
 MOST = 200  # points of a line: enough for the eye, and a long run's drawing stays small
 
@@ -15,7 +15,7 @@ Losses = Sequence[tuple[int, float]]  # tokens read, nats a token
 
 def draw_losses(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write an SVG of training and validation loss, in nats a token, against the tokens read."""
-    write_text(path, drawing.standing_alone(losses_drawing(*losses(lines))))
+    write_text(path, charts.standing_alone(losses_drawing(*losses(lines))))
 
 
 def losses(lines: Sequence[Mapping[str, Any]]) -> tuple[Losses, Losses]:
@@ -41,15 +41,15 @@ def thinned(points: Losses, most: int = MOST) -> Losses:
 def losses_drawing(training: Losses, validation: Losses) -> str:
     """Both losses against tokens on a logarithmic axis, for a page."""
     width, height = 960, 400
-    box = drawing.Box(left=46, top=34, right=width - 150, bottom=height - 54)
+    box = charts.Box(left=46, top=34, right=width - 150, bottom=height - 54)
     shown = [*training, *validation] or [(1, 0.0)]
-    step = drawing.round_step(max(loss for _, loss in shown) - min(loss for _, loss in shown), 7)
-    low, high = drawing.rounded_outwards(min(loss for _, loss in shown), max(loss for _, loss in shown), step)
-    x = drawing.Axis(min(shown)[0], max(shown)[0], box.left + 12, box.right - 20, logarithmic=True)
-    y = drawing.Axis(low, high, box.bottom, box.top)
-    tokens = {tick: drawing.in_short(tick) for tick in drawing.logarithmic_ticks(x.low, x.high, 10)}
-    heights = {tick: f"{tick:.6g}" for tick in drawing.round_ticks(low, high, step)}
-    drawn = [*drawing.rows(box, y, heights, "nats a token"), *drawing.columns(box, x, tokens, "tokens read")]
+    step = charts.round_step(max(loss for _, loss in shown) - min(loss for _, loss in shown), 7)
+    low, high = charts.rounded_outwards(min(loss for _, loss in shown), max(loss for _, loss in shown), step)
+    x = charts.Axis(min(shown)[0], max(shown)[0], box.left + 12, box.right - 20, logarithmic=True)
+    y = charts.Axis(low, high, box.bottom, box.top)
+    tokens = {tick: charts.in_short(tick) for tick in charts.logarithmic_ticks(x.low, x.high, 10)}
+    heights = {tick: f"{tick:.6g}" for tick in charts.round_ticks(low, high, step)}
+    drawn = [*charts.rows(box, y, heights, "nats a token"), *charts.columns(box, x, tokens, "tokens read")]
     ends, kinds = {}, {}
     for name, kind, points in (("training", "second", training), ("validation", "first", validation)):
         if not points:
@@ -57,10 +57,10 @@ def losses_drawing(training: Losses, validation: Losses) -> str:
         name = f"{name} {points[-1][1]:.3f}"
         places = [(x(tokens), y(loss)) for tokens, loss in points]
         ends[name], kinds[name] = places[-1][1], kind
-        drawn.append(f'<g class="{kind}">{drawing.line(places, "curve thin" if kind == "second" else "curve")}')
+        drawn.append(f'<g class="{kind}">{charts.line(places, "curve thin" if kind == "second" else "curve")}')
         if kind == "first":
             told = [f"after {tokens:,} tokens: {loss:.4f}" for tokens, loss in points]
-            drawn += [drawing.dot("point", place, 4, words) for place, words in zip(places, told, strict=True)]
+            drawn += [charts.dot("point", place, 4, words) for place, words in zip(places, told, strict=True)]
         drawn.append("</g>")
-    drawn += [f'<g class="{kinds[name]}">{words}</g>' for name, words in drawing.end_names(box, ends)]
-    return drawing.svg(width, height, "Loss against tokens read", drawn)
+    drawn += [f'<g class="{kinds[name]}">{words}</g>' for name, words in charts.end_names(box, ends)]
+    return charts.svg(width, height, "Loss against tokens read", drawn)

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 
 from chainrule import machine
-from chainrule.model.checkpoint import load_model
+from chainrule.corpus.batches import Batches
 from chainrule.model.config import Config
+from chainrule.model.formats.checkpoint import load_model
 from chainrule.model.transformer import Transformer, initialise, linear_maps
 from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, loss_function, micro_batches
-from chainrule.text.batches import Batches
 from chainrule.training.loop import train
-from chainrule.training.objective import Objective
+from chainrule.training.objectives import Objective
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
 
 DEFAULT_MINUTES = 10.0

@@ -11,18 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chainrule.files import write_text
+from chainrule.corpus.batches import Batches, validation_windows
+from chainrule.corpus.write import Split
 from chainrule.language_model import Pretrained
 from chainrule.masked_language_model import MaskedLanguageModel
-from chainrule.model.checkpoint import weights
+from chainrule.model.formats.checkpoint import weights
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.curve import draw_losses
-from chainrule.text.batches import Batches, validation_windows
-from chainrule.text.corpus import Split
+from chainrule.storage.files import write_text
+from chainrule.training.checkpoints import Checkpoint, save_checkpoint
 from chainrule.training.loop import train
-from chainrule.training.objective import Objective
+from chainrule.training.objectives import Objective
 from chainrule.training.optimizer import Optimizer
-from chainrule.training.resume import Checkpoint, save_checkpoint
 
 SAVE_SECONDS = 300.0  # a checkpoint at least so often, beside those at each validation
 NOT_FINITE = 10  # steps in a row that end the run

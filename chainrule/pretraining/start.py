@@ -15,19 +15,19 @@ import tomli_w
 import torch
 
 from chainrule import machine
-from chainrule.files import sha256, sweep, write_text
-from chainrule.hub import model_directory
+from chainrule.corpus.batches import Batches
+from chainrule.corpus.write import CorpusOptions, Shards, write_shards
 from chainrule.language_model import held, stop_tokens_of
-from chainrule.model.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
-from chainrule.model.tensors import Tensors
+from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
+from chainrule.model.formats.tensors import Tensors
 from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
 from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, Run
-from chainrule.text.batches import Batches
-from chainrule.text.corpus import CorpusOptions, Shards, write_shards
-from chainrule.text.tokenizer import Tokenizer, load_tokenizer
-from chainrule.training.objective import NEXT_TOKEN, Marks, Objective, masked_token
-from chainrule.training.resume import newest_checkpoint
+from chainrule.storage.files import sha256, sweep, write_text
+from chainrule.storage.hub import model_directory
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
+from chainrule.training.checkpoints import newest_checkpoint
+from chainrule.training.objectives import NEXT_TOKEN, Marks, Objective, masked_token
 
 
 def open_run(

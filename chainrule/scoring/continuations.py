@@ -14,7 +14,7 @@ from torch import Tensor
 from chainrule.model.prefixes import Part, read_all, tokens_at_once
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import border
-from chainrule.text.tokenizer import Tokenizer
+from chainrule.tokens.tokenizer import Tokenizer
 
 _LOGITS_AT_ONCE = 2**24  # held in memory at once, whatever the vocabulary: 64 MiB of float32
 

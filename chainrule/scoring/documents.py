@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
-from chainrule.text.tokenizer import Tokenizer
+from chainrule.tokens.tokenizer import Tokenizer
 
 Document = Tokens
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from chainrule.adaptation.examples import Examples, Task
-from chainrule.adaptation.prompt import Prompt
 from chainrule.comparison.grid import METHODS
 from chainrule.comparison.methods import Shared
+from chainrule.tasks.examples import Examples, Task
+from chainrule.tasks.prompt import Prompt
 
 SKILLS = {  # log2(N) -> how often it is right
     "majority": lambda doublings: 0.5,

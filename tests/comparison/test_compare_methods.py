@@ -9,13 +9,13 @@ import torch
 from comparison_fakes import made_task
 from conftest import random_model
 
-from chainrule.adaptation.examples import Examples, Task
-from chainrule.adaptation.prompt import Prompt
 from chainrule.comparison.grid import METHODS, SHOTS
 from chainrule.comparison.methods import Methods
 from chainrule.comparison.run import compare
 from chainrule.language_model import LanguageModel
-from chainrule.text.tokenizer import byte_tokenizer
+from chainrule.tasks.examples import Examples, Task
+from chainrule.tasks.prompt import Prompt
+from chainrule.tokens.tokenizer import byte_tokenizer
 
 
 def examples(count: int, name: str) -> Examples:

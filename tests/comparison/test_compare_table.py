@@ -14,7 +14,7 @@ from chainrule.comparison.advice import NAMES, NEAR, bracket, choices
 from chainrule.comparison.grid import METHODS, Bounds
 from chainrule.comparison.run import run
 from chainrule.comparison.table import COLUMNS, Comparison
-from chainrule.statistics import SwitchPoint, accuracy, difference
+from chainrule.uncertainty import SwitchPoint, accuracy, difference
 
 Skill = Callable[[float], float]
 

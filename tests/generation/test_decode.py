@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from chainrule.generation.decode import decode, prefill
 from chainrule.generation.sampling import Sampling
-from chainrule.model.checkpoint import save_model
+from chainrule.model.formats.checkpoint import save_model
 from chainrule.model.transformer import Transformer
 
 Make = Callable[..., Transformer]

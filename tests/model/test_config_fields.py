@@ -9,9 +9,9 @@ import torch
 from conftest import random_model
 from transformers import AutoConfig
 
-from chainrule.model.checkpoint import load_model, save_config
-from chainrule.model.families import FAMILIES, family_of
-from chainrule.model.rope_fields import share_of
+from chainrule.model.formats.checkpoint import load_model, save_config
+from chainrule.model.formats.families import FAMILIES, family_of
+from chainrule.model.formats.rope_fields import share_of
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}

@@ -24,9 +24,9 @@ from transformers import (
 
 from chainrule.generation.decode import decode, prefill
 from chainrule.generation.sampling import Sampling
-from chainrule.model.cache import Cache
-from chainrule.model.checkpoint import load_model, save_model
-from chainrule.model.families import FAMILIES
+from chainrule.model.formats.checkpoint import load_model, save_model
+from chainrule.model.formats.families import FAMILIES
+from chainrule.model.kv_cache import Cache
 from chainrule.model.transformer import Transformer, initialise
 
 CPU = torch.device("cpu")

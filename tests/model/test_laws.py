@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import random_model
 
-from chainrule.model.cache import Cache
+from chainrule.model.kv_cache import Cache
 from chainrule.model.transformer import Transformer, initialise
 
 Make = Callable[..., Transformer]

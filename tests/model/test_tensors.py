@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BertConfig, BertForPreTraining, LlamaConfig
 
-from chainrule.model.checkpoint import count_parameters, load_model, save_model
+from chainrule.model.formats.checkpoint import count_parameters, load_model, save_model
 
 CPU = torch.device("cpu")
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"

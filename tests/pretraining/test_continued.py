@@ -12,9 +12,9 @@ from tokenizers import AddedToken
 import chainrule
 from chainrule.cli import main
 from chainrule.language_model import held
-from chainrule.model.families import FAMILIES
-from chainrule.text import bytepair
-from chainrule.text.tokenizer import load_tokenizer
+from chainrule.model.formats.families import FAMILIES
+from chainrule.tokens import bytepair
+from chainrule.tokens.tokenizer import load_tokenizer
 
 TEXT = "the cat sat on the mat, and the dog sat on the cat. " * 40
 

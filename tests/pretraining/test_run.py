@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import torch
 
+from chainrule.corpus.write import CorpusOptions
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
 from chainrule.pretraining.start import open_run
-from chainrule.text.corpus import CorpusOptions
 
 OPTIONS = PretrainOptions(
     depth=2, width=32, heads=2, context=32, batch_tokens=256, steps=60, validate_every=7, compile="off"

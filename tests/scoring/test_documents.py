@@ -14,11 +14,11 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
-from chainrule.model.checkpoint import save_model
+from chainrule.model.formats.checkpoint import save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring import documents
 from chainrule.scoring.documents import Evaluation, border, score_documents, windows
-from chainrule.text.tokenizer import byte_tokenizer, load_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import byte_tokenizer, load_tokenizer, train_bpe
 
 Make = Callable[..., Transformer]
 BYTES = byte_tokenizer()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from chainrule.model.transformer import Transformer, initialise, linear_maps
 from chainrule.training.loop import Step, train
-from chainrule.training.objective import next_token_loss
+from chainrule.training.objectives import next_token_loss
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
 
 ROWS = 8

@@ -1,0 +1,152 @@
+"""The documents of some files: what of them validates, and where their text may be cut. Knows no tokens."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from chainrule.storage.records import Piece, Say, once, read_documents, silent
+
+BATCH = 1 << 20  # characters that are encoded at once
+SLICE = 1 << 16  # characters of a document that are sampled, or not, together
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a document and the split it belongs to."""
+
+    piece: Piece
+    validates: bool
+
+
+class Documents:
+    """The documents of `files`, read as often as needed. validation: the share that validates.
+
+    documents, bytes (of UTF-8) and skipped count what the latest reading has read. `say`: as in `read_documents`.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        *,
+        field: str,
+        encoding: str,
+        skip: bool,
+        validation: float,
+        say: Say = silent,
+    ) -> None:
+        self.files, self.field, self.encoding, self.skip = files, field, encoding, skip
+        self.validation, self.say = validation, once(say)
+        self.tail = tail(self.pieces(), validation)
+
+    def pieces(self) -> Iterator[Piece]:
+        self.documents = self.bytes = self.skipped = 0
+        on_skip = self._count_skipped if self.skip else None
+        for file in self.files:
+            pieces = read_documents(file, field=self.field, encoding=self.encoding, on_skip=on_skip, say=self.say)
+            for piece in pieces:
+                self.documents += piece.begins
+                self.bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
+                yield piece
+
+    def _count_skipped(self, error: ValueError) -> None:
+        self.skipped += 1
+
+    def sample(self, limit: int) -> Iterator[str]:
+        """Of the text that trains, slices spread over all of it: about `limit` bytes, or all there is."""
+        share = limit / max(1, sum(_text_bytes(file) for file in self.files))
+        texts = (part.piece.text for part in self.parts() if not part.validates)
+        slices = (text[start : start + SLICE] for text in texts for start in range(0, len(text), SLICE))
+        return (text for number, text in enumerate(slices) if mix(number) < share)
+
+    def parts(self) -> Iterator[Part]:
+        return assign(self.pieces(), self.validation, self.tail)
+
+
+def _text_bytes(file: str) -> int:
+    """How much text there is in a file, roughly: compressed files hold about four times their size."""
+    return Path(file).stat().st_size * (4 if file.endswith((".gz", ".parquet")) else 1)
+
+
+def mix(number: int) -> float:
+    """A fixed pseudo-random number in [0, 1) of a whole number (SplitMix64, Steele, Lea and Flood 2014)."""
+    mask = 0xFFFFFFFFFFFFFFFF
+    z = (number + 1) * 0x9E3779B97F4A7C15 & mask
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+    return (z ^ z >> 31) / 2**64
+
+
+def tail(pieces: Iterable[Piece], validation: float) -> int | None:
+    """How many characters train before the tail that validates; None where whole documents validate.
+
+    The latter is so where `validation` x documents is 10 or more: then only the documents up to there are read.
+    """
+    if validation == 0:
+        return None
+    documents = characters = 0
+    for piece in pieces:
+        documents += piece.begins
+        if validation * documents >= 10:
+            return None
+        characters += len(piece.text)
+    return math.floor(characters * (1 - validation))
+
+
+def assign(pieces: Iterable[Piece], validation: float, tail: int | None) -> Iterator[Part]:
+    """Each piece with its split; where the tail begins, a piece is cut in two and a document begins."""
+    document, characters, in_tail = -1, 0, False
+    for piece in pieces:
+        document += piece.begins
+        if tail is None:
+            yield Part(piece, mix(document) < validation)
+            continue
+        before, after = _halves(piece, min(max(tail - characters, 0), len(piece.text)))
+        characters += len(piece.text)
+        if before.text:
+            yield Part(before, False)
+        if after.text:
+            yield Part(replace(after, begins=after.begins or not in_tail), True)
+            in_tail = True
+
+
+def _halves(piece: Piece, place: int) -> tuple[Piece, Piece]:
+    begins = piece.begins and place == 0
+    after = replace(piece, text=piece.text[place:], begins=begins, line=piece.line_at(place))
+    return replace(piece, text=piece.text[:place]), after
+
+
+def recut(parts: Iterable[Part], cut: Callable[[str], int]) -> Iterator[Part]:
+    """The same text in parts whose borders change no id; a document of which no place to `cut` is known stays whole."""
+    held: list[Part] = []
+    for part in parts:
+        if part.piece.begins and held:
+            yield _joined(held)
+            held = []
+        elif held:
+            before, after = _halves(held[-1].piece, cut(held[-1].piece.text))
+            if before.text:
+                yield _joined([*held[:-1], replace(part, piece=before)])
+                held = [replace(part, piece=after)] if after.text else []
+        held.append(part)
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: Sequence[Part]) -> Part:
+    first = parts[0]
+    return replace(first, piece=replace(first.piece, text="".join(part.piece.text for part in parts)))
+
+
+def batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """The parts in lists of about BATCH characters."""
+    batch: list[Part] = []
+    characters = 0
+    for part in parts:
+        batch.append(part)
+        characters += len(part.piece.text)
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,117 @@
+"""Batches of text to tokens, ⊥ before each document, here or over processes. Knows no files of tokens."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.corpus.documents import Part
+from chainrule.tokens.tokenizer import Tokenizer, UnseenCharacterError, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens of one split. `documents`: where among them the ⊥ of each document stands."""
+
+    tokens: NDArray[np.unsignedinteger]
+    documents: NDArray[np.int64]
+
+
+def encode(tokenizer: Tokenizer, batch: Sequence[Part]) -> tuple[Tokens, Tokens]:
+    """The tokens of a batch that train, and those that validate; 2 bytes each where the vocabulary allows it."""
+    try:
+        ids = tokenizer.encode_batch([part.piece.text for part in batch])
+    except ValueError as error:
+        raise _located(error, tokenizer, batch) from None
+    return _split(tokenizer, batch, ids, False), _split(tokenizer, batch, ids, True)
+
+
+def token_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
+    return np.uint16 if vocabulary_size <= 1 << 16 else np.uint32
+
+
+def _split(tokenizer: Tokenizer, batch: Sequence[Part], ids: Sequence[NDArray[np.uint32]], validates: bool) -> Tokens:
+    dtype = token_type(tokenizer.vocabulary_size)
+    bottom = np.array([tokenizer.bottom], np.uint32)
+    arrays, starts, length = [np.zeros(0, np.uint32)], [], 0
+    for part, tokens in zip(batch, ids, strict=True):
+        if part.validates != validates:
+            continue
+        if part.piece.begins:
+            starts.append(length)
+            arrays.append(bottom)
+        arrays.append(tokens)
+        length += part.piece.begins + len(tokens)
+    return Tokens(np.concatenate(arrays, dtype=dtype, casting="unsafe"), np.array(starts, np.int64))
+
+
+def _located(error: ValueError, tokenizer: Tokenizer, batch: Sequence[Part]) -> ValueError:
+    """`error`, met in a batch, with the file and the line it comes from."""
+    for piece in (part.piece for part in batch):
+        try:
+            tokenizer.encode_batch([piece.text])
+        except UnseenCharacterError as unseen:
+            return ValueError(f"{piece.source}:{piece.line_at(unseen.offset)}: {unseen.reason}")
+        except ValueError as other:
+            return ValueError(f"{piece.source}:{piece.line}: {other}")
+    return error
+
+
+def encode_all(
+    batches: Iterable[list[Part]], tokenizer: Tokenizer, directory: Path, workers: int
+) -> Iterator[tuple[Tokens, Tokens]]:
+    """`encode` of each batch, in order, by `workers` processes that load the tokenizer from `directory`.
+
+    Raises ChildProcessError when one of them is killed.
+    """
+    if workers == 1:
+        yield from (encode(tokenizer, batch) for batch in batches)
+        return
+    # Not forked: the caller may have threads, whose locks a fork would copy.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    waiting: deque[Future[tuple[Tokens, Tokens]]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(pool.submit(_encode, directory, batch))
+            if len(waiting) > 2 * workers:  # bounds what is held in memory
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a tokenizing process was killed (too little memory?): the same command goes on, try fewer --workers"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """In a new process: Ctrl-C is the parent's to handle, and without the parent there is nothing left to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+@cache
+def _loaded(directory: Path) -> Tokenizer:
+    return load_tokenizer(directory)
+
+
+def _encode(directory: Path, batch: list[Part]) -> tuple[Tokens, Tokens]:
+    return encode(_loaded(directory), batch)

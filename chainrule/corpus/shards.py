@@ -1,0 +1,92 @@
+"""A directory of shards, opened. Knows where each token lies, not what is trained on them.
+
+It holds manifest.json, the tokenizer's files, and train-00000.bin, validation-00000.bin and so on: token ids,
+little-endian, 2 or 4 bytes each. Beside each .bin, .offsets says where in it documents begin (8 bytes each).
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.storage.files import sha256
+from chainrule.tokens.tokenizer import load_tokenizer
+
+FORMAT = "chainrule shards 1"
+MANIFEST = "manifest.json"
+SPLITS = ("train", "validation")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}): make the shards again") from None
+    return content if isinstance(content, dict) else {}
+
+
+class Shards:
+    """The shards of a directory, and their tokenizer. Raises ValueError where the files are not what they were."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        if not (directory / MANIFEST).is_file():
+            raise ValueError(f"{directory}: wanted a finished folder of shards, found no {MANIFEST}: tokenize again")
+        self.manifest = read_manifest(directory / MANIFEST)
+        if self.manifest.get("format") != FORMAT:
+            raise ValueError(f"{directory / MANIFEST}: wanted {FORMAT}, got something else: tokenize again")
+        width = np.dtype(self.manifest["dtype"]).itemsize
+        for shard in self.manifest["shards"]:
+            path, wanted = directory / shard["file"], shard["tokens"] * width
+            if not path.is_file() or path.stat().st_size != wanted:
+                raise ValueError(f"{path}: wanted a shard of {wanted} bytes, it is missing or cut: tokenize again")
+        self.tokenizer = load_tokenizer(directory)
+        if self.tokenizer.hash != self.manifest["tokenizer"]:
+            raise ValueError(f"{directory}: its tokenizer is not the one the shards were made with: tokenize again")
+
+    def verify(self) -> None:
+        """Read every shard; ValueError for the first that is not, byte for byte, what was written."""
+        for shard in self.manifest["shards"]:
+            path = self.directory / shard["file"]
+            offsets = path.with_suffix(".offsets")
+            for file, wanted in ((path, shard["sha256"]), (offsets, shard["offsets_sha256"])):
+                if not file.is_file() or sha256(file) != wanted:
+                    raise ValueError(f"{file}: is not what was written (SHA-256 differs): tokenize again")
+
+    def split(self, name: Literal["train", "validation"]) -> "Split":
+        shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]
+        return Split([self.directory / shard["file"] for shard in shards], self.manifest["dtype"])
+
+
+class Split:
+    """The tokens of one split, one document after another, ⊥ before each; read from the disk where they are asked."""
+
+    def __init__(self, paths: list[Path], dtype: str) -> None:
+        self._paths = paths
+        self._shards = [np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r") for path in paths]
+        self._starts = np.cumsum([0, *map(len, self._shards)])
+
+    def __len__(self) -> int:
+        """How many tokens, ⊥ included."""
+        return int(self._starts[-1])
+
+    def documents(self, room: int) -> NDArray[np.int64]:
+        """Where documents begin, each with at least `room` tokens from there to the end; the first always counts."""
+        offsets = [np.fromfile(path.with_suffix(".offsets"), "<u8").astype(np.int64) for path in self._paths]
+        begins = np.concatenate([each + start for each, start in zip(offsets, self._starts[:-1], strict=True)])
+        return begins[: max(1, int(np.searchsorted(begins, len(self) - room, "right")))]
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """The tokens [start, stop), (stop - start,)."""
+        assert 0 <= start <= stop <= len(self), (start, stop, len(self))
+        tokens = np.empty(stop - start, np.int64)
+        shard = int(np.searchsorted(self._starts, start, "right")) - 1
+        done = 0
+        while done < len(tokens):
+            part = self._shards[shard][start + done - self._starts[shard] :][: len(tokens) - done]
+            tokens[done : done + len(part)] = part
+            done += len(part)
+            shard += 1
+        return tokens

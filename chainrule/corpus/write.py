@@ -1,0 +1,241 @@
+"""Documents to shards of tokens on disk. Knows files and splits, not what is trained on them."""
+
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.corpus.documents import Documents, batches, recut
+from chainrule.corpus.encode import Tokens, encode_all, token_type
+from chainrule.corpus.options import CorpusOptions
+from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, read_manifest
+from chainrule.storage.files import is_partial, nothing_left_if_refused, sha256, whole_file, write_json
+from chainrule.storage.hub import model_directory
+from chainrule.storage.records import Say, find_files, silent
+from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
+
+__all__ = ["CorpusOptions", "Shards", "Split", "Summary", "write_shards"]
+
+STATE = "state.json"  # the manifest of what is not yet finished
+KINDS = ("bpe", "char", "byte")  # of tokenizers that are made here
+SHARD = 1 << 24  # tokens, about: a shard ends with the batch that reaches it
+SAMPLE = 100 << 20  # bytes of text, about, that a tokenizer is trained on
+SMALL = 16 << 20  # bytes of input below which processes take longer to start than they save
+
+
+@dataclass(frozen=True)
+class Summary:
+    """tokens: ⊥ included. bytes: of the documents' text, as UTF-8. seconds: this call took."""
+
+    documents: int
+    tokens: int
+    bytes: int
+    skipped: int
+    seconds: float
+
+
+def write_shards(
+    inputs: Sequence[str],
+    out: Path,
+    options: CorpusOptions,
+    progress: Callable[[int, int], None] | None = None,
+    say: Say = silent,
+) -> Summary:
+    """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
+
+    Killed, the same call goes on after the last whole shard; finished, it returns at once. `progress` is given the
+    bytes of text done and those of the files, `say` what was left out. Raises ValueError for input that cannot be read,
+    then leaving nothing, and for an `out` that holds something else; ChildProcessError when a process is killed.
+    """
+    started = time.monotonic()
+    files = find_files(inputs, say)
+    given = None if options.tokenizer in KINDS else _load(options.tokenizer)
+    if options.mask and given is not None and given.mask is None:
+        raise ValueError(
+            f"--tokenizer {options.tokenizer}: wanted one with a mask token, as the masked objective needs, got one"
+            " without: name another, or have one made"
+        )
+    made = _made(out)
+    with nothing_left_if_refused(out, underway=("*.bin",)):
+        out.mkdir(parents=True, exist_ok=True)
+        with _readable(files, out) as (paths, sources):
+            plan = {"format": FORMAT, "options": _kept(options, given), "sources": sources, "batches": 0, "shards": []}
+            if made is not None:
+                _require_same(out, made, plan)
+            if made is None or "documents" not in made:
+                made = _write(paths, out, options, given, made or plan, progress, say)
+    return Summary(made["documents"], made["tokens"], made["bytes"], made["skipped"], time.monotonic() - started)
+
+
+def _load(tokenizer: str) -> Tokenizer:
+    if not Path(tokenizer).exists() and "/" not in tokenizer:
+        raise ValueError(f"--tokenizer: wanted bpe, char, byte, a path or owner/name on the Hub, got {tokenizer}")
+    return load_tokenizer(model_directory(tokenizer, weights=False))
+
+
+def _kept(options: CorpusOptions, given: Tokenizer | None) -> dict[str, Any]:
+    """The options that decide the bytes; a tokenizer of others by its hash."""
+    kept = asdict(options) | {"tokenizer": given.hash if given else options.tokenizer}
+    del kept["workers"]
+    if not options.mask or given:
+        del kept["mask"]
+    if options.tokenizer != "bpe":
+        del kept["vocabulary_size"]
+    return kept
+
+
+def _made(out: Path) -> dict[str, Any] | None:
+    """What `out` already holds of ours: its manifest, or the state it was left in; None if it is empty."""
+    if not out.exists():
+        return None
+    for name in (MANIFEST, STATE):
+        if (out / name).is_file() and (made := read_manifest(out / name)).get("format") == FORMAT:
+            return made
+    others = [file.name for file in out.iterdir() if not is_partial(file)] if out.is_dir() else ["a file"]
+    if others:
+        raise ValueError(f"{out}: wanted a new folder, this holds something else ({others[0]}): choose another")
+    return None
+
+
+def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None:
+    way_out = "choose another folder, or delete this one"
+    for name in sorted(made["options"].keys() | plan["options"].keys()):
+        before, now = made["options"].get(name), plan["options"].get(name)
+        if before != now:
+            raise ValueError(f"{out}: holds shards made with {name} {before}, now it is {now}: {way_out}")
+    if made["sources"] != plan["sources"]:
+        differing = [source["path"] for source in plan["sources"] if source not in made["sources"]]
+        which = f"{differing[0]} is new or has changed" if differing else "there was more, or in another order"
+        raise ValueError(f"{out}: holds shards made from other input ({which}): {way_out}")
+
+
+@contextmanager
+def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
+    """Paths of `files` that can be read more than once, and what tells whether they are the same next time."""
+    for leftover in filter(is_partial, list(out.iterdir())):
+        leftover.unlink()
+    spooled = out / ".standard-input.partial"
+    try:
+        sources = []
+        for file in files:
+            if file == "-":
+                with spooled.open("wb") as copy:
+                    shutil.copyfileobj(sys.stdin.buffer, copy)
+                sources.append({"path": file, "bytes": spooled.stat().st_size, "sha256": sha256(spooled)})
+            else:
+                status = Path(file).stat()
+                path = str(Path(file).absolute())
+                sources.append({"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns})
+        yield [str(spooled) if file == "-" else file for file in files], sources
+    finally:
+        spooled.unlink(missing_ok=True)
+
+
+def _write(
+    paths: Sequence[str],
+    out: Path,
+    options: CorpusOptions,
+    given: Tokenizer | None,
+    state: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+    say: Say,
+) -> dict[str, Any]:
+    """Do what `state` leaves to do, and return the manifest."""
+    write_json(out / STATE, state)
+    documents = Documents(
+        paths,
+        field=options.field,
+        encoding=options.encoding,
+        skip=options.on_error == "skip",
+        validation=options.validation,
+        say=say,
+    )
+    total = sum(source["bytes"] for source in state["sources"])
+    if "tokenizer" not in state:
+        tokenizer = given or _make_tokenizer(options, documents)
+        tokenizer.save(out)
+        dtype = np.dtype(token_type(tokenizer.vocabulary_size)).name
+        state |= {"tokenizer": tokenizer.hash, "vocabulary_size": tokenizer.vocabulary_size, "dtype": dtype}
+    tokenizer = load_tokenizer(out)
+    workers = 1 if total < SMALL or tokenizer.is_table else options.workers or _cores()
+    todo = islice(batches(recut(documents.parts(), tokenizer.cut)), state["batches"], None)
+    held: list[tuple[Tokens, Tokens]] = []
+    tokens = 0
+    for encoded in encode_all(todo, tokenizer, out, workers):
+        held.append(encoded)
+        tokens += sum(len(split.tokens) for split in encoded)
+        if tokens >= SHARD:
+            state["shards"] += _write_shards(out, state, held)
+            state["batches"] += len(held)
+            write_json(out / STATE, state)
+            held, tokens = [], 0
+        if progress is not None:
+            progress(documents.bytes, total)
+    if documents.documents == 0:
+        raise ValueError(f"wanted documents, {', '.join(paths)[:200]} held none: see that there is text in them")
+    state["shards"] += _write_shards(out, state, held)
+    manifest = {
+        **{key: value for key, value in state.items() if key != "batches"},
+        "validation_by": "document" if documents.tail is None else "tail",
+        "documents": documents.documents,
+        "tokens": sum(shard["tokens"] for shard in state["shards"]),
+        "bytes": documents.bytes,
+        "skipped": documents.skipped,
+    }
+    write_json(out / MANIFEST, manifest)
+    (out / STATE).unlink()
+    return manifest
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _make_tokenizer(options: CorpusOptions, documents: Documents) -> Tokenizer:
+    if options.tokenizer == "byte":
+        return byte_tokenizer(options.mask)
+    if options.tokenizer == "char":
+        return character_tokenizer((piece.text for piece in documents.pieces()), options.mask)
+    return train_bpe(documents.sample(SAMPLE), options.vocabulary_size, options.mask)
+
+
+def _write_shards(out: Path, state: dict[str, Any], held: Sequence[tuple[Tokens, Tokens]]) -> list[dict[str, Any]]:
+    """Write what is held of each split, if any, as its next shard; their entries in the manifest."""
+    entries = []
+    for split, chunks in zip(SPLITS, zip(*held, strict=True), strict=False):
+        if any(len(chunk.tokens) for chunk in chunks):
+            number = sum(shard["split"] == split for shard in state["shards"])
+            lengths = np.cumsum([0, *(len(chunk.tokens) for chunk in chunks)])
+            offsets = [chunk.documents + start for chunk, start in zip(chunks, lengths[:-1], strict=True)]
+            entries.append(
+                {
+                    "file": f"{split}-{number:05d}.bin",
+                    "split": split,
+                    "tokens": int(lengths[-1]),
+                    "documents": sum(map(len, offsets)),
+                    "sha256": _write_arrays(out / f"{split}-{number:05d}.bin", [chunk.tokens for chunk in chunks]),
+                    "offsets_sha256": _write_arrays(out / f"{split}-{number:05d}.offsets", offsets),
+                }
+            )
+    return entries
+
+
+def _write_arrays(path: Path, arrays: Iterable[NDArray[Any]]) -> str:
+    """Write the numbers of `arrays`, little-endian, one after another; the SHA-256 of the file."""
+    digest = hashlib.sha256()
+    with whole_file(path) as beside, beside.open("wb") as file:
+        for array in arrays:
+            content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+            digest.update(content)
+            file.write(content)
+    return digest.hexdigest()

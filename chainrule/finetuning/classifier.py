@@ -1,0 +1,162 @@
+"""A predictor with a trained linear head on φ, and its directory. Knows rows and labels, not how they were learned.
+
+Shapes: N rows, C classes, D width.
+"""
+
+import json
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import tomli_w
+import torch
+from numpy.typing import NDArray
+from tokenizers import processors
+from torch import Tensor
+
+from chainrule import machine
+from chainrule.finetuning.features import Features
+from chainrule.model.formats import classifier as files
+from chainrule.storage.files import write_json, write_text
+from chainrule.storage.hub import model_directory
+from chainrule.tasks.examples import Row, checked_row, joined_text
+from chainrule.tokens.tokenizer import load_tokenizer
+from chainrule.tokens.tokenizer_files import FILES, model_input_names
+
+_ROWS_AT_ONCE = 2048  # in memory, however many there are; sorted by length before they are read
+_FORM = "chainrule.toml"  # beside the model: what transformers has no field for
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a row becomes the text that the model reads."""
+
+    text: tuple[str, ...]  # the text columns
+    input: str | None = None  # the template that they fill; None: they are joined by a newline
+
+    def __call__(self, row: Row | str) -> str:
+        return joined_text(checked_row(row, self.text), self.text, self.input)
+
+
+class Classifier:
+    """softmax(w · c_{T+1}) over `labels`. Made by `finetune` and `load_classifier`.
+
+    `w` (C, D) is float32 and has no bias; row i belongs to `labels[i]`. `cut` counts the texts so far that lost their
+    beginning because they are longer than the context; `notes` says it in words.
+    """
+
+    def __init__(self, features: Features, w: Tensor, labels: Sequence[str], form: Form, family: str) -> None:
+        self.features, self.w, self.labels, self.form, self.family = features, w, tuple(labels), form, family
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns of a row."""
+        return self.form.text
+
+    @property
+    def cut(self) -> int:
+        return self.features.cut
+
+    @property
+    def notes(self) -> list[str]:
+        return self.features.notes
+
+    def predict(self, rows: Iterable[Row | str]) -> list[str]:
+        """The most probable label of each row.
+
+        Raises ValueError for a row without the text columns, and for one longer than the context if that is refused.
+        """
+        return [label for label, _ in self.stream(rows)]
+
+    def predict_proba(self, rows: Iterable[Row | str]) -> NDArray[np.float64]:
+        """(N, C) probabilities of `labels`, each row's summing to 1; errors as in `predict`."""
+        return np.array([probabilities for _, probabilities in self.stream(rows)]).reshape(-1, len(self.labels))
+
+    def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """Label and probabilities (C,), row by row, in memory that does not grow with their number."""
+        if isinstance(rows, str | Mapping):
+            raise ValueError("rows: wanted several rows, got one alone; put it into a list")
+        texts = map(self.form, rows)
+        while part := list(islice(texts, _ROWS_AT_ONCE)):
+            logits = torch.from_numpy(self.features(part)).double() @ self.w.double().T
+            for probabilities in logits.softmax(-1).numpy():
+                yield self.labels[int(probabilities.argmax())], probabilities
+
+    def save(self, directory: str | Path) -> None:
+        """Write the family's ForSequenceClassification, for `load_classifier` and transformers' pipelines."""
+        directory = Path(directory)
+        _save_tokenizer(self.features, directory)
+        form: dict[str, Any] = {"text": list(self.form.text), "longer": self.features.longer}
+        if self.form.input is not None:
+            form["input"] = self.form.input
+        write_text(directory / _FORM, tomli_w.dumps({"classifier": form}))
+        bottom = self.features.tokenizer.bottom
+        files.save_classifier(self.features.model, self.w, self.family, self.labels, directory, bottom)
+
+
+def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier:
+    """The classifier that `Classifier.save` wrote.
+
+    Raises ValueError for a directory that holds a language model, or a classifier of others: how their texts were read
+    is written nowhere.
+    """
+    directory, where = model_directory(directory), machine.device(device)
+    loaded = files.load_classifier(directory, where, machine.dtype(dtype, where))
+    path = directory / _FORM
+    if not path.is_file():
+        raise ValueError(
+            f"{directory}: wanted a classifier saved by chainrule, got one without {_FORM}; finetune it here"
+        )
+    try:
+        form = tomllib.loads(path.read_text(encoding="utf-8"))["classifier"]
+        text, template, longer = tuple(form["text"]), form.get("input"), form["longer"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it") from None
+    features = Features(loaded.model, load_tokenizer(directory), longer=longer)
+    return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family)
+
+
+def _save_tokenizer(features: Features, directory: Path) -> None:
+    """The tokenizer's files, so that AutoTokenizer gives ⊥, the text's tokens and what closes them, pads with ⊥ behind,
+    and cuts, where it is told to, as `Features.tokens` does: a text longer than the context loses its beginning.
+
+    Many tokenizers of others put nothing in front and have no padding: theirs is rewritten without its other files,
+    from which transformers would build it anew.
+    """
+    tokenizer, closing = features.tokenizer, features.closing
+    tokenizer.save(directory)
+    path, settings_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
+    bottom = inner.id_to_token(tokenizer.bottom)
+    wanted = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # any other is built anew by the model's type
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bottom),
+        "clean_up_tokenization_spaces": False,
+        "padding_side": "right",
+        "split_special_tokens": True,
+    }
+    added = {
+        "model_max_length": features.model.config.context,
+        "truncation_side": "left",
+        "model_input_names": model_input_names(segments=False),  # a text alone is the first segment anyway
+    }
+    settings = json.loads(settings_path.read_text(encoding="utf-8"))
+    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom, *closing]:
+        write_json(settings_path, {**settings, **added})
+        return
+    for name in set(FILES) - {path.name, settings_path.name}:
+        (directory / name).unlink(missing_ok=True)
+    inner.no_truncation()
+    inner.no_padding()
+    ends = [inner.id_to_token(token) for token in closing]
+    inner.post_processor = processors.TemplateProcessing(
+        single=[bottom, "$A", *ends],
+        special_tokens=[(bottom, tokenizer.bottom), *zip(ends, closing, strict=True)],
+    )
+    write_text(path, inner.to_str())
+    write_json(settings_path, {**wanted, **added})

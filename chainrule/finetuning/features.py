@@ -1,0 +1,95 @@
+"""c of texts, what a linear head reads: φ_θ at the last token. Knows tokens and texts, not labels.
+
+Shapes: N texts, B of them read at once, T tokens in the longest of these, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chainrule.model.formats.classifier import without_output
+from chainrule.model.padding import Tokens, by_length, padded
+from chainrule.model.transformer import Transformer
+from chainrule.tokens.tokenizer import Tokenizer
+
+Longer = Literal["cut", "refuse"]  # what becomes of a text longer than the context
+
+# Padding counted. Few enough for a CPU's caches to hold what a layer makes of them; a GPU wants many.
+_TOKENS_AT_ONCE = {"cpu": 2**11, "cuda": 2**16, "mps": 2**13}
+
+
+class Features:
+    """Texts (N) to c_{T+1} (N, D), float32 on the CPU. The output layer is never computed.
+
+    `longer`: a text longer than the context loses its beginning (`cut` counts those) or raises ValueError.
+    `remember`: what was computed is kept, for callers that ask for the same texts again.
+    """
+
+    def __init__(
+        self, model: Transformer, tokenizer: Tokenizer, *, longer: Longer = "cut", remember: bool = False
+    ) -> None:
+        if longer not in ("cut", "refuse"):
+            raise ValueError(f"longer: wanted cut or refuse, got {longer!r}")
+        tokenizer.check_fits(model.config.vocabulary_size)
+        self.model, self.tokenizer, self.longer = without_output(model), tokenizer, longer
+        self.closing: list[int] = [] if model.config.causal else tokenizer.closing
+        self.cut = 0
+        self._known: dict[str, NDArray[np.float32]] | None = {} if remember else None
+
+    @property
+    def notes(self) -> list[str]:
+        """What befell the texts so far, in a line each."""
+        context = self.model.config.context
+        lost = f"{self.cut} texts longer than the context of {context} tokens lost their beginning"
+        return [lost] if self.cut else []
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        if self._known is None:
+            return self._compute(texts)
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known.update(zip(new, self._compute(new), strict=True))
+        return np.stack([self._known[text] for text in texts]) if texts else self._compute(texts)
+
+    @property
+    def room(self) -> int:
+        """How many tokens of a text fit into the context."""
+        return self.model.config.context - 1 - len(self.closing)
+
+    def tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """⊥ and the text's tokens, an array a text; of a text longer than the context, ⊥ and its last tokens. A masked
+        model's closing token stands behind."""
+        found, room = [], self.room
+        for place, tokens in enumerate(self.tokenizer.encode_batch(texts)):
+            if len(tokens) > room:
+                if self.longer == "refuse":
+                    raise ValueError(
+                        f"text {place + 1}: wanted at most {room} tokens (the context, less ⊥), got"
+                        f" {len(tokens)}; shorten it, or let its beginning be cut"
+                    )
+                self.cut += 1
+                tokens = tokens[len(tokens) - room :]
+            found.append(np.concatenate(([self.tokenizer.bottom], tokens, self.closing)).astype(np.int64))
+        return found
+
+    def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        features: NDArray[np.float32] = last_features(self.model, self.tokens(texts)).numpy()
+        return features
+
+
+@torch.inference_mode()
+def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_once: int | None = None) -> Tensor:
+    """φ_θ at the last token of each document, (N, D) in their order, float32 on the CPU.
+
+    A document's feature is the one it has alone: those of like length are read together, at most `tokens_at_once`
+    with their padding (one document is always read whole).
+    """
+    device = model.embedding.weight.device
+    found = torch.empty(len(documents), model.config.width)
+    lengths = [len(document) for document in documents]
+    for rows in by_length(lengths, tokens_at_once or _TOKENS_AT_ONCE[device.type]):
+        found[rows] = model.summary(*padded([documents[row] for row in rows], device)).float().cpu()
+    return found

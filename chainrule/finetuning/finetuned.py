@@ -1,0 +1,244 @@
+"""Finetuning: a linear head on φ, alone or together with θ, learned from a task's labels. Knows rows, labels and files.
+
+Shapes: N examples, C classes, D width.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import tomli_w
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chainrule import machine
+from chainrule.finetuning.classifier import Classifier, Form, load_classifier
+from chainrule.finetuning.features import Features, Longer
+from chainrule.finetuning.full import Labelled, Progress, Training, recipe
+from chainrule.finetuning.head import solve_head
+from chainrule.finetuning.logistic import classes_of
+from chainrule.language_model import Pretrained
+from chainrule.model.formats.classifier import without_output
+from chainrule.storage.files import write_text
+from chainrule.tasks.examples import Examples, Task
+
+Train = Literal["full", "head"]
+VALIDATED = 64  # from so many labels on a fifth of them validates
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What a finetuning is asked to be; nothing given is the recipe that needs no tuning."""
+
+    train: Train = "full"  # w and θ together, or w alone
+    labels: int | None = None  # how many it learns from; None: all
+    epochs: float | None = None  # of full; None: 3, and at least 100 steps
+    learning_rate: float | None = None  # of θ; None: by the width
+    class_weights: bool = False  # every class counts the same, however rare
+    longer: Longer = "cut"  # a text longer than the context loses its beginning, or is refused
+    seed: int = 0
+    dtype: str = "auto"  # that full computes in; auto: bfloat16 where this machine multiplies faster with it
+
+    def __post_init__(self) -> None:
+        for name, choices in (("train", Train), ("longer", Longer)):
+            if getattr(self, name) not in get_args(choices):
+                raise ValueError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
+        for name in ("epochs", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name}: wanted a positive number, got {value}")
+
+
+def finetune(
+    lm: Pretrained,
+    task: Task,
+    *,
+    train: Train = "full",
+    labels: int | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    class_weights: bool = False,
+    longer: Longer = "cut",
+    seed: int = 0,
+    dtype: str = "auto",
+    out: str | Path | None = None,
+    features: Features | None = None,
+) -> Classifier:
+    """A classifier learned from `labels` of the task's training rows; `lm` itself is left as it is.
+
+    "head" leaves θ̂ untouched and solves for w; "full" starts there and trains w and θ together. Below 64 labels the
+    number of steps is fixed; from there on a stratified fifth of them chooses the best state. `out`: the directory that
+    the classifier is saved to, and from which the same call goes on if it was stopped. `features`: those of `lm`, for
+    callers that use them again. Raises ValueError for a task of free answers and options out of range.
+    """
+    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
+    finetuning = Finetuning(lm, task, options, out, features)
+    for _ in finetuning.advance():
+        pass
+    return finetuning.classifier()
+
+
+class Finetuning:
+    """A finetuning under way: iterate `advance`, then take `classifier`; `finetune` does it in one call.
+
+    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to go on.
+    """
+
+    def __init__(
+        self,
+        lm: Pretrained,
+        task: Task,
+        options: FinetuneOptions = FinetuneOptions(),
+        out: str | Path | None = None,
+        features: Features | None = None,
+    ) -> None:
+        if task.kind != "classification":
+            raise ValueError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
+        self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
+        self.out = None if out is None else Path(out)
+        self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
+        examples = task.subset(options.labels, options.seed)
+        decided = Decided(_name(machine.training_dtype(options.dtype, lm.device)), machine.threads())
+        if self.out is not None:
+            decided = _open(self.out, _asked(lm, examples, self.form, options), decided)
+            torch.set_num_threads(decided.threads)
+        self._training: Training | None = None
+        if options.train == "full" and not self.finished:
+            self._training = self._prepare(task, examples, getattr(torch, decided.dtype))
+        self._examples = examples
+
+    @property
+    def finished(self) -> bool:
+        """Whether `out` holds the classifier already."""
+        return self.out is not None and (self.out / "model.safetensors").is_file()
+
+    def advance(self) -> Iterator[Progress]:
+        """Make the steps that are left, yielding after each; "head" has none."""
+        if self._training is not None:
+            yield from self._training.advance()
+
+    def save(self) -> None:
+        """Keep in `out` what was reached, so that the same finetuning goes on from there."""
+        if self._training is not None:
+            self._training.save()
+
+    def classifier(self) -> Classifier:
+        """What was learned; saved to `out`, where that was given."""
+        if self.out is not None and self.finished:
+            return load_classifier(
+                self.out, device=self.lm.device.type, dtype=_name(self.lm.model.embedding.weight.dtype)
+            )
+        if self._training is None:
+            w = self._solved(self._features(self._texts(self._examples)), self._examples)
+            classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
+        else:
+            assert self._training.finished, "steps are left"
+            model, w = self._training.result()
+            features = Features(model, self.lm.tokenizer, longer=self.options.longer)
+            features.cut = self._cut
+            classifier = Classifier(features, w, self.labels, self.form, self.lm.family)
+        if self.out is not None:
+            classifier.save(self.out)
+            shutil.rmtree(self.out / "training", ignore_errors=True)
+        return classifier
+
+    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> Training:
+        """w and θ, from θ̂ and the w that is best with it."""
+        held = examples.take([])
+        if len(examples) >= VALIDATED:
+            examples, held = task.split_validation(examples, self.options.seed)
+        reader = Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer)
+        train, validation = (
+            Labelled(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
+            for part in (examples, held)
+        )
+        self._cut = reader.cut
+        return Training(
+            without_output(self.lm.model),
+            self._solved(self._features(self._texts(examples)), examples),
+            train,
+            validation,
+            recipe(
+                len(train),
+                self.lm.model.config.width,
+                epochs=self.options.epochs,
+                learning_rate=self.options.learning_rate,
+                seed=self.options.seed,
+            ),
+            self._weights(train.classes),
+            dtype,
+            None if self.out is None else self.out / "training",
+        )
+
+    def _texts(self, examples: Examples) -> list[str]:
+        return [self.form(row) for row in examples.rows]
+
+    def _solved(self, features: NDArray[np.float32], examples: Examples) -> Tensor:
+        classes = classes_of(examples.labels, self.labels)
+        return solve_head(features, classes, balanced=self.options.class_weights, seed=self.options.seed)
+
+    def _weights(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(C,) what a text of each class counts."""
+        if not self.options.class_weights:
+            return np.ones(len(self.labels), np.float32)
+        return (len(classes) / (len(self.labels) * np.bincount(classes))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided once, and is kept when a finetuning goes on: else the last bits would change."""
+
+    dtype: str  # that the training computes in
+    threads: int
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOptions) -> dict[str, Any]:
+    """All that the result depends on, as run.toml keeps it."""
+    asked = dataclasses.asdict(options)
+    asked["device"] = lm.device.type
+    content = json.dumps([form.text, form.input, [dict(row) for row in examples.rows], list(examples.labels)])
+    asked["examples"] = hashlib.sha256(content.encode()).hexdigest()
+    model = hashlib.sha256(lm.tokenizer.hash.encode())
+    for name, parameter in lm.model.named_parameters():
+        model.update(name.encode())
+        model.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    asked["model"] = model.hexdigest()
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
+    """What was decided for the finetuning in `out`; it is begun if there is none. ValueError if it holds another."""
+    path = out / "run.toml"
+    if not path.is_file():
+        entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
+        foreign = [name for name in entries if not name.endswith(".partial")]
+        if foreign:
+            raise ValueError(f"--out {out}: wanted a new folder, got one that holds something else ({foreign[0]})")
+        out.mkdir(parents=True, exist_ok=True)
+        record = {"finetune": asked, "decided": dataclasses.asdict(decided)}
+        write_text(path, tomli_w.dumps(record))
+        return decided
+    try:
+        stored = tomllib.loads(path.read_text(encoding="utf-8"))
+        before, found = stored["finetune"], Decided(**stored["decided"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: wanted the TOML of a finetuning, got {error}; use another --out") from None
+    for name in {**asked, **before}:  # the options first, then the hashes that may follow from them
+        if before.get(name) != asked.get(name):
+            raise ValueError(
+                f"--out {out}: wanted {name} {before.get(name)}, as this finetuning was begun, got {asked.get(name)};"
+                " use another --out"
+            )
+    return found

@@ -1,0 +1,315 @@
+"""Zero-shot and in-context learning: a predictor that puts each row into a prompt and asks the language model.
+
+Knows rows, prompts and log-probabilities; nothing is trained. Shapes: N rows, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from chainrule.finetuning.features import Features, Longer
+from chainrule.language_model import Pretrained
+from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.prompting import demonstrations
+from chainrule.prompting.answers import first_word, say, word_ended
+from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
+from chainrule.prompting.demonstrations import Choose
+from chainrule.prompting.questions import Asked, Questions
+from chainrule.scoring.blanks import Blanked, score_blanks
+from chainrule.scoring.continuations import Pair, score_continuations
+from chainrule.tasks.examples import Examples, Row, Task
+from chainrule.tasks.prompt import Prompt
+
+Answer = Literal["labels", "vocabulary"]
+Calibrate = Literal["none", "content-free", "train"]
+Normalise = Literal["sum", "token", "byte"]
+Select = Literal["random", "balanced", "nearest"]
+By = Literal["features", "bm25"]
+
+_ROWS_AT_ONCE = 1024  # in memory, however many there are,
+_OPTIONS_AT_ONCE = 4096  # and so many label words after them, each with its prompt's tokens
+_REFERENCES = 128  # training texts that calibration reads
+_ANSWER_TOKENS = 64  # a generated answer has no more
+_SOMETHING = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for a column's text where a template is looked at
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How a row's answer is had from the model."""
+
+    answer: Answer = "labels"  # the most probable label word; or the most probable next word, whatever it is
+    calibrate: Calibrate = "none"  # take out what the prompt says of texts without content, or of training texts
+    normalise: Normalise = "sum"  # log p of the whole label word; a token of it; a byte of it
+    longer: Longer = "cut"  # a row longer than the context loses its beginning, or is refused
+    chat: bool = False  # the prompt is written as the model's chat template has it, each demonstration a turn
+
+    def __post_init__(self) -> None:
+        _check("answer", self.answer, Answer)
+        _check("calibrate", self.calibrate, Calibrate)
+        _check("normalise", self.normalise, Normalise)
+        _check("longer", self.longer, Longer)
+
+
+def _check(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise ValueError(f"{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")
+
+
+class Shown(NamedTuple):
+    """What a model was asked, and what it answered."""
+
+    prompt: str  # exactly; ⊥ comes in front
+    answer: str  # the label, or the generated answer
+    probabilities: dict[str, float]  # of each label; none where the answer was generated
+
+
+class Prompted:
+    """A predictor with no demonstrations, or some. Made by `zero_shot` and `in_context`.
+
+    `labels`: the classes; none where answers are free. `generates`: whether an answer is what the model says, not the
+    most probable of the labels. `fewest` and `most` count the demonstrations that fitted into the prompts so far, `cut`
+    the rows that lost their beginning; `notes` says it in words.
+    """
+
+    def __init__(
+        self, lm: Pretrained, task: Task, pool: Examples, shots: int, choose: Choose[Row], asking: Asking
+    ) -> None:
+        prompt = task.checked_prompt()
+        lm.model.config.check_language_head()
+        self.lm, self.task, self.shots, self.asking = lm, task, shots, asking
+        self.labels = task.labels
+        self.generates = task.kind == "free" or asking.answer == "vocabulary"
+        self.fewest, self.most, self.cut = shots, 0, 0
+        if self.generates:
+            self._check_generation(prompt)
+        self._choose = choose
+        asked = () if self.generates else task.labels
+        room = min(_ANSWER_TOKENS, lm.model.config.context // 4)
+        self._questions = Questions(
+            lm, prompt, task.text, asked, pool, longer=asking.longer, room=room, chat=lm.chat if asking.chat else None
+        )
+        self._words = {prompt.word(label).strip(): label for label in self.labels}
+        # A free answer is one line, unless the separator shows where it ends.
+        self._stop = prompt.after(self._blank("")) + (prompt.separator if prompt.separator.strip() else "\n")
+        self._bias: Floats | float = 0.0
+        if asking.calibrate == "train":
+            drawn = demonstrations.random(len(task.train), _REFERENCES, seed=0)
+            self._bias = bias(self._scores(self._ask([task.train.rows[row] for row in drawn], but_itself=True)))
+
+    def _check_generation(self, prompt: Prompt) -> None:
+        if isinstance(self.lm, MaskedLanguageModel):
+            raise ValueError(
+                "answer: wanted labels to choose from for a masked language model, which fills a blank and says nothing"
+                " of its own accord; take another model, or a task of kind classification with --answer labels"
+            )
+        if self.asking.calibrate != "none":
+            raise ValueError(
+                f"calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
+                " only the probabilities of labels can be calibrated"
+            )
+        if _SOMETHING in prompt.after(self._blank(_SOMETHING)):
+            raise ValueError(
+                "template: wanted {label} behind all columns, as the answer is generated; got a column behind it;"
+                " rewrite it, or ask for the most probable label"
+            )
+
+    def predict(self, rows: Iterable[Row | str]) -> list[str]:
+        """The label of each row, "" where a generated word is no label's; the answer itself where answers are free.
+
+        Raises ValueError for a row without the task's columns, and for one longer than the context if that is refused.
+        """
+        return [label for label, _ in self.stream(rows)]
+
+    def predict_proba(self, rows: Iterable[Row | str]) -> Floats:
+        """(N, C) probabilities of `labels`, each row's summing to 1. Raises ValueError where answers are generated."""
+        if self.generates:
+            raise ValueError("predict_proba: wanted labels to choose from, got answers that are generated; use predict")
+        return np.array([found for _, found in self.stream(rows)], np.float64).reshape(-1, len(self.labels))
+
+    def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, Floats]]:
+        """Label and probabilities (C,) of row after row, however many; no probabilities where it generates."""
+        for asked in self._asked(rows):
+            if self.generates:
+                yield from ((self.label_of(answer), np.empty(0)) for answer in self._say(asked))
+            else:
+                yield from ((self.labels[found.argmax()], found) for found in self._probabilities(asked))
+
+    def answers(self, rows: Iterable[Row | str]) -> Iterator[str]:
+        """What the model says of each row: a word, or a free answer. Raises ValueError where it chooses a label."""
+        if not self.generates:
+            raise ValueError("answers: wanted answers that are generated, got labels to choose from; use predict")
+        for asked in self._asked(rows):
+            yield from self._say(asked)
+
+    def label_of(self, answer: str) -> str:
+        """The label whose word is `answer`, "" for none; the answer itself where answers are free."""
+        return answer if self.task.kind == "free" else self._words.get(answer, "")
+
+    def show(self, row: Row | str) -> Shown:
+        """The exact prompt of a row, and its answer."""
+        (asked,) = self._ask([self.task.row(row)])
+        if self.generates:
+            return Shown(asked.prompt, self._say([asked])[0], {})
+        (found,) = self._probabilities([asked])
+        named = dict(zip(self.labels, found.tolist(), strict=True))
+        return Shown(asked.prompt, self.labels[found.argmax()], named)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The text columns of a row."""
+        return self.task.text
+
+    @property
+    def notes(self) -> list[str]:
+        """What the rows so far did not have as asked for, in a line each."""
+        context, notes = self.lm.model.config.context, []
+        if self.fewest < self.shots:
+            fitted = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
+            notes.append(f"{fitted} of {self.shots} demonstrations fitted into the context of {context} tokens")
+        if self.cut:
+            notes.append(f"{self.cut} rows longer than the context of {context} tokens lost their beginning")
+        return notes
+
+    def _asked(self, rows: Iterable[Row | str]) -> Iterator[list[Asked]]:
+        """The rows in their prompts, many at once, and counted."""
+        if isinstance(rows, str | Mapping):
+            raise ValueError("rows: wanted several rows, got one alone; put it into a list")
+        rest = (self.task.row(row, f"row {number}") for number, row in enumerate(rows, 1))
+        at_once = min(_ROWS_AT_ONCE, max(1, _OPTIONS_AT_ONCE // max(1, len(self.labels))))
+        while part := list(islice(rest, at_once)):
+            asked = self._ask(part)
+            counts = [len(one.chosen) for one in asked]
+            self.fewest, self.most = min(self.fewest, *counts), max(self.most, *counts)
+            self.cut += sum(one.cut for one in asked)
+            yield asked
+
+    def _ask(self, rows: Sequence[Row], but_itself: bool = False) -> list[Asked]:
+        """Each row in its prompt; `but_itself`: the row's own text is not among its demonstrations."""
+        chosen = self._choose(rows, self.shots + but_itself)
+        if but_itself:
+            chosen = [self._others(places, row)[: self.shots] for places, row in zip(chosen, rows, strict=True)]
+        return [self._questions.fit(places, row) for places, row in zip(chosen, rows, strict=True)]
+
+    def _others(self, places: tuple[int, ...], row: Row) -> tuple[int, ...]:
+        shown, columns = self._questions.pool.rows, self.task.text
+        return tuple(place for place in places if any(shown[place][column] != row[column] for column in columns))
+
+    def _blank(self, text: str) -> Row:
+        """A row with `text` in every text column."""
+        return dict.fromkeys(self.task.text, text)
+
+    def _say(self, asked: Sequence[Asked]) -> list[str]:
+        prompts = [one.tokens for one in asked]
+        if self.task.kind == "free":
+            texts = say(self.lm, prompts, lambda text: self._stop in text, _ANSWER_TOKENS)
+            return [text.partition(self._stop)[0].strip() for text in texts]
+        words = list(self._words)
+        texts = say(self.lm, prompts, lambda text: word_ended(text, words), _ANSWER_TOKENS)
+        return [first_word(text, words) for text in texts]
+
+    def _scores(self, asked: Sequence[Asked]) -> Floats:
+        """(N, C) log p of each label's ending after the prompt, or a token or a byte of it."""
+        options = [option for one in asked for option in one.options]  # all pairs, or all blanks
+        scored = score_continuations(self.lm.model, [option for option in options if isinstance(option, Pair)])
+        scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanked)])
+        scores = np.array([score.log_prob for score in scored], np.float64)
+        if self.asking.normalise == "token":
+            scores /= [score.tokens for score in scored]
+        elif self.asking.normalise == "byte":
+            scores /= [len(ending.encode()) for one in asked for ending in one.endings]
+        return scores.reshape(len(asked), len(self.labels))
+
+    def _probabilities(self, asked: Sequence[Asked]) -> Floats:
+        """(N, C)"""
+        if self.asking.calibrate != "content-free":
+            return probabilities(self._scores(asked), self._bias)
+        # Each set of demonstrations has its own bias; it is asked for together with the rows that have that set.
+        sets = {chosen: place for place, chosen in enumerate(dict.fromkeys(one.chosen for one in asked))}
+        blanks = [self._questions.fit(chosen, self._blank(text)) for chosen in sets for text in CONTENT_FREE]
+        scores = self._scores([*asked, *blanks])  # (N + M, C)
+        biases = bias(scores[len(asked) :].reshape(len(sets), len(CONTENT_FREE), len(self.labels)))
+        return probabilities(scores[: len(asked)], biases[[sets[one.chosen] for one in asked]])
+
+
+def zero_shot(
+    lm: Pretrained,
+    task: Task,
+    *,
+    answer: Answer = "labels",
+    calibrate: Calibrate = "none",
+    normalise: Normalise = "sum",
+    longer: Longer = "cut",
+    chat: bool = False,
+) -> Prompted:
+    """The predictor that only asks: `in_context` with no demonstrations, whose options these are."""
+    return in_context(lm, task, 0, answer=answer, calibrate=calibrate, normalise=normalise, longer=longer, chat=chat)
+
+
+def in_context(
+    lm: Pretrained,
+    task: Task,
+    shots: int = 16,
+    *,
+    select: Select = "random",
+    by: By = "features",
+    labels: int | None = None,
+    seed: int = 0,
+    order: int = 0,
+    answer: Answer = "labels",
+    calibrate: Calibrate = "none",
+    normalise: Normalise = "sum",
+    longer: Longer = "cut",
+    chat: bool = False,
+) -> Prompted:
+    """The predictor that shows `shots` labelled examples in front of each row, out of `labels` (None: all) of train.
+
+    select: "random", "balanced" (as many of each class), or "nearest" to the row, `by` the features φ where its answer
+    would begin, or by the words (BM25); the most similar stands last, next to the question. `seed` draws the examples
+    it may show and those it shows, `order` their order. Where the context is too short, the first of them are left
+    out; then the row loses its beginning, or is refused (`longer`). See `Asking` for the rest.
+
+    Raises ValueError for options out of range, for more shots than labels, and for a task that cannot be prompted.
+    """
+    _check("select", select, Select)
+    _check("by", by, By)
+    asking = Asking(answer, calibrate, normalise, longer, chat)
+    pool = task.subset(labels, seed)
+    if not 0 <= shots <= len(pool):
+        raise ValueError(
+            f"shots: wanted from 0 to {len(pool)} (the labels that may be used), got {shots}; ask for fewer shots,"
+            " or allow more labels"
+        )
+    if select == "balanced" and task.kind == "free":
+        raise ValueError("select: wanted random or nearest for a task without classes, got balanced")
+    if select == "nearest" and shots:
+        choose = _nearest(lm, task, pool, by)
+    else:
+        strata = pool.labels if select == "balanced" else [""] * len(pool)
+        drawn = demonstrations.balanced(strata, shots, seed)
+        choose = demonstrations.the_same(demonstrations.reordered(drawn, seed, order))
+    return Prompted(lm, task, pool, shots, choose, asking)
+
+
+def _nearest(lm: Pretrained, task: Task, pool: Examples, by: By) -> Choose[Row]:
+    prompt = task.checked_prompt()
+
+    def question(row: Row) -> str:
+        """The row as it is asked about, up to where φ is what the answer is predicted from."""
+        return (prompt.before(row) + prompt.after(row)).rstrip(" ")
+
+    def words(row: Row) -> str:
+        return " ".join(row[column] for column in task.text)
+
+    text = question if by == "features" else words
+    examples = [text(row) for row in pool.rows]
+    nearest = (
+        demonstrations.nearest_by_features(Features(lm.model, lm.tokenizer), examples)
+        if by == "features"
+        else demonstrations.nearest_by_words(examples)
+    )
+    return lambda rows, count: nearest([text(row) for row in rows], count)

@@ -1,0 +1,307 @@
+"""Labelled examples (x_task, y_task): a task, its rows from files, its subsets of N labels. Knows text, not models."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from chainrule.storage.lines import UndecodableError, UnusableFileError
+from chainrule.storage.records import Record, Say, kind, once, read_records, silent
+from chainrule.storage.rows import NO_TEXT, Skipped, missing, report, text_of
+from chainrule.tasks.prompt import Prompt, fill
+from chainrule.tasks.prompt import Row as Row
+from chainrule.tasks.splits import hold_out, stratified_order
+from chainrule.tasks.task_file import Kind, Settings, read_task_file
+
+OnError = Literal["stop", "skip"]
+_WRITE_ONE = "write one, or leave the row out"
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled rows, side by side. `sources`: "file:line" of each; `groups`: their author or document, where named."""
+
+    rows: Sequence[Row]
+    labels: Sequence[str]
+    sources: Sequence[str]
+    groups: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, indices: Sequence[int]) -> "Examples":
+        """The examples at these places, in this order."""
+        groups = None if self.groups is None else [self.groups[i] for i in indices]
+        return Examples(
+            [self.rows[i] for i in indices],
+            [self.labels[i] for i in indices],
+            [self.sources[i] for i in indices],
+            groups,
+        )
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be learned: examples to learn from and to be judged on, and how a prompt asks. Made by `load`."""
+
+    kind: Kind
+    text: tuple[str, ...]  # the text columns
+    label: str  # the label's column
+    train: Examples
+    test: Examples
+    labels: tuple[str, ...]  # the sorted classes of train; () where the kind is "free"
+    prompt: Prompt | None = None
+    input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
+    dropped: int = 0  # training rows left out because their texts, or their groups, stand in test too
+    path: Path | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        text: str | Sequence[str] = (),
+        label: str = "",
+        encoding: str = Settings.encoding,
+        on_error: OnError = "stop",
+        say: Say = silent,
+    ) -> "Task":
+        """The task of a .toml; or of a data file with these columns in this encoding, asked by the default prompt.
+
+        Without test rows a stratified fifth is held out, always the same one. Labels are read without the space around
+        them. Raises ValueError, with file and line, for what is missing, empty or unknown; with on_error="skip" rows
+        that are so are left out, and `say` is told how many.
+        """
+        path = Path(path)
+        text = (text,) if isinstance(text, str) else tuple(text)
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file: check the name")
+        if path.suffix == ".toml":
+            if text or label:
+                raise ValueError(f"{path}: a task file names its own text and label columns: leave the options out")
+            if encoding != Settings.encoding:
+                raise ValueError(
+                    f"{path}: a task file names the encoding of its files itself: write encoding = {encoding!r} into"
+                    " it, and leave the option out"
+                )
+            return cls.read(read_task_file(path), path, on_error=on_error, say=say)
+        if not text or not label:
+            first = next(read_records(str(path), encoding=encoding), None)
+            there = f": name them out of {_listed(list(first.fields))}" if first else " of a file with rows"
+            raise ValueError(f"{path}: wanted --text and --label, the names of its columns{there}")
+        settings = Settings(path, text, label, prompt=Prompt.default(text, label), encoding=encoding)
+        return cls.read(settings, path, on_error=on_error, say=say)
+
+    @classmethod
+    def read(
+        cls, settings: Settings, path: Path | None = None, *, on_error: OnError = "stop", say: Say = silent
+    ) -> "Task":
+        """The task that the settings describe; errors as in `load`. `path`: the file that says so."""
+        if on_error not in get_args(OnError):
+            raise ValueError(f"--on-error: wanted {' or '.join(get_args(OnError))}, got {on_error!r}: choose one")
+        files = [settings.train] if settings.test is None else [settings.train, settings.test]
+        say = once(say)
+        try:
+            train, *others = [_read(file, settings, on_error, say) for file in files]
+        except UndecodableError as error:
+            if path is None or path.suffix != ".toml":
+                raise
+            raise ValueError(
+                f'{error.fact}: name the encoding of the data, as in encoding = "cp1252" in {path}, or skip what'
+                " cannot be read with --on-error skip"
+            ) from None
+        if others:
+            (test,) = others
+        else:
+            kept, held = hold_out(_strata(settings.kind, train), train.groups, seed=0)
+            if not held:
+                raise ValueError(
+                    f"{settings.train}: wanted rows that can be held out for the test, found none: name test"
+                )
+            train, test = train.take(kept), train.take(held)
+        seen = {_texts(row, settings.text) for row in test.rows}
+        judged = set(test.groups or ())
+        own = [
+            place
+            for place, row in enumerate(train.rows)
+            if _texts(row, settings.text) not in seen and (train.groups is None or train.groups[place] not in judged)
+        ]
+        dropped, train = len(train) - len(own), train.take(own)
+        if not own:
+            raise ValueError(
+                f"{settings.train}: wanted rows to learn from, but each of them stands in test: name others"
+            )
+        labels = _classes(train, test, settings) if settings.kind == "classification" else ()
+        prompt = settings.prompt and replace(settings.prompt, words=_stripped(settings.prompt.words))
+        for label in prompt.words if prompt else ():
+            if label not in labels:
+                raise ValueError(
+                    f"{path}: [prompt.words] has {label!r}, none of the labels {_listed(labels)}: correct it"
+                )
+        return cls(
+            settings.kind, settings.text, settings.label, train, test, labels,
+            prompt, settings.input, dropped, path,
+        )  # fmt: skip
+
+    @property
+    def smallest(self) -> int:
+        """The fewest labels worth learning from: 4, or one a class if that is more."""
+        return max(4, len(self.labels))
+
+    def subset(self, n: int | None, seed: int) -> Examples:
+        """N labels to learn from: the first n of one order of the training rows; None for all of them.
+
+        The order is the seed's, the same for every method; its beginnings are nested and stratified, with at least one
+        row a class. Raises ValueError for n out of range.
+        """
+        least = max(1, len(self.labels))
+        if n is not None and not least <= n <= len(self.train):
+            reason = " (one a class)" if self.labels else ""
+            raise ValueError(f"labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
+        return self.train.take(stratified_order(_strata(self.kind, self.train), seed)[:n].tolist())
+
+    def split_validation(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:
+        """The examples to train on, and a stratified fifth, in whole groups, to validate with.
+
+        Every class stays in the first. The second is empty where every group is too large to be held out.
+        """
+        kept, held = hold_out(_strata(self.kind, examples), examples.groups, seed)
+        return examples.take(kept), examples.take(held)
+
+    def row(self, row: Row | str, where: str = "row") -> Row:
+        """The row itself, or the one that a text stands for in a task of one text column.
+
+        Raises ValueError, naming `where`, for a text column that is not there, and for a row without text.
+        """
+        return checked_row(row, self.text, where)
+
+    def finetune_text(self, row: Row | str) -> str:
+        """What finetuning and the bag of words read of a row; errors as in `row`."""
+        return joined_text(self.row(row), self.text, self.input)
+
+    def checked_prompt(self) -> Prompt:
+        """The prompt, for those who ask: raises ValueError where there is none, or its label words will not do."""
+        if self.prompt is None:
+            example = Prompt.default(self.text, self.label).template
+            raise ValueError(
+                f"{self.path or 'task'}: prompting wants [prompt] and its template, as {example!r}: add it"
+            )
+        self.prompt.check_columns(self.text)
+        try:
+            self.prompt.check_words(self.labels)
+        except ValueError as error:
+            if self.path is None or self.path.suffix == ".toml":
+                raise
+            raise ValueError(f"{error}; the task file that holds it is written by: {self._command()}") from None
+        return self.prompt
+
+    def _command(self) -> str:
+        """What is typed to have the task file of a data file."""
+        assert self.path is not None
+        named = ["--text", *self.text, "--label", self.label, "--out", self.path.with_suffix(".toml").name]
+        return shlex.join(["chainrule", "task", str(self.path), *named])
+
+
+def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = "row", cure: str = _WRITE_ONE) -> Row:
+    """What `Task.row` gives, for the text columns `text`. `cure`: what to do about a row without text."""
+    if isinstance(row, str):
+        if len(text) > 1:
+            raise ValueError(f"{where}: wanted the columns {_listed(text)}, got one text: give a mapping of columns")
+        row = {text[0]: row}
+    texts = [text_of(row, column, where, cure=cure) for column in text]
+    if not any(map(str.strip, texts)):
+        raise ValueError(f"{where}: wanted a text, {_listed(text)} is empty: {cure}")
+    return (
+        row if all(isinstance(row[column], str) for column in text) else {**row, **dict(zip(text, texts, strict=True))}
+    )
+
+
+def checked_record(record: Record, text: Sequence[str]) -> Row:
+    """The same for a row of a file, whose place is named; a line of a .txt is the text of a single column."""
+    if "text" not in text and kind(record.source) == ".txt":
+        return checked_row(record.fields["text"], text, record.where, NO_TEXT)
+    for column in text:
+        if not isinstance(record.values.get(column), str):
+            record.text(column)
+    return checked_row(record.fields, text, record.where, NO_TEXT)
+
+
+def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
+    """What `Task.finetune_text` reads: the filled template, or the text columns joined by a newline."""
+    return "\n".join(row[column] for column in text) if template is None else fill(template, row)
+
+
+def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Examples:
+    """The examples of a file; ValueError, with file and line, for a row that lacks a column, its text or its label."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file: check the name")
+    rows: list[Row] = []
+    labels: list[str] = []
+    groups: list[str] = []
+    sources: list[str] = []
+    skipped = Skipped()
+    on_skip = skipped if on_error == "skip" else None
+    named = [*settings.text, settings.label, *([] if settings.group is None else [settings.group])]
+    for record in read_records(
+        str(path), encoding=settings.encoding, columns=settings.columns or None, on_skip=on_skip, say=say
+    ):
+        if kind(record.source) not in (".jsonl", ".ndjson"):  # there a column that one row lacks, all rows lack
+            for column in named:
+                if column not in record.values:
+                    raise missing(record.where, column, list(record.values))
+        try:
+            row = checked_record(record, settings.text)
+            label = record.text(settings.label).strip()
+            if not label:
+                raise ValueError(f"{record.where}: wanted a label, {settings.label!r} is empty: {NO_TEXT}")
+            if settings.group is not None:
+                groups.append(record.text(settings.group))
+        except ValueError as error:
+            report(error, on_skip)
+            continue
+        rows.append(row)
+        labels.append(label)
+        sources.append(record.where)
+    if isinstance(skipped.first, UnusableFileError):
+        raise skipped.first
+    if not rows:
+        why = f" ({skipped.note})" if skipped.count else ""
+        raise ValueError(f"{path}: wanted labelled rows, found none{why}: name another file")
+    if skipped.count:
+        say(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
+    return Examples(rows, labels, sources, None if settings.group is None else groups)
+
+
+def _stripped(words: Mapping[str, str]) -> dict[str, str]:
+    """Label words by labels as they are read: without the space around them."""
+    found: dict[str, str] = {}
+    for label, word in words.items():
+        if found.setdefault(label.strip(), word) != word:
+            raise ValueError(f"[prompt.words]: {label.strip()!r} has two words, {found[label.strip()]!r} and {word!r}")
+    return found
+
+
+def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, ...]:
+    """The sorted labels of train; ValueError where it has one only, or the test another."""
+    labels = tuple(sorted(set(train.labels)))
+    if len(labels) < 2:
+        raise ValueError(
+            f"{settings.train}: wanted two classes or more in {settings.label!r}, found {labels[0]!r} alone"
+        )
+    for label, source in zip(test.labels, test.sources, strict=True):
+        if label not in labels:
+            raise ValueError(f"{source}: the label {label!r} stands in no training row: correct it, or add some")
+    return labels
+
+
+def _strata(kind: Kind, examples: Examples) -> Sequence[str]:
+    return examples.labels if kind == "classification" else [""] * len(examples)
+
+
+def _texts(row: Row, text: Sequence[str]) -> tuple[str, ...]:
+    return tuple(row[column] for column in text)
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return ", ".join(map(repr, columns))

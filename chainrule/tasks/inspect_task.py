@@ -1,0 +1,140 @@
+"""What is in a task, told before anything is learned from it. Knows rows and a tokenizer, no model."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.tasks.examples import Examples, Task
+from chainrule.tasks.prompt import Prompt
+from chainrule.terminal import print_table
+from chainrule.tokens.tokenizer import Tokenizer
+
+_WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
+
+
+def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 0) -> dict[str, Any]:
+    """Classes and counts, duplicates, overlap, and one prompt; with a tokenizer lengths against `context`, and borders.
+
+    Raises ValueError, with file and line, for a text that the tokenizer cannot encode.
+    """
+    found: dict[str, Any] = {
+        "kind": task.kind,
+        "train": len(task.train),
+        "test": len(task.test),
+        "classes": _classes(task),
+        "duplicates": {"train": _duplicates(task, task.train), "test": _duplicates(task, task.test)},
+        "overlap": task.dropped,
+    }
+    if twins := _twins(task.labels):
+        found["twins"] = twins
+    if tokenizer is not None:
+        found["lengths"] = _lengths(task, tokenizer, context)
+    if task.prompt is not None:
+        found["prompt"] = _shown(task.prompt, task.test, tokenizer)
+    try:
+        task.checked_prompt()
+    except ValueError as error:
+        found["no_prompting"] = str(error)
+    return found
+
+
+def _classes(task: Task) -> list[dict[str, Any]]:
+    train, test = Counter(task.train.labels), Counter(task.test.labels)
+    return [{"label": label, "train": train[label], "test": test[label]} for label in task.labels]
+
+
+def _twins(labels: Sequence[str]) -> list[list[str]]:
+    """Labels that differ by case, space or a .0 behind a number alone: perhaps one class, written in two ways."""
+    alike: dict[str, list[str]] = {}
+    for label in labels:
+        plain = "".join(label.split()).casefold()
+        alike.setdefault(_WHOLE.sub(r"\1", plain), []).append(label)
+    return [twins for twins in alike.values() if len(twins) > 1]
+
+
+def _duplicates(task: Task, examples: Examples) -> dict[str, int]:
+    """How many rows have the texts of an earlier one, and how many of these have not the first one's label."""
+    first: dict[tuple[str, ...], str] = {}
+    otherwise = 0
+    for row, label in zip(examples.rows, examples.labels, strict=True):
+        otherwise += first.setdefault(tuple(row[column] for column in task.text), label) != label
+    return {"rows": len(examples) - len(first), "otherwise": otherwise}
+
+
+def _lengths(task: Task, tokenizer: Tokenizer, context: int) -> dict[str, Any]:
+    """Positions of the context that rows need: ⊥ and their tokens; the last of a prompt is scored, but never read."""
+    found: dict[str, Any] = {"context": context}
+    parts = (task.train, task.test)
+    sources = [source for part in parts for source in part.sources]
+    texts = [task.finetune_text(row) for part in parts for row in part.rows]
+    found["texts"] = _quantiles(_tokens(tokenizer, texts, sources) + 1, context)
+    if task.prompt is not None:
+        answered = [
+            task.prompt.filled(row, label) for part in parts for row, label in zip(part.rows, part.labels, strict=True)
+        ]
+        found["prompts"] = _quantiles(_tokens(tokenizer, answered, sources), context)
+    return found
+
+
+def _tokens(tokenizer: Tokenizer, texts: Sequence[str], sources: Sequence[str]) -> NDArray[np.int64]:
+    """How many tokens each text has, (N,)."""
+    try:
+        return np.array([len(tokens) for tokens in tokenizer.encode_batch(texts)])
+    except ValueError:
+        for text, source in zip(texts, sources, strict=True):  # which one it was
+            try:
+                tokenizer.encode(text)
+            except ValueError as error:
+                raise ValueError(f"{source}: {error}") from None
+        raise
+
+
+def _quantiles(lengths: NDArray[np.int64], context: int) -> dict[str, int]:
+    half, most, longest = np.quantile(lengths, [0.5, 0.9, 1.0], method="higher").tolist()
+    return {"half": half, "nine_tenths": most, "longest": longest, "too_long": int((lengths > context).sum())}
+
+
+def _shown(prompt: Prompt, examples: Examples, tokenizer: Tokenizer | None) -> str:
+    """The first row's prompt, ‖ before what is scored; with a tokenizer ⊥ in front, and | between its tokens."""
+    row, label = examples.rows[0], examples.labels[0]
+    (question,) = prompt.questions([], row, [label])
+    if tokenizer is None:
+        return f"{question.before}‖{question.continuation}"
+    from chainrule.scoring.continuations import pair_of  # brings torch
+
+    halves = pair_of(tokenizer, question.before, question.continuation)
+    return "‖".join("|".join(tokenizer.pieces(half)) for half in halves).replace("\n", "↵\n")
+
+
+def print_task(found: dict[str, Any]) -> None:
+    """What `inspect_task` found, for a person."""
+    rows = [(entry["label"], f"{entry['train']}", f"{entry['test']}") for entry in found["classes"]]
+    duplicates = found["duplicates"]
+    table = [
+        *rows,
+        ("all", f"{found['train']}", f"{found['test']}"),
+        ("duplicates", f"{duplicates['train']['rows']}", f"{duplicates['test']['rows']}"),
+        ("of these labelled otherwise", *(f"{duplicates[part]['otherwise']}" for part in ("train", "test"))),
+    ]
+    print_table(("", "train", "test"), table)
+    print(f"{found['overlap']} training rows stand in test too, and were left out.")
+    for twins in found.get("twins", []):
+        print(
+            f"Warning: the labels {', '.join(map(repr, twins))} differ by case, space or .0 alone, and are"
+            f" {len(twins)} classes: write them alike if one is meant."
+        )
+    for name, lengths in found.get("lengths", {}).items():
+        if name != "context":
+            print(
+                f"{name}: half need up to {lengths['half']} of the context's {found['lengths']['context']} positions,"
+                f" nine tenths {lengths['nine_tenths']}, the longest {lengths['longest']};"
+                f" {lengths['too_long']} do not fit"
+            )
+    if "prompt" in found:
+        print(f"\nA prompt, what is scored after ‖:\n\n{found['prompt']}\n")
+    if "no_prompting" in found:
+        print(found["no_prompting"])

@@ -1,0 +1,97 @@
+"""The score of a predictor on a task's test items. Knows predictions and labels, not how they came about.
+
+Shapes: D sets of demonstrations, O orders of each, M test items.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.prompting.prompted import Prompted
+from chainrule.tasks.examples import Examples, Row, Task
+from chainrule.uncertainty import accuracy
+
+
+class Predictor(Protocol):
+    """What every adaptation gives."""
+
+    def predict(self, rows: Iterable[Row | str]) -> list[str]: ...
+
+
+@dataclass(frozen=True)
+class Score:
+    """How often a predictor is right."""
+
+    accuracy: float
+    interval: tuple[float, float]  # 95 %: over test items like these, the predictor as it is
+    n: int  # test items
+    chance: float  # the accuracy of always answering the most frequent label of train
+    seconds: float  # that the predictions took
+    predictions: Sequence[str]
+    right: NDArray[np.bool_]  # (n,)
+    groups: Sequence[str] | None  # of the items, where the task names some
+    answers: Sequence[str] | None = None  # what was said, where the model says a word and does not choose a label
+
+
+def held_out(task: Task, limit: int | None = None) -> Examples:
+    """The test items, in their order; with a limit so many of them, drawn always alike: files are often sorted.
+
+    Fewer are among more. Raises ValueError for a limit below 1; one beyond their number is all.
+    """
+    if limit is None:
+        return task.test
+    if limit < 1:
+        raise ValueError(f"limit: wanted at least 1 test item, got {limit}")
+    return task.test.take(sorted(np.random.default_rng(0).permutation(len(task.test))[:limit].tolist()))
+
+
+def measure(predictor: Predictor, task: Task, limit: int | None = None) -> Score:
+    """The score on the test items, or on `limit` of them. Spaces around an answer do not count."""
+    items = held_out(task, limit)
+    answers = None
+    start = time.perf_counter()
+    if isinstance(predictor, Prompted) and predictor.generates:
+        answers = list(predictor.answers(items.rows))
+        predictions = [predictor.label_of(answer) for answer in answers]
+    else:
+        predictions = predictor.predict(items.rows)
+    seconds = time.perf_counter() - start
+    right = _right(predictions, items)
+    estimate = accuracy(right[None], items.groups)
+    most_frequent, _ = Counter(sorted(task.train.labels)).most_common(1)[0]
+    return Score(
+        estimate.value,
+        (estimate.low, estimate.high),
+        len(items),
+        chance=float(_right([most_frequent] * len(items), items).mean()),
+        seconds=seconds,
+        predictions=predictions,
+        right=right,
+        groups=items.groups,
+        answers=answers,
+    )
+
+
+def correctness(
+    make: Callable[[int, int], Predictor], task: Task, *, sets: int = 5, orders: int = 3, limit: int | None = None
+) -> NDArray[np.bool_]:
+    """What predictors made from other demonstrations, and from these in other orders, get right: (D, O, M).
+
+    `make(seed, order)` gives one, as `lambda seed, order: in_context(lm, task, 16, seed=seed, order=order)` does.
+    `chainrule.uncertainty.spread` tells the demonstrations', the orders' and the items' parts apart.
+    """
+    if sets < 1 or orders < 1:
+        raise ValueError(f"spread: wanted at least 1 set of demonstrations and 1 order, got {sets} and {orders}")
+    items = held_out(task, limit)
+    return np.array(
+        [[_right(make(seed, order).predict(items.rows), items) for order in range(orders)] for seed in range(sets)]
+    )
+
+
+def _right(predictions: Sequence[str], items: Examples) -> NDArray[np.bool_]:
+    return np.array([one.strip() == label.strip() for one, label in zip(predictions, items.labels, strict=True)])

@@ -1,0 +1,251 @@
+"""Rows of a file and what a predictor says of them, in memory that does not grow with their number. Knows files and
+rows, not how the predictions come about.
+
+Shapes: C labels.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chainrule.storage.files import whole_file
+from chainrule.storage.lines import UnusableFileError
+from chainrule.storage.records import Record, Say, kind, once, read_records, silent
+from chainrule.storage.rows import Skipped
+from chainrule.tasks.examples import OnError, Row, checked_record
+
+Value = TypeVar("Value")
+_JSON = (".jsonl", ".ndjson")
+_ROWS_AT_ONCE = 4096  # in memory: a multiple of what predictors read at once
+
+
+class Predictor(Protocol):
+    """What every adaptation gives."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of a row that it reads."""
+
+    def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """Label and probabilities (C,), row by row; no probabilities where an answer is generated."""
+
+
+def predictions(predictor: Predictor, rows: Iterable[Row | str | None]) -> Iterator[dict[str, Any]]:
+    """For row after row its `label`, and the `probabilities` of all where the predictor has some.
+
+    Where there is no row, but None, the label is None.
+    """
+    for part in _parts(rows):
+        made = predictor.stream(row for row in part if row is not None)
+        for row in part:
+            if row is None:
+                yield {"label": None}
+                continue
+            label, found = next(made)
+            named = dict(zip(predictor.labels, found.tolist(), strict=True)) if len(found) else None
+            yield {"label": label} if named is None else {"label": label, "probabilities": named}
+
+
+def _parts(values: Iterable[Value]) -> Iterator[list[Value]]:
+    rest = iter(values)
+    while part := list(islice(rest, _ROWS_AT_ONCE)):
+        yield part
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """rows: how many were written. empty: how many of them without a prediction, and why the first has none."""
+
+    rows: int
+    empty: Skipped
+
+
+def predict_file(
+    predictor: Predictor,
+    source: str,
+    out: Path,
+    *,
+    encoding: str = "utf-8",
+    on_error: OnError = "stop",
+    say: Say = silent,
+    show: Callable[[int], None] = lambda rows: None,
+) -> Predicted:
+    """Write the rows of `source` to `out`, one for one and in their order, each with its prediction.
+
+    `out` is a .csv, .tsv or .jsonl; columns `prediction` and `probability of <label>` are added. The prediction of an
+    empty line of a .txt is empty. With on_error="skip" so is that of a row that lacks the predictor's columns or their
+    text; a row that cannot be read is written as empty cells. `show` is called with the rows done. Raises ValueError
+    for a file of another kind, one that has such a column already, and a row that is wrong: before anything is
+    predicted, if `source` can be read twice.
+    """
+    if kind(str(out)) not in (".csv", ".tsv", *_JSON):
+        raise ValueError(f"--out {out}: wanted a file ending in .csv, .tsv or .jsonl, got another; rename it")
+    asked = Asked(source, predictor.columns, encoding, on_error, once(say))
+    generates = getattr(predictor, "generates", False)
+    added = ["prediction", *(f"probability of {label}" for label in (() if generates else predictor.labels))]
+    if on_error == "stop" and Path(source).is_file():
+        for record, _ in asked.rows(Skipped()):
+            _check_new(record, added)
+    count, empty = 0, Skipped()
+    with whole_file(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        write = _writer(file, kind(str(out)), added)
+        for part in _parts(asked.rows(empty)):
+            made = predictions(predictor, (row for _, row in part))
+            for (record, _), prediction in zip(part, made, strict=True):
+                _check_new(record, added)
+                write(record, _values(prediction))
+                count += 1
+                show(count)
+        if count and empty.count == count and asked.unread == count:
+            raise ValueError(f"{source}: wanted rows, and none can be read: {empty.note}")
+    return Predicted(count, empty)
+
+
+@dataclass
+class Asked:
+    """The rows of a file that a predictor is asked about. `unread`: how many could not be read."""
+
+    source: str
+    columns: Sequence[str]
+    encoding: str
+    on_error: OnError
+    say: Say = silent
+    unread: int = 0
+
+    def rows(self, empty: Skipped) -> Iterator[tuple[Record | None, Row | None]]:
+        """Each row as it was read, None if it could not be, and as it is asked about, None if there is nothing to ask.
+
+        The latter are counted by `empty`.
+        """
+        unread = 0
+
+        def on_skip(error: ValueError) -> None:
+            nonlocal unread
+            if isinstance(error, UnusableFileError):
+                raise error
+            unread += 1
+            empty(error)
+
+        self.unread = 0
+        skips = self.on_error == "skip"
+        for record in read_records(
+            self.source, encoding=self.encoding, on_skip=on_skip if skips else None, say=self.say
+        ):
+            while unread:
+                unread, self.unread = unread - 1, self.unread + 1
+                yield None, None
+            try:
+                yield record, checked_record(record, self.columns)
+            except ValueError as error:
+                if not skips and not _is_blank_line(record):
+                    raise
+                empty(error)
+                yield record, None
+        while unread:
+            unread, self.unread = unread - 1, self.unread + 1
+            yield None, None
+
+
+def _is_blank_line(record: Record) -> bool:
+    return kind(record.source) == ".txt" and not record.fields["text"].strip()
+
+
+def _values(prediction: dict[str, Any]) -> list[Any]:
+    """The values of the added columns; none where there is no prediction."""
+    if prediction["label"] is None:
+        return []
+    return [prediction["label"], *(round(found, 6) for found in prediction.get("probabilities", {}).values())]
+
+
+def _check_new(record: Record | None, added: Sequence[str]) -> None:
+    if record is None:
+        return
+    for column in added:
+        if column in record.values:
+            raise ValueError(
+                f"{record.where}: wanted rows without a column {column!r}, which is to be added; rename or remove it"
+            )
+
+
+def _writer(file: IO[str], suffix: str, added: Sequence[str]) -> Callable[[Record | None, list[Any]], None]:
+    """What writes a row and the values of its added columns; where there are none, empty cells or nulls."""
+    if suffix in _JSON:
+
+        def write_line(record: Record | None, values: list[Any]) -> None:
+            row = dict(record.values) if record is not None else {}
+            file.write(_json(row | dict(zip(added, values or [None] * len(added), strict=True)), record) + "\n")
+
+        return write_line
+    columns: list[str] | None = None  # of the rows, without the added ones
+    pending = 0  # rows that could not be read, before the first that says the columns
+    delimiter = "\t" if suffix == ".tsv" else ","
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    careful = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
+
+    def write_row(record: Record | None, values: list[Any]) -> None:
+        nonlocal columns, pending
+        if columns is None:
+            if record is None:
+                pending += 1
+                return
+            columns = list(record.values)
+            writer.writerow([*columns, *added])
+            for _ in range(pending):
+                writer.writerow([""] * (len(columns) + len(added)))
+        cells = [""] * len(columns) if record is None else _cells(record, columns)
+        # csv before Python 3.13 leaves a carriage return alone, though readers take it as the end of a row.
+        chosen = careful if any("\r" in cell for cell in cells) else writer
+        chosen.writerow([*cells, *(values or [""] * len(added))])
+
+    return write_row
+
+
+def _cells(record: Record, columns: Sequence[str]) -> list[str]:
+    """The row's cells, a null as an empty one. Raises ValueError for another column, and for what is no text."""
+    for column, value in record.values.items():
+        if column not in columns:  # rows of a .jsonl may have others
+            raise ValueError(
+                f"{record.where}: wanted rows that all have the first one's columns, got {column!r} too; use --out with"
+                " a name that ends in .jsonl"
+            )
+        if isinstance(value, bytes):
+            record.text(column)
+    return [record.fields.get(column, "") for column in columns]
+
+
+def _json(row: dict[str, Any], record: Record | None) -> str:
+    """A line of JSON; NaN and infinity, which it does not know, as null."""
+
+    def plain(value: Any) -> str:
+        if isinstance(value, bytes) and record is not None:
+            return value.decode(record.encoding)
+        return str(value)
+
+    try:
+        return json.dumps(row, ensure_ascii=False, default=plain, allow_nan=False)
+    except UnicodeDecodeError as error:
+        where = record.where if record is not None else ""
+        raise ValueError(
+            f"{where}: a column has bytes that are no text ({error}), which no .jsonl holds: leave that column out"
+        ) from None
+    except ValueError:
+        return json.dumps(_finite(row), ensure_ascii=False, default=plain)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,163 @@
+"""Rows to prompts: a template, label words, demonstrations, and the answer's place. Knows text, not tokens or files."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+from chainrule.storage.rows import missing
+
+Row = Mapping[str, str]  # column -> text
+
+ANSWER = "label"  # {label} in a template is the answer's place, whatever the label's column is called
+_MARKS = re.compile(r"(\{\{|\}\}|\{[^{}]*\})")
+
+
+class Question(NamedTuple):
+    """p(continuation | before) is what a label is judged by; `before` ends in no space."""
+
+    before: str
+    continuation: str
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How a row is asked about: `template` names text columns as {column}, and the answer's place, once, as {label}.
+
+    A brace that is meant is written twice; braces in the rows' texts are text. `words`: label -> label word; a label
+    that is not listed stands for itself. Raises ValueError for a template without {label} or with a lone brace.
+    """
+
+    template: str
+    separator: str = "\n\n"
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        places = list(columns_in(self.template)).count(ANSWER)
+        if places != 1:
+            raise ValueError(f"template: wanted {{label}} once, the answer's place, got it {places} times: correct it")
+
+    @classmethod
+    def default(cls, text: Sequence[str], label: str) -> "Prompt":
+        """A line for each text column, then the answer's: "Review: {review}" and "Stars: {label}"."""
+        lines = [f"{_title(column)}: {{{column}}}" for column in text]
+        return cls("\n".join([*lines, f"{_title(label)}: {{{ANSWER}}}"]))
+
+    def before(self, row: Row) -> str:
+        """The filled template up to {label}."""
+        return fill(self._halves[0], row)
+
+    def after(self, row: Row) -> str:
+        """What follows {label}: it is scored too."""
+        return fill(self._halves[1], row)
+
+    @property
+    def _halves(self) -> tuple[str, str]:
+        pieces = _MARKS.split(self.template)
+        place = pieces.index(f"{{{ANSWER}}}")
+        return "".join(pieces[:place]), "".join(pieces[place + 1 :])
+
+    def word(self, label: str) -> str:
+        return self.words.get(label, label)
+
+    def filled(self, row: Row, label: str) -> str:
+        """The row with its answer: a demonstration."""
+        return self.before(row) + self.word(label) + self.after(row)
+
+    def prompt(self, demonstrations: Sequence[tuple[Row, str]], row: Row) -> str:
+        """The demonstrations, each followed by the separator, and the row up to its answer."""
+        shown = [self.filled(example, label) for example, label in demonstrations]
+        return self.separator.join([*shown, self.before(row)])
+
+    def messages(self, demonstrations: Sequence[tuple[Row, str]], row: Row) -> list[dict[str, str]]:
+        """The same as a chat: each demonstration is a question of the user's and the assistant's answer to it."""
+
+        def asked(row: Row) -> dict[str, str]:
+            return {"role": "user", "content": self.before(row).rstrip(" ")}
+
+        found = []
+        for example, label in demonstrations:
+            found += [asked(example), {"role": "assistant", "content": self.word(label) + self.after(example)}]
+        return [*found, asked(row)]
+
+    def questions(self, demonstrations: Sequence[tuple[Row, str]], row: Row, labels: Sequence[str]) -> list[Question]:
+        """For each label the text that is given, the same for all, and the text that is scored after it.
+
+        Spaces before {label} are scored with the word: most tokenizers make them the beginning of its first token.
+        """
+        asked = self.prompt(demonstrations, row)
+        before = asked.rstrip(" ")
+        return [Question(before, asked[len(before) :] + self.word(label) + self.after(row)) for label in labels]
+
+    def check_columns(self, text: Sequence[str]) -> None:
+        """Raise ValueError unless the template names some of the text columns, and beside them the answer alone."""
+        check_columns("[prompt] template", self.template, text, answer=True)
+
+    def check_words(self, labels: Sequence[str]) -> None:
+        """Raise ValueError unless each label has a word that may mean something, and no word begins another."""
+        mute = [label for label in labels if label not in self.words and not is_word(label)]
+        if mute:
+            example = ", ".join(f'{label} = "…"' for label in mute[:2])
+            raise ValueError(
+                f"prompting wants labels that are words, got {', '.join(map(repr, mute[:9]))}:"
+                f" say what they mean in [prompt.words], as in {example}"
+            )
+        words = sorted((self.word(label), label) for label in labels)
+        for word, label in words:
+            if not word.strip():
+                raise ValueError(f"[prompt.words]: wanted a word for {label!r}, got {word!r}: write one")
+        for (word, label), (longer, other) in pairwise(words):  # sorted: a beginning stands right before its longer one
+            if longer.startswith(word):
+                raise ValueError(
+                    f"[prompt.words]: the word {word!r} of {label!r} begins {longer!r} of {other!r}:"
+                    " a model would find both in one answer; write words that differ earlier"
+                )
+
+
+def is_word(label: str) -> bool:
+    """Whether a label may mean something to a language model: it has a letter, and is longer than one character."""
+    return len(label) > 1 and any(character.isalpha() for character in label)
+
+
+def columns_in(template: str) -> Iterator[str]:
+    """The names in braces, in order; ValueError for a brace without its other."""
+    for place, piece in enumerate(_MARKS.split(template)):
+        if place % 2 == 0:
+            if "{" in piece or "}" in piece:
+                raise ValueError(
+                    f"template: wanted braces around columns only, got one alone in {template!r}: double it if meant"
+                )
+        elif piece not in ("{{", "}}"):
+            yield piece[1:-1]
+
+
+def fill(template: str, row: Row) -> str:
+    """The template with the row's text in the place of each name in braces; ValueError for a column that is not there.
+
+    >>> fill("{{{text}}}", {"text": "a {b}"})
+    '{a {b}}'
+    """
+
+    def filled(piece: str) -> str:
+        if piece in ("{{", "}}"):
+            return piece[0]
+        if piece[1:-1] not in row:
+            raise missing("template", piece[1:-1], list(row))
+        return row[piece[1:-1]]
+
+    return "".join(filled(piece) if place % 2 else piece for place, piece in enumerate(_MARKS.split(template)))
+
+
+def check_columns(name: str, template: str, text: Sequence[str], *, answer: bool = False) -> None:
+    """Raise ValueError unless the template called `name` names some of the text columns, and else only the answer."""
+    named = set(columns_in(template))
+    listed = ", ".join(f"{{{column}}}" for column in text)
+    for column in sorted(named - set(text) - ({ANSWER} if answer else set())):
+        raise ValueError(f"{name}: {{{column}}} is none of the text columns {listed}: name these, or add it to text")
+    if not named & set(text):
+        raise ValueError(f"{name}: wanted a text column, {listed}, got {template!r}, which names none: add one")
+
+
+def _title(column: str) -> str:
+    return column[:1].upper() + column[1:]

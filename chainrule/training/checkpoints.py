@@ -1,0 +1,71 @@
+"""The state a run goes on from: whole checkpoints, checked by their hashes before use. Knows tensors, not models."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from chainrule.model.formats.checkpoint import save_weights
+from chainrule.storage.files import sha256, whole_directory, write_json
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    step: int
+    path: Path
+    state: Mapping[str, Any]  # what was counted so far
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one of its files, "model" or "optimizer"."""
+        return load_file(self.path / f"{name}.safetensors")
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
+    """Write folder/<step>/ at once and whole; only then is the one before removed."""
+    path = folder / str(step)
+    with whole_directory(path) as beside:
+        for name, values in tensors.items():
+            save_weights(values, beside / f"{name}.safetensors")
+        hashes = {file.name: sha256(file) for file in sorted(beside.iterdir())}
+        write_json(beside / "state.json", {**state, "sha256": hashes})
+    for step_before, before in _steps(folder).items():
+        if step_before < step:
+            shutil.rmtree(before)
+    return path
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The checkpoint to go on from, its hashes checked; ValueError where a file of it was cut short or altered."""
+    steps = _steps(folder)
+    if not steps:
+        return None
+    step = max(steps)
+    path = steps[step]
+    try:
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        hashes = state.pop("sha256")
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{path / 'state.json'}: wanted a checkpoint's state, got {error}; {_cure(path)}") from None
+    for name, wanted in hashes.items():
+        if not (path / name).is_file() or sha256(path / name) != wanted:
+            raise ValueError(
+                f"{path / name}: wanted the file that was saved, got one that is missing or altered; {_cure(path)}"
+            )
+    return Checkpoint(step, path, state)
+
+
+def _cure(path: Path) -> str:
+    return f"remove {path} to go on from the checkpoint before it, or from the start"
+
+
+def _steps(folder: Path) -> dict[int, Path]:
+    if not folder.is_dir():
+        return {}
+    return {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}

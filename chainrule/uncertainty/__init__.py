@@ -1,0 +1,30 @@
+"""What accuracies and comparisons are worth: intervals, tests, calibration. Knows right from wrong, not models.
+
+What is estimated is the expected accuracy over draws of N labels from this pool and over test items like these.
+`docs/statistics.md` explains each method and publishes its simulated coverage.
+"""
+
+from chainrule.uncertainty.differences import Difference, difference, holm, mcnemar, tango
+from chainrule.uncertainty.intervals import Estimate, accuracy, macro_f1, wilson
+from chainrule.uncertainty.probabilities import Bin, Calibration, calibration
+from chainrule.uncertainty.switch import SwitchPoint, switch_point
+from chainrule.uncertainty.variation import Spread, spread
+
+__all__ = [
+    "Bin",
+    "Calibration",
+    "Difference",
+    "Estimate",
+    "Spread",
+    "SwitchPoint",
+    "accuracy",
+    "calibration",
+    "difference",
+    "holm",
+    "macro_f1",
+    "mcnemar",
+    "spread",
+    "switch_point",
+    "tango",
+    "wilson",
+]

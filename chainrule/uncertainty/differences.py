@@ -1,0 +1,92 @@
+"""Differences of two predictors on the same items, and tests of many. Knows what was right, not who answered."""
+
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from chainrule.uncertainty.tables import by_group, mean_error, table_of
+
+
+class Difference(NamedTuple):
+    """The accuracy of the first less that of the second, in -1..1, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+    p_value: float  # of no difference, two-sided
+
+
+def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) -> Difference:
+    """Of two predictors on the same M items, each (S, M), right or wrong; (1, M) or (M,) is one fixed predictor.
+
+    Row s of both comes from the same labels, so what is averaged is a - b, entry by entry, with the error of a mean
+    over seeds and items. Two fixed predictors: mid-p McNemar and Tango's interval; so also where nothing varies.
+    With `groups`, one name an item, groups take the place of items.
+    """
+    first, second = table_of(a, "a"), table_of(b, "b")
+    if first.shape[1] != second.shape[1] or (len(first) != len(second) and 1 not in (len(first), len(second))):
+        raise ValueError(f"difference: wanted the same seeds and items, (S, M), got {first.shape} and {second.shape}")
+    table = first - second
+    if len(table) == 1 and groups is None:
+        return _of_fixed(int((table > 0).sum()), int((table < 0).sum()), table.shape[1])
+    table = by_group(table, groups)
+    value, error = float(table.mean()), mean_error(table)
+    if not error.varies:
+        units = table.shape[1]
+        return _of_fixed(round(max(value, 0) * units), round(max(-value, 0) * units), units)
+    half = error.half_width()
+    return Difference(value, max(value - half, -1.0), min(value + half, 1.0), error.beyond(abs(value)))
+
+
+def _of_fixed(only_a: int, only_b: int, n: int) -> Difference:
+    return Difference((only_a - only_b) / n, *tango(only_a, only_b, n), mcnemar(only_a, only_b))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Two-sided mid-p value: of the items that one of two got right, `only_a` and `only_b` were as likely.
+
+    Fagerland, Lydersen and Laake, 2013: P(X < k) + P(X <= k), X binomial with a half, k the smaller of the counts.
+    """
+    from scipy.special import bdtr
+
+    n, fewer = only_a + only_b, min(only_a, only_b)
+    below = float(bdtr(fewer - 1, n, 0.5)) if fewer else 0.0
+    return below + float(bdtr(fewer, n, 0.5))
+
+
+def tango(only_a: int, only_b: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Score interval for a difference of paired proportions, (only_a - only_b) / n (T. Tango, 1998)."""
+    if min(only_a, only_b) < 0 or only_a + only_b > n or n < 1:
+        raise ValueError(f"tango: wanted counts of at most n >= 1 items, got {only_a} and {only_b} of {n}")
+    quantile = NormalDist().inv_cdf((1 + level) / 2)
+
+    def holds(delta: float) -> bool:
+        """The counts lie within `quantile` standard errors of `delta`, the nuisance estimated given `delta`."""
+        slope = (2 * n - only_a + only_b) * delta - only_a - only_b
+        root = max(slope**2 + 8 * n * only_b * delta * (1 - delta), 0.0) ** 0.5
+        variance = n * ((root - slope) / (2 * n) + delta * (1 - delta))
+        return (only_a - only_b - n * delta) ** 2 <= quantile**2 * variance
+
+    def end(outside: float) -> float:
+        inside = (only_a - only_b) / n
+        if inside == outside:
+            return outside
+        for _ in range(60):  # halvings: to the last bit
+            middle = (inside + outside) / 2
+            inside, outside = (middle, outside) if holds(middle) else (inside, middle)
+        return inside
+
+    return end(-1.0), end(1.0)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values, in the same order: at most a share alpha of families has a false one <= alpha (Holm, 1979)."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    steps = np.minimum(values[order] * np.arange(len(values), 0, -1), 1.0)
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.maximum.accumulate(steps)
+    return adjusted.tolist()
