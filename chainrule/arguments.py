@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
+from chainrule.errors import OptionError
+
 _REQUIRED = inspect.Parameter.empty
 _LEFT = 31  # columns of an option and its value in the help; a longer one has a line for itself
 _WIDEST = 100  # columns of the help
@@ -40,7 +42,7 @@ class Argument:
     field: str  # of the dataclass that the parameter is; empty where it is none
     spelled: str  # MODEL, --batch-tokens
     value: str  # how its value is called in the help; empty for a flag
-    read: Callable[[str], Any]  # from the typed word; ValueError says what was wanted
+    read: Callable[[str], Any]  # from the typed word; OptionError says what was wanted
     many: bool  # takes any number of words
     default: Any  # _REQUIRED where it must be given
     section: str
@@ -82,11 +84,11 @@ class Command:
         self._options = {one.spelled: one for one in self.arguments if not one.positional}
 
     def bind(self, words: Sequence[str]) -> Callable[[], None]:
-        """The function with the arguments that the words are; ValueError in one line where they are not right."""
+        """The function with the arguments that the words are; OptionError in one line where they are not right."""
         try:
             values = self._values(words)
-        except ValueError as error:
-            raise ValueError(f"{error}; see {self.name} --help") from None
+        except OptionError as error:
+            raise OptionError(f"{error}; see {self.name} --help") from None
         by_position: list[Any] = []
         by_name: dict[str, Any] = {}
         for parameter in self._parameters:
@@ -115,7 +117,7 @@ class Command:
             option, wanted = self._option(spelled)
             if not option.value:
                 if given:
-                    raise ValueError(f"{spelled}: wanted no value, got {value!r}")
+                    raise OptionError(f"{spelled}: wanted no value, got {value!r}")
                 values[option.spelled] = wanted
             elif option.many:
                 typed = [value] if given else _until_option(left)
@@ -126,7 +128,7 @@ class Command:
         for argument in self.arguments:
             if argument.spelled not in values:
                 if argument.required:
-                    raise ValueError(f"wanted {argument.usage}, got none")
+                    raise OptionError(f"wanted {argument.usage}, got none")
                 values[argument.spelled] = argument.default
         return values
 
@@ -139,7 +141,7 @@ class Command:
         if positive is not None and not positive.value:
             return positive, False
         dashes = "" if spelled.startswith("--") else "; put -- before a text that begins with -"
-        raise ValueError(f"no option {spelled}{nearest(spelled, self._options)}{dashes}")
+        raise OptionError(f"no option {spelled}{nearest(spelled, self._options)}{dashes}")
 
     def _by_position(self, words: list[str]) -> dict[str, Any]:
         values: dict[str, Any] = {}
@@ -150,7 +152,7 @@ class Command:
                 values[argument.spelled] = tuple(read) if argument.many else read[0]
                 words = words[taken:]
         if words:
-            raise ValueError(f"{words[0]!r} is one argument too many; put quotes around a text of several words")
+            raise OptionError(f"{words[0]!r} is one argument too many; put quotes around a text of several words")
         return values
 
     def help(self, width: int = 0) -> str:
@@ -211,14 +213,14 @@ def _next(option: Argument, left: list[str]) -> str:
     if left and not is_option(left[0]):
         return left.pop(0)
     hint = f", which is an option; write {option.spelled}={left[0]} if it is the value" if left else ""
-    raise ValueError(f"{option.spelled}: wanted {option.value} behind it, got {left[0] if left else 'none'}{hint}")
+    raise OptionError(f"{option.spelled}: wanted {option.value} behind it, got {left[0] if left else 'none'}{hint}")
 
 
 def _read(argument: Argument, word: str) -> Any:
     try:
         return argument.read(word)
-    except ValueError as error:
-        raise ValueError(f"{argument.spelled}: {error}, got {word!r}") from None
+    except OptionError as error:
+        raise OptionError(f"{argument.spelled}: {error}, got {word!r}") from None
 
 
 class _Explained(NamedTuple):
@@ -300,7 +302,7 @@ def _reader(kind: Any) -> Callable[[str], Any]:
 
 def _choice(choices: tuple[str, ...], word: str) -> str:
     if word not in choices:
-        raise ValueError(f"wanted {', '.join(choices[:-1])} or {choices[-1]}")
+        raise OptionError(f"wanted {', '.join(choices[:-1])} or {choices[-1]}")
     return word
 
 
@@ -308,7 +310,7 @@ def _number(kind: type[int] | type[float], word: str) -> int | float:
     try:
         return kind(word)
     except ValueError:
-        raise ValueError(f"wanted {'a whole number' if kind is int else 'a number'}") from None
+        raise OptionError(f"wanted {'a whole number' if kind is int else 'a number'}") from None
 
 
 def terminal_width() -> int:

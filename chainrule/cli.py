@@ -1,5 +1,6 @@
 """The command line: finds the command, and tells a user's mistake in one line. Knows commands by their names alone."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -7,6 +8,7 @@ from importlib import import_module
 from typing import NoReturn
 
 from chainrule.arguments import Command, nearest, table, terminal_width
+from chainrule.errors import ChainruleError, OptionError
 
 GROUPS = {
     "Text: make a language model from your own": ("tokenize", "pretrain"),
@@ -16,29 +18,49 @@ GROUPS = {
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)
 HELP = ("-h", "--help")
+TRACEBACK = "--traceback"
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)  # raised by writes, without a file's name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name; a user's mistake ends with one line on standard error and status 2."""
+    """Run the command that the arguments name.
+
+    A user's mistake, and an error of the operating system about a file, end with one line on standard error and exit
+    status 2; with --traceback they show where they were raised. Any other exception is a bug, and does so always.
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    words, traceback = _without_traceback(words)
     try:
         run = _bound(words)
-    except ValueError as error:
-        _mistake(str(error))
-    from chainrule.memory import keep_freed_memory
+        from chainrule.memory import keep_freed_memory
 
-    keep_freed_memory()
-    try:
+        keep_freed_memory()
         run()
     except KeyboardInterrupt:
         print("chainrule: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has enough, and that is no error
-    except (ValueError, OSError) as error:
-        if os.environ.get("CHAINRULE_TRACEBACK"):
-            raise
-        _mistake(str(error))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader, such as `head`, has stopped
+    except Exception as error:
+        mistake = isinstance(error, ChainruleError) or _is_about_a_file(error)
+        if mistake and not traceback:
+            print("chainrule: " + " ".join(str(error).split()), file=sys.stderr)
+            sys.exit(2)
+        if not mistake:
+            print("chainrule: this is a bug; please report the command and the lines below", file=sys.stderr)
+        raise
+
+
+def _without_traceback(words: list[str]) -> tuple[list[str], bool]:
+    """The words without --traceback, which every command takes, and whether it was among them."""
+    end = words.index("--") if "--" in words else len(words)
+    kept = [word for word in words[:end] if word != TRACEBACK]
+    return kept + words[end:], len(kept) < end
+
+
+def _is_about_a_file(error: Exception) -> bool:
+    """Whether the operating system refused a file or folder: not found, not permitted, no space left."""
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in DISK)
 
 
 def _bound(words: Sequence[str]) -> Callable[[], None]:
@@ -48,7 +70,7 @@ def _bound(words: Sequence[str]) -> Callable[[], None]:
         _show(_overview())
     if name not in COMMANDS:
         got = f"got {name!r}{nearest(name, COMMANDS)}" if name else "got none"
-        raise ValueError(f"wanted a command, {got}; see chainrule --help")
+        raise OptionError(f"wanted a command, {got}; see chainrule --help")
     command = _command(name)
     if any(word in HELP for word in rest[: rest.index("--") if "--" in rest else None]):
         _show(command.help())
@@ -69,7 +91,10 @@ def _overview() -> str:
         yield "The whole life of a language model: make one from text, ask it, and adapt it to your labels, measured."
         for group, names in GROUPS.items():
             yield f"{group}:\n" + table([(name, _command(name).summary) for name in names], 12, terminal_width())
-        yield "chainrule COMMAND --help explains a command and shows an example."
+        yield (
+            "chainrule COMMAND --help explains a command and shows an example.\n"
+            "--traceback, with any command, shows where an error was raised."
+        )
 
     return "\n\n".join(parts()) + "\n"
 
@@ -77,8 +102,3 @@ def _overview() -> str:
 def _show(text: str) -> NoReturn:
     print(text, end="")
     sys.exit(0)
-
-
-def _mistake(message: str) -> NoReturn:
-    print("chainrule: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(2)

@@ -4,6 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from chainrule.errors import ChainruleError
 from chainrule.model.formats.checkpoint import count_parameters, described_by, is_classifier, read_config
 from chainrule.model.formats.classifier import classes
 from chainrule.storage.hub import model_directory
@@ -18,7 +19,7 @@ COMMON_WORDS = (
 
 
 def inspect_model(model: str | Path) -> dict[str, Any]:
-    """Family, sizes, tokenizer, and what run.toml tells of the training; ValueError where there is no model."""
+    """Family, sizes, tokenizer, and what run.toml tells of the training; ChainruleError where there is no model."""
     directory = model_directory(model)
     fields = read_config(directory)
     config, family, _ = described_by(directory, fields)
@@ -62,5 +63,5 @@ def _training(run: dict[str, Any], context: int) -> dict[str, Any]:
 def _is_one_token(tokenizer: Tokenizer, text: str) -> bool:
     try:
         return len(tokenizer.encode(text)) == 1
-    except ValueError:  # a character that a vocabulary of characters lacks
+    except ChainruleError:  # a character that a vocabulary of characters lacks
         return False

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from chainrule import machine
+from chainrule.errors import ModelError
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import Completion, Ending, Piece, complete
 from chainrule.masked_language_model import MaskedLanguageModel
@@ -82,7 +83,7 @@ class LanguageModel:
         """How well the model predicts these documents: every token is scored once, after as many as the windows hold.
 
         `stride`: tokens by which a window moves on, half the context by default; a smaller one is slower and gives
-        each token more context. Raises ValueError for a stride out of range, and where there is no text.
+        each token more context. Raises ModelError for a stride out of range, and where there is no text.
         """
         size = 0
 
@@ -98,13 +99,13 @@ class LanguageModel:
             tokens += len(scores.log_probs)
             total += scores.log_probs.double().sum().item()
         if not tokens:
-            raise ValueError("evaluate: wanted text, got none (or empty ones only)")
+            raise ModelError("evaluate: wanted text, got none (or empty ones only)")
         return Evaluation(tokens, size, -total / tokens)
 
     def next_token(self, text: str, top: int = 5) -> list[tuple[str, float]]:
         """The most probable tokens after `text` with their probabilities, softmax(u_{T+1}).
 
-        Raises ValueError for a text longer than the context.
+        Raises ModelError for a text longer than the context.
         """
         with torch.inference_mode():
             logits = self.model.logits(self.features(text)[-1]).float()  # (V,)
@@ -115,7 +116,7 @@ class LanguageModel:
     def features(self, text: str) -> Tensor:
         """φ_θ (T + 1, D) at ⊥ and each of the text's T tokens; the last row is c_{T+1}.
 
-        Raises ValueError for a text longer than the context.
+        Raises ModelError for a text longer than the context.
         """
         tokens = torch.tensor([self._tokens(text)], device=self.device)
         return self.model.features(tokens)[0]
@@ -199,7 +200,7 @@ class LanguageModel:
 
     @cached_property
     def chat(self) -> Chat:
-        """How this model writes messages down; ValueError for one without a chat template."""
+        """How this model writes messages down; ModelError for one without a chat template."""
         return Chat.of(self.tokenizer)
 
     def save(self, directory: str | Path) -> None:
@@ -213,7 +214,7 @@ class LanguageModel:
 
     def _top(self, top: int, least: int) -> int:
         if top < least:
-            raise ValueError(f"top: wanted at least {least}, got {top}")
+            raise ModelError(f"top: wanted at least {least}, got {top}")
         return min(top, self.model.config.vocabulary_size)
 
 
@@ -224,7 +225,7 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pret
     """The language model of a directory, a run or any Hugging Face directory of a family we have; or of a name on the
     Hub, "owner/name" or "owner/name@revision". BERT's is a masked one.
 
-    Raises ValueError, in one line, for a path or a name that stands for none.
+    Raises ModelError, in one line, for a path or a name that stands for none.
     """
     directory, where = model_directory(path), machine.device(device)
     model, family = load_model(directory, where, machine.dtype(dtype, where))
@@ -252,7 +253,7 @@ def generation_fields(directory: Path) -> dict[str, Any]:
     try:
         return {**json.loads(path.read_text(encoding="utf-8"))}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: wanted a JSON object, got {error}") from None
+        raise ModelError(f"{path}: wanted a JSON object, got {error}") from None
 
 
 def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
@@ -266,6 +267,6 @@ def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
             continue
         tokens = tuple(ids) if isinstance(ids, list) else (ids,)
         if not all(type(token) is int for token in tokens):
-            raise ValueError(f"{directory / name}: wanted eos_token_id to be a token's number or several, got {ids!r}")
+            raise ModelError(f"{directory / name}: wanted eos_token_id to be a token's number or several, got {ids!r}")
         return tokens
     return None

@@ -7,6 +7,8 @@ from itertools import chain, repeat
 
 import torch
 
+from chainrule.errors import ChainruleError
+
 
 def device(name: str) -> torch.device:
     """The device of that name, or the fastest one there is for "auto"."""
@@ -15,7 +17,7 @@ def device(name: str) -> torch.device:
         return torch.device("cuda" if there["cuda"] else "cpu")
     if not there.get(name, False):
         found = ", ".join(kind for kind, here in there.items() if here)
-        raise ValueError(f"--device: wanted one of {found} (what this machine has), got {name}")
+        raise ChainruleError(f"--device: wanted one of {found} (what this machine has), got {name}")
     return torch.device(name)
 
 
@@ -25,7 +27,7 @@ def dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if name not in named:
-        raise ValueError(f"--dtype: wanted auto, float32 or bfloat16, got {name}")
+        raise ChainruleError(f"--dtype: wanted auto, float32 or bfloat16, got {name}")
     return named[name]
 
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule.errors import ModelError
 from chainrule.model.formats.checkpoint import save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.blanks import blanked, fill_blanks
@@ -40,7 +41,7 @@ class MaskedLanguageModel:
     def __init__(self, model: Transformer, tokenizer: Tokenizer, family: str) -> None:
         tokenizer.check_fits(model.config.vocabulary_size)
         if tokenizer.mask is None and model.config.language_head:
-            raise ValueError("model: wanted a tokenizer with a mask token for a masked language model, got one without")
+            raise ModelError("model: wanted a tokenizer with a mask token for a masked language model, got one without")
         self.model, self.tokenizer, self.family = model, tokenizer, family
         self.stop_tokens: tuple[int, ...] = ()
 
@@ -50,7 +51,7 @@ class MaskedLanguageModel:
 
     @property
     def _mask(self) -> int:
-        """The token of a blank; ValueError for an encoder that was saved without its head, which fills none."""
+        """The token of a blank; ModelError for an encoder that was saved without its head, which fills none."""
         self.model.config.check_language_head()
         assert self.tokenizer.mask is not None
         return self.tokenizer.mask.id
@@ -58,14 +59,14 @@ class MaskedLanguageModel:
     def fill(self, text: str, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each mask token that `text` spells the `top` most probable tokens in its place, with their probabilities.
 
-        Raises ValueError for a text without a mask, or longer than the context.
+        Raises ModelError for a text without a mask, or longer than the context.
         """
         mask = self._mask
         tokens = self._tokens(self.tokenizer.encode_blanks(text))
         places = [place for place, token in enumerate(tokens) if token == mask]
         if not places:
             spelled = self.tokenizer.named["mask_token"]
-            raise ValueError(f"fill: wanted a text with {spelled} where a word is to be told, got {text[:40]!r}")
+            raise ModelError(f"fill: wanted a text with {spelled} where a word is to be told, got {text[:40]!r}")
         (scores,) = fill_blanks(self.model, [blanked(tokens, places, mask)], top=self._top(top))
         best = zip(scores.best_tokens.tolist(), scores.best_log_probs.exp().tolist(), strict=True)
         return [list(zip(self.tokenizer.pieces(ids), values, strict=True)) for ids, values in best]
@@ -74,7 +75,7 @@ class MaskedLanguageModel:
         """Σ_t log p(x_t | all other tokens) in nats, each masked in turn (Salazar et al., 2020): no log-probability of
         the text, but comparable between texts under one model. `given` stands before it and is not scored.
 
-        Raises ValueError for a text longer than the context.
+        Raises ModelError for a text longer than the context.
         """
         return sum(token.log_prob for token in self.score(text, given, top=0))
 
@@ -95,11 +96,11 @@ class MaskedLanguageModel:
     def evaluate(self, texts: str | Iterable[str], stride: int | None = None) -> MaskedEvaluation:
         """The masked loss under a mask that is always the same: 15 % of each window, as in pretraining.
 
-        A text longer than the context is read in windows that do not overlap. Raises ValueError where there is no text,
+        A text longer than the context is read in windows that do not overlap. Raises ModelError where there is no text,
         and for a `stride`, which only causal models have.
         """
         if stride is not None:
-            raise ValueError("stride: wanted none for a masked model, whose windows do not overlap; leave it out")
+            raise ModelError("stride: wanted none for a masked model, whose windows do not overlap; leave it out")
         marks = Marks(self.tokenizer.bottom, self.tokenizer.closing, self._mask)
         objective = masked_token(marks, self.model.config.vocabulary_size)
         tokens, masked, total = 0, 0, 0.0
@@ -111,7 +112,7 @@ class MaskedLanguageModel:
                 masked += count
             tokens += len(window) - 2 - len(marks.closing)
         if not masked:
-            raise ValueError("evaluate: wanted text, got none (or empty ones only)")
+            raise ModelError("evaluate: wanted text, got none (or empty ones only)")
         return MaskedEvaluation(tokens, masked, total / masked)
 
     def _windows(self, texts: Iterable[str]) -> Iterator[NDArray[np.int64]]:
@@ -128,7 +129,7 @@ class MaskedLanguageModel:
     def features(self, text: str) -> Tensor:
         """φ_θ at ⊥, each of the text's T tokens, and what closes it, (T + 1 or more, D).
 
-        Raises ValueError for a text longer than the context.
+        Raises ModelError for a text longer than the context.
         """
         return self.model.features(torch.tensor([self._tokens(self.tokenizer.encode(text))], device=self.device))[0]
 
@@ -157,14 +158,14 @@ class MaskedLanguageModel:
 
     def _top(self, top: int, least: int = 1) -> int:
         if top < least:
-            raise ValueError(f"top: wanted at least {least}, got {top}")
+            raise ModelError(f"top: wanted at least {least}, got {top}")
         return min(top, self.model.config.vocabulary_size)
 
     # What only a causal model can do.
 
     def generate(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises ValueError: a masked model says nothing of a text that it has not seen to its end."""
-        raise ValueError(
+        """Raises ModelError: a masked model says nothing of a text that it has not seen to its end."""
+        raise ModelError(
             f"generate: wanted a model of the next token, got a masked one ({self.family}), in which every token sees"
             " those after it: it fills blanks and cannot go on from a text; use fill, or another model"
         )
@@ -172,8 +173,8 @@ class MaskedLanguageModel:
     stream = completions = pieces = generate
 
     def log_prob(self, *_: Any, **__: Any) -> NoReturn:
-        """Raises ValueError: the chain rule is not this model's."""
-        raise ValueError(
+        """Raises ModelError: the chain rule is not this model's."""
+        raise ModelError(
             f"log_prob: wanted a model of the next token, got a masked one ({self.family}), for which the chain rule"
             " gives a text no probability; use pseudo_log_prob"
         )
@@ -182,5 +183,5 @@ class MaskedLanguageModel:
 
     @property
     def chat(self) -> NoReturn:
-        """Raises ValueError: there is nobody to chat with."""
+        """Raises ModelError: there is nobody to chat with."""
         self.generate()

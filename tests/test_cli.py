@@ -1,6 +1,8 @@
 """The command line: a mistake is one line and exit status 2 and leaves nothing half-written; --json is one document."""
 
+import errno
 import json
+import os
 import random
 import shutil
 import signal
@@ -17,6 +19,7 @@ from safetensors import SafetensorError
 from chainrule import commands
 from chainrule.cli import COMMANDS, main
 from chainrule.corpus.write import Shards
+from chainrule.errors import ModelError, OptionError
 from chainrule.language_model import load
 from chainrule.model.formats import checkpoint
 
@@ -510,7 +513,33 @@ def test_a_disk_full_during_a_save_leaves_the_checkpoint_before_and_the_run_goes
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
-def test_a_traceback_is_shown_on_purpose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CHAINRULE_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="wanted a model directory"):
+def test_a_traceback_is_shown_on_purpose(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="wanted a model directory"):
+        main(["info", str(tmp_path), "--traceback"])
+    with pytest.raises(OptionError, match="no option --no-such"):
+        main(["info", "--traceback", "--no-such"])
+
+
+def test_what_is_no_mistake_of_the_user_shows_its_traceback_and_asks_for_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("operands could not be broadcast together")
+
+    monkeypatch.setattr("chainrule.inspection.inspect_model", fail)
+    with pytest.raises(ValueError, match="broadcast"):
         main(["info", str(tmp_path)])
+    assert "this is a bug; please report" in capsys.readouterr().err
+
+
+def test_an_error_of_the_operating_system_about_a_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("chainrule.inspection.inspect_model", fail)
+    with pytest.raises(SystemExit) as end:
+        main(["info", str(tmp_path)])
+    assert end.value.code == 2
+    assert "No space left on device" in capsys.readouterr().err

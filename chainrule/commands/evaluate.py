@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
+from chainrule.errors import MissingPackageError, OptionError
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
@@ -55,7 +56,7 @@ def evaluate(
     from chainrule.terminal import print_json, say
 
     if bool(texts) == bool(tasks):
-        raise ValueError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
+        raise OptionError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
     of_texts = {"stride": stride, "field": field, "encoding": encoding, "on-error": on_error}
     of_tasks = {"shots": shots, "limit": limit, "include": include}
     if tasks:
@@ -104,7 +105,7 @@ def _evaluate_tasks(
     try:
         from chainrule.integrations.harness import evaluate_tasks
     except ImportError as error:
-        raise ValueError(
+        raise MissingPackageError(
             f"--tasks: wanted lm-evaluation-harness, got {error}; install it with pip install 'chainrule[eval]'"
         ) from None
     from chainrule.terminal import print_json, print_table

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from chainrule.commands.options import Device, Dtype, Json, Model, check_at_least, check_seed, refuse_without, unescape
+from chainrule.errors import OptionError
 
 
 def generate(
@@ -58,7 +59,7 @@ def generate(
     check_at_least(1, max_tokens=max_tokens, samples=samples)
     check_seed(seed)
     if "" in stop:
-        raise ValueError("--stop: wanted strings of at least one character, got an empty one; leave it out")
+        raise OptionError("--stop: wanted strings of at least one character, got an empty one; leave it out")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not chat:
         refuse_without("--chat", {"system": system}, {"system": ""})

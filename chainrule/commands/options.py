@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from chainrule.arguments import Help
+from chainrule.errors import OptionError
 
 if TYPE_CHECKING:
     from chainrule.tasks.examples import Task
@@ -76,24 +77,24 @@ class Asking:
 
 
 def refuse_without(wanted: str, given: Mapping[str, object], default: Mapping[str, object]) -> None:
-    """ValueError for an option that is not at its default, and has no effect without what is wanted."""
+    """OptionError for an option that is not at its default, and has no effect without what is wanted."""
     for name, value in given.items():
         if value != default[name]:
-            raise ValueError(f"--{name}: wanted {wanted} beside it, got none; add it, or leave --{name} out")
+            raise OptionError(f"--{name}: wanted {wanted} beside it, got none; add it, or leave --{name} out")
 
 
 def check_at_least(least: float, **options: float | None) -> None:
-    """ValueError for an option below `least`; None is one that is not given. A command's first lines: nothing is loaded
-    or written for what cannot be."""
+    """OptionError for an option below `least`; None is one that is not given. A command's first lines: nothing is
+    loaded or written for what cannot be."""
     for name, value in options.items():
         if value is not None and not value >= least:  # so written that NaN fails too
-            raise ValueError(f"--{name.replace('_', '-')}: wanted at least {least}, got {value}")
+            raise OptionError(f"--{name.replace('_', '-')}: wanted at least {least}, got {value}")
 
 
 def check_seed(seed: int) -> None:
-    """ValueError for what no generator of random numbers begins with."""
+    """OptionError for what no generator of random numbers begins with."""
     if not 0 <= seed < 2**64:
-        raise ValueError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
+        raise OptionError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
 
 
 def unescape(typed: str) -> str:

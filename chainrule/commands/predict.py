@@ -18,6 +18,7 @@ from chainrule.commands.options import (
     check_seed,
     refuse_without,
 )
+from chainrule.errors import OptionError
 
 if TYPE_CHECKING:
     from chainrule.storage.rows import Skipped
@@ -66,7 +67,7 @@ def predict(
     from chainrule.terminal import print_json, progress_bar, say
 
     if (source is None) == (not texts) or (source is None) != (out is None):
-        raise ValueError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+        raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:

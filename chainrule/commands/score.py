@@ -3,6 +3,7 @@
 import sys
 
 from chainrule.commands.options import Device, Dtype, Json, Model, check_at_least
+from chainrule.errors import OptionError
 
 
 def score(
@@ -40,7 +41,9 @@ def score(
     mask = lm.tokenizer.named.get("mask_token")
     if isinstance(lm, MaskedLanguageModel) and mask and mask in text:
         if given:
-            raise ValueError("--given: wanted a text without masks behind it, got one with some; put all into the text")
+            raise OptionError(
+                "--given: wanted a text without masks behind it, got one with some; put all into the text"
+            )
         _tell_blanks(lm.fill(text, top), json)
         return
     tokens = lm.score(text, given=given, top=top)

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Columns, Json, Model
+from chainrule.errors import OptionError
 
 
 def task(
@@ -40,9 +41,9 @@ def task(
     from chainrule.terminal import print_json, say
 
     if out.suffix != ".toml":
-        raise ValueError(f"--out {out}: wanted a name that ends in .toml, got another; rename it")
+        raise OptionError(f"--out {out}: wanted a name that ends in .toml, got another; rename it")
     if out.exists():
-        raise ValueError(f"--out {out}: wanted a new file, got one that is there; edit it, or name another")
+        raise OptionError(f"--out {out}: wanted a new file, got one that is there; edit it, or name another")
     settings = Settings(
         Path(data), columns.text, columns.label, test=test, columns=header, kind=kind, encoding=columns.encoding
     )

@@ -10,6 +10,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Form
 from chainrule.finetuning.logistic import Strengths, classes_of, fit
 from chainrule.language_model import Pretrained, held
@@ -37,7 +38,7 @@ class Baseline:
         return self.form.text
 
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
-        """The most probable label of each row. Raises ValueError for a row without the text columns."""
+        """The most probable label of each row. Raises ChainruleError for a row without the text columns."""
         return [label for label, _ in self.stream(rows)]
 
     def predict_proba(self, rows: Iterable[Row | str]) -> NDArray[np.float64]:
@@ -47,7 +48,7 @@ class Baseline:
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
         """Label and probabilities (C,), row by row, in memory that does not grow with their number."""
         if isinstance(rows, str | Mapping):
-            raise ValueError("rows: wanted several rows, got one alone; put it into a list")
+            raise ChainruleError("rows: wanted several rows, got one alone; put it into a list")
         texts = map(self.form, rows)
         while part := list(islice(texts, _ROWS_AT_ONCE)):
             for probabilities in self._proba(part):
@@ -69,12 +70,12 @@ def majority(task: Task, labels: int | None = None, seed: int = 0) -> Baseline:
 def bag_of_words(task: Task, labels: int | None = None, seed: int = 0) -> Baseline:
     """TF-IDF of words and pairs of words, and logistic regression, its strength chosen inside the N labels.
 
-    Raises ValueError for a task of free answers.
+    Raises ChainruleError for a task of free answers.
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     if task.kind != "classification":
-        raise ValueError(f"bag of words: wanted a task with labels to choose from, got one of kind {task.kind!r}")
+        raise ChainruleError(f"bag of words: wanted a task with labels to choose from, got one of kind {task.kind!r}")
     examples, form = task.subset(labels, seed), Form(task.text, task.input)
     vectorizer = TfidfVectorizer(token_pattern=_WORD, ngram_range=(1, 2), sublinear_tf=True)
     counts = vectorizer.fit_transform([form(row) for row in examples.rows])

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from chainrule.errors import OptionError
+
 PROMPTED = ("zero-shot", "in-context", "in-context-nearest")
 FINETUNED = ("head", "full")
 BASELINES = ("majority", "bag-of-words", "random-weights")  # what anyone should ask for
@@ -18,7 +20,7 @@ _FIXED_SETS = ("zero-shot", "in-context")  # what these are shown does not grow 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is run of the grid; None is all of it. Raises ValueError for a method that is none, and for bad numbers."""
+    """What is run of the grid; None is all of it. Raises OptionError for a method that is none, and for bad numbers."""
 
     methods: tuple[str, ...] | None = None  # None: all that the task and the model allow
     sizes: tuple[int, ...] | None = None  # labels N; None: 4, 16, 64, ... and all; without labels is zero-shot alone
@@ -29,17 +31,17 @@ class Bounds:
     def __post_init__(self) -> None:
         for method in self.methods or ():
             if method not in METHODS:
-                raise ValueError(f"methods: wanted some of {', '.join(METHODS)}, got {method!r}")
+                raise OptionError(f"methods: wanted some of {', '.join(METHODS)}, got {method!r}")
         for size in self.sizes or ():
             if size < 0:
-                raise ValueError(f"sizes: wanted numbers of labels, from 0, got {size}")
+                raise OptionError(f"sizes: wanted numbers of labels, from 0, got {size}")
         if self.methods == () or self.sizes == ():
-            raise ValueError("methods and sizes: wanted at least one, got none; leave the option out for all of them")
+            raise OptionError("methods and sizes: wanted at least one, got none; leave the option out for all of them")
         for name, value, least in (("seeds", self.seeds, 1), ("limit", self.limit, 2)):
             if value is not None and value < least:
-                raise ValueError(f"{name}: wanted at least {least}, got {value}")
+                raise OptionError(f"{name}: wanted at least {least}, got {value}")
         if self.minutes is not None and not self.minutes > 0:
-            raise ValueError(f"minutes: wanted a time above 0, got {self.minutes}")
+            raise OptionError(f"minutes: wanted a time above 0, got {self.minutes}")
 
 
 class Key(NamedTuple):
@@ -72,10 +74,10 @@ def grid_sizes(smallest: int, everything: int) -> tuple[int, ...]:
 
 
 def checked_sizes(sizes: Sequence[int], least: int, everything: int) -> tuple[int, ...]:
-    """The sizes that a user asked for, rising, without 0; ValueError for one that cannot be."""
+    """The sizes that a user asked for, rising, without 0; OptionError for one that cannot be."""
     for size in sizes:
         if size != 0 and not least <= size <= everything:
-            raise ValueError(
+            raise OptionError(
                 f"sizes: wanted 0, or from {least} (one label a class) to {everything} (all of train), got {size}"
             )
     return tuple(sorted(set(sizes) - {0}))

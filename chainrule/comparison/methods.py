@@ -13,6 +13,7 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.comparison.baselines import bag_of_words, majority, random_weights
 from chainrule.comparison.grid import PROMPTED
+from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Classifier
 from chainrule.finetuning.features import Features
 from chainrule.finetuning.finetuned import finetune
@@ -81,7 +82,7 @@ class Methods:
             try:
                 self.task.checked_prompt()
                 self.lm.model.config.check_language_head()
-            except ValueError as error:
+            except ChainruleError as error:
                 return str(error)
         elif self.task.kind == "free" and method != "majority":
             return f"{method}: wanted a task with labels to choose from, got one of free answers"

@@ -17,6 +17,7 @@ import tomli_w
 from numpy.typing import NDArray
 
 from chainrule.comparison.grid import Key
+from chainrule.errors import FolderError
 from chainrule.storage.files import write_text
 
 ROWS, RECORD = "rows.jsonl", "compare.toml"
@@ -58,7 +59,7 @@ def _digits(probabilities: NDArray[np.floating]) -> list[list[float]]:
 class Folder:
     """A comparison's rows in a folder that goes on from what it holds.
 
-    `identity` is all that the rows depend on, by name. Raises ValueError where the folder's rows were made with
+    `identity` is all that the rows depend on, by name. Raises FolderError where the folder's rows were made with
     something else, naming it, and for a folder that holds no comparison.
     """
 
@@ -72,7 +73,7 @@ class Folder:
             entries = [entry.name for entry in path.iterdir()] if path.is_dir() else []
             foreign = [name for name in entries if not name.endswith(".partial")]
             if foreign:
-                raise ValueError(f"--out {path}: wanted a new folder or a comparison, got one that holds {foreign[0]}")
+                raise FolderError(f"--out {path}: wanted a new folder or a comparison, got one that holds {foreign[0]}")
             path.mkdir(parents=True, exist_ok=True)
             write_text(record, tomli_w.dumps(known))
 
@@ -90,7 +91,7 @@ class Folder:
             try:
                 outcome = _outcome(json.loads(line))
             except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
+                raise FolderError(
                     f"{file}:{number}: wanted a row of a comparison, got {error!r}; remove the line,"
                     " and it is run again"
                 ) from None
@@ -120,10 +121,10 @@ def _check_same(record: Path, now: Mapping[str, Any]) -> None:
     try:
         before = tomllib.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{record}: wanted a comparison's TOML, got {error}; use another --out") from None
+        raise FolderError(f"{record}: wanted a comparison's TOML, got {error}; use another --out") from None
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
-            raise ValueError(
+            raise FolderError(
                 f"--out {record.parent}: wanted the {name} that its rows were made with, {before.get(name)},"
                 f" got {now.get(name)}; use the same, or another --out"
             )

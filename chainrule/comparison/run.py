@@ -18,6 +18,7 @@ from chainrule.comparison.cells import Setting
 from chainrule.comparison.grid import METHODS, Bounds, Key, Planned
 from chainrule.comparison.rows import Folder, Outcome, rounded
 from chainrule.comparison.table import Comparison
+from chainrule.errors import ChainruleError
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.measure import held_out
 from chainrule.uncertainty import accuracy, calibration, macro_f1
@@ -79,8 +80,8 @@ def compare(
     it holds. methods: some of `grid.METHODS`; sizes: the numbers of labels N; limit: test items; minutes: rows that
     would end later are left out. `say` is told the plan and what happens, `show` is given the table after each row.
 
-    Raises ValueError for bounds out of range, for a named method that the task does not allow, and where `out` holds
-    the rows of another model, task or limit.
+    Raises ChainruleError for bounds out of range, for a named method that the task does not allow, and where `out`
+    holds the rows of another model, task or limit.
     """
     from chainrule.comparison.methods import Methods
 
@@ -107,7 +108,9 @@ def run(
         say(f"{method} is left out: {reason}")
     rows = _planned(makers, task, methods, bounds, len(items))
     if not rows:
-        raise ValueError("compare: wanted rows to run, got none: without labels there is zero-shot alone; name sizes")
+        raise ChainruleError(
+            "compare: wanted rows to run, got none: without labels there is zero-shot alone; name sizes"
+        )
     setting = _setting(makers, task, items)
     done = [known[row.key] for row in rows if row.key in known]
     left = [row for row in rows if row.key not in known]
@@ -185,11 +188,11 @@ def _hash(task: Task) -> str:
 
 
 def _possible(makers: Makers, bounds: Bounds) -> tuple[list[str], dict[str, str]]:
-    """The methods to run, and why the others cannot be; ValueError for one that was asked for by name."""
+    """The methods to run, and why the others cannot be; ChainruleError for one that was asked for by name."""
     reasons = {method: makers.obstacle(method) for method in bounds.methods or METHODS}
     left_out = {method: reason for method, reason in reasons.items() if reason is not None}
     if bounds.methods is not None and left_out:
-        raise ValueError(next(iter(left_out.values())))
+        raise ChainruleError(next(iter(left_out.values())))
     return [method for method in reasons if method not in left_out], left_out
 
 

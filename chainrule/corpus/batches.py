@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.corpus.shards import Split
+from chainrule.errors import DataError
 
 Words = NDArray[np.uint64]
 ROUNDS = 6  # of the Feistel network; 4 with random functions are already a pseudo-random permutation
@@ -25,7 +26,7 @@ class Batches:
 
     def __init__(self, split: Split, context: int, seed: int, *, align_documents: bool = False) -> None:
         if len(split) < context + 1:
-            raise ValueError(
+            raise DataError(
                 f"wanted at least {context + 1} tokens, one window of --context {context}, got {len(split)}:"
                 " give more text, or lower --context"
             )
@@ -87,10 +88,10 @@ def _mix(words: Words) -> Words:
 def validation_windows(split: Split, context: int, rows: int) -> Iterator[NDArray[np.int64]]:
     """Consecutive windows over the whole split, (B, T + 1), B <= `rows`: each token but the first is predicted once.
 
-    The last may be one shorter window, (1, fewer). Raises ValueError where there is no token to predict.
+    The last may be one shorter window, (1, fewer). Raises DataError where there is no token to predict.
     """
     if len(split) < 2:
-        raise ValueError(f"wanted at least 2 tokens to validate on, got {len(split)}: raise --validation")
+        raise DataError(f"wanted at least 2 tokens to validate on, got {len(split)}: raise --validation")
     windows, rest = divmod(len(split) - 1, context)
     for first in range(0, windows, rows):
         starts = [window * context for window in range(first, min(first + rows, windows))]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from chainrule.errors import ChainruleError
 from chainrule.storage.records import Piece, Say, once, read_documents, silent
 
 BATCH = 1 << 20  # characters that are encoded at once
@@ -49,7 +50,7 @@ class Documents:
                 self.bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
                 yield piece
 
-    def _count_skipped(self, error: ValueError) -> None:
+    def _count_skipped(self, error: ChainruleError) -> None:
         self.skipped += 1
 
     def sample(self, limit: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.corpus.documents import Part
+from chainrule.errors import ChainruleError, DataError
 from chainrule.tokens.tokenizer import Tokenizer, UnseenCharacterError, load_tokenizer
 
 
@@ -31,7 +32,7 @@ def encode(tokenizer: Tokenizer, batch: Sequence[Part]) -> tuple[Tokens, Tokens]
     """The tokens of a batch that train, and those that validate; 2 bytes each where the vocabulary allows it."""
     try:
         ids = tokenizer.encode_batch([part.piece.text for part in batch])
-    except ValueError as error:
+    except ChainruleError as error:
         raise _located(error, tokenizer, batch) from None
     return _split(tokenizer, batch, ids, False), _split(tokenizer, batch, ids, True)
 
@@ -55,15 +56,15 @@ def _split(tokenizer: Tokenizer, batch: Sequence[Part], ids: Sequence[NDArray[np
     return Tokens(np.concatenate(arrays, dtype=dtype, casting="unsafe"), np.array(starts, np.int64))
 
 
-def _located(error: ValueError, tokenizer: Tokenizer, batch: Sequence[Part]) -> ValueError:
+def _located(error: ChainruleError, tokenizer: Tokenizer, batch: Sequence[Part]) -> ChainruleError:
     """`error`, met in a batch, with the file and the line it comes from."""
     for piece in (part.piece for part in batch):
         try:
             tokenizer.encode_batch([piece.text])
         except UnseenCharacterError as unseen:
-            return ValueError(f"{piece.source}:{piece.line_at(unseen.offset)}: {unseen.reason}")
-        except ValueError as other:
-            return ValueError(f"{piece.source}:{piece.line}: {other}")
+            return DataError(f"{piece.source}:{piece.line_at(unseen.offset)}: {unseen.reason}")
+        except ChainruleError as other:
+            return DataError(f"{piece.source}:{piece.line}: {other}")
     return error
 
 
@@ -88,7 +89,7 @@ def encode_all(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise ChildProcessError(
+        raise ChainruleError(
             "a tokenizing process was killed (too little memory?): the same command goes on, try fewer --workers"
         ) from None
     finally:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from chainrule.arguments import Help
+from chainrule.errors import OptionError
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class CorpusOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.validation < 1:
-            raise ValueError(f"--validation: wanted from 0 to below 1, got {self.validation}: 0.1 is usual")
+            raise OptionError(f"--validation: wanted from 0 to below 1, got {self.validation}: 0.1 is usual")
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers: wanted 1 or more, got {self.workers}: leave it out for one a core")
+            raise OptionError(f"--workers: wanted 1 or more, got {self.workers}: leave it out for one a core")
         if self.on_error not in ("stop", "skip"):
-            raise ValueError(f"--on-error: wanted stop or skip, got {self.on_error}: choose one")
+            raise OptionError(f"--on-error: wanted stop or skip, got {self.on_error}: choose one")
         if self.tokenizer == "bpe" and self.vocabulary_size < 257:
-            raise ValueError(f"--vocabulary-size: wanted 257 (256 bytes and ⊥) or more, got {self.vocabulary_size}")
+            raise OptionError(f"--vocabulary-size: wanted 257 (256 bytes and ⊥) or more, got {self.vocabulary_size}")

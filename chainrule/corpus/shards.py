@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrule.errors import DataError
 from chainrule.storage.files import sha256
 from chainrule.tokens.tokenizer import load_tokenizer
 
@@ -23,37 +24,37 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}): make the shards again") from None
+        raise DataError(f"{path}: cannot be read ({error}): make the shards again") from None
     return content if isinstance(content, dict) else {}
 
 
 class Shards:
-    """The shards of a directory, and their tokenizer. Raises ValueError where the files are not what they were."""
+    """The shards of a directory, and their tokenizer. Raises DataError where the files are not what they were."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         if not (directory / MANIFEST).is_file():
-            raise ValueError(f"{directory}: wanted a finished folder of shards, found no {MANIFEST}: tokenize again")
+            raise DataError(f"{directory}: wanted a finished folder of shards, found no {MANIFEST}: tokenize again")
         self.manifest = read_manifest(directory / MANIFEST)
         if self.manifest.get("format") != FORMAT:
-            raise ValueError(f"{directory / MANIFEST}: wanted {FORMAT}, got something else: tokenize again")
+            raise DataError(f"{directory / MANIFEST}: wanted {FORMAT}, got something else: tokenize again")
         width = np.dtype(self.manifest["dtype"]).itemsize
         for shard in self.manifest["shards"]:
             path, wanted = directory / shard["file"], shard["tokens"] * width
             if not path.is_file() or path.stat().st_size != wanted:
-                raise ValueError(f"{path}: wanted a shard of {wanted} bytes, it is missing or cut: tokenize again")
+                raise DataError(f"{path}: wanted a shard of {wanted} bytes, it is missing or cut: tokenize again")
         self.tokenizer = load_tokenizer(directory)
         if self.tokenizer.hash != self.manifest["tokenizer"]:
-            raise ValueError(f"{directory}: its tokenizer is not the one the shards were made with: tokenize again")
+            raise DataError(f"{directory}: its tokenizer is not the one the shards were made with: tokenize again")
 
     def verify(self) -> None:
-        """Read every shard; ValueError for the first that is not, byte for byte, what was written."""
+        """Read every shard; DataError for the first that is not, byte for byte, what was written."""
         for shard in self.manifest["shards"]:
             path = self.directory / shard["file"]
             offsets = path.with_suffix(".offsets")
             for file, wanted in ((path, shard["sha256"]), (offsets, shard["offsets_sha256"])):
                 if not file.is_file() or sha256(file) != wanted:
-                    raise ValueError(f"{file}: is not what was written (SHA-256 differs): tokenize again")
+                    raise DataError(f"{file}: is not what was written (SHA-256 differs): tokenize again")
 
     def split(self, name: Literal["train", "validation"]) -> "Split":
         shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]

@@ -19,6 +19,7 @@ from chainrule.corpus.documents import Documents, batches, recut
 from chainrule.corpus.encode import Tokens, encode_all, token_type
 from chainrule.corpus.options import CorpusOptions
 from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, read_manifest
+from chainrule.errors import DataError
 from chainrule.storage.files import is_partial, nothing_left_if_refused, sha256, whole_file, write_json
 from chainrule.storage.hub import model_directory
 from chainrule.storage.records import Say, find_files, silent
@@ -54,14 +55,14 @@ def write_shards(
     """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
 
     Killed, the same call goes on after the last whole shard; finished, it returns at once. `progress` is given the
-    bytes of text done and those of the files, `say` what was left out. Raises ValueError for input that cannot be read,
+    bytes of text done and those of the files, `say` what was left out. Raises DataError for input that cannot be read,
     then leaving nothing, and for an `out` that holds something else; ChildProcessError when a process is killed.
     """
     started = time.monotonic()
     files = find_files(inputs, say)
     given = None if options.tokenizer in KINDS else _load(options.tokenizer)
     if options.mask and given is not None and given.mask is None:
-        raise ValueError(
+        raise DataError(
             f"--tokenizer {options.tokenizer}: wanted one with a mask token, as the masked objective needs, got one"
             " without: name another, or have one made"
         )
@@ -79,7 +80,7 @@ def write_shards(
 
 def _load(tokenizer: str) -> Tokenizer:
     if not Path(tokenizer).exists() and "/" not in tokenizer:
-        raise ValueError(f"--tokenizer: wanted bpe, char, byte, a path or owner/name on the Hub, got {tokenizer}")
+        raise DataError(f"--tokenizer: wanted bpe, char, byte, a path or owner/name on the Hub, got {tokenizer}")
     return load_tokenizer(model_directory(tokenizer, weights=False))
 
 
@@ -103,7 +104,7 @@ def _made(out: Path) -> dict[str, Any] | None:
             return made
     others = [file.name for file in out.iterdir() if not is_partial(file)] if out.is_dir() else ["a file"]
     if others:
-        raise ValueError(f"{out}: wanted a new folder, this holds something else ({others[0]}): choose another")
+        raise DataError(f"{out}: wanted a new folder, this holds something else ({others[0]}): choose another")
     return None
 
 
@@ -112,11 +113,11 @@ def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None
     for name in sorted(made["options"].keys() | plan["options"].keys()):
         before, now = made["options"].get(name), plan["options"].get(name)
         if before != now:
-            raise ValueError(f"{out}: holds shards made with {name} {before}, now it is {now}: {way_out}")
+            raise DataError(f"{out}: holds shards made with {name} {before}, now it is {now}: {way_out}")
     if made["sources"] != plan["sources"]:
         differing = [source["path"] for source in plan["sources"] if source not in made["sources"]]
         which = f"{differing[0]} is new or has changed" if differing else "there was more, or in another order"
-        raise ValueError(f"{out}: holds shards made from other input ({which}): {way_out}")
+        raise DataError(f"{out}: holds shards made from other input ({which}): {way_out}")
 
 
 @contextmanager
@@ -182,7 +183,7 @@ def _write(
         if progress is not None:
             progress(documents.bytes, total)
     if documents.documents == 0:
-        raise ValueError(f"wanted documents, {', '.join(paths)[:200]} held none: see that there is text in them")
+        raise DataError(f"wanted documents, {', '.join(paths)[:200]} held none: see that there is text in them")
     state["shards"] += _write_shards(out, state, held)
     manifest = {
         **{key: value for key, value in state.items() if key != "batches"},

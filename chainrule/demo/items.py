@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from chainrule.errors import ChainruleError
+
 ANSWER_ENDS = ("\n", ",", ".")  # what follows an answer
 
 
@@ -24,7 +26,7 @@ class Item:
 def chance(items: Sequence[Item]) -> float:
     """Share of right answers for one who knows the kinds of items (their options) and each kind's commonest answer."""
     if not items:
-        raise ValueError("chance: wanted at least one item, got none")
+        raise ChainruleError("chance: wanted at least one item, got none")
     answers: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
     for item in items:
         answers[item.options][item.answer] += 1

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from chainrule.errors import ChainruleError
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -29,16 +31,18 @@ class Mixture:
     def __post_init__(self) -> None:
         shares = (self.prose, self.questions, self.puzzles, self.reviews)
         if min(shares) < 0 or not 0 < sum(shares) < math.inf:
-            raise ValueError(f"mixture: wanted shares of at least 0 and not all 0, got {shares}")
+            raise ChainruleError(f"mixture: wanted shares of at least 0 and not all 0, got {shares}")
         for knob in ("denials", "one_animal", "yes_no", "reasons", "swapped"):
             if not 0 <= getattr(self, knob) <= 1:
-                raise ValueError(f"mixture: wanted {knob} from 0 to 1, got {getattr(self, knob)}")
+                raise ChainruleError(f"mixture: wanted {knob} from 0 to 1, got {getattr(self, knob)}")
         if not 0 <= self.popular < math.inf:
-            raise ValueError(f"mixture: wanted popular of at least 0, got {self.popular}")
+            raise ChainruleError(f"mixture: wanted popular of at least 0, got {self.popular}")
         if not 1 <= self.puzzle_lengths[0] <= self.puzzle_lengths[1] <= 200:
-            raise ValueError(f"mixture: wanted puzzle_lengths (fewest, most) within 1..200, got {self.puzzle_lengths}")
+            raise ChainruleError(
+                f"mixture: wanted puzzle_lengths (fewest, most) within 1..200, got {self.puzzle_lengths}"
+            )
         if len(self.meanings) != 6 or min(self.meanings) < 0 or not 0 < sum(self.meanings) < math.inf:
-            raise ValueError(f"mixture: wanted 6 frequencies of meanings, at least 0, got {self.meanings}")
+            raise ChainruleError(f"mixture: wanted 6 frequencies of meanings, at least 0, got {self.meanings}")
 
 
 DEFAULT_MIXTURE = Mixture()

@@ -16,6 +16,7 @@ from chainrule.demo.ask import ask_all
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
 from chainrule.demo.puzzles import MEANINGS, MOST_SHOTS, count_pairs, notes_question, one_question, puzzle_items
 from chainrule.demo.world import World, documents
+from chainrule.errors import ChainruleError
 from chainrule.language_model import LanguageModel
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
@@ -123,15 +124,15 @@ def write_corpus(
 ) -> dict[tuple[int, int], int]:
     """out/corpus.jsonl; returns how often each of the notes' pairs of numbers stands in it.
 
-    Raises ValueError where `out` holds something else.
+    Raises ChainruleError where `out` holds something else.
     """
     if out.is_dir() and any(out.iterdir()) and not (out / "corpus.jsonl").is_file():
-        raise ValueError(f"--out {out}: wanted a new folder or an earlier demo's, got one with something else")
+        raise ChainruleError(f"--out {out}: wanted a new folder or an earlier demo's, got one with something else")
     texts = list(documents(world, characters, mixture))
     content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     path = out / "corpus.jsonl"
     if path.is_file() and path.read_text(encoding="utf-8") != content:
-        raise ValueError(
+        raise ChainruleError(
             f"--out {out}: wanted a new folder or this demo's, got one whose corpus.jsonl is another (yours, or of"
             " another seed or version); remove it, or choose another --out"
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from chainrule.demo.items import Item
 from chainrule.demo.mixture import Mixture
+from chainrule.errors import ChainruleError
 
 MEANINGS: dict[str, Callable[[int, int], int]] = {
     "a + b": lambda a, b: a + b,
@@ -79,12 +80,12 @@ def puzzle_items(
 
     Item i after more shots goes on where item i after fewer ends, so that all can be asked at the price of the longest.
     `permuted` moves the examples' answers so that each example shows an answer that differs from its own.
-    Raises ValueError for a permutation of fewer than 2 examples, and for more than MOST_SHOTS.
+    Raises ChainruleError for a permutation of fewer than 2 examples, and for more than MOST_SHOTS.
     """
     if shots > MOST_SHOTS:
-        raise ValueError(f"puzzles: wanted at most {MOST_SHOTS} shots, got {shots}")
+        raise ChainruleError(f"puzzles: wanted at most {MOST_SHOTS} shots, got {shots}")
     if permuted and shots < 2:
-        raise ValueError(f"permuted examples: wanted at least 2 shots, got {shots}; one answer has nowhere to go")
+        raise ChainruleError(f"permuted examples: wanted at least 2 shots, got {shots}; one answer has nowhere to go")
     documents = random.Random(f"{seed}/{meaning}/{permuted and shots}")
     unseen_pairs = random.Random(f"{seed}/unseen/{meaning}/{shots}")
     items: list[Item] = []

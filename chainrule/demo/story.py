@@ -26,7 +26,7 @@ def tell(out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, s
 
     The same call goes on where it was stopped, and does not train again what has met its targets. `full`: five seeds in
     the grid, and the control whose reviews mix the polarities. `quiet` prints nothing on standard output. Raises
-    ValueError where `out` holds something else.
+    ChainruleError where `out` holds something else.
     """
     started = time.monotonic()
     console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)

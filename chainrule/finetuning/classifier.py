@@ -20,6 +20,7 @@ from tokenizers import processors
 from torch import Tensor
 
 from chainrule import machine
+from chainrule.errors import ChainruleError
 from chainrule.finetuning.features import Features
 from chainrule.model.formats import classifier as files
 from chainrule.storage.files import write_json, write_text
@@ -69,7 +70,8 @@ class Classifier:
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
         """The most probable label of each row.
 
-        Raises ValueError for a row without the text columns, and for one longer than the context if that is refused.
+        Raises ChainruleError for a row without the text columns, and for one longer than the context if that is
+        refused.
         """
         return [label for label, _ in self.stream(rows)]
 
@@ -80,7 +82,7 @@ class Classifier:
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
         """Label and probabilities (C,), row by row, in memory that does not grow with their number."""
         if isinstance(rows, str | Mapping):
-            raise ValueError("rows: wanted several rows, got one alone; put it into a list")
+            raise ChainruleError("rows: wanted several rows, got one alone; put it into a list")
         texts = map(self.form, rows)
         while part := list(islice(texts, _ROWS_AT_ONCE)):
             logits = torch.from_numpy(self.features(part)).double() @ self.w.double().T
@@ -102,21 +104,23 @@ class Classifier:
 def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier:
     """The classifier that `Classifier.save` wrote.
 
-    Raises ValueError for a directory that holds a language model, or a classifier of others: how their texts were read
-    is written nowhere.
+    Raises ChainruleError for a directory that holds a language model, or a classifier of others: how their texts were
+    read is written nowhere.
     """
     directory, where = model_directory(directory), machine.device(device)
     loaded = files.load_classifier(directory, where, machine.dtype(dtype, where))
     path = directory / _FORM
     if not path.is_file():
-        raise ValueError(
+        raise ChainruleError(
             f"{directory}: wanted a classifier saved by chainrule, got one without {_FORM}; finetune it here"
         )
     try:
         form = tomllib.loads(path.read_text(encoding="utf-8"))["classifier"]
         text, template, longer = tuple(form["text"]), form.get("input"), form["longer"]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it") from None
+        raise ChainruleError(
+            f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it"
+        ) from None
     features = Features(loaded.model, load_tokenizer(directory), longer=longer)
     return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family)
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule.errors import ChainruleError
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
@@ -25,7 +26,7 @@ _TOKENS_AT_ONCE = {"cpu": 2**11, "cuda": 2**16, "mps": 2**13}
 class Features:
     """Texts (N) to c_{T+1} (N, D), float32 on the CPU. The output layer is never computed.
 
-    `longer`: a text longer than the context loses its beginning (`cut` counts those) or raises ValueError.
+    `longer`: a text longer than the context loses its beginning (`cut` counts those) or raises ChainruleError.
     `remember`: what was computed is kept, for callers that ask for the same texts again.
     """
 
@@ -33,7 +34,7 @@ class Features:
         self, model: Transformer, tokenizer: Tokenizer, *, longer: Longer = "cut", remember: bool = False
     ) -> None:
         if longer not in ("cut", "refuse"):
-            raise ValueError(f"longer: wanted cut or refuse, got {longer!r}")
+            raise ChainruleError(f"longer: wanted cut or refuse, got {longer!r}")
         tokenizer.check_fits(model.config.vocabulary_size)
         self.model, self.tokenizer, self.longer = without_output(model), tokenizer, longer
         self.closing: list[int] = [] if model.config.causal else tokenizer.closing
@@ -66,7 +67,7 @@ class Features:
         for place, tokens in enumerate(self.tokenizer.encode_batch(texts)):
             if len(tokens) > room:
                 if self.longer == "refuse":
-                    raise ValueError(
+                    raise ChainruleError(
                         f"text {place + 1}: wanted at most {room} tokens (the context, less ⊥), got"
                         f" {len(tokens)}; shorten it, or let its beginning be cut"
                     )

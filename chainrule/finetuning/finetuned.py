@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
+from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.features import Features, Longer
 from chainrule.finetuning.full import Labelled, Progress, Training, recipe
@@ -50,11 +51,11 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         for name, choices in (("train", Train), ("longer", Longer)):
             if getattr(self, name) not in get_args(choices):
-                raise ValueError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
+                raise ChainruleError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name}: wanted a positive number, got {value}")
+                raise ChainruleError(f"{name}: wanted a positive number, got {value}")
 
 
 def finetune(
@@ -77,7 +78,7 @@ def finetune(
     "head" leaves θ̂ untouched and solves for w; "full" starts there and trains w and θ together. Below 64 labels the
     number of steps is fixed; from there on a stratified fifth of them chooses the best state. `out`: the directory that
     the classifier is saved to, and from which the same call goes on if it was stopped. `features`: those of `lm`, for
-    callers that use them again. Raises ValueError for a task of free answers and options out of range.
+    callers that use them again. Raises ChainruleError for a task of free answers and options out of range.
     """
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
     finetuning = Finetuning(lm, task, options, out, features)
@@ -101,7 +102,7 @@ class Finetuning:
         features: Features | None = None,
     ) -> None:
         if task.kind != "classification":
-            raise ValueError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
+            raise ChainruleError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
         self.out = None if out is None else Path(out)
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
@@ -219,13 +220,14 @@ def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOpti
 
 
 def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
-    """What was decided for the finetuning in `out`; it is begun if there is none. ValueError if it holds another."""
+    """What was decided for the finetuning in `out`; it is begun if there is none. ChainruleError if it holds
+    another."""
     path = out / "run.toml"
     if not path.is_file():
         entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
         foreign = [name for name in entries if not name.endswith(".partial")]
         if foreign:
-            raise ValueError(f"--out {out}: wanted a new folder, got one that holds something else ({foreign[0]})")
+            raise ChainruleError(f"--out {out}: wanted a new folder, got one that holds something else ({foreign[0]})")
         out.mkdir(parents=True, exist_ok=True)
         record = {"finetune": asked, "decided": dataclasses.asdict(decided)}
         write_text(path, tomli_w.dumps(record))
@@ -234,10 +236,10 @@ def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
         stored = tomllib.loads(path.read_text(encoding="utf-8"))
         before, found = stored["finetune"], Decided(**stored["decided"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: wanted the TOML of a finetuning, got {error}; use another --out") from None
+        raise ChainruleError(f"{path}: wanted the TOML of a finetuning, got {error}; use another --out") from None
     for name in {**asked, **before}:  # the options first, then the hashes that may follow from them
         if before.get(name) != asked.get(name):
-            raise ValueError(
+            raise ChainruleError(
                 f"--out {out}: wanted {name} {before.get(name)}, as this finetuning was begun, got {asked.get(name)};"
                 " use another --out"
             )

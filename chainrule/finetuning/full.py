@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from chainrule.errors import ChainruleError
 from chainrule.model.formats.classifier import Head
 from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
@@ -260,7 +261,7 @@ class Training:
     def _count(self, skipped: bool) -> None:
         self._skipped = self._skipped + 1 if skipped else 0
         if self._skipped == NOT_FINITE:
-            raise ValueError(
+            raise ChainruleError(
                 f"finetune: wanted finite losses, got {NOT_FINITE} steps in a row without one, at step {self.step};"
                 " lower the learning rate"
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from chainrule.errors import ChainruleError
 from chainrule.generation.sampling import Sampling, choose, penalise_repetition, stream
 from chainrule.model.kv_cache import Cache
 from chainrule.model.prefixes import empty_cache, read_all, tokens_at_once
@@ -62,18 +63,18 @@ def decode(
     step's `finished`. What is drawn depends on (seed, sample) and the prompt alone: in float32 it is the same in any
     batch.
 
-    Raises ValueError for a prompt that leaves no room in the context.
+    Raises ChainruleError for a prompt that leaves no room in the context.
     """
     context, device = model.config.context, model.embedding.weight.device
     if not prompts:
         return
     longest = max(map(len, prompts))
     if longest >= context:
-        raise ValueError(
+        raise ChainruleError(
             f"prompt: wanted fewer than {context} tokens (the context; ⊥ is one), got {longest}; shorten it"
         )
     if max_tokens < 1:
-        raise ValueError(f"max-tokens: wanted at least 1, got {max_tokens}")
+        raise ChainruleError(f"max-tokens: wanted at least 1, got {max_tokens}")
 
     capacity = min(context, longest + max_tokens)
     features, cache = prefill(model, prompts, longest if len(samples) > 1 else capacity)

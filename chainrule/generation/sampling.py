@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chainrule.errors import OptionError
+
 # Below this temperature softmax(u / τ) is the argmax, as far as float32 can tell logits apart.
 _COLDEST = 1e-6
 
@@ -27,15 +29,15 @@ class Sampling:
     def __post_init__(self) -> None:
         # Written so that NaN fails too.
         if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature: wanted a number of at least 0, got {self.temperature}")
+            raise OptionError(f"temperature: wanted a number of at least 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top-k: wanted at least 1, got {self.top_k}; leave it out to keep all tokens")
+            raise OptionError(f"top-k: wanted at least 1, got {self.top_k}; leave it out to keep all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top-p: wanted more than 0 and at most 1, got {self.top_p}")
+            raise OptionError(f"top-p: wanted more than 0 and at most 1, got {self.top_p}")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min-p: wanted from 0 to 1, got {self.min_p}")
+            raise OptionError(f"min-p: wanted from 0 to 1, got {self.min_p}")
         if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(f"repetition penalty: wanted more than 0, got {self.repetition_penalty}; 1 is none")
+            raise OptionError(f"repetition penalty: wanted more than 0, got {self.repetition_penalty}; 1 is none")
 
     @property
     def greedy(self) -> bool:
@@ -87,7 +89,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 def stream(seed: int, index: int) -> np.random.Generator:
     """The random numbers of sample `index`: they depend on nothing else, so neither does its text."""
     if not 0 <= seed < 2**64:
-        raise ValueError(f"seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
+        raise OptionError(f"seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
     return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
 
 

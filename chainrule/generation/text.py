@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
+from chainrule.errors import ChainruleError
 from chainrule.generation.decode import decode
 from chainrule.generation.sampling import Sampling
 from chainrule.model.transformer import Transformer
@@ -60,7 +61,7 @@ def complete(
 ) -> Iterator[Piece]:
     """Continue each prompt (⊥ included) `samples` times, a piece of text at a time. Raises what `decode` does."""
     if samples < 1:
-        raise ValueError(f"samples: wanted at least 1, got {samples}")
+        raise ChainruleError(f"samples: wanted at least 1, got {samples}")
     prompts_at_once = max(1, _SEQUENCES_AT_ONCE // samples)
     for first in range(0, len(prompts), prompts_at_once):
         batch = prompts[first : first + prompts_at_once]
@@ -106,7 +107,7 @@ class TextStream:
         special: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         if not all(stop):
-            raise ValueError("stop: wanted strings of at least one character, got an empty one; leave it out")
+            raise ChainruleError("stop: wanted strings of at least one character, got an empty one; leave it out")
         self.stopped = False
         self._decode = decode
         spelled = sorted((one for one in special if any(one in each for each in stop)), key=len, reverse=True)

@@ -11,6 +11,7 @@ from lm_eval.models.utils import postprocess_generated_text
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
+from chainrule.errors import ChainruleError
 from chainrule.integrations.harness_options import asked
 from chainrule.language_model import LanguageModel, Pretrained
 from chainrule.scoring.continuations import Pair, score_continuations
@@ -77,7 +78,7 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         for (sampling, until, most), contexts in zip(ways, alike.values(), strict=True):
             room = self.max_length - most
             if room < 1:
-                raise ValueError(
+                raise ChainruleError(
                     f"task: wanted answers of fewer than {self.max_length} tokens (the context), got {most}; give"
                     " max_gen_toks in the task's generation_kwargs"
                 )
@@ -101,11 +102,11 @@ def evaluate_tasks(
 ) -> list[TaskFigure]:
     """The harness's figures for its tasks: by name, or those of the YAML files in `include`.
 
-    `shots`: demonstrations, where not the task's own number; `limit`: so many documents of each task. Raises ValueError
-    for a masked model, and for a task that there is not.
+    `shots`: demonstrations, where not the task's own number; `limit`: so many documents of each task. Raises
+    ChainruleError for a masked model, and for a task that there is not.
     """
     if not isinstance(lm, LanguageModel):
-        raise ValueError(
+        raise ChainruleError(
             "--tasks: wanted a model of the next token, got a masked one, whose answers the harness cannot ask for"
         )
     lm.model.config.check_language_head()
@@ -114,7 +115,7 @@ def evaluate_tasks(
     for task in tasks:
         if task not in known:
             beside = "" if include is None else f" or {include}"
-            raise ValueError(
+            raise ChainruleError(
                 f"--tasks: wanted tasks of lm-evaluation-harness{beside}, got {task!r}; see lm-eval ls tasks"
             )
     results = lm_eval.simple_evaluate(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 
+from chainrule.errors import OptionError
 from chainrule.generation.sampling import Sampling
 
 MOST_TOKENS = 256  # of a generated answer, where its task names no number
@@ -56,7 +57,7 @@ class Asked(NamedTuple):
 def asked(task: Mapping[str, Any], model: Mapping[str, Any]) -> Asked:
     """What a task's generation_kwargs ask for, of a model with this generation_config.json.
 
-    Raises ValueError, with its name, for an option that changes the text and that we cannot obey.
+    Raises OptionError, with its name, for an option that changes the text and that we cannot obey.
     """
     options: dict[str, Any] = dict(normalize_gen_kwargs(_given(task), MOST_TOKENS))
     until = [stop for stop in handle_stop_sequences(options.pop("until"), eos=None) if stop]
@@ -69,7 +70,7 @@ def asked(task: Mapping[str, Any], model: Mapping[str, Any]) -> Asked:
     if not sampled or top_p == 0:  # of the tokens that a p of 0 keeps there is one
         return Asked(Sampling(0, repetition_penalty=penalty), until, most)
     if temperature == 0:
-        raise ValueError("task: wanted a temperature above 0 beside do_sample: true, got 0; leave one of them out")
+        raise OptionError("task: wanted a temperature above 0 beside do_sample: true, got 0; leave one of them out")
     sampling = Sampling(temperature, int(top_k) or None, None if top_p == 1 else top_p, min_p or None, penalty)
     return Asked(sampling, until, most)
 
@@ -82,18 +83,18 @@ def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"task: wanted {name} to be a number, got {value!r}; correct it") from None
+        raise OptionError(f"task: wanted {name} to be a number, got {value!r}; correct it") from None
 
 
 def _refuse(model: Mapping[str, Any], task: Mapping[str, Any], sampled: bool) -> None:
-    """ValueError for an option that changes the text and is not ours; the task's options go before the model's."""
+    """OptionError for an option that changes the text and is not ours; the task's options go before the model's."""
     known = {*_DEFAULTS, *_WITHOUT_EFFECT, *(() if sampled else _OFF_WHERE_SAMPLED)}
     off = {**_OFF, **_OFF_WHERE_SAMPLED}
     for name, value in {**model, **task}.items():
         if name in known or (name in off and value == off[name]):
             continue
         source = "the task's generation_kwargs" if name in task else "the model's generation_config.json"
-        raise ValueError(
+        raise OptionError(
             f"{source}: wanted none but {', '.join(_DEFAULTS)}, do_sample, until and max_gen_toks, got {name}: {value};"
             f" {_INSTEAD.get(name, 'remove it, or evaluate with the harness itself')}"
         )

@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from chainrule.errors import ModelError
 from chainrule.model.rotary import RopeScaling
 
 
 @dataclass(frozen=True)
 class Config:
-    """A field means one thing in every family. Raises ValueError for a shape that cannot be.
+    """A field means one thing in every family. Raises ModelError for a shape that cannot be.
 
     D width, H heads, G key-value heads, K head width, V vocabulary.
     """
@@ -52,21 +53,21 @@ class Config:
         for name in sizes:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"model: wanted {name} of at least 1, got {value!r}")
+                raise ModelError(f"model: wanted {name} of at least 1, got {value!r}")
         if self.heads % self.key_value_heads:
-            raise ValueError(
+            raise ModelError(
                 f"model: wanted heads that key_value_heads divides, got {self.heads} and {self.key_value_heads}"
             )
         turned = self.rotary_width or self.head_width
         if self.positions == "rotary" and (turned % 2 or turned > self.head_width):
-            raise ValueError(
+            raise ModelError(
                 f"model: wanted an even width of at most {self.head_width} for rotary positions, got {turned}"
             )
 
     def check_language_head(self) -> None:
-        """ValueError for a model that has features and no logits."""
+        """ModelError for a model that has features and no logits."""
         if not self.language_head:
-            raise ValueError(
+            raise ModelError(
                 "model: wanted a language-model head, got a model that was saved without one: it has features and can"
                 " be finetuned, but cannot score, fill, generate or be prompted; take a model that has its head"
             )

@@ -47,7 +47,7 @@ def read_all(
 
     A part reads at most `at_once` new tokens, or one sequence; keys and values are held for them and for one sequence.
     `wanted`: of each sequence the place from which on φ is wanted, by default all of it; the last layer is computed
-    there alone. Raises ValueError for a sequence longer than the context.
+    there alone. Raises ChainruleError for a sequence longer than the context.
     """
     if not sequences:
         return

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chainrule.errors import ChainruleError
 from chainrule.model.config import Config
 from chainrule.model.kernels import causal_attention, masked_attention, plain_cpu, rms_norm
 from chainrule.model.kv_cache import Cache, Tree, causal_mask, positions
@@ -220,11 +221,11 @@ class Transformer(nn.Module):
         T = tokens.shape[1]
         length = T if cache is None else cache.reach(T)
         if length > self.config.context:
-            raise ValueError(
+            raise ChainruleError(
                 f"model: wanted at most {self.config.context} tokens (its context), got {length}; shorten the text"
             )
         if cache is not None and not self.config.causal:
-            raise ValueError(
+            raise ChainruleError(
                 "model: wanted a causal model, got one in which every token sees those after it;"
                 " it fills blanks and cannot go on from a text"
             )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from chainrule.arguments import Help
+from chainrule.errors import OptionError
 
 LEAST_CONTEXT = 2
 
@@ -67,22 +68,22 @@ class PretrainOptions:
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
+                raise OptionError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
         if self.context is not None and self.context < LEAST_CONTEXT:
-            raise ValueError(
+            raise OptionError(
                 f"--context: wanted at least {LEAST_CONTEXT} tokens, ⊥ and what follows, got {self.context}"
             )
         if not 0 <= self.seed < 2**64:
-            raise ValueError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {self.seed}")
+            raise OptionError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {self.seed}")
         if self.family is not None and (self.family == "bert") != (self.objective == "masked"):
-            raise ValueError(
+            raise OptionError(
                 f"--family: wanted {'bert' if self.objective == 'masked' else 'qwen3 or gpt2'} for --objective"
                 f" {self.objective}, got {self.family}"
             )
         if self.start is not None:
             for name in ("depth", "width", "heads", "context", "family"):
                 if getattr(self, name) is not None:
-                    raise ValueError(
+                    raise OptionError(
                         f"--{name}: wanted none beside --from, whose model has its shape, got {getattr(self, name)}"
                     )
 
@@ -113,7 +114,7 @@ def shape_of(options: PretrainOptions) -> Shape:
     width = options.width or 64 * depth
     heads = options.heads or max(1, width // (64 if width >= 512 else 32))
     if width % heads or (width // heads) % 2:
-        raise ValueError(f"--heads: wanted a number that cuts the width of {width} into even parts, got {heads}")
+        raise OptionError(f"--heads: wanted a number that cuts the width of {width} into even parts, got {heads}")
     context = options.context or (1024 if depth >= 12 else 512 if depth >= 8 else 256)
     return Shape(depth, width, heads, context)
 
@@ -122,5 +123,5 @@ def batch_rows(options: PretrainOptions, depth: int, context: int) -> int:
     """Windows a step."""
     tokens = options.batch_tokens or max(context, 2**18 if depth >= 12 else 2**14 if depth >= 6 else 2**12)
     if tokens < context:
-        raise ValueError(f"--batch-tokens: wanted at least one window of {context} tokens, got {tokens}")
+        raise OptionError(f"--batch-tokens: wanted at least one window of {context} tokens, got {tokens}")
     return tokens // context

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from chainrule.corpus.batches import Batches, validation_windows
 from chainrule.corpus.write import Split
+from chainrule.errors import ChainruleError
 from chainrule.language_model import Pretrained
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.checkpoint import weights
@@ -223,7 +224,7 @@ class Run:
         self.skipped += skipped
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         if self.skipped_in_a_row == NOT_FINITE:
-            raise ValueError(
+            raise ChainruleError(
                 f"pretrain: wanted finite losses, got {NOT_FINITE} steps in a row without one, at step {self.step}; "
                 f"{self.out} keeps the last good state: start again elsewhere with a lower --learning-rate"
             )

@@ -17,6 +17,7 @@ import torch
 from chainrule import machine
 from chainrule.corpus.batches import Batches
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
+from chainrule.errors import ChainruleError
 from chainrule.language_model import held, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
@@ -42,7 +43,7 @@ def open_run(
 ) -> Run:
     """The run of these options in `out`: made, or found where it stopped.
 
-    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises ValueError where `out`
+    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises ChainruleError where `out`
     holds something else or a run from other options or data (what differs is named), and where a file was altered.
     """
     started = time.monotonic()
@@ -57,7 +58,9 @@ def open_run(
         sweep(folder)
     shards = _shards(data, out, options, corpus, say)
     if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
-        raise ValueError(f"--out {out}: wanted the data this run was made from, got other shards; use another --out")
+        raise ChainruleError(
+            f"--out {out}: wanted the data this run was made from, got other shards; use another --out"
+        )
 
     tokenizer = shards.tokenizer
     where = machine.device(device)
@@ -68,7 +71,7 @@ def open_run(
     )
     validation = shards.split("validation")
     if len(validation) < 2:
-        raise ValueError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
+        raise ChainruleError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
     if stored is not None:
         decided = Decided(**stored["decided"])
         torch.set_num_threads(decided.threads)
@@ -101,7 +104,7 @@ def open_run(
 
 
 def _check(data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions) -> None:
-    """ValueError for what can be told to be impossible before the text is read and a model is made."""
+    """ChainruleError for what can be told to be impossible before the text is read and a model is made."""
     if options.start is None:
         shape = shape_of(options)
         batch_rows(options, shape.depth, shape.context)
@@ -113,12 +116,12 @@ def _check(data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions)
         batch_rows(options, config.layers, config.context)
         if config.causal != (options.objective == "next"):
             wanted, sees = ("next", "none") if config.causal else ("masked", "each")
-            raise ValueError(
+            raise ChainruleError(
                 f"--objective: wanted {wanted} for {options.start}, in which {sees} of the tokens sees those after it,"
                 f" got {options.objective}"
             )
     if corpus.validation == 0 and not _is_shards(data):
-        raise ValueError("--validation: wanted more than 0, as a run is validated, got 0; 0.1 is usual")
+        raise ChainruleError("--validation: wanted more than 0, as a run is validated, got 0; 0.1 is usual")
 
 
 def _is_shards(data: Sequence[str]) -> bool:
@@ -129,7 +132,7 @@ def _objective(tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
     if options.objective == "next":
         return NEXT_TOKEN
     if tokenizer.mask is None:
-        raise ValueError(
+        raise ChainruleError(
             "--objective masked: wanted tokens with a [MASK] among them, got shards without: tokenize with --mask, or"
             " give the text itself"
         )
@@ -165,20 +168,20 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
         entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
         foreign = [name for name in entries if name not in begun and not name.endswith(".partial")]
         if foreign:
-            raise ValueError(
+            raise ChainruleError(
                 f"--out {out}: wanted a new folder or a run, got a folder that holds something else ({foreign[0]})"
             )
         return None
     try:
         stored = tomllib.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: wanted a run's TOML, got {error}") from None
+        raise ChainruleError(f"{path}: wanted a run's TOML, got {error}") from None
     defaults = dataclasses.asdict(PretrainOptions())
     for name in sorted(stored["options"].keys() | asked.keys()):
         # an option that is younger than the run was at its default
         before, now = stored["options"].get(name, defaults.get(name)), asked.get(name)
         if before != now:
-            raise ValueError(
+            raise ChainruleError(
                 f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now};"
                 " use the same options or another --out"
             )
@@ -194,7 +197,7 @@ def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: Co
     shards = Shards(directory)
     shards.verify()
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:
-        raise ValueError(
+        raise ChainruleError(
             f"--from {options.start}: wanted text in this model's tokens, got others; give --tokenizer {options.start}"
         )
     return shards

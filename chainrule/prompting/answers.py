@@ -15,7 +15,7 @@ def say(lm: Pretrained, prompts: Sequence[Sequence[int]], ended: Callable[[str],
     """What follows each prompt (tokens, ⊥ included), by the most probable token each time.
 
     A text goes on until `ended` says so, and at most to a stop token, `max_tokens` or the end of the context.
-    Raises ValueError for a prompt that leaves no room in the context.
+    Raises ChainruleError for a prompt that leaves no room in the context.
     """
     texts = [""] * len(prompts)
     by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))

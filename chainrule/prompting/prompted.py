@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from chainrule.errors import ChainruleError
 from chainrule.finetuning.features import Features, Longer
 from chainrule.language_model import Pretrained
 from chainrule.masked_language_model import MaskedLanguageModel
@@ -57,7 +58,7 @@ class Asking:
 
 def _check(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
-        raise ValueError(f"{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")
+        raise ChainruleError(f"{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")
 
 
 class Shown(NamedTuple):
@@ -103,17 +104,17 @@ class Prompted:
 
     def _check_generation(self, prompt: Prompt) -> None:
         if isinstance(self.lm, MaskedLanguageModel):
-            raise ValueError(
+            raise ChainruleError(
                 "answer: wanted labels to choose from for a masked language model, which fills a blank and says nothing"
                 " of its own accord; take another model, or a task of kind classification with --answer labels"
             )
         if self.asking.calibrate != "none":
-            raise ValueError(
+            raise ChainruleError(
                 f"calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
                 " only the probabilities of labels can be calibrated"
             )
         if _SOMETHING in prompt.after(self._blank(_SOMETHING)):
-            raise ValueError(
+            raise ChainruleError(
                 "template: wanted {label} behind all columns, as the answer is generated; got a column behind it;"
                 " rewrite it, or ask for the most probable label"
             )
@@ -121,14 +122,18 @@ class Prompted:
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
         """The label of each row, "" where a generated word is no label's; the answer itself where answers are free.
 
-        Raises ValueError for a row without the task's columns, and for one longer than the context if that is refused.
+        Raises ChainruleError for a row without the task's columns, and for one longer than the context if that is
+        refused.
         """
         return [label for label, _ in self.stream(rows)]
 
     def predict_proba(self, rows: Iterable[Row | str]) -> Floats:
-        """(N, C) probabilities of `labels`, each row's summing to 1. Raises ValueError where answers are generated."""
+        """(N, C) probabilities of `labels`, each row's summing to 1. Raises ChainruleError where answers are
+        generated."""
         if self.generates:
-            raise ValueError("predict_proba: wanted labels to choose from, got answers that are generated; use predict")
+            raise ChainruleError(
+                "predict_proba: wanted labels to choose from, got answers that are generated; use predict"
+            )
         return np.array([found for _, found in self.stream(rows)], np.float64).reshape(-1, len(self.labels))
 
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, Floats]]:
@@ -140,9 +145,9 @@ class Prompted:
                 yield from ((self.labels[found.argmax()], found) for found in self._probabilities(asked))
 
     def answers(self, rows: Iterable[Row | str]) -> Iterator[str]:
-        """What the model says of each row: a word, or a free answer. Raises ValueError where it chooses a label."""
+        """What the model says of each row: a word, or a free answer. Raises ChainruleError where it chooses a label."""
         if not self.generates:
-            raise ValueError("answers: wanted answers that are generated, got labels to choose from; use predict")
+            raise ChainruleError("answers: wanted answers that are generated, got labels to choose from; use predict")
         for asked in self._asked(rows):
             yield from self._say(asked)
 
@@ -178,7 +183,7 @@ class Prompted:
     def _asked(self, rows: Iterable[Row | str]) -> Iterator[list[Asked]]:
         """The rows in their prompts, many at once, and counted."""
         if isinstance(rows, str | Mapping):
-            raise ValueError("rows: wanted several rows, got one alone; put it into a list")
+            raise ChainruleError("rows: wanted several rows, got one alone; put it into a list")
         rest = (self.task.row(row, f"row {number}") for number, row in enumerate(rows, 1))
         at_once = min(_ROWS_AT_ONCE, max(1, _OPTIONS_AT_ONCE // max(1, len(self.labels))))
         while part := list(islice(rest, at_once)):
@@ -273,19 +278,19 @@ def in_context(
     it may show and those it shows, `order` their order. Where the context is too short, the first of them are left
     out; then the row loses its beginning, or is refused (`longer`). See `Asking` for the rest.
 
-    Raises ValueError for options out of range, for more shots than labels, and for a task that cannot be prompted.
+    Raises ChainruleError for options out of range, for more shots than labels, and for a task that cannot be prompted.
     """
     _check("select", select, Select)
     _check("by", by, By)
     asking = Asking(answer, calibrate, normalise, longer, chat)
     pool = task.subset(labels, seed)
     if not 0 <= shots <= len(pool):
-        raise ValueError(
+        raise ChainruleError(
             f"shots: wanted from 0 to {len(pool)} (the labels that may be used), got {shots}; ask for fewer shots,"
             " or allow more labels"
         )
     if select == "balanced" and task.kind == "free":
-        raise ValueError("select: wanted random or nearest for a task without classes, got balanced")
+        raise ChainruleError("select: wanted random or nearest for a task without classes, got balanced")
     if select == "nearest" and shots:
         choose = _nearest(lm, task, pool, by)
     else:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+from chainrule.errors import ChainruleError
 from chainrule.finetuning.features import Longer
 from chainrule.language_model import Pretrained
 from chainrule.scoring.blanks import Blanked, blanked
@@ -61,8 +62,8 @@ class Questions:
     def fit(self, chosen: tuple[int, ...], row: Row) -> Asked:
         """The row after as many of `chosen` as the context has place for, the first of them next to the row.
 
-        Raises ValueError for a row that does not fit even alone, where that is refused; and for a template that does
-        not fit with nothing in it.
+        Raises ChainruleError for a row that does not fit even alone, where that is refused; and for a template that
+        does not fit with nothing in it.
         """
         asked = self._ask(chosen, row)
         if self._fits(asked):
@@ -76,7 +77,7 @@ class Questions:
         """The row alone, without the beginning of its longest text; where that is not enough, of the next longest."""
         if self.longer == "refuse":
             beginning = next(row[column] for column in self.columns)[:40]
-            raise ValueError(
+            raise ChainruleError(
                 f"text: wanted at most {self.context} tokens (the context) with the prompt around it, got"
                 f" {self._length(self._ask((), row))} in {beginning!r}…; shorten it, or let its beginning be cut"
             )
@@ -85,7 +86,7 @@ class Questions:
             asked = self._ask((), row)
             if self._fits(asked):
                 return asked._replace(cut=True)
-        raise ValueError(
+        raise ChainruleError(
             f"template: wanted at most {self.context} tokens (the context), got {self._length(asked)} with no text in"
             " it; shorten it, or take a model with a longer context"
         )

@@ -36,7 +36,7 @@ def blanked(tokens: Sequence[int], places: Sequence[int], mask: int) -> Blanked:
 def fill_blanks(model: Transformer, asked: Sequence[Blanked], top: int = 0) -> list[Scores]:
     """Of each sequence log p of the word in each blank given all that is no blank, and the `top` most probable ones.
 
-    Those with the same tokens are read once, those of like length together. Raises ValueError for a sequence longer
+    Those with the same tokens are read once, those of like length together. Raises ChainruleError for a sequence longer
     than the context.
     """
     texts = list(dict.fromkeys(tuple(one.tokens) for one in asked))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule.errors import ChainruleError
 from chainrule.model.prefixes import Part, read_all, tokens_at_once
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import border
@@ -37,13 +38,13 @@ class Scored(NamedTuple):
 def pair_of(tokenizer: Tokenizer, before: str, continuation: str, head: Sequence[int] = ()) -> Pair:
     """The two texts tokenized as one; a token that crosses their border belongs to the continuation.
 
-    `head`: special tokens that stand in front of them, and what stands before these; by default ⊥. Raises ValueError
-    for a continuation without tokens.
+    `head`: special tokens that stand in front of them, and what stands before these; by default ⊥. Raises
+    ChainruleError for a continuation without tokens.
     """
     tokens = (tokenizer.encode_behind if head else tokenizer.encode)(before + continuation)
     inside = border(tokenizer, before, tokens)
     if inside == len(tokens):
-        raise ValueError(f"continuation: wanted text of at least one token, got {continuation!r}")
+        raise ChainruleError(f"continuation: wanted text of at least one token, got {continuation!r}")
     return Pair([*(head or [tokenizer.bottom]), *tokens[:inside]], tokens[inside:])
 
 
@@ -56,10 +57,10 @@ def score_continuations(
     `tokens_in_memory`: how many new tokens are read at once, by default what suits the device; keys and values are held
     for them and for one sequence. A single sequence is read whole, whatever the limit.
 
-    Raises ValueError for a pair with an empty part, or one longer than the context (its last token is not read).
+    Raises ChainruleError for a pair with an empty part, or one longer than the context (its last token is not read).
     """
     if tokens_in_memory is not None and tokens_in_memory < 1:
-        raise ValueError(f"tokens-in-memory: wanted at least 1, got {tokens_in_memory}")
+        raise ChainruleError(f"tokens-in-memory: wanted at least 1, got {tokens_in_memory}")
     for pair in pairs:
         _check(pair, model.config.context)
     totals, greedy = np.zeros(len(pairs)), np.ones(len(pairs), bool)
@@ -78,13 +79,13 @@ def score_continuations(
 
 def _check(pair: Pair, context: int) -> None:
     if not pair.context or not pair.continuation:
-        raise ValueError(
+        raise ChainruleError(
             "pair: wanted at least one token of context (⊥) and one of continuation,"
             f" got {len(pair.context)} and {len(pair.continuation)}"
         )
     length = len(pair.context) + len(pair.continuation) - 1
     if length > context:
-        raise ValueError(
+        raise ChainruleError(
             f"prompt: wanted at most {context} tokens with its answer (the context; the last one is not read),"
             f" got {length}; shorten it or give fewer examples"
         )

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule.errors import ChainruleError
 from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
 from chainrule.tokens.tokenizer import Tokenizer
@@ -75,7 +76,7 @@ def windows(T: int, context: int, stride: int | None = None) -> Iterator[Window]
     """Windows that score each of x_1..x_T once; after the first, a window moves on by `stride` (half the context)."""
     stride = max(1, context // 2) if stride is None else stride
     if not 1 <= stride <= context:
-        raise ValueError(f"stride: wanted from 1 to {context} tokens (the context), got {stride}")
+        raise ChainruleError(f"stride: wanted from 1 to {context} tokens (the context), got {stride}")
     start, first = 0, 1
     while first <= T:
         end = min(start + context, T)

@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
+from chainrule.errors import DataError
 from chainrule.storage.lines import Lines, undecodable
 from chainrule.storage.rows import OnSkip, Row, check_names, missing, report
 
@@ -77,7 +78,7 @@ def table_rows(
 ) -> Iterator[Row]:
     """The rows of a table, by the names in its header, or in `columns` if it has none. Blank lines are left out.
 
-    Raises ValueError for a name that stands twice, and where `wanted` is none of them.
+    Raises DataError for a name that stands twice, and where `wanted` is none of them.
     """
     csv.field_size_limit(_LONGEST)
     how = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
@@ -91,7 +92,7 @@ def table_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            report(ValueError(f"{path}:{line}: not a row of a table ({error}): correct it"), on_skip)
+            report(DataError(f"{path}:{line}: not a row of a table ({error}): correct it"), on_skip)
             continue
         if (bad := lines.take_bad()) is not None:
             report(undecodable(path, lines.encoding, bad), on_skip)
@@ -102,6 +103,6 @@ def table_rows(
                 if wanted is not None and wanted not in columns:
                     raise missing(path, wanted, columns)
         elif row and len(row) != len(columns):
-            report(ValueError(f"{path}:{line}: wanted {len(columns)} columns, got {len(row)}: correct it"), on_skip)
+            report(DataError(f"{path}:{line}: wanted {len(columns)} columns, got {len(row)}: correct it"), on_skip)
         elif row:
             yield line, dict(zip(columns, row, strict=True))

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from chainrule.errors import ChainruleError
+
 
 def _sync(path: Path) -> None:
     """Flush a file or a directory's entries to the disk."""
@@ -23,7 +25,9 @@ def _sync(path: Path) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; it is renamed to `path` when the block ends well, removed when not."""
     if not path.parent.is_dir():
-        raise ValueError(f"{path}: wanted a file in a folder that is there, got no folder {path.parent}; make it first")
+        raise ChainruleError(
+            f"{path}: wanted a file in a folder that is there, got no folder {path.parent}; make it first"
+        )
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
@@ -58,7 +62,7 @@ def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: S
 
     An `out` that held something before is never touched: it is refused, or gone on with. `saved` names, by patterns
     inside `out`, what is worth keeping whatever happens, such as a checkpoint; `underway`, what is worth keeping unless
-    the error is a ValueError, so that the same command goes on from there once the disk has room again. Ctrl-C and
+    the error is a ChainruleError, so that the same command goes on from there once the disk has room again. Ctrl-C and
     SIGTERM are no errors: they leave what there is.
     """
     above = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -66,7 +70,7 @@ def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: S
     try:
         yield
     except Exception as error:
-        kept = saved if isinstance(error, ValueError) else (*saved, *underway)
+        kept = saved if isinstance(error, ChainruleError) else (*saved, *underway)
         if not held and not any(True for pattern in kept for _ in out.glob(pattern)):
             _remove(out, above)
         raise

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from chainrule.errors import ModelError
+
 # All that is fetched: no pickle, and no code but the chat template, which runs in a sandbox.
 SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
@@ -14,7 +16,7 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     """The directory `model`, where there is one; else owner/name on the Hub, or owner/name@revision.
 
     The Hub's cache, token, endpoint and offline mode are those of `huggingface_hub` (HF_HOME, HF_HUB_OFFLINE, ...).
-    Without `weights` all but these is fetched. Raises ValueError, in one line, for what is neither, and where the Hub
+    Without `weights` all but these is fetched. Raises ModelError, in one line, for what is neither, and where the Hub
     cannot be reached and its cache lacks the model.
     """
     path, named = Path(model), _NAME.fullmatch(str(model))
@@ -25,7 +27,7 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     directory = _snapshot(named["name"], named["revision"], [*SETTINGS, *(WEIGHTS if weights else ())])
     adapter = (directory / "adapter_config.json").is_file()  # whoever reads the directory says what that is
     if weights and not adapter and not any(directory.glob("*.safetensors")):
-        raise ValueError(
+        raise ModelError(
             f"{model}: wanted safetensors, which the Hub's {named['name']} has none of; GGUF is not read, and a pickle"
             " is never fetched: where you trust it, convert it with transformers' from_pretrained(…).save_pretrained(…)"
         )
@@ -40,28 +42,28 @@ def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns="*/*"))
     except errors.GatedRepoError:
-        raise ValueError(
+        raise ModelError(
             f"{name}: wanted leave to read it on the Hub, got none; accept its terms at"
             f" {constants.ENDPOINT}/{name} and log in with `hf auth login`"
         ) from None
     except errors.RepositoryNotFoundError:
-        raise ValueError(
+        raise ModelError(
             f"{looked}, and {constants.ENDPOINT} has none of that name (or a private one: `hf auth login`)"
         ) from None
     except errors.RevisionNotFoundError:
-        raise ValueError(f"{name}: wanted revision {revision}, which the Hub's {name} does not have") from None
+        raise ModelError(f"{name}: wanted revision {revision}, which the Hub's {name} does not have") from None
     except errors.LocalEntryNotFoundError as error:
         why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection: {error.__cause__ or error}"
-        raise ValueError(
+        raise ModelError(
             f"{looked}, the cache {constants.HF_HUB_CACHE} has no {name}{at}, and {constants.ENDPOINT} could not be"
             f" asked ({why}); correct the name, or fetch it where there is a network"
         ) from None
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
         first = next(line for line in str(error).splitlines() if line.strip())
-        raise ValueError(f"{looked}, and the Hub says: {first}") from None
+        raise ModelError(f"{looked}, and the Hub says: {first}") from None
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in _CLIENTS:
             raise
-        raise ValueError(
+        raise ModelError(
             f"{looked}, and {constants.ENDPOINT} could not be asked ({error}); try again, or fetch it elsewhere"
         ) from None

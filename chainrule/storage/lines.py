@@ -5,6 +5,8 @@ import io
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
+from chainrule.errors import DataError
+
 HEAD = 1 << 16  # bytes looked at before a file is read, at most
 BLOCK = 1 << 20  # bytes read at once, where lines are not told apart by the byte of a newline
 MARKS = (  # byte-order marks; the longer of two that begin alike stands first
@@ -17,11 +19,11 @@ MARKS = (  # byte-order marks; the longer of two that begin alike stands first
 _BAD = "\udcff"  # stands for a byte that did not decode: no decoder gives a lone surrogate
 
 
-class UnusableFileError(ValueError):
+class UnusableFileError(DataError):
     """Nothing in the file can be read, so that no row of it can be skipped alone."""
 
 
-class UndecodableError(ValueError):
+class UndecodableError(DataError):
     """`fact`: what is wrong, without the advice, for callers whose users name an encoding elsewhere."""
 
     def __init__(self, fact: str) -> None:
@@ -37,12 +39,12 @@ def undecodable(path: str, encoding: str, offset: int) -> UndecodableError:
 
 
 def checked_encoding(encoding: str) -> str:
-    """Its usual name. Raises ValueError for what is no encoding of text."""
+    """Its usual name. Raises DataError for what is no encoding of text."""
     try:
         "".encode(encoding)
         name = codecs.lookup(encoding).name
     except LookupError:
-        raise ValueError(f"wanted the name of an encoding such as utf-8, got {encoding}: correct it") from None
+        raise DataError(f"wanted the name of an encoding such as utf-8, got {encoding}: correct it") from None
     # A mark at the beginning is never text, and is looked for in every file; without one the order is the usual.
     return {"utf-8-sig": "utf-8", "utf-16": "utf-16-le", "utf-32": "utf-32-le"}.get(name, name)
 

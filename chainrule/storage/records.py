@@ -13,6 +13,7 @@ from os.path import splitext
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.delimited import SEPARATORS, is_quoted, separator_of, table_rows
 from chainrule.storage.lines import (
     BLOCK,
@@ -66,7 +67,7 @@ class Record:
         return f"{self.source}:{self.line}"
 
     def text(self, column: str) -> str:
-        """The column's text; ValueError, with file and line, where it is missing, null, or no text."""
+        """The column's text; DataError, with file and line, where it is missing, null, or no text."""
         return text_of(self.values, column, self.where, self.encoding)
 
 
@@ -88,7 +89,7 @@ def kind(path: str) -> str:
     """The one of KINDS that a file's name says; .txt for standard input and for any other name."""
     suffix = splitext(path.removesuffix(".gz"))[1].lower()  # noqa: PTH122 (asked of every row: a Path takes long)
     if suffix == ".json":
-        raise ValueError(f"{path}: wanted one JSON value a line, as .jsonl: rename the file, or convert it")
+        raise DataError(f"{path}: wanted one JSON value a line, as .jsonl: rename the file, or convert it")
     return suffix if suffix in KINDS else ".txt"
 
 
@@ -115,12 +116,12 @@ def find_files(inputs: Sequence[str], say: Say = silent) -> list[str]:
             f"{len(hidden)} hidden files left out ({', '.join([*hidden[:_NAMED], *['…'][: len(hidden) - _NAMED]])})"
         )
         if not seen:
-            raise ValueError(nothing + (f" but {left_out}: name them one by one if meant" if hidden else ""))
+            raise DataError(nothing + (f" but {left_out}: name them one by one if meant" if hidden else ""))
         if hidden:
             say(f"{name}: {left_out}")
         found += seen
     if not found:
-        raise ValueError("wanted files to read, got none: name some")
+        raise DataError("wanted files to read, got none: name some")
     return found
 
 
@@ -145,9 +146,9 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb", buffering=HEAD) as file:
             yield file  # type: ignore[misc]  # GzipFile reads as BinaryIO does
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a whole gzip file ({error}): fetch it again") from None
+        raise DataError(f"{path}: not a whole gzip file ({error}): fetch it again") from None
     except OSError as error:
-        raise ValueError(f"{path}: cannot be read ({error.strerror}): check the name") from None
+        raise DataError(f"{path}: cannot be read ({error.strerror}): check the name") from None
 
 
 def _rows(
@@ -188,7 +189,7 @@ def _is_quoted(path: str, encoding: str) -> bool:
         return is_quoted(Lines(file, path, encoding, any_end=True).raw())
 
 
-def _empty(path: str) -> ValueError:
+def _empty(path: str) -> DataError:
     return UnusableFileError(f"{path}: wanted text, the file is empty: leave it out")
 
 
@@ -203,7 +204,7 @@ def read_records(
     """The rows of a file, all columns as strings; a row of a .txt file, or of standard input ("-"), is a line: "text".
 
     A byte-order mark tells the encoding, whatever `encoding` is. columns: the names in a csv or tsv file that has no
-    header. `say` is told of a separator that is no comma. Raises ValueError, with file and line or byte, for what
+    header. `say` is told of a separator that is no comma. Raises DataError, with file and line or byte, for what
     cannot be read; a row that cannot is given to `on_skip`, where there is one, and left out.
     """
     encoding = checked_encoding(encoding)
@@ -227,7 +228,7 @@ def read_documents(
         if not isinstance(text, str):
             try:
                 text = text_of(values, field, f"{path}:{line}", encoding)
-            except ValueError as error:
+            except ChainruleError as error:
                 report(error, on_skip)
                 continue
         if text:
@@ -239,7 +240,7 @@ def _text_pieces(path: str, encoding: str, on_skip: OnSkip) -> Iterator[Piece]:
         try:  # the whole file before its first piece: a document is skipped whole
             for _ in _decoded(path, encoding):
                 pass
-        except ValueError as error:
+        except ChainruleError as error:
             on_skip(error)
             return
     line, begins = 1, True

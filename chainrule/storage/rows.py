@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.lines import Lines, undecodable
 
 # Called with what is wrong with a row, which is then left out; where there is none, the error is raised.
-OnSkip = Callable[[ValueError], None] | None
+OnSkip = Callable[[ChainruleError], None] | None
 Row = tuple[int, dict[str, Any]]  # the line where it begins, from 1, and column -> value, as the file has it
 NO_TEXT = "write one, or skip such rows with --on-error skip"  # what to do where a row lacks a value
 
 
-def report(error: ValueError, on_skip: OnSkip) -> None:
+def report(error: ChainruleError, on_skip: OnSkip) -> None:
     if on_skip is None:
         raise error
     on_skip(error)
@@ -26,9 +27,9 @@ class Skipped:
 
     def __init__(self) -> None:
         self.count = 0
-        self.first: ValueError | None = None
+        self.first: ChainruleError | None = None
 
-    def __call__(self, error: ValueError) -> None:
+    def __call__(self, error: ChainruleError) -> None:
         self.count += 1
         self.first = self.first or error
 
@@ -42,15 +43,15 @@ class Skipped:
         return f"{self.count} skipped, the first because of {self.reason}"
 
 
-def missing(path: str, wanted: str, columns: Sequence[str]) -> ValueError:
-    return ValueError(f"{path}: no {wanted!r} there, only {', '.join(map(repr, columns))}: name one of these")
+def missing(path: str, wanted: str, columns: Sequence[str]) -> DataError:
+    return DataError(f"{path}: no {wanted!r} there, only {', '.join(map(repr, columns))}: name one of these")
 
 
 def check_names(where: str, columns: Sequence[str]) -> None:
-    """Raise ValueError for a column's name that stands twice."""
+    """Raise DataError for a column's name that stands twice."""
     name, times = Counter(columns).most_common(1)[0] if columns else ("", 0)
     if times > 1:
-        raise ValueError(f"{where}: the column {name!r} stands {times} times: rename all but one of them")
+        raise DataError(f"{where}: the column {name!r} stands {times} times: rename all but one of them")
 
 
 def text_rows(lines: Lines, path: str, on_skip: OnSkip) -> Iterator[Row]:
@@ -73,12 +74,12 @@ def json_rows(lines: Lines, path: str, on_skip: OnSkip) -> Iterator[Row]:
             if "\\ud" in line.lower():  # perhaps a lone surrogate, which is no text: encode raises
                 json.dumps(row, ensure_ascii=False).encode()
         except ValueError as error:
-            report(ValueError(f"{path}:{lines.number}: not JSON ({error}): correct the line"), on_skip)
+            report(DataError(f"{path}:{lines.number}: not JSON ({error}): correct the line"), on_skip)
             continue
         if isinstance(row, dict):
             yield lines.number, row
         else:
-            report(ValueError(f"{path}:{lines.number}: wanted a JSON object, got {line.strip()[:40]}"), on_skip)
+            report(DataError(f"{path}:{lines.number}: wanted a JSON object, got {line.strip()[:40]}"), on_skip)
 
 
 def parquet_rows(path: str, wanted: str | None) -> Iterator[Row]:
@@ -97,7 +98,7 @@ def parquet_rows(path: str, wanted: str | None) -> Iterator[Row]:
                     yield line, row
     except (pyarrow.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a whole parquet file ({reason}): fetch it again") from None
+        raise DataError(f"{path}: not a whole parquet file ({reason}): fetch it again") from None
 
 
 def is_null(value: Any) -> bool:
@@ -108,7 +109,7 @@ def is_null(value: Any) -> bool:
 def text_of(row: Mapping[str, Any], column: str, where: str, encoding: str = "utf-8", cure: str = NO_TEXT) -> str:
     """The text in a column; a number or a boolean as JSON writes it, bytes by `encoding`.
 
-    Raises ValueError, naming `where`, if the column is not there, is null, or holds what is no text.
+    Raises DataError, naming `where`, if the column is not there, is null, or holds what is no text.
     """
     value = row.get(column)
     if isinstance(value, str):
@@ -116,7 +117,7 @@ def text_of(row: Mapping[str, Any], column: str, where: str, encoding: str = "ut
     if column not in row:
         raise missing(where, column, list(row))
     if is_null(value):
-        raise ValueError(f"{where}: {column!r} is null: {cure}")
+        raise DataError(f"{where}: {column!r} is null: {cure}")
     if isinstance(value, bool | int | float):
         return json.dumps(value)
     if isinstance(value, Decimal):
@@ -127,7 +128,7 @@ def text_of(row: Mapping[str, Any], column: str, where: str, encoding: str = "ut
         except UnicodeDecodeError as error:
             raise undecodable(f"{where}: {column!r}", encoding, error.start) from None
     kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else type(value).__name__
-    raise ValueError(f"{where}: wanted text in {column!r}, got {kind}: name a column of text, or write text there")
+    raise DataError(f"{where}: wanted text in {column!r}, got {kind}: name a column of text, or write text there")
 
 
 def strings(row: Mapping[str, Any], encoding: str) -> dict[str, str]:

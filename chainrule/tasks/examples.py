@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.lines import UndecodableError, UnusableFileError
 from chainrule.storage.records import Record, Say, kind, once, read_records, silent
 from chainrule.storage.rows import NO_TEXT, Skipped, missing, report, text_of
@@ -70,18 +71,18 @@ class Task:
         """The task of a .toml; or of a data file with these columns in this encoding, asked by the default prompt.
 
         Without test rows a stratified fifth is held out, always the same one. Labels are read without the space around
-        them. Raises ValueError, with file and line, for what is missing, empty or unknown; with on_error="skip" rows
+        them. Raises DataError, with file and line, for what is missing, empty or unknown; with on_error="skip" rows
         that are so are left out, and `say` is told how many.
         """
         path = Path(path)
         text = (text,) if isinstance(text, str) else tuple(text)
         if not path.is_file():
-            raise ValueError(f"{path}: no such file: check the name")
+            raise DataError(f"{path}: no such file: check the name")
         if path.suffix == ".toml":
             if text or label:
-                raise ValueError(f"{path}: a task file names its own text and label columns: leave the options out")
+                raise DataError(f"{path}: a task file names its own text and label columns: leave the options out")
             if encoding != Settings.encoding:
-                raise ValueError(
+                raise DataError(
                     f"{path}: a task file names the encoding of its files itself: write encoding = {encoding!r} into"
                     " it, and leave the option out"
                 )
@@ -89,7 +90,7 @@ class Task:
         if not text or not label:
             first = next(read_records(str(path), encoding=encoding), None)
             there = f": name them out of {_listed(list(first.fields))}" if first else " of a file with rows"
-            raise ValueError(f"{path}: wanted --text and --label, the names of its columns{there}")
+            raise DataError(f"{path}: wanted --text and --label, the names of its columns{there}")
         settings = Settings(path, text, label, prompt=Prompt.default(text, label), encoding=encoding)
         return cls.read(settings, path, on_error=on_error, say=say)
 
@@ -99,7 +100,7 @@ class Task:
     ) -> "Task":
         """The task that the settings describe; errors as in `load`. `path`: the file that says so."""
         if on_error not in get_args(OnError):
-            raise ValueError(f"--on-error: wanted {' or '.join(get_args(OnError))}, got {on_error!r}: choose one")
+            raise DataError(f"--on-error: wanted {' or '.join(get_args(OnError))}, got {on_error!r}: choose one")
         files = [settings.train] if settings.test is None else [settings.train, settings.test]
         say = once(say)
         try:
@@ -107,7 +108,7 @@ class Task:
         except UndecodableError as error:
             if path is None or path.suffix != ".toml":
                 raise
-            raise ValueError(
+            raise DataError(
                 f'{error.fact}: name the encoding of the data, as in encoding = "cp1252" in {path}, or skip what'
                 " cannot be read with --on-error skip"
             ) from None
@@ -116,7 +117,7 @@ class Task:
         else:
             kept, held = hold_out(_strata(settings.kind, train), train.groups, seed=0)
             if not held:
-                raise ValueError(
+                raise DataError(
                     f"{settings.train}: wanted rows that can be held out for the test, found none: name test"
                 )
             train, test = train.take(kept), train.take(held)
@@ -129,14 +130,14 @@ class Task:
         ]
         dropped, train = len(train) - len(own), train.take(own)
         if not own:
-            raise ValueError(
+            raise DataError(
                 f"{settings.train}: wanted rows to learn from, but each of them stands in test: name others"
             )
         labels = _classes(train, test, settings) if settings.kind == "classification" else ()
         prompt = settings.prompt and replace(settings.prompt, words=_stripped(settings.prompt.words))
         for label in prompt.words if prompt else ():
             if label not in labels:
-                raise ValueError(
+                raise DataError(
                     f"{path}: [prompt.words] has {label!r}, none of the labels {_listed(labels)}: correct it"
                 )
         return cls(
@@ -153,12 +154,12 @@ class Task:
         """N labels to learn from: the first n of one order of the training rows; None for all of them.
 
         The order is the seed's, the same for every method; its beginnings are nested and stratified, with at least one
-        row a class. Raises ValueError for n out of range.
+        row a class. Raises DataError for n out of range.
         """
         least = max(1, len(self.labels))
         if n is not None and not least <= n <= len(self.train):
             reason = " (one a class)" if self.labels else ""
-            raise ValueError(f"labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
+            raise DataError(f"labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
         return self.train.take(stratified_order(_strata(self.kind, self.train), seed)[:n].tolist())
 
     def split_validation(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:
@@ -172,7 +173,7 @@ class Task:
     def row(self, row: Row | str, where: str = "row") -> Row:
         """The row itself, or the one that a text stands for in a task of one text column.
 
-        Raises ValueError, naming `where`, for a text column that is not there, and for a row without text.
+        Raises DataError, naming `where`, for a text column that is not there, and for a row without text.
         """
         return checked_row(row, self.text, where)
 
@@ -181,19 +182,17 @@ class Task:
         return joined_text(self.row(row), self.text, self.input)
 
     def checked_prompt(self) -> Prompt:
-        """The prompt, for those who ask: raises ValueError where there is none, or its label words will not do."""
+        """The prompt, for those who ask: raises DataError where there is none, or its label words will not do."""
         if self.prompt is None:
             example = Prompt.default(self.text, self.label).template
-            raise ValueError(
-                f"{self.path or 'task'}: prompting wants [prompt] and its template, as {example!r}: add it"
-            )
+            raise DataError(f"{self.path or 'task'}: prompting wants [prompt] and its template, as {example!r}: add it")
         self.prompt.check_columns(self.text)
         try:
             self.prompt.check_words(self.labels)
-        except ValueError as error:
+        except ChainruleError as error:
             if self.path is None or self.path.suffix == ".toml":
                 raise
-            raise ValueError(f"{error}; the task file that holds it is written by: {self._command()}") from None
+            raise DataError(f"{error}; the task file that holds it is written by: {self._command()}") from None
         return self.prompt
 
     def _command(self) -> str:
@@ -207,11 +206,11 @@ def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = 
     """What `Task.row` gives, for the text columns `text`. `cure`: what to do about a row without text."""
     if isinstance(row, str):
         if len(text) > 1:
-            raise ValueError(f"{where}: wanted the columns {_listed(text)}, got one text: give a mapping of columns")
+            raise DataError(f"{where}: wanted the columns {_listed(text)}, got one text: give a mapping of columns")
         row = {text[0]: row}
     texts = [text_of(row, column, where, cure=cure) for column in text]
     if not any(map(str.strip, texts)):
-        raise ValueError(f"{where}: wanted a text, {_listed(text)} is empty: {cure}")
+        raise DataError(f"{where}: wanted a text, {_listed(text)} is empty: {cure}")
     return (
         row if all(isinstance(row[column], str) for column in text) else {**row, **dict(zip(text, texts, strict=True))}
     )
@@ -233,9 +232,9 @@ def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
 
 
 def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Examples:
-    """The examples of a file; ValueError, with file and line, for a row that lacks a column, its text or its label."""
+    """The examples of a file; DataError, with file and line, for a row that lacks a column, its text or its label."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file: check the name")
+        raise DataError(f"{path}: no such file: check the name")
     rows: list[Row] = []
     labels: list[str] = []
     groups: list[str] = []
@@ -254,10 +253,10 @@ def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Exampl
             row = checked_record(record, settings.text)
             label = record.text(settings.label).strip()
             if not label:
-                raise ValueError(f"{record.where}: wanted a label, {settings.label!r} is empty: {NO_TEXT}")
+                raise DataError(f"{record.where}: wanted a label, {settings.label!r} is empty: {NO_TEXT}")
             if settings.group is not None:
                 groups.append(record.text(settings.group))
-        except ValueError as error:
+        except ChainruleError as error:
             report(error, on_skip)
             continue
         rows.append(row)
@@ -267,7 +266,7 @@ def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Exampl
         raise skipped.first
     if not rows:
         why = f" ({skipped.note})" if skipped.count else ""
-        raise ValueError(f"{path}: wanted labelled rows, found none{why}: name another file")
+        raise DataError(f"{path}: wanted labelled rows, found none{why}: name another file")
     if skipped.count:
         say(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
     return Examples(rows, labels, sources, None if settings.group is None else groups)
@@ -278,20 +277,20 @@ def _stripped(words: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for label, word in words.items():
         if found.setdefault(label.strip(), word) != word:
-            raise ValueError(f"[prompt.words]: {label.strip()!r} has two words, {found[label.strip()]!r} and {word!r}")
+            raise DataError(f"[prompt.words]: {label.strip()!r} has two words, {found[label.strip()]!r} and {word!r}")
     return found
 
 
 def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, ...]:
-    """The sorted labels of train; ValueError where it has one only, or the test another."""
+    """The sorted labels of train; DataError where it has one only, or the test another."""
     labels = tuple(sorted(set(train.labels)))
     if len(labels) < 2:
-        raise ValueError(
+        raise DataError(
             f"{settings.train}: wanted two classes or more in {settings.label!r}, found {labels[0]!r} alone"
         )
     for label, source in zip(test.labels, test.sources, strict=True):
         if label not in labels:
-            raise ValueError(f"{source}: the label {label!r} stands in no training row: correct it, or add some")
+            raise DataError(f"{source}: the label {label!r} stands in no training row: correct it, or add some")
     return labels
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrule.errors import ChainruleError, DataError
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 from chainrule.terminal import print_table
@@ -19,7 +20,7 @@ _WHOLE = re.compile(r"^([+-]?\d+)\.0+$")
 def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 0) -> dict[str, Any]:
     """Classes and counts, duplicates, overlap, and one prompt; with a tokenizer lengths against `context`, and borders.
 
-    Raises ValueError, with file and line, for a text that the tokenizer cannot encode.
+    Raises DataError, with file and line, for a text that the tokenizer cannot encode.
     """
     found: dict[str, Any] = {
         "kind": task.kind,
@@ -37,7 +38,7 @@ def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 
         found["prompt"] = _shown(task.prompt, task.test, tokenizer)
     try:
         task.checked_prompt()
-    except ValueError as error:
+    except ChainruleError as error:
         found["no_prompting"] = str(error)
     return found
 
@@ -84,12 +85,12 @@ def _tokens(tokenizer: Tokenizer, texts: Sequence[str], sources: Sequence[str]) 
     """How many tokens each text has, (N,)."""
     try:
         return np.array([len(tokens) for tokens in tokenizer.encode_batch(texts)])
-    except ValueError:
+    except ChainruleError:
         for text, source in zip(texts, sources, strict=True):  # which one it was
             try:
                 tokenizer.encode(text)
-            except ValueError as error:
-                raise ValueError(f"{source}: {error}") from None
+            except ChainruleError as error:
+                raise DataError(f"{source}: {error}") from None
         raise
 
 

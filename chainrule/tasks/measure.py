@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrule.errors import DataError
 from chainrule.prompting.prompted import Prompted
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.uncertainty import accuracy
@@ -41,12 +42,12 @@ class Score:
 def held_out(task: Task, limit: int | None = None) -> Examples:
     """The test items, in their order; with a limit so many of them, drawn always alike: files are often sorted.
 
-    Fewer are among more. Raises ValueError for a limit below 1; one beyond their number is all.
+    Fewer are among more. Raises DataError for a limit below 1; one beyond their number is all.
     """
     if limit is None:
         return task.test
     if limit < 1:
-        raise ValueError(f"limit: wanted at least 1 test item, got {limit}")
+        raise DataError(f"limit: wanted at least 1 test item, got {limit}")
     return task.test.take(sorted(np.random.default_rng(0).permutation(len(task.test))[:limit].tolist()))
 
 
@@ -86,7 +87,7 @@ def correctness(
     `chainrule.uncertainty.spread` tells the demonstrations', the orders' and the items' parts apart.
     """
     if sets < 1 or orders < 1:
-        raise ValueError(f"spread: wanted at least 1 set of demonstrations and 1 order, got {sets} and {orders}")
+        raise DataError(f"spread: wanted at least 1 set of demonstrations and 1 order, got {sets} and {orders}")
     items = held_out(task, limit)
     return np.array(
         [[_right(make(seed, order).predict(items.rows), items) for order in range(orders)] for seed in range(sets)]

@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.files import whole_file
 from chainrule.storage.lines import UnusableFileError
 from chainrule.storage.records import Record, Say, kind, once, read_records, silent
@@ -85,12 +86,12 @@ def predict_file(
 
     `out` is a .csv, .tsv or .jsonl; columns `prediction` and `probability of <label>` are added. The prediction of an
     empty line of a .txt is empty. With on_error="skip" so is that of a row that lacks the predictor's columns or their
-    text; a row that cannot be read is written as empty cells. `show` is called with the rows done. Raises ValueError
+    text; a row that cannot be read is written as empty cells. `show` is called with the rows done. Raises DataError
     for a file of another kind, one that has such a column already, and a row that is wrong: before anything is
     predicted, if `source` can be read twice.
     """
     if kind(str(out)) not in (".csv", ".tsv", *_JSON):
-        raise ValueError(f"--out {out}: wanted a file ending in .csv, .tsv or .jsonl, got another; rename it")
+        raise DataError(f"--out {out}: wanted a file ending in .csv, .tsv or .jsonl, got another; rename it")
     asked = Asked(source, predictor.columns, encoding, on_error, once(say))
     generates = getattr(predictor, "generates", False)
     added = ["prediction", *(f"probability of {label}" for label in (() if generates else predictor.labels))]
@@ -108,7 +109,7 @@ def predict_file(
                 count += 1
                 show(count)
         if count and empty.count == count and asked.unread == count:
-            raise ValueError(f"{source}: wanted rows, and none can be read: {empty.note}")
+            raise DataError(f"{source}: wanted rows, and none can be read: {empty.note}")
     return Predicted(count, empty)
 
 
@@ -130,7 +131,7 @@ class Asked:
         """
         unread = 0
 
-        def on_skip(error: ValueError) -> None:
+        def on_skip(error: ChainruleError) -> None:
             nonlocal unread
             if isinstance(error, UnusableFileError):
                 raise error
@@ -147,7 +148,7 @@ class Asked:
                 yield None, None
             try:
                 yield record, checked_record(record, self.columns)
-            except ValueError as error:
+            except ChainruleError as error:
                 if not skips and not _is_blank_line(record):
                     raise
                 empty(error)
@@ -173,7 +174,7 @@ def _check_new(record: Record | None, added: Sequence[str]) -> None:
         return
     for column in added:
         if column in record.values:
-            raise ValueError(
+            raise DataError(
                 f"{record.where}: wanted rows without a column {column!r}, which is to be added; rename or remove it"
             )
 
@@ -212,10 +213,10 @@ def _writer(file: IO[str], suffix: str, added: Sequence[str]) -> Callable[[Recor
 
 
 def _cells(record: Record, columns: Sequence[str]) -> list[str]:
-    """The row's cells, a null as an empty one. Raises ValueError for another column, and for what is no text."""
+    """The row's cells, a null as an empty one. Raises DataError for another column, and for what is no text."""
     for column, value in record.values.items():
         if column not in columns:  # rows of a .jsonl may have others
-            raise ValueError(
+            raise DataError(
                 f"{record.where}: wanted rows that all have the first one's columns, got {column!r} too; use --out with"
                 " a name that ends in .jsonl"
             )
@@ -236,7 +237,7 @@ def _json(row: dict[str, Any], record: Record | None) -> str:
         return json.dumps(row, ensure_ascii=False, default=plain, allow_nan=False)
     except UnicodeDecodeError as error:
         where = record.where if record is not None else ""
-        raise ValueError(
+        raise DataError(
             f"{where}: a column has bytes that are no text ({error}), which no .jsonl holds: leave that column out"
         ) from None
     except ValueError:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
+from chainrule.errors import DataError
 from chainrule.storage.rows import missing
 
 Row = Mapping[str, str]  # column -> text
@@ -26,7 +27,7 @@ class Prompt:
     """How a row is asked about: `template` names text columns as {column}, and the answer's place, once, as {label}.
 
     A brace that is meant is written twice; braces in the rows' texts are text. `words`: label -> label word; a label
-    that is not listed stands for itself. Raises ValueError for a template without {label} or with a lone brace.
+    that is not listed stands for itself. Raises DataError for a template without {label} or with a lone brace.
     """
 
     template: str
@@ -36,7 +37,7 @@ class Prompt:
     def __post_init__(self) -> None:
         places = list(columns_in(self.template)).count(ANSWER)
         if places != 1:
-            raise ValueError(f"template: wanted {{label}} once, the answer's place, got it {places} times: correct it")
+            raise DataError(f"template: wanted {{label}} once, the answer's place, got it {places} times: correct it")
 
     @classmethod
     def default(cls, text: Sequence[str], label: str) -> "Prompt":
@@ -91,25 +92,25 @@ class Prompt:
         return [Question(before, asked[len(before) :] + self.word(label) + self.after(row)) for label in labels]
 
     def check_columns(self, text: Sequence[str]) -> None:
-        """Raise ValueError unless the template names some of the text columns, and beside them the answer alone."""
+        """Raise DataError unless the template names some of the text columns, and beside them the answer alone."""
         check_columns("[prompt] template", self.template, text, answer=True)
 
     def check_words(self, labels: Sequence[str]) -> None:
-        """Raise ValueError unless each label has a word that may mean something, and no word begins another."""
+        """Raise DataError unless each label has a word that may mean something, and no word begins another."""
         mute = [label for label in labels if label not in self.words and not is_word(label)]
         if mute:
             example = ", ".join(f'{label} = "…"' for label in mute[:2])
-            raise ValueError(
+            raise DataError(
                 f"prompting wants labels that are words, got {', '.join(map(repr, mute[:9]))}:"
                 f" say what they mean in [prompt.words], as in {example}"
             )
         words = sorted((self.word(label), label) for label in labels)
         for word, label in words:
             if not word.strip():
-                raise ValueError(f"[prompt.words]: wanted a word for {label!r}, got {word!r}: write one")
+                raise DataError(f"[prompt.words]: wanted a word for {label!r}, got {word!r}: write one")
         for (word, label), (longer, other) in pairwise(words):  # sorted: a beginning stands right before its longer one
             if longer.startswith(word):
-                raise ValueError(
+                raise DataError(
                     f"[prompt.words]: the word {word!r} of {label!r} begins {longer!r} of {other!r}:"
                     " a model would find both in one answer; write words that differ earlier"
                 )
@@ -121,11 +122,11 @@ def is_word(label: str) -> bool:
 
 
 def columns_in(template: str) -> Iterator[str]:
-    """The names in braces, in order; ValueError for a brace without its other."""
+    """The names in braces, in order; DataError for a brace without its other."""
     for place, piece in enumerate(_MARKS.split(template)):
         if place % 2 == 0:
             if "{" in piece or "}" in piece:
-                raise ValueError(
+                raise DataError(
                     f"template: wanted braces around columns only, got one alone in {template!r}: double it if meant"
                 )
         elif piece not in ("{{", "}}"):
@@ -133,7 +134,7 @@ def columns_in(template: str) -> Iterator[str]:
 
 
 def fill(template: str, row: Row) -> str:
-    """The template with the row's text in the place of each name in braces; ValueError for a column that is not there.
+    """The template with the row's text in the place of each name in braces; DataError for a column that is not there.
 
     >>> fill("{{{text}}}", {"text": "a {b}"})
     '{a {b}}'
@@ -150,13 +151,13 @@ def fill(template: str, row: Row) -> str:
 
 
 def check_columns(name: str, template: str, text: Sequence[str], *, answer: bool = False) -> None:
-    """Raise ValueError unless the template called `name` names some of the text columns, and else only the answer."""
+    """Raise DataError unless the template called `name` names some of the text columns, and else only the answer."""
     named = set(columns_in(template))
     listed = ", ".join(f"{{{column}}}" for column in text)
     for column in sorted(named - set(text) - ({ANSWER} if answer else set())):
-        raise ValueError(f"{name}: {{{column}}} is none of the text columns {listed}: name these, or add it to text")
+        raise DataError(f"{name}: {{{column}}} is none of the text columns {listed}: name these, or add it to text")
     if not named & set(text):
-        raise ValueError(f"{name}: wanted a text column, {listed}, got {template!r}, which names none: add one")
+        raise DataError(f"{name}: wanted a text column, {listed}, got {template!r}, which names none: add one")
 
 
 def _title(column: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import tomli_w
 
+from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.lines import checked_encoding
 from chainrule.storage.rows import check_names
 from chainrule.tasks.prompt import Prompt, check_columns, is_word
@@ -19,7 +20,7 @@ Default = TypeVar("Default")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a task file says. Raises ValueError for columns that cannot be meant so."""
+    """What a task file says. Raises DataError for columns that cannot be meant so."""
 
     train: Path
     text: tuple[str, ...]  # the text columns
@@ -34,20 +35,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
-            raise ValueError(f"kind: wanted {' or '.join(get_args(Kind))}, got {self.kind!r}: correct it")
+            raise DataError(f"kind: wanted {' or '.join(get_args(Kind))}, got {self.kind!r}: correct it")
         if not all([self.label, *self.text]) or not self.text:
-            raise ValueError("wanted text and label, the columns of the texts and of their labels: name both")
+            raise DataError("wanted text and label, the columns of the texts and of their labels: name both")
         check_names("columns", self.columns)
         try:
             checked_encoding(self.encoding)
-        except ValueError as error:
-            raise ValueError(f"encoding: {error}") from None
+        except ChainruleError as error:
+            raise DataError(f"encoding: {error}") from None
         if self.label in self.text:
-            raise ValueError(f"text: {self.label!r} is the label's column, and would tell the answer: leave it out")
+            raise DataError(f"text: {self.label!r} is the label's column, and would tell the answer: leave it out")
         if self.prompt is not None:
             self.prompt.check_columns(self.text)
             if self.kind == "free" and self.prompt.words:
-                raise ValueError(
+                raise DataError(
                     '[prompt.words]: wanted none where the kind is "free", whose answers stand for themselves'
                 )
         if self.input is not None:
@@ -55,7 +56,7 @@ class Settings:
 
 
 def read_task_file(path: Path) -> Settings:
-    """The settings in a .toml; its paths are relative to it. Raises ValueError for what is unknown, missing or odd."""
+    """The settings in a .toml; its paths are relative to it. Raises DataError for what is unknown, missing or odd."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         optional = ("kind", "test", "columns", "group", "encoding", "prompt", "finetune")
@@ -76,7 +77,7 @@ def read_task_file(path: Path) -> Settings:
             encoding=_string(table, "encoding", Settings.encoding),
         )
     except ValueError as error:  # what is no TOML, or no UTF-8, too
-        raise ValueError(f"{path}: {error}") from None
+        raise DataError(f"{path}: {error}") from None
 
 
 def _prompt(table: dict[str, Any]) -> Prompt:
@@ -93,23 +94,23 @@ def _check_keys(section: str, table: dict[str, Any], required: tuple[str, ...], 
     listed = ", ".join(required + optional)
     for key in table:
         if key not in required + optional:
-            raise ValueError(f"no key{section} is {key!r}, there are {listed}: correct it")
+            raise DataError(f"no key{section} is {key!r}, there are {listed}: correct it")
     for key in required:
         if key not in table:
-            raise ValueError(f"wanted the key {key!r}{section}, found none: add it")
+            raise DataError(f"wanted the key {key!r}{section}, found none: add it")
 
 
 def _table(table: dict[str, Any], key: str) -> dict[str, Any]:
     value = table.get(key, {})
     if not isinstance(value, dict):
-        raise ValueError(f"{key}: wanted a table, got {value!r}: write [{key}], and its keys below")
+        raise DataError(f"{key}: wanted a table, got {value!r}: write [{key}], and its keys below")
     return value
 
 
 def _string(table: dict[str, Any], key: str, default: Default) -> str | Default:
     value = table.get(key, default)
     if not isinstance(value, str) and value is not default:
-        raise ValueError(f'{key}: wanted a text, as in {key} = "…", got {value!r}: correct it')
+        raise DataError(f'{key}: wanted a text, as in {key} = "…", got {value!r}: correct it')
     return value
 
 
@@ -118,7 +119,7 @@ def _strings(table: dict[str, Any], key: str) -> tuple[str, ...]:
     value = table.get(key, [])
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f'{key}: wanted a text or a list of them, as in {key} = ["…", "…"], got {value!r}: correct it')
+        raise DataError(f'{key}: wanted a text or a list of them, as in {key} = ["…", "…"], got {value!r}: correct it')
     return tuple(values)
 
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from chainrule.errors import ChainruleError, ModelError
 from chainrule.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ class Chat:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Chat":
-        """Raises ValueError for a tokenizer without a chat template."""
+        """Raises ModelError for a tokenizer without a chat template."""
         template = tokenizer.chat_template
         if template is None:
-            raise ValueError(
+            raise ModelError(
                 "chat: wanted a model with a chat_template (chat_template.jinja, or in tokenizer_config.json), got one"
                 " without; ask it in plain text"
             )
@@ -50,7 +51,7 @@ class Chat:
     def pieces(self, messages: Sequence[Message]) -> list[int | str]:
         """The messages, and the beginning of the assistant's answer: control tokens, and the text between them.
 
-        Raises ValueError for messages that the template refuses, and for one that spells what the template sets
+        Raises ModelError for messages that the template refuses, and for one that spells what the template sets
         between messages in plain text: with it a user could speak for another role.
         """
         rendered = self._rendered(messages)
@@ -76,7 +77,7 @@ class Chat:
         for content in (message["content"] for message in messages):
             for border in self._borders:
                 if border in content:
-                    raise ValueError(
+                    raise ModelError(
                         f"chat: wanted messages without {border!r}, by which this model's template tells who speaks,"
                         f" got {content[:40]!r}…; leave it out, or ask in plain text"
                     )
@@ -89,7 +90,7 @@ class Chat:
                 messages=messages, tools=None, documents=None, add_generation_prompt=True, **named
             )
         except Exception as error:  # whatever it is: the template is a program of somebody else
-            raise ValueError(f"chat: the model's template refuses these messages: {error}") from None
+            raise ModelError(f"chat: the model's template refuses these messages: {error}") from None
 
     @cached_property
     def _borders(self) -> tuple[str, ...]:
@@ -102,7 +103,7 @@ class Chat:
         """What the template writes before, between and behind messages."""
         user, assistant, system = ({"role": role, "content": _CONTENT} for role in ("user", "assistant", "system"))
         around = self._render([user, assistant, user]).split(_CONTENT)
-        with suppress(ValueError):  # a template may know no system
+        with suppress(ChainruleError):  # a template may know no system
             around += self._render([system, user]).split(_CONTENT)
         return around
 
@@ -142,7 +143,7 @@ class Chat:
         try:
             return environment.from_string(self._source)
         except TemplateError as error:
-            raise ValueError(f"chat: wanted a chat_template in jinja, got one that it cannot read: {error}") from None
+            raise ModelError(f"chat: wanted a chat_template in jinja, got one that it cannot read: {error}") from None
 
 
 def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:

@@ -15,6 +15,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import AddedToken, processors
 
+from chainrule.errors import ModelError
 from chainrule.storage.files import whole_file
 from chainrule.tokens import bytepair, tables, tokenizer_files
 from chainrule.tokens.tokenizer_files import Completed, Special, with_settings
@@ -93,9 +94,9 @@ class Tokenizer:
         return self._characters is not None or self._bytes is not None
 
     def check_fits(self, vocabulary_size: int) -> None:
-        """ValueError where a model of so many tokens, a row of its embedding matrix each, lacks some of these."""
+        """ModelError where a model of so many tokens, a row of its embedding matrix each, lacks some of these."""
         if self.vocabulary_size > vocabulary_size:
-            raise ValueError(
+            raise ModelError(
                 f"tokenizer: wanted one of at most {vocabulary_size} tokens, which the model's embedding has, got one"
                 f" of {self.vocabulary_size}; they do not belong together: put the tokenizer's own model beside it"
             )
@@ -103,7 +104,7 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, without ⊥.
 
-        Raises ValueError for a lone surrogate, and for a character that a character tokenizer has not.
+        Raises ModelError for a lone surrogate, and for a character that a character tokenizer has not.
         """
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
@@ -254,9 +255,9 @@ class Tokenizer:
         return []
 
     def encode_blanks(self, text: str) -> list[int]:
-        """The ids of `text`, in which each spelling of the mask is one; ValueError for a tokenizer that has none."""
+        """The ids of `text`, in which each spelling of the mask is one; ModelError for a tokenizer that has none."""
         if self.mask is None:
-            raise ValueError("wanted a tokenizer with a mask token, got one without: it is no masked language model's")
+            raise ModelError("wanted a tokenizer with a mask token, got one without: it is no masked language model's")
         parts = text.split(self.named["mask_token"])
         if self.mask.lstrip:
             parts = [part.rstrip() for part in parts[:-1]] + parts[-1:]
@@ -285,7 +286,7 @@ class Tokenizer:
                 beside.write_bytes(content)
 
 
-class UnseenCharacterError(ValueError):
+class UnseenCharacterError(ModelError):
     """A character that a character tokenizer has not. `offset`: where, in characters from 0; `reason`: all the rest."""
 
     def __init__(self, text: str, offset: int, known: int) -> None:
@@ -310,7 +311,7 @@ def _utf8(text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise ModelError(
             f"wanted Unicode text, got the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}:"
             " take it out, or read the text with its right encoding"
         ) from None
@@ -329,7 +330,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """
     directory = path.parent if path.name == "tokenizer.json" else path
     if path.is_file() and directory == path:
-        raise ValueError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
+        raise ModelError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
     return Tokenizer(*tokenizer_files.read(directory))
 
 
@@ -358,7 +359,7 @@ def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
     for text in _unicode(texts):
         seen[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
     if not seen.any():
-        raise ValueError("wanted text to take the characters from, got none: give some")
+        raise ModelError("wanted text to take the characters from, got none: give some")
     return _ours(tables.characters(map(chr, np.flatnonzero(seen))), mask)
 
 
@@ -370,7 +371,7 @@ def train_bpe(
     `pattern` is the regular expression that cuts a text into the pieces whose inside may be merged.
     """
     if vocabulary_size < 257 + mask:
-        raise ValueError(
+        raise ModelError(
             f"wanted a vocabulary of at least {257 + mask} (256 bytes, ⊥{', a mask' * mask}), got {vocabulary_size}:"
             " raise it"
         )

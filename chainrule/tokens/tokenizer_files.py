@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import tokenizers
 from tokenizers import AddedToken
 
+from chainrule.errors import ModelError
+
 # What a tokenizer's directory may hold; whatever is there is kept byte for byte.
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -78,13 +80,13 @@ def chat_templates(files: Files) -> dict[str, str]:
 
 
 def read(directory: Path) -> tuple[dict[str, bytes], int, Completed]:
-    """The files of a directory, the id of ⊥, and what the files say together. Raises ValueError, in one line, for what
+    """The files of a directory, the id of ⊥, and what the files say together. Raises ModelError, in one line, for what
     is missing, cannot be read, or disagrees.
 
     What the model's files alone say of its tokens is added, as they do not go where the tokenizer's go.
     """
     if not (directory / "tokenizer.json").is_file():
-        raise ValueError(
+        raise ModelError(
             f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
             " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
         )
@@ -95,11 +97,11 @@ def read(directory: Path) -> tuple[dict[str, bytes], int, Completed]:
     try:
         completed = complete(files)
     except ValueError as error:
-        raise ValueError(f"{directory}/{error}") from None
+        raise ModelError(f"{directory}/{error}") from None
     _check_listed(completed, config, directory)
     bottom = _bottom(completed, files, config)
     if bottom is None:
-        raise ValueError(
+        raise ModelError(
             f"{directory}: the tokenizer names no token that begins a document: put"
             ' {"bos_token": "<the token>"} into tokenizer_config.json'
         )
@@ -117,14 +119,14 @@ def _settings(path: Path) -> dict[str, Any]:
     try:
         return json_object(path.read_bytes()) if path.is_file() else {}
     except ValueError as error:
-        raise ValueError(f"{path}: wanted a JSON object, got what is not JSON ({error}): restore it") from None
+        raise ModelError(f"{path}: wanted a JSON object, got what is not JSON ({error}): restore it") from None
 
 
 def _check_listed(completed: Completed, config: Mapping[str, Any], directory: Path) -> None:
     size = config.get("vocab_size")
     for content, id in completed.listed.items():
         if isinstance(size, int) and id >= size:
-            raise ValueError(
+            raise ModelError(
                 f"{directory}: wanted added tokens with ids below {size}, the model's vocab_size in config.json, got"
                 f" {id} for {content!r}; take it out of added_tokens.json and tokenizer_config.json, or put the"
                 " model's own files there"
@@ -187,11 +189,11 @@ def _with_names(files: Files, bos: Mapping[str, str], special: Sequence[str]) ->
 
 
 def complete(files: Files) -> Completed:
-    """Raises ValueError, in one line that begins with a file's name, where it cannot be read or they disagree."""
+    """Raises ModelError, in one line that begins with a file's name, where it cannot be read or they disagree."""
     try:
         inner = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
     except Exception as error:  # what tokenizers raises has no name of its own
-        raise ValueError(f"tokenizer.json: not a tokenizer that can be read: {error}") from None
+        raise ModelError(f"tokenizer.json: not a tokenizer that can be read: {error}") from None
     inner.no_truncation()
     inner.no_padding()
     before = inner.get_added_tokens_decoder()
@@ -281,7 +283,7 @@ def _listings(files: Files, known: dict[str, AddedToken]) -> Iterator[tuple[str,
         for content, id in setting(files, file).items():
             yield file, int(id), known.get(content) or AddedToken(content, normalized=False)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: wanted a list of added tokens, got one that cannot be read: {error!r}") from None
+        raise ModelError(f"{file}: wanted a list of added tokens, got one that cannot be read: {error!r}") from None
 
 
 def _lacking(inner: tokenizers.Tokenizer, listed: Mapping[int, tuple[str, AddedToken]]) -> dict[int, AddedToken]:
@@ -298,8 +300,8 @@ def _lacking(inner: tokenizers.Tokenizer, listed: Mapping[int, tuple[str, AddedT
     return found
 
 
-def _disagree(file: str, wanted: str, got: str) -> ValueError:
-    return ValueError(
+def _disagree(file: str, wanted: str, got: str) -> ModelError:
+    return ModelError(
         f"{file}: wanted {wanted}, got {got}; these files are not of one tokenizer: take all of them from the model's"
         " own directory"
     )
@@ -317,7 +319,7 @@ def _with_tokens(inner: tokenizers.Tokenizer, lacking: Mapping[int, AddedToken])
     made = tokenizers.Tokenizer.from_str(json.dumps(spec))
     for id, token in lacking.items():
         if made.token_to_id(token.content) != id:
-            raise ValueError(
+            raise ModelError(
                 f"tokenizer_config.json: wanted ids of added tokens that follow the vocabulary without a gap, got {id}"
                 f" for {token.content!r}; take the tokenizer's files from the model's own directory"
             )

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from chainrule.errors import FolderError
 from chainrule.model.formats.checkpoint import save_weights
 from chainrule.storage.files import sha256, whole_directory, write_json
 
@@ -42,7 +43,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensors], sta
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint to go on from, its hashes checked; ValueError where a file of it was cut short or altered."""
+    """The checkpoint to go on from, its hashes checked; FolderError where a file of it was cut short or altered."""
     steps = _steps(folder)
     if not steps:
         return None
@@ -52,10 +53,10 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         hashes = state.pop("sha256")
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path / 'state.json'}: wanted a checkpoint's state, got {error}; {_cure(path)}") from None
+        raise FolderError(f"{path / 'state.json'}: wanted a checkpoint's state, got {error}; {_cure(path)}") from None
     for name, wanted in hashes.items():
         if not (path / name).is_file() or sha256(path / name) != wanted:
-            raise ValueError(
+            raise FolderError(
                 f"{path / name}: wanted the file that was saved, got one that is missing or altered; {_cure(path)}"
             )
     return Checkpoint(step, path, state)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from chainrule.errors import ChainruleError
 from chainrule.uncertainty.tables import by_group, mean_error, table_of
 
 
@@ -28,7 +29,9 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) 
     """
     first, second = table_of(a, "a"), table_of(b, "b")
     if first.shape[1] != second.shape[1] or (len(first) != len(second) and 1 not in (len(first), len(second))):
-        raise ValueError(f"difference: wanted the same seeds and items, (S, M), got {first.shape} and {second.shape}")
+        raise ChainruleError(
+            f"difference: wanted the same seeds and items, (S, M), got {first.shape} and {second.shape}"
+        )
     table = first - second
     if len(table) == 1 and groups is None:
         return _of_fixed(int((table > 0).sum()), int((table < 0).sum()), table.shape[1])
@@ -60,7 +63,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def tango(only_a: int, only_b: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Score interval for a difference of paired proportions, (only_a - only_b) / n (T. Tango, 1998)."""
     if min(only_a, only_b) < 0 or only_a + only_b > n or n < 1:
-        raise ValueError(f"tango: wanted counts of at most n >= 1 items, got {only_a} and {only_b} of {n}")
+        raise ChainruleError(f"tango: wanted counts of at most n >= 1 items, got {only_a} and {only_b} of {n}")
     quantile = NormalDist().inv_cdf((1 + level) / 2)
 
     def holds(delta: float) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from chainrule.errors import ChainruleError
 from chainrule.uncertainty.tables import Table, by_group, mean_error, table_of
 
 
@@ -25,7 +26,7 @@ def wilson(right: float, n: int, level: float = 0.95) -> tuple[float, float]:
     [0.722, 1.0]
     """
     if not 0 <= right <= n or n < 1:
-        raise ValueError(f"wilson: wanted 0 <= right <= n and n >= 1, got right = {right}, n = {n}")
+        raise ChainruleError(f"wilson: wanted 0 <= right <= n and n >= 1, got right = {right}, n = {n}")
     return _score_interval(right / n, n, NormalDist().inv_cdf((1 + level) / 2))
 
 
@@ -34,7 +35,7 @@ def accuracy(correct: ArrayLike, groups: Sequence[str] | None = None) -> Estimat
 
     One seed is one fixed predictor: Wilson's interval. Several: Wilson's for as many items as have the error that
     the mean over these seeds and items has. With `groups`, one name an item, groups take the place of items.
-    Raises ValueError where there are no items, or a single group.
+    Raises ChainruleError where there are no items, or a single group.
     """
     table = table_of(correct, "correct")
     if len(table) == 1 and groups is None:
@@ -51,7 +52,9 @@ def macro_f1(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | N
     """
     actual, claimed = np.asarray(truth), np.atleast_2d(np.asarray(predictions))
     if actual.ndim != 1 or actual.size == 0 or claimed.shape[1:] != actual.shape:
-        raise ValueError(f"macro_f1: wanted (S, M) predictions of (M,) labels, got {claimed.shape} of {actual.shape}")
+        raise ChainruleError(
+            f"macro_f1: wanted (S, M) predictions of (M,) labels, got {claimed.shape} of {actual.shape}"
+        )
     classes = np.unique(actual)
     parts = np.zeros(claimed.shape)
     for label in classes:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chainrule.errors import ChainruleError
 from chainrule.uncertainty.intervals import wilson
 
 BINS = 10
@@ -60,11 +61,13 @@ def calibration(probabilities: ArrayLike, truth: ArrayLike, seed: int = 0) -> Ca
 
 def _check(p: NDArray[np.float64], classes: NDArray[np.int64]) -> None:
     if p.ndim != 2 or p.size == 0 or classes.shape != p.shape[:1]:
-        raise ValueError(f"calibration: wanted (M, C) probabilities of (M,) classes, got {p.shape} of {classes.shape}")
+        raise ChainruleError(
+            f"calibration: wanted (M, C) probabilities of (M,) classes, got {p.shape} of {classes.shape}"
+        )
     if not (p.min() >= 0 and np.allclose(p.sum(axis=1), 1, atol=1e-3)):
-        raise ValueError("calibration: wanted rows of probabilities that sum to 1, got others")
+        raise ChainruleError("calibration: wanted rows of probabilities that sum to 1, got others")
     if not (classes.dtype.kind in "iu" and classes.min() >= 0 and classes.max() < p.shape[1]):
-        raise ValueError(f"calibration: wanted classes as indices below {p.shape[1]}, got {np.unique(classes)[:5]}")
+        raise ChainruleError(f"calibration: wanted classes as indices below {p.shape[1]}, got {np.unique(classes)[:5]}")
 
 
 def _bin_starts(confidence: NDArray[np.float64]) -> NDArray[np.int64]:

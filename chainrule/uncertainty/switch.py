@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chainrule.errors import ChainruleError
 from chainrule.uncertainty.tables import group_sums
 
 WEIGHTS_IN_MEMORY = 2**20  # of one block of resamples
@@ -35,7 +36,7 @@ def switch_point(
     """
     lead = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     if lead.ndim != 3 or lead.size == 0 or len(lead) != len(sizes) or list(sizes) != sorted(set(sizes)):
-        raise ValueError(f"switch_point: wanted rising sizes and (sizes, S, M), got {list(sizes)} and {lead.shape}")
+        raise ChainruleError(f"switch_point: wanted rising sizes and (sizes, S, M), got {list(sizes)} and {lead.shape}")
     lead = group_sums(lead, groups)  # (sizes, S, G)
     grid = [*sizes, None]
     at = int(_first_stable(lead.sum(axis=(1, 2))[None])[0])

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from chainrule.errors import ChainruleError
+
 Table = NDArray[np.float64]
 
 VALUES = 32  # of each mean square; with 1 degree of freedom t is right to 1e-3, with 4 to 1e-6
@@ -46,7 +48,7 @@ def table_of(values: ArrayLike, what: str) -> Table:
     """(S, M) as floats, or (M,) for one seed; `what` names it in the error."""
     table = np.atleast_2d(np.asarray(values, dtype=np.float64))
     if table.ndim != 2 or table.size == 0:
-        raise ValueError(f"{what}: wanted a table of seeds by items, (S, M), got the shape {np.shape(values)}")
+        raise ChainruleError(f"{what}: wanted a table of seeds by items, (S, M), got the shape {np.shape(values)}")
     return table
 
 
@@ -55,7 +57,7 @@ def group_sums(values: Table, groups: Sequence[str] | None) -> Table:
     if groups is None:
         return values
     if len(groups) != values.shape[-1]:
-        raise ValueError(f"groups: wanted one for each of {values.shape[-1]} items, got {len(groups)}")
+        raise ChainruleError(f"groups: wanted one for each of {values.shape[-1]} items, got {len(groups)}")
     _, group_of = np.unique(np.asarray(groups), return_inverse=True)
     order = np.argsort(group_of, kind="stable")
     starts = np.flatnonzero(np.diff(group_of[order], prepend=-1))
@@ -81,7 +83,7 @@ def mean_error(table: Table) -> MeanError:
     """
     S, M = table.shape
     if M < 2:
-        raise ValueError(f"an interval over items wants at least 2 of them (or of their groups), got {M}")
+        raise ChainruleError(f"an interval over items wants at least 2 of them (or of their groups), got {M}")
     mean = table.mean()
     seed_means, item_means = table.mean(axis=1, keepdims=True), table.mean(axis=0, keepdims=True)
     items, item_weights = _possible(S * _squares(item_means - mean), M - 1)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from chainrule.errors import ChainruleError
+
 
 class Spread(NamedTuple):
     """Standard deviations in accuracy, 0..1."""
@@ -18,11 +20,11 @@ def spread(correct: ArrayLike) -> Spread:
     """Of `correct` (D, O, M): D sets of demonstrations, O orders within each, the same M items; 1 where right.
 
     Nested analysis of variance with the items crossed; the mean squares are solved for the variances, and a negative
-    one counts as 0. Raises ValueError with fewer than 2 sets, orders or items.
+    one counts as 0. Raises ChainruleError with fewer than 2 sets, orders or items.
     """
     table = np.asarray(correct, dtype=np.float64)
     if table.ndim != 3 or min(table.shape) < 2:
-        raise ValueError(f"spread: wanted (sets, orders, items), at least 2 of each, got the shape {table.shape}")
+        raise ChainruleError(f"spread: wanted (sets, orders, items), at least 2 of each, got the shape {table.shape}")
     sets, orders, items = table.shape
     mean = table.mean()
     of_set, of_order, of_item = table.mean(axis=(1, 2)), table.mean(axis=2), table.mean(axis=(0, 1))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from chainrule.errors import ChainruleError
 from chainrule.storage.files import nothing_left_if_refused, write_text
 
 
@@ -52,7 +53,7 @@ def test_a_checkpoint_is_kept_with_all_that_belongs_to_it(error: Exception, tmp_
 
 
 def test_shards_are_kept_when_the_disk_is_full_but_not_when_the_command_is_refused(tmp_path: Path) -> None:
-    fail(tmp_path / "refused", ValueError(), "data/train-00000.bin")
+    fail(tmp_path / "refused", ChainruleError(), "data/train-00000.bin")
     fail(tmp_path / "full", OSError(28, "No space left"), "data/train-00000.bin")
     assert entries(tmp_path) == {"full", "full/data", "full/data/train-00000.bin"}
 

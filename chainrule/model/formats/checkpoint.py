@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from chainrule.errors import ModelError
 from chainrule.model.config import Config
 from chainrule.model.formats.families import FAMILIES, family_of
 from chainrule.model.formats.family import Place
@@ -26,18 +27,18 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The fields of config.json; ValueError where the directory holds no model."""
+    """The fields of config.json; ModelError where the directory holds no model."""
     path = directory / "config.json"
     if not path.is_file():
-        raise ValueError(
+        raise ModelError(
             f"{directory}: wanted a model directory (config.json, model.safetensors), {what_it_is(directory)}"
         )
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path}: wanted JSON, got {error}") from None
+        raise ModelError(f"{path}: wanted JSON, got {error}") from None
     if not isinstance(fields, dict):
-        raise ValueError(f"{path}: wanted a JSON object, got {type(fields).__name__}")
+        raise ModelError(f"{path}: wanted a JSON object, got {type(fields).__name__}")
     return fields
 
 
@@ -59,7 +60,9 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
         try:
             save_file(contiguous, beside, metadata={"format": "pt"})
         except SafetensorError as error:
-            raise OSError(f"{path}: could not be written ({error}); what was there before is untouched") from None
+            failure = OSError(f"{path}: could not be written ({error}); what was there before is untouched: make room")
+            failure.filename = str(path)  # as the operating system's own errors name it
+            raise failure from None
 
 
 def save_model(
@@ -114,7 +117,7 @@ def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any
 def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Transformer, str]:
     """The Transformer of a directory and its family; weights in `dtype`, or as they lie in the file.
 
-    Raises ValueError for a directory that holds no model, a family that is not ours, a field that is not supported, a
+    Raises ModelError for a directory that holds no model, a family that is not ours, a field that is not supported, a
     file that is cut short, and tensors that are missing, left over or of a wrong shape.
     """
     fields = read_config(directory)
@@ -152,9 +155,9 @@ def is_classifier(fields: Mapping[str, Any]) -> bool:
 
 
 def refuse_classifier(directory: Path, fields: Mapping[str, Any]) -> None:
-    """ValueError where a language model is wanted and config.json describes a classifier."""
+    """ModelError where a language model is wanted and config.json describes a classifier."""
     if is_classifier(fields):
-        raise ValueError(
+        raise ModelError(
             f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
             " load it with load_classifier, or give it to predict"
         )
@@ -234,34 +237,34 @@ _WRAPPED = {
 
 
 def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> None:
-    """ValueError where the embedding is there, behind a prefix that is not the family's."""
+    """ModelError where the embedding is there, behind a prefix that is not the family's."""
     bare = embedding.removeprefix(prefix)
     spelled = (prefix + bare, bare)
     known = [start for start in _WRAPPED if any(start + name in tensors.stored for name in spelled)]
     ends = [found.removesuffix(name) for name in spelled for found in tensors.stored if found.endswith(f".{name}")]
     for foreign in (*known, *ends):
         found = next(foreign + name for name in spelled if foreign + name in tensors.stored)
-        raise ValueError(
+        raise ModelError(
             f"{tensors.directory}: wanted the tensor {prefix}{bare}, got {found}: all names begin with {foreign};"
             f" {_WRAPPED.get(foreign, 'rename the tensors')}, so that they begin without it"
         )
 
 
 def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str) -> None:
-    """ValueError for a tensor that the model has no place for, and for an output that is not tied as it should be."""
+    """ModelError for a tensor that the model has no place for, and for an output that is not tied as it should be."""
     directory = tensors.directory
     names = FAMILIES[family].modules
     output, embedding = (f"{names[ours][0]}.weight" for ours in ("output", "embedding"))
     if model.config.tied and output in left and embedding in tensors.stored:
         left.remove(output)
         if not torch.equal(tensors.passing(output), tensors.passing(embedding)):
-            raise ValueError(
+            raise ModelError(
                 f"{directory}: wanted {output} to be {embedding}, as config.json ties them, got two matrices;"
                 " say in config.json that tie_word_embeddings is false"
             )
     extra = sorted(name for name in left if not name.endswith(FAMILIES[family].ignored))
     if extra:
-        raise ValueError(
+        raise ModelError(
             f"{directory}: wanted the tensors of a {family} model, got also {extra[0]} ({len(extra)} left over)"
         )
 

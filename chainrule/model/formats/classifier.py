@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from chainrule.errors import ModelError
 from chainrule.model.formats.checkpoint import (
     config_fields,
     described,
@@ -86,11 +87,11 @@ def _head(family: str) -> tuple[str, ...]:
 
 
 def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> Loaded:
-    """The classifier of a directory; ValueError for a language model, and for what `load_model` refuses."""
+    """The classifier of a directory; ModelError for a language model, and for what `load_model` refuses."""
     fields = read_config(directory)
     if not is_classifier(fields):
         named = ", ".join(map(str, fields.get("architectures") or ["no architecture named"]))
-        raise ValueError(
+        raise ModelError(
             f"{directory}: wanted a classifier, got a language model ({named}); finetune it first, or load it with load"
         )
     labels = classes(fields, directory)
@@ -99,14 +100,14 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
     shapes = zip(_head(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
     w, *bias = load_weights(model, family, Tensors(directory), device, dtype, beside=dict(shapes)).values()
     if any(each.any() for each in bias):
-        raise ValueError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")
+        raise ModelError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")
     return Loaded(model.eval(), w.float(), family, labels)
 
 
 def classes(fields: dict[str, Any], directory: Path) -> tuple[str, ...]:
-    """What config.json names them, in the order of w's rows; ValueError where it does not."""
+    """What config.json names them, in the order of w's rows; ModelError where it does not."""
     names = fields.get("id2label") or {}
     numbers = [str(number) for number in range(len(names))]
     if len(names) < 2 or sorted(names) != sorted(numbers):
-        raise ValueError(f"{directory / 'config.json'}: wanted id2label to name the classes 0, 1, ..., got {names}")
+        raise ModelError(f"{directory / 'config.json'}: wanted id2label to name the classes 0, 1, ..., got {names}")
     return tuple(str(names[number]) for number in numbers)

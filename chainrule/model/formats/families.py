@@ -5,6 +5,7 @@ A field's default is that of its class in `transformers`.
 
 from collections.abc import Mapping
 
+from chainrule.errors import ModelError
 from chainrule.model.formats.family import Family, Fields
 
 _SIZES = {
@@ -257,5 +258,5 @@ def family_of(fields: Fields) -> str:
     """The `model_type` of a config.json, if it is one of ours."""
     name = fields.get("model_type")
     if name not in FAMILIES:
-        raise ValueError(f"config.json: wanted a model_type of {', '.join(FAMILIES)}, got {name!r}")
+        raise ModelError(f"config.json: wanted a model_type of {', '.join(FAMILIES)}, got {name!r}")
     return str(name)

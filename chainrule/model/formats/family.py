@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from chainrule.errors import ModelError
 from chainrule.model.config import Config
 from chainrule.model.formats.rope_fields import Rope, read_rope, share_of, write_rope
 
@@ -49,7 +50,7 @@ class Family:
     def read(self, fields: Fields) -> Config:
         """A config.json as ours.
 
-        Raises ValueError for a field that is missing, and for one that changes the mathematics and that we do not
+        Raises ModelError for a field that is missing, and for one that changes the mathematics and that we do not
         compute: it is never ignored.
         """
         for name, values in {**self.only, "quantization_config": (None,)}.items():
@@ -60,7 +61,7 @@ class Family:
             ours = {name: given[theirs] for name, theirs in self.fields.items() if name not in _ROPE}
             rope = read_rope(given, *self._rope_names) if "rope_theta" in self.fields else None
         except KeyError as error:
-            raise ValueError(f"config.json: wanted the field {error}, which is missing") from None
+            raise ModelError(f"config.json: wanted the field {error}, which is missing") from None
         ours |= self.fixed
         _check(
             self.fields["activation"], ours["activation"], [name for names in _ACTIVATIONS.values() for name in names]
@@ -69,7 +70,7 @@ class Family:
         for name in ("width", "heads", "hidden", "key_value_heads", "head_width"):
             size = ours.get(name)
             if size is not None and (not isinstance(size, int) or size < 1):
-                raise ValueError(
+                raise ModelError(
                     f"config.json: wanted {self.fields[name]} to be a whole number of at least 1, got {size!r}"
                 )
         ours["key_value_heads"] = ours.get("key_value_heads") or ours["heads"]
@@ -124,7 +125,7 @@ _ROPE = ("rope_theta", "rotary_width")  # told in more than one field
 def _check(name: str, found: Any, values: Iterable[Any]) -> None:
     for value in found if isinstance(found, list) else [found]:
         if value not in values:
-            raise ValueError(
+            raise ModelError(
                 f"config.json: wanted {name} to be {' or '.join(map(repr, values))}, got {value!r},"
                 " which is not supported"
             )

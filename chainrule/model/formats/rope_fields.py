@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from chainrule.errors import ModelError
 from chainrule.model.rotary import RopeScaling
 
 _LLAMA3 = {"original_context": "original_max_position_embeddings", "low": "low_freq_factor", "high": "high_freq_factor"}
@@ -27,23 +28,23 @@ class Rope(NamedTuple):
 def read_rope(fields: Mapping[str, Any], theta_name: str, share_name: str) -> Rope:
     """`theta_name` and `share_name` are what the family calls its fields beside `rope_parameters`.
 
-    Raises ValueError for a scaling that is not ours and for two values of θ, KeyError for a field that is missing.
+    Raises ModelError for a scaling that is not ours and for two values of θ, KeyError for a field that is missing.
     """
     rope = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
-        raise ValueError(f"config.json: wanted rope_parameters to be an object, got {rope!r}")
+        raise ModelError(f"config.json: wanted rope_parameters to be an object, got {rope!r}")
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind not in SCALINGS:
-        raise ValueError(
+        raise ModelError(
             f"config.json: wanted a rope_type of {', '.join(SCALINGS)}, got {kind!r}, which is not supported"
         )
     known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALINGS[kind].values()}
     for name in rope:
         if name not in known:
-            raise ValueError(f"config.json: wanted no {name} with a rope_type of {kind}: that is not supported")
+            raise ModelError(f"config.json: wanted no {name} with a rope_type of {kind}: that is not supported")
     theta = rope.get("rope_theta") or fields.get(theta_name) or 10_000.0
     if (fields.get(theta_name) or theta) != theta:
-        raise ValueError(
+        raise ModelError(
             f"config.json: wanted one rope theta, got {theta_name} {fields[theta_name]} and {theta} in rope_parameters"
         )
     scaling = {ours: rope[theirs] for ours, theirs in SCALINGS[kind].items()}

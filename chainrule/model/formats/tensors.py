@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from chainrule.errors import ModelError
 from chainrule.model.formats.others import CONVERT, holds_pickle
 
 _PRECISIONS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -33,7 +34,7 @@ class Stored(NamedTuple):
 
 
 class Tensors:
-    """What a directory holds. Raises ValueError where it holds none, and for a file that is missing or cut short."""
+    """What a directory holds. Raises ModelError where it holds none, and for a file that is missing or cut short."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -44,7 +45,7 @@ class Tensors:
             self.stored |= _header(path)
         for name, path in shards.items():
             if _modern(name) not in self.stored or self.stored[_modern(name)].path != path:
-                raise ValueError(f"{path}: wanted the tensor {name}, which the index says is here; the file lacks it")
+                raise ModelError(f"{path}: wanted the tensor {name}, which the index says is here; the file lacks it")
         self.files = {path: _map(path) for path in paths}
 
     def hold(self, ending: str) -> bool:
@@ -52,19 +53,19 @@ class Tensors:
         return any(name.endswith(ending) for name in self.stored)
 
     def check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
-        """The precision of a tensor; ValueError where it is missing, or not one of floats of that shape."""
+        """The precision of a tensor; ModelError where it is missing, or not one of floats of that shape."""
         if name not in self.stored:
             nearest = get_close_matches(name, self.stored, n=1, cutoff=0.0)
             beside = f"; the nearest that they have is {nearest[0]}" if nearest else ""
-            raise ValueError(
+            raise ModelError(
                 f"{self.directory}: wanted the tensor {name}, which the files lack{beside}: they are not whole, or of"
                 " another model than config.json says; fetch or save them again"
             )
         stored = self.stored[name]
         if stored.shape != list(shape):
-            raise ValueError(f"{self.directory}: wanted {name} of shape {list(shape)}, got {stored.shape}")
+            raise ModelError(f"{self.directory}: wanted {name} of shape {list(shape)}, got {stored.shape}")
         if stored.precision not in _PRECISIONS:
-            raise ValueError(
+            raise ModelError(
                 f"{self.directory}: wanted {name} in float32, bfloat16 or float16, got {stored.precision};"
                 " quantized weights are not supported"
             )
@@ -101,7 +102,7 @@ def _read(stored: Stored, part: Tensor) -> None:
         while buffer:
             got = file.readinto(buffer)
             if not got:
-                raise ValueError(f"{stored.path}: wanted a whole file, got one that is shorter than when it was opened")
+                raise ModelError(f"{stored.path}: wanted a whole file, got one that is shorter than when it was opened")
             buffer = buffer[got:]
 
 
@@ -111,7 +112,7 @@ def _header(path: Path) -> dict[str, Stored]:
         with safe_open(path, framework="pt"):  # the library checks the header against the file
             pass
     except SafetensorError as error:
-        raise ValueError(
+        raise ModelError(
             f"{path}: wanted a whole safetensors file, got one that is cut short or altered ({error})"
         ) from None
     with path.open("rb") as file:
@@ -146,15 +147,15 @@ def _shards(directory: Path) -> dict[str, Path]:
         hint = f", {CONVERT}" if holds_pickle(directory) else ""
         if (directory / "run.toml").is_file():
             hint = ": it is a run that has saved no model yet; the command that began it goes on"
-        raise ValueError(f"{directory}: wanted model.safetensors or its shards' index, found none{hint}")
+        raise ModelError(f"{directory}: wanted model.safetensors or its shards' index, found none{hint}")
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         shards = {name: directory / Path(shard).name for name, shard in places.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{index}: wanted a JSON object with a weight_map of tensors to files, got another") from None
+        raise ModelError(f"{index}: wanted a JSON object with a weight_map of tensors to files, got another") from None
     for name, path in shards.items():
         if not path.is_file():
-            raise ValueError(f"{path}: wanted this shard, which holds {name}, found none; fetch it again")
+            raise ModelError(f"{path}: wanted this shard, which holds {name}, found none; fetch it again")
     return shards
 
 
