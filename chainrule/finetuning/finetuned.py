@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from chainrule.finetuning.logistic import classes_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.classifier import without_output
 from chainrule.storage.files import write_text
+from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
 
 Train = Literal["full", "head"]
@@ -220,27 +220,12 @@ def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOpti
 
 
 def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
-    """What was decided for the finetuning in `out`; it is begun if there is none. ChainruleError if it holds
-    another."""
-    path = out / "run.toml"
-    if not path.is_file():
-        entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
-        foreign = [name for name in entries if not name.endswith(".partial")]
-        if foreign:
-            raise ChainruleError(f"--out {out}: wanted a new folder, got one that holds something else ({foreign[0]})")
+    """What was decided for the finetuning in `out`; it is begun if there is none. FolderError if it holds another."""
+    path = find_record(out, ("run.toml",), "a finetuning")
+    if path is None:
         out.mkdir(parents=True, exist_ok=True)
-        record = {"finetune": asked, "decided": dataclasses.asdict(decided)}
-        write_text(path, tomli_w.dumps(record))
+        write_text(out / "run.toml", tomli_w.dumps({"finetune": asked, "decided": dataclasses.asdict(decided)}))
         return decided
-    try:
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
-        before, found = stored["finetune"], Decided(**stored["decided"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ChainruleError(f"{path}: wanted the TOML of a finetuning, got {error}; use another --out") from None
-    for name in {**asked, **before}:  # the options first, then the hashes that may follow from them
-        if before.get(name) != asked.get(name):
-            raise ChainruleError(
-                f"--out {out}: wanted {name} {before.get(name)}, as this finetuning was begun, got {asked.get(name)};"
-                " use another --out"
-            )
-    return found
+    stored = read_record(path, "a finetuning", wanted=("finetune", "decided"))
+    require_same(out, stored["finetune"], asked, called={"examples": "the examples", "model": "the model"})
+    return Decided(**stored["decided"])

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -253,10 +254,10 @@ def test_a_finished_folder_answers_at_once(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocabulary_size": 301}, "vocabulary_size 300, now it is 301"),
-        ({"tokenizer": "byte"}, "tokenizer bpe, now it is byte"),
-        ({"validation": 0.2}, "validation 0.1, now it is 0.2"),
-        ({"on_error": "skip"}, "on_error stop, now it is skip"),
+        ({"vocabulary_size": 301}, "--vocabulary-size: wanted 300, as when .* was begun, got 301"),
+        ({"tokenizer": "byte"}, "--tokenizer: wanted bpe, as when .* was begun, got byte"),
+        ({"validation": 0.2}, "--validation: wanted 0.1, as when .* was begun, got 0.2"),
+        ({"on_error": "skip"}, "--on-error: wanted stop, as when .* was begun, got skip"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
@@ -297,7 +298,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
     (out / "thesis.txt").rename(out / "manifest.json")
     with pytest.raises(ValueError, match="cannot be read"):
         write_shards([str(tmp_path / "a.jsonl")], out, CorpusOptions("byte"))
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="wanted a folder, got a file"):
         write_shards([str(tmp_path / "a.jsonl")], tmp_path / "a.jsonl", CorpusOptions("byte"))
 
 
@@ -393,6 +394,19 @@ def test_a_damaged_shard_is_found(tmp_path: Path):
             Shards(out).verify()
         (out / name).write_bytes(content)
         Shards(out).verify()
+    before = Shards(out).sizes_and_times()
+    damaged, times = out / "train-00000.bin", (out / "train-00000.bin").stat()
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        Shards(out).verify(before)
+    os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
+    Shards(out).verify(before)  # a file whose size and time are as they were is not read
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        Shards(out).verify()
+    damaged.with_suffix(".offsets").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"train-00000\.offsets: .*missing or cut"):
+        Shards(out)
     (out / "train-00000.bin").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"train-00000\.bin: .*missing or cut"):
         Shards(out)

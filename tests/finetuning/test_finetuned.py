@@ -219,17 +219,19 @@ def test_out_holds_the_classifier_and_the_same_call_finds_it(task: Task, tmp_pat
 
 def test_out_of_another_finetuning_is_refused_and_what_differs_is_named(task: Task, tmp_path: Path) -> None:
     finetune(make_lm(), task, train="head", labels=16, out=tmp_path / "out")
-    with pytest.raises(ValueError, match="wanted labels 16, as this finetuning was begun, got 20"):
+    with pytest.raises(ValueError, match=r"--labels: wanted 16, as when .* was begun, got 20"):
         finetune(make_lm(), task, train="head", labels=20, out=tmp_path / "out")
-    with pytest.raises(ValueError, match=r"wanted model .*, as this finetuning was begun"):
+    with pytest.raises(ValueError, match=r"the model: wanted \w+…, as when .* was begun"):
         finetune(make_lm(seed=1), task, train="head", labels=16, out=tmp_path / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/letter.txt").write_text("Dear")
-    with pytest.raises(ValueError, match=r"wanted a new folder, got one that holds something else \(letter.txt\)"):
+    with pytest.raises(
+        ValueError, match=r"a new folder or a finetuning, got one that holds something else \(letter\.txt"
+    ):
         finetune(make_lm(), task, train="head", out=tmp_path / "other")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/run.toml").write_text("[options]\n")
-    with pytest.raises(ValueError, match="wanted the TOML of a finetuning"):
+    with pytest.raises(ValueError, match="wanted the record of a finetuning, got one without finetune"):
         finetune(make_lm(), task, train="head", out=tmp_path / "broken")
 
 
