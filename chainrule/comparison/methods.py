@@ -16,7 +16,7 @@ from chainrule.comparison.grid import PROMPTED
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Classifier
 from chainrule.finetuning.features import Features
-from chainrule.finetuning.finetuned import finetune
+from chainrule.finetuning.finetune import finetune
 from chainrule.finetuning.full import recipe
 from chainrule.language_model import Pretrained
 from chainrule.prompting.prompted import Prompted, in_context, zero_shot
@@ -162,7 +162,7 @@ class Methods:
         if method == "head":
             return 0.1 + 1e-4 * labels + (texts + labels) * self._seconds_a_text
         made = recipe(labels, self.lm.model.config.width, epochs=None, learning_rate=None, seed=0)
-        texts += 3 * made.steps * made.batch + labels  # backward is twice forward; the validations
+        texts += 3 * made.steps * made.batch_size + labels  # backward is twice forward; the validations
         return texts * self._seconds_a_text
 
     @cached_property

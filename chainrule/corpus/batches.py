@@ -35,11 +35,11 @@ class Batches:
         # One less than there is room for, so that the windows' borders can move from pass to pass.
         self.windows = max(1, (len(split) - 1) // context - 1) if self._documents is None else len(self._documents)
 
-    def batch(self, step: int, rows: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
-        """The examples (rows, T + 1) of process `rank`: its part of the rows x world examples of `step`, from 0."""
-        first = (step * world + rank) * rows
-        examples = np.empty((rows, self.context + 1), np.int64)
-        for example, start in zip(examples, self._starts(np.arange(first, first + rows)), strict=True):
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+        """Of the `batch_size` examples of `step` (from 0) those of process `rank` of `world`, (their number, T + 1)."""
+        numbers = step * batch_size + np.arange(batch_size)[share(batch_size, rank, world)]
+        examples = np.empty((len(numbers), self.context + 1), np.int64)
+        for example, start in zip(examples, self._starts(numbers), strict=True):
             example[:] = self.split.read(start, start + self.context + 1)
         return examples
 
@@ -54,9 +54,14 @@ class Batches:
         starts: list[int] = (_mix(keys) % np.uint64(room) + windows * np.uint64(self.context)).tolist()
         return starts
 
-    def passes(self, step: int, rows: int, world: int = 1) -> float:
-        """How many times the split has been read when `step`, from 0, is done."""
-        return (step + 1) * rows * world / self.windows
+    def passes(self, step: int, batch_size: int) -> float:
+        """How many times the split has been read when `step` (from 0) is done."""
+        return (step + 1) * batch_size / self.windows
+
+
+def share(count: int, rank: int, world: int) -> slice:
+    """Which of `count` examples process `rank` of `world` takes: consecutive ones, and no two processes the same."""
+    return slice(count * rank // world, count * (rank + 1) // world)
 
 
 def permuted(indices: Words, size: int, keys: Words) -> Words:

@@ -230,7 +230,6 @@ def _advance(out: Path, run: Run, world: World, scale: Scale, deadline: float) -
                 sys.exit(128 + number)
             if time.monotonic() > deadline:
                 break
-        del steps  # closes the run's log
     if looked < run.step or len(reached) < len(TARGETS):
         reached = targets_reached(lm, world, every=True)
     run.save()

@@ -230,7 +230,7 @@ class Transformer(nn.Module):
                 " it fills blanks and cannot go on from a text"
             )
         dtype = self.compute_dtype or self.embedding.weight.dtype
-        x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
+        x = self.embedding(tokens).to(dtype)  # (B, T, D)
         places, at = self._places(T, cache, padding, ends, dtype)
         if self.position_embedding is not None:
             x = x + F.embedding(at, self.position_embedding.weight).to(dtype)

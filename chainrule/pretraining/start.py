@@ -20,7 +20,7 @@ from chainrule.errors import ChainruleError
 from chainrule.language_model import held, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
-from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
+from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer, measure
 from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, Run
 from chainrule.storage.files import sha256, sweep, write_text
@@ -28,7 +28,7 @@ from chainrule.storage.hub import model_directory
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import newest_checkpoint
-from chainrule.training.objectives import NEXT_TOKEN, Marks, Objective, masked_token
+from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
 
 # Of a run that was killed before run.toml was written.
 _WRITTEN_FIRST = ("data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
@@ -72,7 +72,6 @@ def open_run(
     tokenizer = shards.tokenizer
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
-    objective = _objective(tokenizer, options)
     batches = Batches(
         shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
     )
@@ -83,8 +82,11 @@ def open_run(
         decided = Decided(**stored["decided"])
         torch.set_num_threads(decided.threads)
     else:
-        decided = decide(model, objective, batches, len(validation), options, dtype, started, say)
+        decided = decide(model, options, dtype)
     model.compute_dtype = getattr(torch, decided.dtype)
+    objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, decided.device))
+    if stored is None:
+        decided = measure(decided, model, objective, len(validation), options, started, say)
 
     checkpoint = newest_checkpoint(out / "training")
     if checkpoint is not None:
@@ -96,7 +98,6 @@ def open_run(
         language_model,
         objective,
         make_optimizer(model, options, decided.steps),
-        batches,
         validation,
         decided,
     )
@@ -105,7 +106,7 @@ def open_run(
         save_config(model, family, out, tokenizer.bottom, language_model.stop_tokens)
         _write_record(out, asked, decided, shards)
     if checkpoint is not None:
-        run.go_on_from(checkpoint)
+        run.trainer.resume(checkpoint)
         run.publish()  # a kill may have come between saving and publishing
     return run
 
@@ -135,16 +136,16 @@ def _is_shards(data: Sequence[str]) -> bool:
     return len(data) == 1 and (Path(data[0]) / "manifest.json").is_file()
 
 
-def _objective(tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
+def _objective(tokenizer: Tokenizer, options: PretrainOptions, windows: Windows) -> NextToken | MaskedToken:
     if options.objective == "next":
-        return NEXT_TOKEN
+        return NextToken(windows)
     if tokenizer.mask is None:
         raise ChainruleError(
             "--objective masked: wanted tokens with a [MASK] among them, got shards without: tokenize with --mask, or"
             " give the text itself"
         )
-    marks = Marks(tokenizer.bottom, tokenizer.closing, tokenizer.mask.id)
-    return masked_token(marks, tokenizer.vocabulary_size)
+    special = SpecialTokens(tokenizer.bottom, tokenizer.closing, tokenizer.mask.id)
+    return MaskedToken(windows, special, tokenizer.vocabulary_size)
 
 
 def _asked(

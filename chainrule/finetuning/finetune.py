@@ -22,7 +22,7 @@ from chainrule import machine
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.features import Features, Longer
-from chainrule.finetuning.full import Labelled, Progress, Training, recipe
+from chainrule.finetuning.full import FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
 from chainrule.language_model import Pretrained
@@ -30,6 +30,8 @@ from chainrule.model.formats.classifier import without_output
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
+from chainrule.training.classes import LabelledTexts
+from chainrule.training.trainer import Progress
 
 Train = Literal["full", "head"]
 VALIDATED = 64  # from so many labels on a fifth of them validates
@@ -111,7 +113,7 @@ class Finetuning:
         if self.out is not None:
             decided = _open(self.out, _asked(lm, examples, self.form, options), decided)
             torch.set_num_threads(decided.threads)
-        self._training: Training | None = None
+        self._training: FullFinetuning | None = None
         if options.train == "full" and not self.finished:
             self._training = self._prepare(task, examples, getattr(torch, decided.dtype))
         self._examples = examples
@@ -121,15 +123,20 @@ class Finetuning:
         """Whether `out` holds the classifier already."""
         return self.out is not None and (self.out / "model.safetensors").is_file()
 
+    @property
+    def batch_size(self) -> int:
+        """Texts a step of "full"."""
+        return 0 if self._training is None else self._training.batch_size
+
     def advance(self) -> Iterator[Progress]:
         """Make the steps that are left, yielding after each; "head" has none."""
         if self._training is not None:
-            yield from self._training.advance()
+            yield from self._training.trainer.steps()
 
     def save(self) -> None:
         """Keep in `out` what was reached, so that the same finetuning goes on from there."""
         if self._training is not None:
-            self._training.save()
+            self._training.trainer.save()
 
     def classifier(self) -> Classifier:
         """What was learned; saved to `out`, where that was given."""
@@ -141,7 +148,7 @@ class Finetuning:
             w = self._solved(self._features(self._texts(self._examples)), self._examples)
             classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
         else:
-            assert self._training.finished, "steps are left"
+            assert self._training.trainer.finished, "steps are left"
             model, w = self._training.result()
             features = Features(model, self.lm.tokenizer, longer=self.options.longer)
             features.cut = self._cut
@@ -151,18 +158,18 @@ class Finetuning:
             shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
-    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> Training:
+    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> FullFinetuning:
         """w and θ, from θ̂ and the w that is best with it."""
         held = examples.take([])
         if len(examples) >= VALIDATED:
             examples, held = task.split_validation(examples, self.options.seed)
         reader = Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer)
         train, validation = (
-            Labelled(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
+            LabelledTexts(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
             for part in (examples, held)
         )
         self._cut = reader.cut
-        return Training(
+        return FullFinetuning(
             without_output(self.lm.model),
             self._solved(self._features(self._texts(examples)), examples),
             train,
