@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.corpus.shards import Split
+from chainrule.corpus.splitmix import splitmix64
 from chainrule.errors import DataError
 
 Words = NDArray[np.uint64]
@@ -46,12 +47,12 @@ class Batches:
     def _starts(self, numbers: NDArray[np.int64]) -> list[int]:
         """Where the examples begin that are the `numbers`-th since the first step."""
         passes, indices = (part.astype(np.uint64) for part in np.divmod(numbers, self.windows))
-        keys = _mix(_mix(np.array([self.seed % 2**64], np.uint64)) + passes)
+        keys = splitmix64(splitmix64(np.array([self.seed % 2**64], np.uint64)) + passes)
         if self._documents is not None:
             return self._documents[permuted(indices, self.windows, keys)].tolist()
         room = min(self.context, len(self.split) - self.windows * self.context)
         windows = permuted(indices, self.windows, keys)
-        starts: list[int] = (_mix(keys) % np.uint64(room) + windows * np.uint64(self.context)).tolist()
+        starts: list[int] = (splitmix64(keys) % np.uint64(room) + windows * np.uint64(self.context)).tolist()
         return starts
 
     def passes(self, step: int, batch_size: int) -> float:
@@ -76,18 +77,10 @@ def permuted(indices: Words, size: int, keys: Words) -> Words:
     while outside.any():
         left, right = places[outside] >> half, places[outside] & low
         for number in range(1, ROUNDS + 1):
-            left, right = right, left ^ _mix(_mix(keys[outside] + np.uint64(number)) + right) & low
+            left, right = right, left ^ splitmix64(splitmix64(keys[outside] + np.uint64(number)) + right) & low
         places[outside] = left << half | right
         outside = places >= size
     return places
-
-
-def _mix(words: Words) -> Words:
-    """SplitMix64's finalizer (Steele, Lea and Flood, 2014), modulo 2**64."""
-    z = words + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return z ^ z >> np.uint64(31)
 
 
 def validation_windows(split: Split, context: int, rows: int) -> Iterator[NDArray[np.int64]]:

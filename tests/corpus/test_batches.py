@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chainrule.corpus.batches import Batches, permuted, validation_windows
 from chainrule.corpus.shards import Split
+from chainrule.corpus.splitmix import splitmix64, uniform
 
 
 def counting(directory: Path, length: int) -> Split:
@@ -124,3 +125,10 @@ def test_aligned_examples_begin_with_a_document_each_and_a_pass_reads_every_docu
         assert sorted(examples[:, 0].tolist()) == begins[:-1]
         orders.append(examples[:, 0].tolist())
     assert orders[0] != orders[1] and batches.passes(2, 3) == 1
+
+
+def test_splitmix64_gives_its_authors_numbers_for_one_and_for_many():
+    first = 0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F  # of the generator seeded with 0
+    assert [uniform(number) for number in range(3)] == [word / 2**64 for word in first]
+    states = np.array([0, 1, 2**64 - 1, 12345], np.uint64)
+    assert splitmix64(states).tolist() == [splitmix64(state) for state in states.tolist()]

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from chainrule.corpus import documents
 from chainrule.corpus import write as corpus
-from chainrule.corpus.documents import Documents, mix
+from chainrule.corpus.documents import Documents
+from chainrule.corpus.splitmix import uniform
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
 from chainrule.storage import records
 from chainrule.tokens.tokenizer import byte_tokenizer, character_tokenizer, train_bpe
@@ -85,7 +86,7 @@ def test_shakespeare_is_cut_where_nanogpt_cuts_it(tmp_path: Path):
 def test_where_there_are_many_documents_whole_ones_validate(tmp_path: Path):
     texts = rows(tmp_path / "a.jsonl", 1000)
     write_shards([str(tmp_path / "a.jsonl")], tmp_path / "out", CorpusOptions("byte", validation=0.1))
-    chosen = [mix(number) < 0.1 for number in range(1000)]
+    chosen = [uniform(number) < 0.1 for number in range(1000)]
     assert 70 < sum(chosen) < 130
     for split, validates in (("train", False), ("validation", True)):
         assert documents_in(tmp_path / "out", split) == [
@@ -95,7 +96,7 @@ def test_where_there_are_many_documents_whole_ones_validate(tmp_path: Path):
 
 def test_with_ten_validating_documents_expected_there_is_one_at_least():
     for share in (0.01, 0.05, 0.1, 0.2, 0.5, 0.9):
-        assert any(mix(number) < share for number in range(int(10 / share)))
+        assert any(uniform(number) < share for number in range(int(10 / share)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 99])
@@ -438,7 +439,7 @@ def test_a_tokenizer_is_trained_on_a_bounded_sample_of_what_trains(tmp_path: Pat
     monkeypatch.setattr(documents, "SLICE", 100)
     texts = rows(tmp_path / "a.jsonl", 2000, characters=300)
     source = Documents([str(tmp_path / "a.jsonl")], field="text", encoding="utf-8", skip=False, validation=0.1)
-    train = [text for number, text in enumerate(texts) if mix(number) >= 0.1]
+    train = [text for number, text in enumerate(texts) if uniform(number) >= 0.1]
     assert "".join(source.sample(1 << 30)) == "".join(train), "all of it, where that is little"
     sample = list(source.sample(100_000))
     assert 60_000 < sum(map(len, sample)) < 120_000
