@@ -22,12 +22,12 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     """Family, sizes, tokenizer, and what run.toml tells of the training; ChainruleError where there is no model."""
     directory = model_directory(model)
     fields = read_config(directory)
-    config, family, _ = described_by(directory, fields)
+    config, family, tensors = described_by(directory, fields)
     tokenizer = load_tokenizer(directory)
     single = sum(_is_one_token(tokenizer, " " + word) for word in COMMON_WORDS)
     found: dict[str, Any] = {
         "family": family,
-        "parameters": count_parameters(directory),
+        "parameters": count_parameters(tensors),
         "layers": config.layers,
         "width": config.width,
         "heads": config.heads,

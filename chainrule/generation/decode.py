@@ -11,7 +11,7 @@ from torch import Tensor
 
 from chainrule.errors import ChainruleError
 from chainrule.generation.sampling import Sampling, choose, penalise_repetition, stream
-from chainrule.model.kv_cache import Cache
+from chainrule.model.kv_cache import KVCache
 from chainrule.model.prefixes import empty_cache, read_all, tokens_at_once
 from chainrule.model.transformer import Transformer
 
@@ -26,8 +26,8 @@ class Step:
     finished: set[int]  # sequences that end here; the caller adds those it wants no more of
 
 
-def prefill(model: Transformer, prompts: Sequence[Sequence[int]], capacity: int) -> tuple[Tensor, Cache]:
-    """Read prompts of any lengths >= 1: φ (B, D) at the last token of each, and the cache (see `Cache`).
+def prefill(model: Transformer, prompts: Sequence[Sequence[int]], capacity: int) -> tuple[Tensor, KVCache]:
+    """Read prompts of any lengths >= 1: φ (B, D) at the last token of each, and the cache (see `KVCache`).
 
     What several prompts begin with is read once.
     """

@@ -11,7 +11,7 @@ from transformers import AutoConfig
 
 from chainrule.model.formats.checkpoint import load_model, save_config
 from chainrule.model.formats.families import FAMILIES, family_of
-from chainrule.model.formats.rope_fields import share_of
+from chainrule.model.formats.layer_fields import share_of
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -74,7 +74,7 @@ def test_another_model_type_is_named_with_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_we_write_is_what_we_read_here_and_in_transformers(family: str, tmp_path: Path) -> None:
     model = random_model(family)
-    save_config(model, family, tmp_path, bottom=0)
+    save_config(model, family, tmp_path, bos_id=0)
     fields = json.loads((tmp_path / "config.json").read_text())
     assert family_of(fields) == family
     assert FAMILIES[family].read(fields) == model.config

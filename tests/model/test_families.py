@@ -26,7 +26,7 @@ from chainrule.generation.decode import decode, prefill
 from chainrule.generation.sampling import Sampling
 from chainrule.model.formats.checkpoint import load_model, save_model
 from chainrule.model.formats.families import FAMILIES
-from chainrule.model.kv_cache import Cache
+from chainrule.model.kv_cache import KVCache
 from chainrule.model.transformer import Transformer, initialise
 
 CPU = torch.device("cpu")
@@ -121,10 +121,10 @@ def both(name: str) -> tuple[Transformer, PreTrainedModel]:
     return ours, peer
 
 
-def empty_cache(model: Transformer, rows: int) -> Cache:
+def empty_cache(model: Transformer, rows: int) -> KVCache:
     config = model.config
     padding = torch.zeros(rows, dtype=torch.long)
-    return Cache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
+    return KVCache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -136,7 +136,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name: str, tmp_path: Path) -> None:
     ours, peer = both(name)
     close(ours(TOKENS), peer(TOKENS).logits)
-    save_model(ours, peer.config.model_type, tmp_path, bottom=0)
+    save_model(ours, peer.config.model_type, tmp_path, bos_id=0)
     again, wrong = type(peer).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(wrong.values())
     torch.testing.assert_close(again(TOKENS).logits, peer(TOKENS).logits, atol=1e-6, rtol=0)
@@ -230,7 +230,7 @@ def test_a_model_that_we_trained_gives_the_same_logits_there(name: str, tmp_path
         torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    save_model(model, CONFIGS[name].model_type, tmp_path, bottom=0)
+    save_model(model, CONFIGS[name].model_type, tmp_path, bos_id=0)
     peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     with torch.no_grad():
         close(model(TOKENS), peer(TOKENS).logits)
@@ -239,7 +239,7 @@ def test_a_model_that_we_trained_gives_the_same_logits_there(name: str, tmp_path
 @pytest.mark.parametrize("name", CONFIGS | MASKED)
 def test_each_familys_classifier_is_a_class_that_loads_our_directory(name: str, tmp_path: Path) -> None:
     ours, peer = both(name)
-    save_model(ours, peer.config.model_type, tmp_path, bottom=0)
+    save_model(ours, peer.config.model_type, tmp_path, bos_id=0)
     kind = getattr(transformers, FAMILIES[peer.config.model_type].classifier)
     _, wrong = kind.from_pretrained(tmp_path, output_loading_info=True)
     # What it lacks is the head alone: a linear map, and BERT's pooler before it.
