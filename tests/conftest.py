@@ -23,6 +23,7 @@ SHAPES = {
     "llama": {**GATED, "layer_kinds": (LayerKind(rope=Rope(scaling=RopeScaling(4.0, original_context=16))),)},
     "mistral": {**GATED, "layer_kinds": (LayerKind(7, Rope()),)},
     "qwen2": {**GATED, "query_key_value_bias": True},
+    "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
     "gpt2": {**PLAIN, **LEARNED, "activation": "gelu_tanh", "tied": True},
     "gpt_neox": {
         **PLAIN, "hidden": 64, "activation": "gelu", "layer_kinds": (LayerKind(rope=Rope(width=2)),),

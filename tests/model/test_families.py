@@ -16,6 +16,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -75,6 +76,11 @@ CONFIGS = {
     "qwen3 one key, slow rope": Qwen3Config(
         **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6,
         rope_parameters={"rope_theta": 1e6, "rope_type": "default"},
+    ),
+    "olmo2 grouped": Olmo2Config(**GATED, num_attention_heads=4, num_key_value_heads=2),
+    "olmo2 tied, biases, slow rope": Olmo2Config(
+        **GATED, num_attention_heads=5, rms_norm_eps=1e-3, attention_bias=True, tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
     ),
     "gpt2": GPT2Config(**GPT2, n_head=4),
     "gpt2 untied, narrow mlp": GPT2Config(**GPT2, n_head=3, n_inner=50, tie_word_embeddings=False),

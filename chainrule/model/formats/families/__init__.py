@@ -10,6 +10,7 @@ from chainrule.model.formats.families.bert import BERT
 from chainrule.model.formats.families.gpt2 import GPT2
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from chainrule.model.formats.families.olmo2 import OLMO2
 from chainrule.model.formats.family import Family
 from chainrule.model.formats.layer_fields import Fields
 
@@ -18,6 +19,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": MISTRAL,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
+    "olmo2": OLMO2,
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
     "bert": BERT,
