@@ -11,7 +11,7 @@ from chainrule.model.config import Config
 from chainrule.model.formats.layer_fields import Fields, LayerFields
 from chainrule.model.linear import Linear
 
-# One function has many names there; the first is the one we write.
+# One function has many names there. The first is the one we write, unless a family has another.
 _ACTIVATIONS = {
     "silu": ("silu", "swish"),
     "gelu": ("gelu", "gelu_python"),
@@ -90,8 +90,9 @@ class Family:
 
     @property
     def _values(self) -> dict[str, Mapping[Any, Any]]:
+        """The first of several names of theirs is the one we write."""
         activations = {theirs: ours for ours, names in _ACTIVATIONS.items() for theirs in names}
-        return {"activation": activations, **self.values}
+        return {**self.values, "activation": {**self.values.get("activation", {}), **activations}}
 
     @property
     def bare(self) -> str:

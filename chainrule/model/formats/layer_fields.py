@@ -120,6 +120,10 @@ class LayerFields:
                 f"config.json: wanted {self.window} to be a number, as some layers have a window, got None"
             )
         nested = fields.get("rope_parameters") or {}
+        if not isinstance(nested, Mapping):
+            raise ModelError(f"config.json: wanted rope_parameters to be an object, got {nested!r}")
+        if not {_FULL, _SLIDING}.issuperset(nested):
+            raise ModelError(f"config.json: wanted rope_parameters to have {_FULL} and {_SLIDING}, got {list(nested)}")
         full = {**(nested.get(_FULL) or {}), **(fields.get("rope_scaling") or {})}
         kinds = {
             _FULL: LayerKind(None, self.rope.read(fields, full, head_width)),
