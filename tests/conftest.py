@@ -24,6 +24,11 @@ SHAPES = {
     "mistral": {**GATED, "layer_kinds": (LayerKind(7, Rope()),)},
     "qwen2": {**GATED, "query_key_value_bias": True},
     "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
+    "gemma3_text": {
+        **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope(1e6, RopeScaling(2.0)))),
+        "residual": "sandwich", "norm_offset": 1.0, "scaled_embedding": True, "query_key_norm": "head",
+        "query_scale_width": 6, "activation": "gelu_tanh", "tied": True,
+    },
     "gpt2": {**PLAIN, **LEARNED, "activation": "gelu_tanh", "tied": True},
     "gpt_neox": {
         **PLAIN, "hidden": 64, "activation": "gelu", "layer_kinds": (LayerKind(rope=Rope(width=2)),),

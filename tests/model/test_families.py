@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     BertConfig,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
@@ -81,6 +82,22 @@ CONFIGS = {
     "olmo2 tied, biases, slow rope": Olmo2Config(
         **GATED, num_attention_heads=5, rms_norm_eps=1e-3, attention_bias=True, tie_word_embeddings=True,
         rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
+    ),
+    "gemma3_text window of 5 in every second layer": Gemma3TextConfig(
+        **GATED, num_attention_heads=4, num_key_value_heads=2, head_dim=10, query_pre_attn_scalar=7, sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    ),
+    "gemma3_text untied, biases, every third layer full": Gemma3TextConfig(
+        **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6, query_pre_attn_scalar=6, sliding_window=3,
+        sliding_window_pattern=3, tie_word_embeddings=False, attention_bias=True, rms_norm_eps=1e-3,
+    ),
+    "gemma3_text windows alone, exact gelu": Gemma3TextConfig(
+        **GATED, num_attention_heads=4, num_key_value_heads=4, head_dim=10, sliding_window=4,
+        hidden_activation="gelu",
     ),
     "gpt2": GPT2Config(**GPT2, n_head=4),
     "gpt2 untied, narrow mlp": GPT2Config(**GPT2, n_head=3, n_inner=50, tie_word_embeddings=False),
@@ -200,7 +217,7 @@ def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
         assert [step.tokens[sequence] for step in steps] == theirs[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("name", ["llama 3", "gpt_neox odd heads, partly rotated"])
+@pytest.mark.parametrize("name", ["llama 3", "gpt_neox odd heads, partly rotated", "olmo2 grouped"])
 @torch.no_grad()
 def test_logits_at_late_positions_equal_transformers(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name].to_dict() | {"max_position_embeddings": 4000, "num_hidden_layers": 1}

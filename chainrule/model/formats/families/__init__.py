@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from chainrule.errors import ModelError
 from chainrule.model.formats.families.bert import BERT
+from chainrule.model.formats.families.gemma3 import GEMMA3
 from chainrule.model.formats.families.gpt2 import GPT2
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
@@ -20,6 +21,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "olmo2": OLMO2,
+    "gemma3_text": GEMMA3,
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
     "bert": BERT,
