@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +16,7 @@ from chainrule.errors import ModelError
 from chainrule.model.config import Config
 from chainrule.model.formats.families import FAMILIES, family_of
 from chainrule.model.formats.family import TensorLocation
+from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
@@ -127,20 +127,26 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     return model.eval(), family
 
 
-def described_by(directory: Path, fields: Mapping[str, Any]) -> tuple[Config, str, Tensors]:
+def described_by(directory: Path, fields: Fields) -> tuple[Config, str, Tensors]:
     """What a directory's config.json and tensors describe, its family, and the tensors. Only these tell whether there
     is a pooler and, where the architecture is that of a bare model, a language-model head."""
-    config, family = described(fields)
     tensors = Tensors(directory)
-    config = dataclasses.replace(config, pooler=tensors.has_name_ending("pooler.dense.weight"))
+    config, family = describe(fields, tensors.stored)
+    return config, family, tensors
+
+
+def describe(fields: Fields, names: Collection[str]) -> tuple[Config, str]:
+    """What a config.json and the names of its tensors describe, and its family."""
+    config, family = described(fields)
+    config = dataclasses.replace(config, pooler=any(name.endswith("pooler.dense.weight") for name in names))
     named = [str(name) for name in fields.get("architectures") or []]
     head = FAMILIES[family].modules["output" if config.causal else "head"][0]
     has_head = (
         any(name.endswith(_WITH_HEAD) for name in named)
         or (config.causal and config.tied)
-        or any(name.startswith(f"{head}.") for name in tensors.stored)
+        or any(name.startswith(f"{head}.") for name in names)
     )
-    return config if has_head else without_head(config), family, tensors
+    return config if has_head else without_head(config), family
 
 
 def without_head(config: Config) -> Config:
@@ -148,12 +154,12 @@ def without_head(config: Config) -> Config:
     return dataclasses.replace(config, tied=True, masked_head=False, language_head=False)
 
 
-def is_classifier(fields: Mapping[str, Any]) -> bool:
+def is_classifier(fields: Fields) -> bool:
     """Whether a config.json describes a linear head on a language model."""
     return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
 
 
-def refuse_classifier(directory: Path, fields: Mapping[str, Any]) -> None:
+def refuse_classifier(directory: Path, fields: Fields) -> None:
     """ModelError where a language model is wanted and config.json describes a classifier."""
     if is_classifier(fields):
         raise ModelError(
@@ -162,7 +168,7 @@ def refuse_classifier(directory: Path, fields: Mapping[str, Any]) -> None:
         )
 
 
-def described(fields: Mapping[str, Any]) -> tuple[Config, str]:
+def described(fields: Fields) -> tuple[Config, str]:
     """What a config.json describes, and its family."""
     family = family_of(fields)
     return FAMILIES[family].read(fields), family
@@ -266,11 +272,6 @@ def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: st
         raise ModelError(
             f"{directory}: wanted the tensors of a {family} model, got also {extra[0]} ({len(extra)} left over)"
         )
-
-
-def count_parameters(tensors: Tensors) -> int:
-    """Of all tensors, from the headers of their files."""
-    return sum(math.prod(stored.shape) for stored in tensors.stored.values())
 
 
 def _locations(model: Transformer, family: str) -> dict[str, TensorLocation]:

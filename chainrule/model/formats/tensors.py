@@ -46,11 +46,12 @@ class Tensors:
         for name, path in shards.items():
             if _modern(name) not in self.stored or self.stored[_modern(name)].path != path:
                 raise ModelError(f"{path}: wanted the tensor {name}, which the index says is here; the file lacks it")
-        self.files = {path: _map(path) for path in paths}
+        self._mapped: dict[Path, Tensor] = {}  # files are mapped when they are first used: `info` reads headers alone
 
-    def has_name_ending(self, ending: str) -> bool:
-        """Whether there is a tensor whose name ends so."""
-        return any(name.endswith(ending) for name in self.stored)
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, by name."""
+        return {name: tuple(stored.shape) for name, stored in self.stored.items()}
 
     def check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
         """The precision of a tensor; ModelError where it is missing, or not one of floats of that shape."""
@@ -79,7 +80,9 @@ class Tensors:
         ):
             return None
         whole = parts[0]._replace(end=parts[-1].end, shape=[sum(part.shape[0] for part in parts), *parts[0].shape[1:]])
-        return _view(self.files[whole.path], whole)
+        if whole.path not in self._mapped:
+            self._mapped[whole.path] = _map(whole.path)
+        return _view(self._mapped[whole.path], whole)
 
     def to_copy(self, name: str) -> Tensor:
         """A tensor to copy from, with a mapping of its own, so that its memory is freed with it."""
@@ -107,7 +110,9 @@ def _read(stored: Stored, part: Tensor) -> None:
 def _header(path: Path) -> dict[str, Stored]:
     """Name -> where it is, in a file that begins with its header's length and the header."""
     try:
-        with safe_open(path, framework="pt"):  # the library checks the header against the file
+        with safe_open(
+            path, framework="np"
+        ):  # the library checks the header against the file (pt would reserve memory)
             pass
     except SafetensorError as error:
         raise ModelError(
