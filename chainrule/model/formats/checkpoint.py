@@ -263,7 +263,7 @@ def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: st
         if not torch.equal(tensors.to_copy(output), tensors.to_copy(embedding)):
             raise ModelError(
                 f"{directory}: wanted {output} to be {embedding}, as config.json ties them, got two matrices;"
-                " say in config.json that tie_word_embeddings is false"
+                " set tie_word_embeddings to false in config.json"
             )
     extra = sorted(name for name in left if not name.endswith(FAMILIES[family].ignored))
     if extra:
