@@ -170,22 +170,22 @@ def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("pieces", [(1,) * 23, (9, 1, 6, 7)])
+@pytest.mark.parametrize("chunks", [(1,) * 23, (9, 1, 6, 7)])
 @torch.no_grad()
-def test_logits_through_a_cache_equal_transformers(name: str, pieces: Sequence[int]) -> None:
+def test_logits_through_a_cache_equal_transformers(name: str, chunks: Sequence[int]) -> None:
     ours, peer = both(name)
-    held = empty_cache(ours, len(TOKENS))
-    close(torch.cat([ours(piece, cache=held) for piece in TOKENS.split(pieces, dim=1)], dim=1), peer(TOKENS).logits)
+    cache = empty_cache(ours, len(TOKENS))
+    close(torch.cat([ours(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1), peer(TOKENS).logits)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 @torch.no_grad()
 def test_logits_of_unequal_prompts_in_a_batch_equal_those_transformers_gives_each_alone(name: str) -> None:
     ours, peer = both(name)
-    features, held = prefill(ours, PROMPTS, capacity=16)
+    features, cache = prefill(ours, PROMPTS, capacity=16)
     wanted = [peer(torch.tensor([prompt])).logits[0, -1] for prompt in PROMPTS]
     close(ours.logits(features), torch.stack(wanted))
-    following = ours(torch.tensor([[7], [7], [7]]), cache=held)[:, -1]
+    following = ours(torch.tensor([[7], [7], [7]]), cache=cache)[:, -1]
     close(following, torch.stack([peer(torch.tensor([[*prompt, 7]])).logits[0, -1] for prompt in PROMPTS]))
 
 
