@@ -84,7 +84,7 @@ class FullFinetuning:
         folder: Path | None = None,
     ) -> None:
         self._start, self.batch_size = model, recipe.batch_size
-        device = model.embedding.weight.device
+        device = model.device
         occurring = np.unique(np.concatenate([*texts.documents, *validation.documents]))
         self._embedding = TrimmedEmbedding(model.embedding.weight, occurring)
         self.model = TextClassifier(self._copy(), w.to(device))
@@ -125,7 +125,7 @@ class FullFinetuning:
         theta["embedding.weight"] = self._embedding.whole(self._start.embedding.weight, theta["embedding.weight"])
         model = empty_model(self._start.config)
         model.load_state_dict(theta, assign=True)
-        model.compute_dtype = self._start.compute_dtype or self._start.embedding.weight.dtype
+        model.compute_dtype = self._start.compute_dtype or self._start.dtype
         return model.eval(), w
 
     def _copy(self) -> Transformer:

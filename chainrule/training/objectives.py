@@ -10,13 +10,11 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.corpus.batches import Batches, share, validation_windows
 from chainrule.corpus.shards import Split
-from chainrule.model.kernels import linear_cross_entropy, plain_cpu
 from chainrule.model.transformer import Transformer
 
 Batch = TypeVar("Batch")
@@ -152,19 +150,12 @@ def next_token_loss(model: Transformer, tokens: Tensor) -> Tensor:
 
     `tokens` (B, T+1) are windows: the first T are read, the last T predicted.
     """
-    features = model.features(tokens[:, :-1]).flatten(0, 1)  # (B·T, D)
-    targets = tokens[:, 1:].flatten()
-    if plain_cpu(features):
-        return linear_cross_entropy(features, model.output_weight.to(features.dtype), targets)
-    return F.cross_entropy(model.logits(features).float(), targets)
+    return model(tokens[:, :-1], targets=tokens[:, 1:])
 
 
 def masked_token_loss(model: Transformer, batch: MaskedBatch) -> Tensor:
     """The mean over the masked positions of -log p(the token that was there | all others), in nats."""
-    tokens, positions, targets = batch
-    features = model.features(tokens)  # (B, T, D)
-    rows = torch.arange(len(positions), device=positions.device)[:, None]
-    return F.cross_entropy(model.logits(features[rows, positions]).flatten(0, 1).float(), targets.flatten())
+    return model(batch.tokens, targets=batch.targets, output_positions=batch.positions)
 
 
 def mean_loss(model: Transformer, objective: Objective[Batch], batches: Iterable[Batch]) -> Validation:
