@@ -1,9 +1,13 @@
 """The real methods in a comparison: a small random model of bytes on a task that a word decides."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from comparison_fakes import made_task
@@ -26,6 +30,10 @@ def examples(count: int, name: str) -> Examples:
 
 
 PROMPT = Prompt("{text}: {label}", words={"0": "bad", "1": "good"})
+STORED = Path(__file__).parent / "stored"  # a comparison of lm on TASK, made before the methods were objects
+STORED_METHODS = (
+    "zero-shot", "in-context", "in-context-nearest", "head", "full", "majority", "bag-of-words", "random-weights",
+)  # fmt: skip
 TASK = Task("classification", ("text",), "label", examples(12, "a"), examples(10, "b"), ("0", "1"), PROMPT)
 
 
@@ -50,6 +58,30 @@ def test_every_method_is_compared_and_the_model_is_left_as_it_is(lm: LanguageMod
         assert outcome.milliseconds_per_text > 0 and outcome.seconds_to_adapt > 0
     assert compare(lm, TASK, out=tmp_path, sizes=[4], seeds=2).results() == found.results()
     assert (tmp_path / "report.html").is_file()
+    made = {outcome.key: outcome for outcome in found.outcomes}
+    for line in (STORED / "rows.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        outcome = made[row["method"], row["labels"], row["seed"]]
+        assert (list(outcome.predictions), outcome.shots) == (row["predictions"], row["shots"])
+        np.testing.assert_allclose(outcome.probabilities, row["probabilities"], atol=1e-2)
+
+
+def close(found: Any, stored: Any) -> bool:
+    """The same but for the last digits of numbers."""
+    if isinstance(stored, dict):
+        return found.keys() == stored.keys() and all(close(found[key], value) for key, value in stored.items())
+    if isinstance(stored, list):
+        return len(found) == len(stored) and all(map(close, found, stored))
+    return bool(found == pytest.approx(stored, rel=1e-9, abs=1e-12) if isinstance(stored, float) else found == stored)
+
+
+def test_rows_stored_by_an_earlier_version_give_the_results_that_it_gave(lm: LanguageModel, tmp_path: Path) -> None:
+    compare(lm, TASK, out=tmp_path, methods=["majority"], sizes=[4], seeds=1)
+    shutil.copy(STORED / "rows.jsonl", tmp_path)
+    compare(lm, TASK, out=tmp_path, methods=STORED_METHODS, sizes=[4], seeds=2)
+    assert (tmp_path / "rows.jsonl").read_bytes() == (STORED / "rows.jsonl").read_bytes()
+    found, stored = (json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (tmp_path, STORED))
+    assert close(found, stored)
 
 
 def test_every_head_is_charged_for_the_features_that_are_computed_once(lm: LanguageModel) -> None:
