@@ -106,7 +106,7 @@ def predict(
                 print(dumps(prediction, ensure_ascii=False), flush=True)
     if empty.count:
         say(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
-    for note in getattr(made, "notes", ()):
+    for note in made.notes:
         say(note)
 
 

@@ -36,7 +36,17 @@ class Predictor(Protocol):
 
     @property
     def columns(self) -> Sequence[str]:
-        """Those of a row that it reads."""
+        """The text columns of a row."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Warnings about the rows so far, a line each: texts that were cut, demonstrations that did not fit."""
+
+    def predict(self, rows: Iterable[Row | str]) -> list[str]:
+        """The label of each row."""
+
+    def predict_proba(self, rows: Iterable[Row | str]) -> NDArray[np.float64]:
+        """(N, C) probabilities of `labels`; ChainruleError where answers are generated."""
 
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
         """Label and probabilities (C,), row by row; no probabilities where an answer is generated."""
