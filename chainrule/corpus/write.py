@@ -22,7 +22,8 @@ from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, rea
 from chainrule.errors import DataError
 from chainrule.storage.files import is_partial, nothing_left_if_refused, sha256, whole_file, write_json
 from chainrule.storage.hub import model_directory
-from chainrule.storage.records import Say, find_files, silent
+from chainrule.storage.inputs import find_files
+from chainrule.storage.records import Log, no_log
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
 __all__ = ["CorpusOptions", "Shards", "Split", "Summary", "write_shards"]
@@ -50,7 +51,7 @@ def write_shards(
     out: Path,
     options: CorpusOptions,
     progress: Callable[[int, int], None] | None = None,
-    say: Say = silent,
+    say: Log = no_log,
 ) -> Summary:
     """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
 
@@ -149,7 +150,7 @@ def _write(
     given: Tokenizer | None,
     state: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-    say: Say,
+    say: Log,
 ) -> dict[str, Any]:
     """Do what `state` leaves to do, and return the manifest."""
     write_json(out / STATE, state)
@@ -159,7 +160,7 @@ def _write(
         encoding=options.encoding,
         skip=options.on_error == "skip",
         validation=options.validation,
-        say=say,
+        log=say,
     )
     total = sum(source["bytes"] for source in state["sources"])
     if "tokenizer" not in state:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from chainrule.comparison.study import Study
     from chainrule.finetuning.classifier import Classifier
     from chainrule.tasks.examples import Row
-    from chainrule.tasks.predictions import Predictor
+    from chainrule.tasks.predictor import Predictor
 
 
 def needs_classes(study: Study, name: str) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
     from chainrule.tasks.examples import Row
-    from chainrule.tasks.predictions import Predictor
+    from chainrule.tasks.predictor import Predictor
 
 
 MOST_SHOTS = 16  # demonstrations in a prompt
