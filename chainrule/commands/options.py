@@ -55,7 +55,7 @@ class Columns:
         from chainrule.tasks.examples import Task
         from chainrule.terminal import say
 
-        return Task.load(path, **vars(self), say=say)
+        return Task.load(path, **vars(self), log=say)
 
 
 @dataclass(frozen=True)

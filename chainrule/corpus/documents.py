@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from chainrule.corpus.read import Piece, read_documents
 from chainrule.corpus.splitmix import uniform
-from chainrule.errors import ChainruleError
-from chainrule.storage.records import Piece, Say, once, read_documents, silent
+from chainrule.storage.records import Log, Skipped, log_once, no_log
 
 BATCH = 1 << 20  # characters that are encoded at once
 SLICE = 1 << 16  # characters of a document that are sampled, or not, together
@@ -24,7 +24,7 @@ class Part:
 class Documents:
     """The documents of `files`, read as often as needed. validation: the share that validates.
 
-    documents, bytes (of UTF-8) and skipped count what the latest reading has read. `say`: as in `read_documents`.
+    documents, bytes (of UTF-8) and skipped count what the latest reading has read. `log`: as in `read_documents`.
     """
 
     def __init__(
@@ -35,24 +35,26 @@ class Documents:
         encoding: str,
         skip: bool,
         validation: float,
-        say: Say = silent,
+        log: Log = no_log,
     ) -> None:
         self.files, self.field, self.encoding, self.skip = files, field, encoding, skip
-        self.validation, self.say = validation, once(say)
+        self.validation, self.log = validation, log_once(log)
         self.tail = tail(self.pieces(), validation)
 
     def pieces(self) -> Iterator[Piece]:
-        self.documents = self.bytes = self.skipped = 0
-        on_skip = self._count_skipped if self.skip else None
+        self.documents = self.bytes = 0
+        self._skipped = Skipped()
+        skipped = self._skipped if self.skip else None
         for file in self.files:
-            pieces = read_documents(file, field=self.field, encoding=self.encoding, on_skip=on_skip, say=self.say)
+            pieces = read_documents(file, field=self.field, encoding=self.encoding, skipped=skipped, log=self.log)
             for piece in pieces:
                 self.documents += piece.begins
                 self.bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
                 yield piece
 
-    def _count_skipped(self, error: ChainruleError) -> None:
-        self.skipped += 1
+    @property
+    def skipped(self) -> int:
+        return self._skipped.count
 
     def sample(self, limit: int) -> Iterator[str]:
         """Of the text that trains, slices spread over all of it: about `limit` bytes, or all there is."""

@@ -29,7 +29,8 @@ from chainrule.storage.files import (
     write_json,
 )
 from chainrule.storage.hub import model_directory
-from chainrule.storage.records import Say, find_files, silent
+from chainrule.storage.inputs import find_files
+from chainrule.storage.records import Log, no_log
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
@@ -59,7 +60,7 @@ def write_shards(
     out: Path,
     options: CorpusOptions,
     progress: Callable[[int, int], None] | None = None,
-    say: Say = silent,
+    say: Log = no_log,
 ) -> Summary:
     """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
 
@@ -153,7 +154,7 @@ def _write(
     given: Tokenizer | None,
     state: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-    say: Say,
+    say: Log,
 ) -> dict[str, Any]:
     """Do what `state` leaves to do, and return the manifest."""
     write_json(out / STATE, state)
@@ -163,7 +164,7 @@ def _write(
         encoding=options.encoding,
         skip=options.on_error == "skip",
         validation=options.validation,
-        say=say,
+        log=say,
     )
     total = sum(source["bytes"] for source in state["sources"])
     if "tokenizer" not in state:

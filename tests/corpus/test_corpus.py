@@ -18,7 +18,7 @@ from chainrule.corpus import write as corpus
 from chainrule.corpus.documents import Documents
 from chainrule.corpus.splitmix import uniform
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
-from chainrule.storage import records
+from chainrule.storage import lines
 from chainrule.tokens.tokenizer import byte_tokenizer, character_tokenizer, train_bpe
 
 SHAKESPEARE = Path(__file__).parents[2] / "../shared/data/tinyshakespeare.txt"
@@ -52,7 +52,7 @@ def documents_in(out: Path, split: str) -> list[str]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that happens to a large corpus happens to a small one."""
-    monkeypatch.setattr(records, "BLOCK", 500)
+    monkeypatch.setattr(lines, "BLOCK", 500)
     monkeypatch.setattr(documents, "BATCH", 2000)
     monkeypatch.setattr(corpus, "SHARD", 1500)
     monkeypatch.setattr(corpus, "SMALL", 0)
@@ -307,7 +307,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "fine"}\n{"text": ""}\n{"body": "no text"}\n', r"a\.jsonl:3: no 'text'"),
+        ('{"text": "fine"}\n{"text": ""}\n{"body": "no text"}\n', r"a\.jsonl:3: no column 'text'"),
         ('{"text": ""}\n', "held none|got none"),
         ("", "empty"),
     ],
