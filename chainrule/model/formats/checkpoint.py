@@ -17,17 +17,21 @@ from chainrule.errors import ModelError
 from chainrule.model.config import Config
 from chainrule.model.formats.families import FAMILIES, family_of
 from chainrule.model.formats.family import Place
+from chainrule.model.formats.gguf_tensors import GGUFTensors, gguf_config
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
 from chainrule.storage.files import whole_file, write_json
+from chainrule.storage.gguf import is_gguf
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The fields of config.json; ModelError where the directory holds no model."""
+    """The fields of config.json, or what a GGUF says in their place; ModelError for what holds no model."""
+    if is_gguf(directory):
+        return gguf_config(directory)
     path = directory / "config.json"
     if not path.is_file():
         raise ModelError(
@@ -128,11 +132,11 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     return model.eval(), family
 
 
-def described_by(directory: Path, fields: Mapping[str, Any]) -> tuple[Config, str, Tensors]:
+def described_by(directory: Path, fields: Mapping[str, Any]) -> tuple[Config, str, Tensors | GGUFTensors]:
     """What a directory's config.json and tensors describe, its family, and the tensors: only these tell whether there
     is a pooler and, where the architecture is that of a bare model, a language-model head."""
     config, family = described(fields)
-    tensors = Tensors(directory)
+    tensors = open_tensors(directory)
     config = dataclasses.replace(config, pooler=tensors.hold("pooler.dense.weight"))
     named = [str(name) for name in fields.get("architectures") or []]
     head = FAMILIES[family].modules["output" if config.causal else "head"][0]
@@ -142,6 +146,11 @@ def described_by(directory: Path, fields: Mapping[str, Any]) -> tuple[Config, st
         or any(name.startswith(f"{head}.") for name in tensors.stored)
     )
     return config if has_head else without_head(config), family, tensors
+
+
+def open_tensors(path: Path) -> Tensors | GGUFTensors:
+    """Those of a directory's safetensors, or of a GGUF."""
+    return GGUFTensors(path) if is_gguf(path) else Tensors(path)
 
 
 def without_head(config: Config) -> Config:
@@ -178,7 +187,7 @@ def empty_model(config: Config) -> Transformer:
 def load_weights(
     model: Transformer,
     family: str,
-    tensors: Tensors,
+    tensors: Tensors | GGUFTensors,
     device: torch.device,
     dtype: torch.dtype | None = None,
     beside: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
@@ -236,7 +245,7 @@ _WRAPPED = {
 }
 
 
-def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> None:
+def _refuse_foreign_prefix(tensors: Tensors | GGUFTensors, embedding: str, prefix: str) -> None:
     """ModelError where the embedding is there, behind a prefix that is not the family's."""
     bare = embedding.removeprefix(prefix)
     spelled = (prefix + bare, bare)
@@ -250,7 +259,7 @@ def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> Non
         )
 
 
-def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str) -> None:
+def _check_left(tensors: Tensors | GGUFTensors, left: set[str], model: Transformer, family: str) -> None:
     """ModelError for a tensor that the model has no place for, and for an output that is not tied as it should be."""
     directory = tensors.directory
     names = FAMILIES[family].modules
@@ -271,7 +280,7 @@ def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: st
 
 def count_parameters(directory: Path) -> int:
     """Of a directory's safetensors, from their headers alone; the same errors as `load_model`."""
-    tensors = Tensors(directory)
+    tensors = open_tensors(directory)
     return sum(math.prod(stored.shape) for stored in tensors.stored.values())
 
 
