@@ -8,6 +8,7 @@ import mmap
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,8 +123,15 @@ def read_gguf(path: Path) -> GGUFFile:
     """The header of a GGUF file of version 2 or 3; the tensors' bytes are not read.
 
     Raises ModelError, in one line, for a file that is none, is cut, or whose header contradicts itself. Memory is taken
-    for what the file holds, not for what it claims to hold.
+    for what the file holds, not for what it claims to hold. Several readers ask for one file's header: the last one is
+    kept.
     """
+    status = path.stat()
+    return _read_once(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: Path, modified: int, size: int) -> GGUFFile:
     with path.open("rb") as file:
         if file.read(4) != MAGIC:
             raise ModelError(f"{path}: wanted a GGUF file, which begins with GGUF, got another file")

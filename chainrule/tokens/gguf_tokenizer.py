@@ -1,7 +1,4 @@
-"""A tokenizer from a GGUF's metadata, as the files of a Hugging Face tokenizer; and the metadata of one of ours.
-
-Knows no weights and no architecture.
-"""
+"""A tokenizer from a GGUF's metadata, as the files of a Hugging Face tokenizer. Knows no weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,6 +14,7 @@ from chainrule.tokens.gguf_patterns import SPLITTINGS, Splitting
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token_type
 NFC_KEY = "chainrule.tokenizer.nfc"  # whether the text is normalised, which llama.cpp's keys don't say
+NO_MERGE = "a Ġ"  # llama.cpp wants a merge; no word of any pattern has a letter before a space
 _BPE, _SENTENCEPIECE = "gpt2", "llama"  # tokenizer.ggml.model
 _SPACE = "▁"  # how SentencePiece writes one
 # Control tokens at which llama.cpp ends a text, whatever the file calls its eos.
@@ -39,6 +37,11 @@ def tokenizer_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[
         "tokenizer_config.json": json.dumps(vocabulary.settings(), ensure_ascii=False, indent=2).encode(),
     }
     return files, vocabulary.ids(), {"eos_token_id": vocabulary.ends()}
+
+
+def generation_fields(path: Path) -> dict[str, Any]:
+    """The generation_config.json of that directory; the same errors."""
+    return {"eos_token_id": _Vocabulary(read_gguf(path)).ends()}
 
 
 @dataclass
@@ -215,6 +218,8 @@ class _Vocabulary:
         lines = self.file.want("tokenizer.ggml.merges", list)
         if lines and not isinstance(lines[0], str):
             raise ModelError(f"{self.file.path}: wanted tokenizer.ggml.merges to be texts, got {lines[0]!r} in it")
+        if lines == [NO_MERGE]:
+            return []
         if self.alphabet() is None:
             return lines  # one of unknown tokens is refused by `tokenizers`
         known = self.vocabulary

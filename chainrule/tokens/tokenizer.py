@@ -365,7 +365,7 @@ def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
 
 
 def train_bpe(
-    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.OURS
+    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.LLAMA3
 ) -> Tokenizer:
     """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge).
 
