@@ -136,13 +136,18 @@ def _read_once(path: Path, modified: int, size: int) -> GGUFFile:
         if file.read(4) != MAGIC:
             raise ModelError(f"{path}: wanted a GGUF file, which begins with GGUF, got another file")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reader(path, data).read()
+            return parse(path, data)
+
+
+def parse(path: Path, data: bytes | mmap.mmap) -> GGUFFile:
+    """The header of a file whose bytes are `data`; `path` is what errors call it."""
+    return _Reader(path, data).read()
 
 
 class _Reader:
     """A position in a file that is being read."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, data: bytes | mmap.mmap) -> None:
         self.path, self.data, self.position, self.size = path, data, len(MAGIC), len(data)
 
     def read(self) -> GGUFFile:

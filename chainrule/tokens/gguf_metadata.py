@@ -73,7 +73,7 @@ def _byte_level(spec: Mapping[str, Any]) -> dict[str, Any]:
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": name,
         "tokenizer.ggml.merges": merges or [NO_MERGE],
-        **({} if nfc == SPLITTINGS[name].nfc else {NFC_KEY: nfc}),
+        NFC_KEY: nfc,
     }
 
 

@@ -256,7 +256,10 @@ _FIELDS: Mapping[str, Callable[[_Read, NDArray[np.float32] | None], dict[str, An
 }
 
 
-# Llama 3's scaling: a GGUF has the factors that come of it, config.json the numbers that they are made of.
+# Llama 3's scaling: a GGUF has the factors that come of it, config.json the numbers that they are made of. We write
+# these too, under a key of our own: from a few factors alone they cannot always be told.
+_SCALING_KEY = "chainrule.rope.scaling"
+_SCALING_FIELDS = ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
 
 
 def frequency_factors(width: int, theta: float, scaling: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -275,8 +278,11 @@ def llama3_scaling(file: GGUFFile, factors: NDArray[np.float32], theta: float) -
     in the original context: the line gives the other three numbers, of which one is free; `low_freq_factor` is 1.
     """
     width, factor = 2 * len(factors), _shortest(factors.max())
+    told = file.get(_SCALING_KEY, list)
     plain = theta ** -(np.arange(0, width, 2, dtype=np.float64) / width)
     candidates = [(8192, 1.0, 4.0)]
+    if told is not None and [type(each) for each in told] == [float] * 3:
+        candidates.insert(0, (round(told[0]), _shortest(told[1]), _shortest(told[2])))
     between = (factors > 1) & (factors < factors.max())
     if factor > 1 and between.sum() >= 2:
         kept = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
@@ -314,7 +320,11 @@ def hyperparameters(name: str, fields: Fields, context: int) -> dict[str, Any]:
         }
     else:
         found = _rotary_hyperparameters(name, fields, context)
-    return {f"{name}.{key}": value for key, value in found.items()}
+    metadata = {f"{name}.{key}": value for key, value in found.items()}
+    rope = fields.get("rope_parameters") or {}
+    if rope.get("rope_type") == "llama3":
+        metadata[_SCALING_KEY] = [float(rope[field]) for field in _SCALING_FIELDS]
+    return metadata
 
 
 def _rotary_hyperparameters(name: str, fields: Fields, context: int) -> dict[str, Any]:
