@@ -53,7 +53,11 @@ class GGUFTensors:
                 shape = list(stored.shape[::-1] if layout == "transposed" else stored.shape)
                 known = architecture.huggingface_name(tensor) or tensor  # what has no name is left over, by its own
                 self.stored[known] = Located(tensor, shape, stored, layout)
-        matrices = {found.stored.type.name for found in self.stored.values() if len(found.shape) > 1}
+        matrices = {
+            found.stored.type.name
+            for found in self.stored.values()
+            if len(found.shape) > 1 and found.name != "position_embd.weight"  # float32 in every file
+        }
         self.precision = _PLAIN.get(matrices.pop(), torch.float32) if len(matrices) == 1 else torch.float32
 
     def hold(self, ending: str) -> bool:
