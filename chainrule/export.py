@@ -28,6 +28,7 @@ SAMPLE = (
     "<|endoftext|><s></s><|im_start|>user\n[INST] <unk> <0x0A> ▁ end   "
 )
 _RANDOM = 512  # tokens whose text is tried too: of a vocabulary that knows another language than SAMPLE
+_SCORED = 256  # tokens of each of the two long texts
 # By how much the log-probability of a token may change, as a root mean square over the sample, relative to how much
 # log-probabilities of this model differ from token to token.
 TOLERANCE = {"f32": 1e-3, "bf16": 0.1, "f16": 0.02, "q8_0": 0.1, "q4_0": 1.0}
@@ -139,8 +140,8 @@ def _check_same(lm: LanguageModel, path: Path, kind: Type) -> float:
                 f"export: wanted a GGUF whose tokenizer gives the same ids, got others for {text[:40]!r}:"
                 f" {_first_difference(ours, theirs)}; export --to huggingface"
             )
-    window = back.model.config.context
-    ids = [[lm.tokenizer.bottom, *lm.tokenizer.encode(text)][:window] for text in texts]
+    most = min(_SCORED, back.model.config.context)
+    ids = [[lm.tokenizer.bottom, *lm.tokenizer.encode(text)][:most] for text in texts[-2:]]
     ours_, theirs_ = ([s.log_probs.double() for s in score_documents(each.model, ids)] for each in (lm, back))
     one, two = torch.cat(ours_), torch.cat(theirs_)
     change = float((one - two).square().mean().sqrt() / one.std())

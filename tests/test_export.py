@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "a masked model": (["masked"], "wanted a model that generates text, got a masked one"),
     "an old pattern": (["old"], "tokenize the text again, and pretrain on that"),
     "biases that llama.cpp lacks": (["biases"], "wanted attention_bias False, which is what llama.cpp computes for"),
-    "no model": (["./nowhere"], "there is no such directory"),
+    "no model": (["run/nowhere"], "there is no such directory"),
     "a type of another form": (["run", "--to", "huggingface", "--type", "f16"], "--type: wanted --to gguf beside it"),
     "an unknown type": (["run", "--type", "q3"], "--type: wanted f32, f16, bf16, q8_0 or q4_0"),
 }  # fmt: skip
