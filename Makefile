@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install demo real test test-slow test-real
+.PHONY: install demo real test test-slow test-real docs
 
 install: .venv/installed
 
@@ -33,7 +33,12 @@ test: .venv/installed-test
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
 
-# What holds that model to transformers and, where it is installed, llama.cpp (pip install -e '.[llamacpp]').
+# Compares that model with transformers and, where it is installed, llama.cpp (pip install -e '.[llamacpp]').
 test-real: .venv/installed-test
 	$(BIN)/python benchmarks/real.py --fetch
-	CHAINRULE_REAL=1 $(BIN)/python -m pytest tests/test_real_model.py
+	CHAINRULE_REAL=1 $(BIN)/python -m pytest tests/test_real_model.py tests/test_llama_cpp.py
+
+# The docs as plain files: site/index.html.
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --quiet --strict

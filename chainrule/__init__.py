@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from chainrule.comparison.run import compare
+    from chainrule.errors import ChainruleError
     from chainrule.finetuning.classifier import Classifier, load_classifier
     from chainrule.finetuning.finetuned import finetune
     from chainrule.generation.sampling import Sampling
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ChainruleError": "chainrule.errors",
     "Classifier": "chainrule.finetuning.classifier",
     "LanguageModel": "chainrule.language_model",
     "MaskedLanguageModel": "chainrule.masked_language_model",
@@ -29,6 +31,7 @@ _HOMES = {
     "zero_shot": "chainrule.prompting.prompted",
 }
 __all__ = [
+    "ChainruleError",
     "Classifier",
     "LanguageModel",
     "MaskedLanguageModel",

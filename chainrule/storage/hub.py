@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from chainrule.errors import ModelError
 
@@ -10,8 +11,9 @@ from chainrule.errors import ModelError
 SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 _CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # what huggingface_hub asks by, in its versions
-_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
+_Answer = TypeVar("_Answer")
 _FILE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:(?P<file>[\w./+-]+\.gguf)")
+_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
 
 
 def model_directory(model: str | Path, *, weights: bool = True) -> Path:
@@ -34,16 +36,39 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     directory = _snapshot(named["name"], named["revision"], [*SETTINGS, *(WEIGHTS if weights else ())])
     adapter = (directory / "adapter_config.json").is_file()  # whoever reads the directory says what that is
     if weights and not adapter and not any(directory.glob("*.safetensors")):
-        raise ModelError(
-            f"{model}: wanted safetensors, which the Hub's {named['name']} has none of; one of its GGUF files is named"
-            f" {named['name']}:FILE.gguf; a pickle is never fetched: where you trust it, convert it with transformers'"
-            " from_pretrained(…).save_pretrained(…)"
-        )
+        raise _no_safetensors(named["name"])
     return directory
 
 
+def tensor_shapes(name: str, revision: str | None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of owner/name on the Hub, from the headers of its safetensors alone.
+
+    Raises ModelError as `model_directory` does.
+    """
+    from huggingface_hub import errors, get_safetensors_metadata
+
+    def ask() -> dict[str, tuple[int, ...]]:
+        files = get_safetensors_metadata(name, revision=revision).files_metadata.values()
+        return {tensor: tuple(stored.shape) for file in files for tensor, stored in file.tensors.items()}
+
+    try:
+        return _asked(name, revision, ask)
+    except errors.NotASafetensorsRepoError:
+        raise _no_safetensors(name) from None
+    except errors.SafetensorsParsingError as error:
+        raise ModelError(f"{name}: wanted whole safetensors, got a damaged header ({error})") from None
+
+
+def _no_safetensors(name: str) -> ModelError:
+    return ModelError(
+        f"{name}: wanted safetensors, which the Hub's {name} has none of; a GGUF of it is named {name}:FILE.gguf; a"
+        " pickle is never fetched: where you trust it, convert it with transformers' from_pretrained(…)"
+        ".save_pretrained(…)"
+    )
+
+
 def _gguf_inside(directory: Path) -> Path | None:
-    """The GGUF of a directory that holds nothing else of a model. ModelError where there are several."""
+    """The GGUF of a directory that has nothing else of a model. ModelError where there are several."""
     found = sorted(directory.glob("*.gguf"))
     if not found or any((directory / name).exists() for name in ("config.json", "run.toml", "adapter_config.json")):
         return None
@@ -55,29 +80,37 @@ def _gguf_inside(directory: Path) -> Path | None:
     return found[0]
 
 
+def _file(name: str, revision: str | None, file: str) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return _asked(name, revision, lambda: Path(hf_hub_download(name, file, revision=revision)))
+    except errors.EntryNotFoundError:
+        raise ModelError(
+            f"{name}: wanted the file {file}, which the Hub's {name} does not have; list its files"
+        ) from None
+
+
 def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    def fetch() -> str:
-        return snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns="*/*")
-
-    return _fetched(name, revision, fetch)
-
-
-def _file(name: str, revision: str | None, file: str) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    return _fetched(name, revision, lambda: hf_hub_download(name, file, revision=revision), file)
+    return _asked(
+        name,
+        revision,
+        lambda: Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns="*/*")),
+    )
 
 
-def _fetched(name: str, revision: str | None, fetch: Callable[[], str], file: str = "") -> Path:
-    """What `fetch` brings. ModelError, in one line, for all that can stand in its way."""
+def _asked(name: str, revision: str | None, ask: Callable[[], _Answer]) -> _Answer:
+    """What the Hub answers, or a ModelError of one line."""
     from huggingface_hub import constants, errors
 
     at = f" at revision {revision}" if revision else ""
     looked = f"{name}: wanted a model's directory or a name on the Hugging Face Hub; no such directory is here"
     try:
-        return Path(fetch())
+        return ask()
+    except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError):
+        raise
     except errors.GatedRepoError:
         raise ModelError(
             f"{name}: wanted leave to read it on the Hub, got none; accept its terms at"
@@ -89,16 +122,14 @@ def _fetched(name: str, revision: str | None, fetch: Callable[[], str], file: st
         ) from None
     except errors.RevisionNotFoundError:
         raise ModelError(f"{name}: wanted revision {revision}, which the Hub's {name} does not have") from None
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection: {error.__cause__ or error}"
         raise ModelError(
             f"{looked}, the cache {constants.HF_HUB_CACHE} has no {name}{at}, and {constants.ENDPOINT} could not be"
             f" asked ({why}); correct the name, or fetch it where there is a network"
         ) from None
-    except errors.EntryNotFoundError:
-        raise ModelError(
-            f"{name}: wanted the file {file}, which the Hub's {name} does not have{at}; see {constants.ENDPOINT}/{name}"
-        ) from None
+    except errors.EntryNotFoundError:  # one file of it, by name
+        raise
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
         first = next(line for line in str(error).splitlines() if line.strip())
         raise ModelError(f"{looked}, and the Hub says: {first}") from None

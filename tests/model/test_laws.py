@@ -8,22 +8,24 @@ import pytest
 import torch
 from conftest import random_model
 
-from chainrule.model.kv_cache import Cache
+from chainrule.model.config import LayerKind
+from chainrule.model.kv_cache import KVCache
+from chainrule.model.rotary import Rope
 from chainrule.model.transformer import Transformer, initialise
 
 Make = Callable[..., Transformer]
 TOKENS = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(1))
 
 
-def cache_for(model: Transformer, padding: list[int], capacity: int = 32) -> Cache:
+def cache_for(model: Transformer, padding: list[int], capacity: int = 32) -> KVCache:
     config = model.config
-    return Cache(
+    return KVCache(
         config.layers, capacity, torch.tensor(padding), config.key_value_heads, config.head_width, torch.float32
     )
 
 
 def close(ours: torch.Tensor, other: torch.Tensor) -> None:
-    torch.testing.assert_close(ours, other, atol=2e-5, rtol=0)  # logits spread by 2: ten units in the last place
+    torch.testing.assert_close(ours, other, atol=2e-5, rtol=0)  # logits spread by 2: ten times the rounding error
 
 
 @torch.no_grad()
@@ -39,20 +41,20 @@ def test_a_later_token_never_changes_an_earlier_logit(make_model: Make) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [(20,), (1,) * 20, (7, 1, 1, 11), (13, 7)])
-def test_with_and_without_a_cache_the_logits_agree(make_model: Make, pieces: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("chunks", [(20,), (1,) * 20, (7, 1, 1, 11), (13, 7)])
+def test_with_and_without_a_cache_the_logits_agree(make_model: Make, chunks: tuple[int, ...]) -> None:
     model = make_model()
     cache = cache_for(model, [0, 0, 0], capacity=20)
-    logits = torch.cat([model(piece, cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    logits = torch.cat([model(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1)
     close(logits, model(TOKENS))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [(20,), (12, 1, 1, 6)])
-def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model: Make, pieces: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("chunks", [(20,), (12, 1, 1, 6)])
+def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model: Make, chunks: tuple[int, ...]) -> None:
     model, padding = make_model(), [0, 3, 11]
     cache = cache_for(model, padding)
-    logits = torch.cat([model(piece, cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    logits = torch.cat([model(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1)
     for row, padded in enumerate(padding):
         close(logits[row, padded:], model(TOKENS[row : row + 1, padded:])[0])
 
@@ -61,22 +63,22 @@ def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model:
 def test_a_branched_cache_continues_as_the_original(make_model: Make) -> None:
     model = make_model()
     cache = cache_for(model, [0, 3, 11])
-    model(TOKENS[:, :12], cache)
+    model(TOKENS[:, :12], cache=cache)
     rows = torch.tensor([2, 0, 2])
     branch = cache.branch(rows, capacity=20)
-    continued = model(TOKENS[rows, 12:], branch)
-    close(continued, model(TOKENS[:, 12:], cache)[rows])  # the branch wrote nothing into it either
+    continued = model(TOKENS[rows, 12:], cache=branch)
+    close(continued, model(TOKENS[:, 12:], cache=cache)[rows])  # the branch wrote nothing into it either
 
 
 @torch.no_grad()
 def test_a_branch_of_short_sequences_drops_their_common_padding(make_model: Make) -> None:
     model = make_model()
     cache = cache_for(model, [0, 3, 11])
-    model(TOKENS[:, :12], cache)
+    model(TOKENS[:, :12], cache=cache)
     branch = cache.branch(torch.tensor([1, 2]))
     assert branch.length == 9
     assert branch.padding.tolist() == [0, 8]
-    close(model(TOKENS[1:, 12:], branch), model(TOKENS[:, 12:], cache)[1:])
+    close(model(TOKENS[1:, 12:], cache=branch), model(TOKENS[:, 12:], cache=cache)[1:])
 
 
 @torch.no_grad()
@@ -93,10 +95,10 @@ def test_at_the_start_the_loss_is_the_log_of_the_vocabulary_size(make_model: Mak
 def test_more_tokens_than_the_context_are_an_error_with_and_without_a_cache(make_model: Make) -> None:
     model = make_model(context=20)
     cache = cache_for(model, [0, 0, 0])
-    model(TOKENS, cache)
-    for tokens, held in ((TOKENS[:, :1], cache), (torch.zeros(1, 21, dtype=torch.long), None)):
+    model(TOKENS, cache=cache)
+    for tokens, each in ((TOKENS[:, :1], cache), (torch.zeros(1, 21, dtype=torch.long), None)):
         with pytest.raises(ValueError, match="wanted at most 20 tokens"):
-            model(tokens, held)
+            model(tokens, cache=each)
 
 
 @torch.no_grad()
@@ -131,7 +133,7 @@ def test_padding_without_a_cache_changes_nothing(family: str) -> None:
 def test_a_masked_model_goes_on_from_no_text() -> None:
     model = random_model("bert")
     with pytest.raises(ValueError, match="wanted a causal model, got one in which every token sees those after it"):
-        model(TOKENS, cache_for(model, [0, 0, 0]))
+        model(TOKENS, cache=cache_for(model, [0, 0, 0]))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +141,21 @@ def test_a_masked_model_goes_on_from_no_text() -> None:
     [
         ("width", 0, "wanted width of at least 1, got 0"),
         ("layers", 2.5, "wanted layers of at least 1, got 2.5"),
-        ("window", 0, "wanted window of at least 1, got 0"),
+        ("layer_kinds", (LayerKind(window=0),), "wanted window of at least 1, got 0"),
         ("key_value_heads", 3, "wanted heads that key_value_heads divides, got 4 and 3"),
-        ("rotary_width", 3, "wanted an even width of at most 8 for rotary positions, got 3"),
-        ("rotary_width", 10, "wanted an even width of at most 8 for rotary positions, got 10"),
+        (
+            "layer_kinds",
+            (LayerKind(rope=Rope(width=3)),),
+            "wanted an even width of at most 8 for rotary positions, got 3",
+        ),
+        (
+            "layer_kinds",
+            (LayerKind(rope=Rope(width=10)),),
+            "wanted an even width of at most 8 for rotary positions, got 10",
+        ),
         ("head_width", 7, "wanted an even width of at most 7 for rotary positions, got 7"),
     ],
 )
-def test_a_shape_that_cannot_be_is_one_line(field: str, value: float, message: str) -> None:
+def test_a_shape_that_cannot_be_is_one_line(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^model: {message}$"):
         replace(random_model("qwen3").config, **{field: value})

@@ -1,5 +1,5 @@
-"""A GGUF's hyperparameters as the fields of a config.json, and back. Knows no weights but the scaling of rotary
-positions, which a GGUF keeps in a tensor."""
+"""A GGUF's hyperparameters as the fields of a config.json. Knows no weights but the scaling of rotary positions,
+which a GGUF keeps in a tensor."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from chainrule.errors import ModelError
 from chainrule.model.formats.gguf_layout import ARCHITECTURES
+from chainrule.model.formats.gguf_rope import llama3_scaling, shortest
 from chainrule.storage.gguf import GGUFFile
 
-Fields = Mapping[str, Any]  # a config.json
 _NUMBER = (int, float)
+FULL, SLIDING = "full_attention", "sliding_attention"  # of layer_types
 # What changes the mathematics, and the values at which it does not.
 _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "expert_count": (0,),
@@ -113,7 +114,7 @@ class _Read:
     def number(self, key: str, default: float | None = None) -> float:
         key = f"{self.name}.{key}"
         value = self.file.want(key, _NUMBER) if default is None else self.file.get(key, _NUMBER, default)
-        return _shortest(value)
+        return shortest(value)
 
     def has(self, tensor: str) -> bool:
         return f"blk.0.{tensor}" in self.file.tensors
@@ -136,11 +137,6 @@ class _Read:
         elif kind == "linear" and factor not in (0, 1):
             parameters |= {"rope_type": "linear", "factor": factor}
         return {"rope_theta": theta, "rope_parameters": parameters}
-
-
-def _shortest(value: float) -> float:
-    """A float32 as the shortest decimal that is read back as it: 1e-05, not 9.999999747378752e-06."""
-    return float(str(np.float32(value)))
 
 
 def _gated(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
@@ -181,32 +177,34 @@ def _qwen3(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     return {**_gated(read, factors), "attention_bias": read.has("attn_q.bias")}
 
 
-_GEMMA_WINDOWS = 6  # every sixth layer has no window
+WINDOWS = "attention.sliding_window_pattern"  # every so many layers one has no window; or of each whether it has
+_GEMMA_WINDOWS = 6
 
 
 def _gemma3(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     fields = _gated(read, factors)
-    pattern = read.size("attention.sliding_window_pattern", _GEMMA_WINDOWS)
-    theta = read.number("rope.freq_base", 1e6)
-    kinds = [
-        "full_attention" if layer % pattern == pattern - 1 else "sliding_attention"
-        for layer in range(fields["num_hidden_layers"])
-    ]
-    local = {"rope_type": "default", "rope_theta": read.number("rope.freq_base_swa", 10_000.0)}
+    layers = fields["num_hidden_layers"]
+    window = read.file.get(f"{read.name}.attention.sliding_window", int, 0)
+    pattern = read.file.get(f"{read.name}.{WINDOWS}", (int, list), _GEMMA_WINDOWS)
+    if not window:
+        sliding = [False] * layers
+    elif isinstance(pattern, list):
+        sliding = [bool(each) for each in pattern]
+    else:
+        sliding = [(layer + 1) % max(pattern, 1) != 0 for layer in range(layers)]
+    theta, local = fields.pop("rope_theta"), read.number("rope.freq_base_swa", 10_000.0)
     return {
-        **{name: value for name, value in fields.items() if not name.startswith("rope_")},
+        **fields,
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": fields["head_dim"],
-        "sliding_window": read.size("attention.sliding_window"),
-        "layer_types": kinds,
+        "sliding_window": window or None,
+        "layer_types": [SLIDING if each else FULL for each in sliding],
         "attention_bias": False,
-        "final_logit_softcapping": None,
-        "attn_logit_softcapping": None,
         "rope_theta": theta,
-        "rope_local_base_freq": local["rope_theta"],
+        "rope_local_base_freq": local,
         "rope_parameters": {
-            "full_attention": {**fields["rope_parameters"], "rope_theta": theta},
-            "sliding_attention": local,
+            FULL: fields["rope_parameters"],
+            SLIDING: {"rope_type": "default", "rope_theta": local},
         },
     }
 
@@ -254,102 +252,3 @@ _FIELDS: Mapping[str, Callable[[_Read, NDArray[np.float32] | None], dict[str, An
     "gpt2": _gpt2,
     "gptneox": _gpt_neox,
 }
-
-
-# Llama 3's scaling: a GGUF has the factors that come of it, config.json the numbers that they are made of. We write
-# these too, under a key of our own: from a few factors alone they cannot always be told.
-_SCALING_KEY = "chainrule.rope.scaling"
-_SCALING_FIELDS = ("original_max_position_embeddings", "low_freq_factor", "high_freq_factor")
-
-
-def frequency_factors(width: int, theta: float, scaling: Mapping[str, Any]) -> NDArray[np.float32]:
-    """(K/2,): by how much each rotation is slowed. `scaling` has the names of a config.json's rope_parameters."""
-    plain = theta ** -(np.arange(0, width, 2, dtype=np.float64) / width)
-    low, high, factor = (float(scaling[name]) for name in ("low_freq_factor", "high_freq_factor", "factor"))
-    turns = scaling["original_max_position_embeddings"] * plain / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0, 1)
-    return np.asarray(1 / ((1 - kept) / factor + kept), np.float32)
-
-
-def llama3_scaling(file: GGUFFile, factors: NDArray[np.float32], theta: float) -> dict[str, Any]:
-    """The rope_parameters of which `factors` are made. ModelError where none of Llama 3's kind gives them.
-
-    Between unchanged and slowed by the whole factor, 1 / factors rises linearly with the turns that a rotation makes
-    in the original context: the line gives the other three numbers, of which one is free; `low_freq_factor` is 1.
-    """
-    width, factor = 2 * len(factors), _shortest(factors.max())
-    told = file.get(_SCALING_KEY, list)
-    plain = theta ** -(np.arange(0, width, 2, dtype=np.float64) / width)
-    candidates = [(8192, 1.0, 4.0)]
-    if told is not None and [type(each) for each in told] == [float] * 3:
-        candidates.insert(0, (round(told[0]), _shortest(told[1]), _shortest(told[2])))
-    between = (factors > 1) & (factors < factors.max())
-    if factor > 1 and between.sum() >= 2:
-        kept = (1 / factors[between].astype(np.float64) - 1 / factor) / (1 - 1 / factor)
-        slope, start = np.polyfit(plain[between], kept, 1)
-        if start < 0 < slope:
-            span = -1 / start  # high - low, for low = 1
-            candidates.append((round(slope * span * 2 * math.pi), 1.0, round(1 + span, 3)))
-    for original, low, high in candidates:
-        scaling = {
-            "rope_type": "llama3",
-            "factor": factor,
-            "original_max_position_embeddings": original,
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-        }
-        if np.allclose(frequency_factors(width, theta, scaling), factors, rtol=1e-4):
-            return scaling
-    raise ModelError(
-        f"{file.path}: wanted a tensor rope_freqs like that of Llama 3's models, got other numbers, which are not"
-        " supported"
-    )
-
-
-def hyperparameters(name: str, fields: Fields, context: int) -> dict[str, Any]:
-    """The metadata of architecture `name` for a config.json with `fields`: what `config_json` takes back."""
-    if name == "gpt2":
-        found = {
-            "context_length": context,
-            "embedding_length": fields["n_embd"],
-            "block_count": fields["n_layer"],
-            "feed_forward_length": fields["n_inner"] or 4 * fields["n_embd"],
-            "attention.head_count": fields["n_head"],
-            "attention.head_count_kv": fields["n_head"],
-            "attention.layer_norm_epsilon": float(fields["layer_norm_epsilon"]),
-        }
-    else:
-        found = _rotary_hyperparameters(name, fields, context)
-    metadata = {f"{name}.{key}": value for key, value in found.items()}
-    rope = fields.get("rope_parameters") or {}
-    if rope.get("rope_type") == "llama3":
-        metadata[_SCALING_KEY] = [float(rope[field]) for field in _SCALING_FIELDS]
-    return metadata
-
-
-def _rotary_hyperparameters(name: str, fields: Fields, context: int) -> dict[str, Any]:
-    width, heads = fields["hidden_size"], fields["num_attention_heads"]
-    head_width = fields.get("head_dim") or width // heads
-    rope = fields.get("rope_parameters") or {}
-    share = rope.get("partial_rotary_factor", 1.0)
-    neox = name == "gptneox"
-    found = {
-        "context_length": context,
-        "embedding_length": width,
-        "block_count": fields["num_hidden_layers"],
-        "feed_forward_length": fields["intermediate_size"],
-        "attention.head_count": heads,
-        "attention.head_count_kv": fields.get("num_key_value_heads") or heads,
-        "rope.dimension_count": int(head_width * share),
-        "rope.freq_base": float(rope.get("rope_theta") or fields.get("rope_theta") or 10_000.0),
-    }
-    if neox:
-        found["use_parallel_residual"] = bool(fields["use_parallel_residual"])
-        found["attention.layer_norm_epsilon"] = float(fields["layer_norm_eps"])
-    else:
-        found |= {"attention.key_length": head_width, "attention.value_length": head_width}
-        found["attention.layer_norm_rms_epsilon"] = float(fields["rms_norm_eps"])
-        found["vocab_size"] = fields["vocab_size"]
-    if rope.get("rope_type") == "linear":
-        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
-    return found

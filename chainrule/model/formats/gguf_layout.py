@@ -87,7 +87,7 @@ def to_gguf(tensor: Tensor, layout: Layout, heads: int, key_value_heads: int) ->
         case "interleaved":
             return tensor.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
         case "offset":
-            return tensor + 1
+            return tensor.float() + 1  # bfloat16 would round the sum
     return tensor
 
 

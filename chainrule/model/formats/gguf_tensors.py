@@ -60,9 +60,10 @@ class GGUFTensors:
         }
         self.precision = _PLAIN.get(matrices.pop(), torch.float32) if len(matrices) == 1 else torch.float32
 
-    def hold(self, ending: str) -> bool:
-        """Whether there is a tensor whose name ends so."""
-        return any(name.endswith(ending) for name in self.stored)
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name to shape."""
+        return {name: tuple(found.shape) for name, found in self.stored.items()}
 
     def check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
         """The precision of all tensors; ModelError where this one is missing, or not of that shape."""
@@ -86,7 +87,7 @@ class GGUFTensors:
             return None
         return self._plain(found)
 
-    def passing(self, name: str) -> Tensor:
+    def to_copy(self, name: str) -> Tensor:
         """A tensor to copy from, dequantised, in Hugging Face's layout."""
         found = self.stored[name]
         tensor = self._plain(found) if found.stored.type.name in _PLAIN else self._dequantised(found)
@@ -96,7 +97,7 @@ class GGUFTensors:
         """Copy tensors, by name, into others in the CPU's memory."""
 
         def copy(name: str, part: Tensor) -> None:
-            part.copy_(self.passing(name))
+            part.copy_(self.to_copy(name))
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy and torch leave Python's lock while they compute
             for done in [pool.submit(copy, name, part) for name, part in parts]:

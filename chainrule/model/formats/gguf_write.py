@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from chainrule.errors import ModelError
-from chainrule.model.formats.gguf_fields import Fields, frequency_factors, hyperparameters
+from chainrule.model.formats.gguf_hyperparameters import hyperparameters
 from chainrule.model.formats.gguf_layout import ARCHITECTURES, to_gguf
+from chainrule.model.formats.gguf_rope import frequency_factors
 from chainrule.model.formats.gguf_tensors import quantisation
+from chainrule.model.formats.layer_fields import Fields
 from chainrule.storage.gguf import TensorToWrite, tensor_type
 
 Type = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
@@ -26,7 +28,12 @@ _COMPUTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "qwen2": {"hidden_act": ("silu",)},
     "qwen3": {"hidden_act": ("silu",), "attention_bias": (False,)},
     "olmo2": {"hidden_act": ("silu",), "attention_bias": (False,)},
-    "gemma3": {"attention_bias": (False,)},
+    "gemma3": {
+        "hidden_activation": ("gelu_pytorch_tanh", "gelu_new"),
+        "attention_bias": (False,),
+        "attn_logit_softcapping": (None,),
+        "final_logit_softcapping": (None,),
+    },
     "gpt2": {"activation_function": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh")},
     "gptneox": {
         "hidden_act": ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
@@ -53,6 +60,11 @@ def architecture_for(fields: Fields) -> str:
                 f"export: wanted {field} {values[0]!r}, which is what llama.cpp computes for {name}, got {value!r};"
                 " export --to huggingface"
             )
+    if name == "gemma3" and fields["query_pre_attn_scalar"] != fields["head_dim"]:
+        raise ModelError(
+            f"export: wanted query_pre_attn_scalar {fields['head_dim']}, a head's width, which is what llama.cpp"
+            f" computes for gemma3, got {fields['query_pre_attn_scalar']}; export --to huggingface"
+        )
     if _rope(fields).get("rope_type") == "llama3" and name != "llama":
         raise ModelError(
             f"export: wanted rotary positions that llama.cpp has for {name}, got Llama 3's scaling; export --to"

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import random_model
+from conftest import exportable_model, random_model
 from safetensors.torch import load_file
 
 from chainrule.errors import ModelError
 from chainrule.model.formats.checkpoint import config_fields, load_model, save_model, weights
-from chainrule.model.formats.gguf_fields import frequency_factors, llama3_scaling
 from chainrule.model.formats.gguf_layout import to_gguf, to_huggingface
+from chainrule.model.formats.gguf_rope import frequency_factors, llama3_scaling
 from chainrule.model.formats.gguf_tensors import GGUFTensors
 from chainrule.model.formats.gguf_write import model_metadata, tensors_to_write
 from chainrule.model.transformer import Transformer
@@ -30,7 +30,7 @@ def written(model: Transformer, family: str, path: Path, kind: Any = "f32", more
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_safetensors_to_gguf_to_safetensors_changes_no_bit(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    model = random_model(family).to(dtype)
+    model = exportable_model(family).to(dtype)
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
     save_model(model, family, tmp_path / "before", BOS)
@@ -42,16 +42,20 @@ def test_safetensors_to_gguf_to_safetensors_changes_no_bit(family: str, dtype: t
     before, after = (load_file(tmp_path / folder / "model.safetensors") for folder in ("before", "after"))
     assert before.keys() == after.keys()
     for theirs, tensor in before.items():
-        assert after[theirs].dtype == dtype and torch.equal(after[theirs], tensor), theirs
+        assert after[theirs].dtype == dtype, theirs
+        if family == "gemma3_text" and theirs.endswith("norm.weight"):  # a GGUF has 1 + the weight, rounded
+            assert torch.allclose(after[theirs], tensor, rtol=0, atol=1e-7), theirs
+        else:
+            assert torch.equal(after[theirs], tensor), theirs
 
 
 def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
-    model = random_model(family)
+    model = exportable_model(family)
     back, _ = load_model(written(model, family, tmp_path / "model.gguf"), CPU)
     if family == "mistral":  # llama.cpp has no window for it: its context is the window
         assert back.config.context == 7
         tokens = torch.randint(0, 61, (2, 7), generator=torch.Generator().manual_seed(0))
-        assert torch.equal(back.logits(back.features(tokens)), model.logits(model.features(tokens)))
+        assert torch.equal(back(tokens), model(tokens))
     else:
         assert back.config == model.config
 
@@ -60,7 +64,7 @@ def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
 def test_other_types_give_nearly_the_same_logits(family: str, kind: str, tmp_path: Path) -> None:
     if kind.startswith("q"):
         pytest.importorskip("gguf")
-    model = random_model(family)
+    model = exportable_model(family)
     back, _ = load_model(written(model, family, tmp_path / "model.gguf", kind), CPU, torch.float32)
     tokens = torch.randint(0, 61, (2, 7), generator=torch.Generator().manual_seed(0))
     ours, theirs = model.logits(model.features(tokens)), back.logits(back.features(tokens))
@@ -80,7 +84,7 @@ def test_every_type_is_dequantised_as_the_package_does(number: int, tmp_path: Pa
     embedding = TensorToWrite("token_embd.weight", (61, 512), kind.name, content.tobytes)
     path = tmp_path / "model.gguf"
     write_gguf(path, _LLAMA, [embedding, *plain.values()])
-    found = GGUFTensors(path).passing("model.embed_tokens.weight")
+    found = GGUFTensors(path).to_copy("model.embed_tokens.weight")
     expected = gguf.quants.dequantize(content, gguf.GGMLQuantizationType(number))
     assert np.isfinite(expected).all() and np.array_equal(found.float().numpy(), expected)
     model, _ = load_model(path, CPU, torch.float32)
