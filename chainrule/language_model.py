@@ -16,6 +16,7 @@ from chainrule.errors import ModelError
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import Completion, Ending, Piece, complete
 from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.model.formats.adapter import is_adapter, load_adapted, read_adapter
 from chainrule.model.formats.checkpoint import load_model, read_config, save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, Scores, TokenScore, border, score_documents
@@ -33,8 +34,10 @@ class LanguageModel:
 
     `family` is how a directory names the architecture; `stop_tokens` end a generated text (⊥ alone in our own models);
     `generation` is the directory's generation_config.json: `generate` takes its own options, lm-evaluation-harness
-    obeys these.
+    obeys these. `path` is what `load` read the weights from; None where they are of no file, or of an adapter.
     """
+
+    path: str | None = None
 
     def __init__(
         self,
@@ -225,13 +228,20 @@ Pretrained = LanguageModel | MaskedLanguageModel
 
 def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
     """The language model of a directory, a run or any Hugging Face directory of a family we have; of a GGUF file; or of
-    a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one.
+    a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one. An adapter (PEFT's files) is merged into its base.
 
     Raises ModelError, in one line, for a path or a name that stands for none.
     """
     directory, where = model_directory(path), machine.device(device)
-    model, family = load_model(directory, where, machine.dtype(dtype, where))
-    return held(model, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory))
+    precision = machine.dtype(dtype, where)
+    if is_adapter(directory):
+        model, family, base = load_adapted(directory, read_adapter(directory), where, precision)
+        tokenizer = load_tokenizer(directory if (directory / "tokenizer.json").is_file() else base)
+        return held(model, tokenizer, family, stop_tokens_of(base), generation_fields(base))
+    model, family = load_model(directory, where, precision)
+    lm = held(model, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory))
+    lm.path = str(path)
+    return lm
 
 
 def held(

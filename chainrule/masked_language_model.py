@@ -38,6 +38,8 @@ class MaskedLanguageModel:
     A text is read as ⊥, its tokens, and what closes it in this model's tokenizer ([SEP] in BERT's).
     """
 
+    path: str | None = None  # as in `LanguageModel`
+
     def __init__(self, model: Transformer, tokenizer: Tokenizer, family: str) -> None:
         tokenizer.check_fits(model.config.vocabulary_size)
         if tokenizer.mask is None and model.config.language_head:

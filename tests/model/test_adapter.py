@@ -86,7 +86,5 @@ def test_some_maps_may_have_none() -> None:
     model = with_adapters(base, parts, {"blocks.1.attention.query_key_value": {2: only}})
     with torch.no_grad():
         torch.testing.assert_close(merged(model)(TOKENS), model(TOKENS), atol=2e-4, rtol=1e-4)
-    change = (
-        merged(model).blocks[1].attention.query_key_value.weight - base.blocks[1].attention.query_key_value.weight
-    )
+    change = merged(model).blocks[1].attention.query_key_value.weight - base.blocks[1].attention.query_key_value.weight
     assert not change[:48].any() and change[48:].any()

@@ -1,7 +1,7 @@
 """An adapter is a directory of PEFT's files, adapter_config.json and adapter_model.safetensors. Knows no tokenizer.
 
 PEFT has a pair of matrices for each module of transformers, so a fused layer of ours has several. Beside them a
-classifier's file has the head. Its metadata name the classes and a hash of the base model's weights.
+classifier's file has the head. What PEFT has no field for, the classes and a hash of the base's weights, is in a third.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chainrule.errors import ModelError
@@ -30,6 +31,7 @@ from chainrule.storage.gguf import is_gguf
 from chainrule.storage.hub import model_directory
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_EXTRA = "chainrule_adapter.json"
 _PREFIX = "base_model.model."
 _CLASSIFICATION = "SEQ_CLS"
 # What changes the mathematics and is not supported, with the values that do not.
@@ -48,11 +50,11 @@ _CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that cha
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter's two files."""
+    """An adapter's files."""
 
     fields: Mapping[str, Any]  # adapter_config.json
     tensors: Mapping[str, Tensor]  # under PEFT's names
-    metadata: Mapping[str, str]  # base_sha256, and of a classifier labels, in JSON
+    extra: Mapping[str, Any]  # base_sha256, and of a classifier labels; nothing in PEFT's own
 
     @property
     def base(self) -> str:
@@ -61,22 +63,30 @@ class Adapter:
         return f"{self.fields['base_model_name_or_path']}{f'@{revision}' if revision else ''}"
 
     @property
+    def modules(self) -> list[str]:
+        """The modules that have matrices, as transformers names them."""
+        wanted = self.fields.get("target_modules") or []
+        return [wanted] if isinstance(wanted, str) else sorted(wanted)
+
+    @property
     def is_classifier(self) -> bool:
         return self.fields.get("task_type") == _CLASSIFICATION
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The classes of a classifier; those of others are LABEL_0, LABEL_1, ... as in transformers."""
-        if "labels" in self.metadata:
-            return tuple(json.loads(self.metadata["labels"]))
+        if "labels" in self.extra:
+            return tuple(map(str, self.extra["labels"]))
         count = next((len(tensor) for name, tensor in self.tensors.items() if name.endswith(_HEADS)), 0)
         return tuple(f"LABEL_{number}" for number in range(count))
 
     def save(self, directory: Path) -> None:
-        """Write both files."""
+        """Write them."""
         write_json(directory / CONFIG, dict(self.fields))
         tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
-        save_weights(tensors, directory / WEIGHTS, self.metadata)
+        if self.extra:
+            write_json(directory / _EXTRA, dict(self.extra))
+        save_weights(tensors, directory / WEIGHTS)
 
 
 _HEADS = (f"{_PREFIX}score.weight", f"{_PREFIX}classifier.weight")
@@ -120,7 +130,7 @@ def classifier_adapter(
     alpha: float,
 ) -> Adapter:
     """The files of a classifier: `adapters` and a linear head `w` (C, D) on `bare`, the base without its output."""
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, location in _layers(bare, base.family).items():
         for index, adapter in adapters.get(name, {}).items():
             module = location.names[index].removesuffix(".weight")
@@ -135,7 +145,7 @@ def classifier_adapter(
         tensors |= {_PREFIX + name: tensor for name, tensor in _pooler(bare, base.family).items()}
     path = Path(base.name)
     name, _, revision = (str(path.resolve()), "", "") if path.exists() else base.name.partition("@")
-    fields = {
+    fields: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": _CLASSIFICATION,
         "base_model_name_or_path": name,
@@ -153,7 +163,7 @@ def classifier_adapter(
         "alpha_pattern": {},
         "inference_mode": True,
     }
-    return Adapter(fields, tensors, {"base_sha256": base.sha256, "labels": json.dumps(labels)})
+    return Adapter(fields, tensors, {"base_sha256": base.sha256, "labels": list(labels)})
 
 
 def _target(tensor: str) -> str:
@@ -185,12 +195,20 @@ def read_adapter(directory: Path) -> Adapter:
     if not weights.is_file():
         raise ModelError(f"{directory}: wanted {WEIGHTS}, which an adapter's folder has, found none; fetch it again")
     try:
-        with safe_open(weights, framework="pt") as file:
-            return Adapter(fields, {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {})
+        return Adapter(fields, load_file(weights), _extra(directory / _EXTRA))
     except SafetensorError as error:
         raise ModelError(
             f"{weights}: wanted a whole safetensors file, got one that is cut short or altered ({error})"
         ) from None
+
+
+def _extra(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path}: wanted a JSON object, got {error}; restore it") from None
 
 
 def base_directory(directory: Path, adapter: Adapter, *, weights: bool = True) -> Path:
@@ -267,12 +285,12 @@ def attached(
     for name, location in _layers(base, family).items():
         for index, (theirs, rows) in enumerate(zip(location.names, location.parts, strict=True)):
             module = theirs.removesuffix(".weight")
-            inputs = base.get_submodule(name).get_parameter("weight").shape[1]
+            weight = base.get_submodule(name).get_parameter("weight")
             keys = _keys(module, FAMILIES[family].prefix, left)
             if keys is None:
                 continue
             A, B = (left.pop(key) for key in keys)
-            rank, scale = _rank_and_scale(adapter, module)
+            rank, scale, inputs = *_rank_and_scale(adapter, module), weight.shape[1]
             if A.shape != (rank, inputs) or B.shape != (rows, rank):
                 raise ModelError(
                     f"{directory}: wanted matrices of {list((rank, inputs))} and {list((rows, rank))} for {module} and"
@@ -280,6 +298,9 @@ def attached(
                 )
             A, B = A.float().to(base.device), in_our_layout(B, _untransposed(location)).float().to(base.device)
             adapters.setdefault(name, {})[index] = LowRank(A, B, scale)
+            copy = left.get(f"{_PREFIX}{module}.base_layer.weight")  # of the output layer PEFT saves the base's too
+            if copy is not None and torch.equal(copy.to(weight), weight):
+                del left[f"{_PREFIX}{module}.base_layer.weight"]
     if not adapters:
         raise ModelError(f"{directory}: wanted LoRA matrices of layers of a {family} model, got none")
     return with_adapters(base, adapter_parts(base, family), adapters), left
@@ -315,7 +336,7 @@ def _base(directory: Path, adapter: Adapter, device: torch.device) -> tuple[Tran
     where = base_directory(directory, adapter)
     # a GGUF's own precision is that of its matrices: its norms would lose digits
     model, family = load_model(where, device, torch.float32 if is_gguf(where) else None)
-    wanted = adapter.metadata.get("base_sha256")
+    wanted = adapter.extra.get("base_sha256")
     if wanted is not None and weights_hash(model) != wanted:
         raise ModelError(
             f"{directory}: wanted the base model that the adapter was trained on, got other weights in {adapter.base};"

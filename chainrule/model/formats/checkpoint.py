@@ -57,14 +57,12 @@ def weights(model: Transformer, family: str) -> dict[str, Tensor]:
     return tensors
 
 
-def save_weights(
-    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})
-) -> None:
+def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file, whole or not at all; a tensor may have any memory layout."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata={"format": "pt", **metadata})
+            save_file(contiguous, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
             failure = OSError(f"{path}: could not be written ({error}); what was there before is untouched: make room")
             failure.filename = str(path)  # as the operating system's own errors name it
