@@ -293,7 +293,7 @@ def attached(
             rank, scale, inputs = *_rank_and_scale(adapter, module), weight.shape[1]
             if A.shape != (rank, inputs) or B.shape != (rows, rank):
                 raise ModelError(
-                    f"{directory}: wanted matrices of {list((rank, inputs))} and {list((rows, rank))} for {module} and"
+                    f"{directory}: wanted matrices of {[rank, inputs]} and {[rows, rank]} for {module} and"
                     f" its rank, got {list(A.shape)} and {list(B.shape)}; the adapter is of another model, or altered"
                 )
             A, B = A.float().to(base.device), in_our_layout(B, _untransposed(location)).float().to(base.device)
