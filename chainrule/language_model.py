@@ -51,7 +51,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.embedding.weight.device
+        return self.model.device
 
     def log_prob(self, text: str, given: str = "") -> float:
         """log p(text | given) in nats: Σ_t log p(x_t | the ones before); ⊥ is given, and the closing ⊥ is not scored.

@@ -47,7 +47,7 @@ class MaskedLanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.embedding.weight.device
+        return self.model.device
 
     @property
     def _mask(self) -> int:

@@ -90,5 +90,5 @@ def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
     model = Transformer(lm.model.config)
     initialise(model, seed)  # on the CPU, so that every device starts from the same weights
     model.compute_dtype = lm.model.compute_dtype
-    model.to(lm.device, lm.model.embedding.weight.dtype)
+    model.to(lm.device, lm.model.dtype)
     return held(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)

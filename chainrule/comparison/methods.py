@@ -69,7 +69,7 @@ class Methods:
         for name, weights in self.lm.model.state_dict().items():
             digest.update(name.encode())
             digest.update(_some(weights).tobytes())
-        kept, computed = self.lm.model.embedding.weight.dtype, self.lm.model.compute_dtype
+        kept, computed = self.lm.model.dtype, self.lm.model.compute_dtype
         return {
             "model": digest.hexdigest()[:16],
             "dtype": str(computed or kept).removeprefix("torch."),

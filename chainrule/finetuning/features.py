@@ -88,7 +88,7 @@ def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_onc
     A document's feature is the one it has alone: those of like length are read together, at most `tokens_at_once`
     with their padding (one document is always read whole).
     """
-    device = model.embedding.weight.device
+    device = model.device
     found = torch.empty(len(documents), model.config.width)
     lengths = [len(document) for document in documents]
     for rows in by_length(lengths, tokens_at_once or _TOKENS_AT_ONCE[device.type]):

@@ -134,9 +134,7 @@ class Finetuning:
     def classifier(self) -> Classifier:
         """What was learned; saved to `out`, where that was given."""
         if self.out is not None and self.finished:
-            return load_classifier(
-                self.out, device=self.lm.device.type, dtype=_name(self.lm.model.embedding.weight.dtype)
-            )
+            return load_classifier(self.out, device=self.lm.device.type, dtype=_name(self.lm.model.dtype))
         if self._training is None:
             w = self._solved(self._features(self._texts(self._examples)), self._examples)
             classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)

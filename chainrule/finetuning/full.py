@@ -140,7 +140,7 @@ class Training:
         # Rows of the embedding that no text has get no gradient, and without weight decay never move: they stay out.
         self._used = np.unique(np.concatenate([*texts.documents, *validation.documents]))
         self.texts, self.validation = self._renumbered(texts), self._renumbered(validation)
-        device = model.embedding.weight.device
+        device = model.device
         self.model = TextClassifier(self._trainable(), w.to(device)).train()
         self.model.transformer.compute_dtype = dtype
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -197,7 +197,7 @@ class Training:
         embedding = self._theirs.embedding.weight.detach().float().clone()
         embedding[self._used] = theta["embedding.weight"]
         model = _transformer(self._theirs, {**theta, "embedding.weight": embedding})
-        model.compute_dtype = self._theirs.compute_dtype or self._theirs.embedding.weight.dtype
+        model.compute_dtype = self._theirs.compute_dtype or self._theirs.dtype
         return model.eval(), w
 
     def _trainable(self) -> Transformer:
@@ -220,7 +220,7 @@ class Training:
 
     def _parts(self, texts: Labelled, rows: NDArray[np.int64]) -> list[Batch]:
         """These texts in parts of like length, weighted so that the mean over the parts is that over the texts."""
-        device = self._theirs.embedding.weight.device
+        device = self._theirs.device
         narrow = f"{device.type} {str(self.model.transformer.compute_dtype).removeprefix('torch.')}"
         at_once = _TOKENS_AT_ONCE.get(narrow, _TOKENS_AT_ONCE[device.type])
         parts = list(by_length([len(texts.documents[row]) for row in rows], at_once))
@@ -271,7 +271,7 @@ class Training:
         if checkpoint is None:
             return
         self.step, self.seconds = checkpoint.step, checkpoint.state["seconds"]
-        device = self._theirs.embedding.weight.device
+        device = self._theirs.device
         names = ["model", "optimizer"] + (["best"] if checkpoint.state["best"] is not None else [])
         stored = {name: {key: tensor.to(device) for key, tensor in checkpoint.tensors(name).items()} for name in names}
         self.model.load_state_dict(stored["model"])

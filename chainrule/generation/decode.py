@@ -35,8 +35,8 @@ def prefill(model: Transformer, prompts: Sequence[Sequence[int]], capacity: int)
     cache = empty_cache(model, capacity, torch.tensor([longest - len(prompt) for prompt in prompts]))
     if len(prompts) == 1:
         device = cache.padding.device
-        last = torch.tensor([[len(prompts[0]) - 1]], device=device)
-        return model.features(torch.tensor([list(prompts[0])], device=device), cache, only=last)[:, 0], cache
+        tokens, last = torch.tensor([list(prompts[0])], device=device), torch.tensor([[len(prompts[0]) - 1]])
+        return model.features(tokens, cache, output_positions=last.to(device))[:, 0], cache
     features = cache.keys.new_empty(len(prompts), model.config.width)
     for part in read_all(model, prompts, tokens_at_once(model), [len(prompt) - 1 for prompt in prompts]):
         for prompt, columns in zip(part.sequences, part.columns, strict=True):
@@ -65,7 +65,7 @@ def decode(
 
     Raises ChainruleError for a prompt that leaves no room in the context.
     """
-    context, device = model.config.context, model.embedding.weight.device
+    context, device = model.config.context, model.device
     if not prompts:
         return
     longest = max(map(len, prompts))
@@ -114,4 +114,4 @@ def _seen(prompts: Sequence[Sequence[int]], model: Transformer) -> Tensor:
     seen = torch.zeros(len(prompts), model.config.vocabulary_size, dtype=torch.bool)
     for row, prompt in zip(seen, prompts, strict=True):
         row[list(prompt)] = True
-    return seen.to(model.embedding.weight.device)
+    return seen.to(model.device)

@@ -30,7 +30,7 @@ class Part(NamedTuple):
 
 def tokens_at_once(model: Transformer) -> int:
     """New tokens that one call reads well: a CPU has its full rate with few, a GPU wants many."""
-    return 512 if model.embedding.weight.device.type == "cpu" else 4096
+    return 512 if model.device.type == "cpu" else 4096
 
 
 def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> Cache:
@@ -82,7 +82,7 @@ def read_all(
             new = model.features(read, tree)[0]  # (T, D)
         else:
             new, there = features.new_zeros(size, features.shape[1]), torch.from_numpy(np.flatnonzero(only)).to(device)
-            new[there] = model.features(read, tree, only=there[None])[0]
+            new[there] = model.features(read, tree, output_positions=there[None])[0]
         features = torch.cat((features, new))  # (S, D)
         yield Part(order[part.start : part.stop], paths, features, cache)
 

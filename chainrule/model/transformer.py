@@ -7,6 +7,7 @@ V vocabulary.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
 from chainrule.model.config import Config
-from chainrule.model.kernels import causal_attention, masked_attention, plain_cpu, rms_norm
+from chainrule.model.kernels import causal_attention, linear_cross_entropy, masked_attention, plain_cpu, rms_norm
 from chainrule.model.kv_cache import Cache, Tree, causal_mask, positions
 from chainrule.model.rotary import rotate, rotation
+
+Output = Literal["logits", "features", "summary"]
 
 
 class Linear(nn.Linear):
@@ -66,8 +69,9 @@ class Places:
 
     def at(self, only: Tensor, T: int) -> "Places":
         """Those of a layer of which only these positions of T are wanted."""
+        if self.mask is None and not self.causal and T > 1:  # every position sees all
+            return Places(self.rotation, None, causal=False, only=only)
         if self.mask is None:
-            assert self.causal or T == 1, "what stands behind a position must not be seen"
             seen = torch.arange(T, device=only.device) <= only[..., None]  # (B, N, T)
         elif self.mask.shape[2] == 1:  # the same for all positions
             seen = self.mask[:, 0].expand(-1, only.shape[1], -1)
@@ -123,7 +127,7 @@ class Attention(nn.Module):
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
         mixed = attend(query, key, value, places)
-        return self.output(mixed.transpose(1, 2).reshape(B, T, -1))
+        return self.output(mixed.transpose(1, 2).flatten(2))
 
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -198,26 +202,90 @@ class Transformer(nn.Module):
         self.output = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights are, and where tokens must be."""
+        return self.embedding.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of the weights; activations have `compute_dtype` where that is set."""
+        return self.embedding.weight.dtype
+
+    @property
     def output_weight(self) -> Tensor:
-        """(V, D): u_t = output_weight · c_t."""
+        """(V, D): u_t = output_weight · c_t. ModelError for a model without a language-model head."""
         self.config.check_language_head()
         return self.embedding.weight if self.output is None else self.output.weight
+
+    def forward(
+        self,
+        tokens: Tensor | None = None,
+        *,
+        targets: Tensor | None = None,
+        features: Tensor | None = None,
+        output: Output = "logits",
+        cache: Cache | Tree | None = None,
+        padding: Tensor | None = None,
+        last: Tensor | None = None,
+        output_positions: Tensor | None = None,
+    ) -> Tensor:
+        """f_θ: tokens (B, T) to logits (B, T, V), or to another output. All uses of the model enter here, so that hooks
+        on `forward` (sharded weights, for one) see every use.
+
+        `targets`, integers of the logits' shape without V: return the loss instead, the mean of -log softmax(u)[target]
+        in nats (14.8), a scalar in float32. `features` (…, D) instead of tokens: compute the logits, or the loss, of
+        these. `output`: "features" are the final hidden states (B, T, D), "summary" is what a classifier reads (B, D).
+
+        `cache`: the tokens follow those it holds, and are added to it. Without a cache, batches of unequal lengths have
+        `padding` (B,), the number of padding tokens on the left of each sequence, or `last` (B,), the position of its
+        last token, which padding follows; in a causal model the latter is needed for "summary" alone.
+        `output_positions` (B, N): compute the output at these positions only, (B, N, …).
+
+        Raises ChainruleError for more tokens than the context, a cache of a model that is not causal, and logits of one
+        without a language-model head.
+        """
+        if features is None:
+            assert tokens is not None, "forward takes tokens or features"
+            if output == "summary":
+                return self._summary(tokens, last)
+            features = self._features(tokens, cache, padding, last, output_positions)
+        if output == "features":
+            return features
+        if targets is None:
+            return self._logits(features)
+        features, targets = features.flatten(0, -2), targets.flatten()
+        if plain_cpu(features) and self.head is None:
+            return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
+        return F.cross_entropy(self._logits(features).float(), targets)
+
+    # `forward` with one output each, for those who hold a Transformer itself, not a wrapper of it.
 
     def features(
         self,
         tokens: Tensor,
         cache: Cache | Tree | None = None,
         padding: Tensor | None = None,
-        *,
-        ends: Tensor | None = None,
-        only: Tensor | None = None,
+        output_positions: Tensor | None = None,
     ) -> Tensor:
-        """φ_θ: tokens (B, T), after those the cache holds, to representations (B, T, D), past the final norm.
+        """φ_θ: tokens (B, T) to the final hidden states (B, T, D), or (B, N, D) at `output_positions`."""
+        return self(tokens, output="features", cache=cache, padding=padding, output_positions=output_positions)
 
-        `padding` (B,) counts what stands on the left of each row and is no text; a cache knows its own. `ends` (B,):
-        where each sequence has its last token, if what stands behind is no text. `only` (B, N): the positions at which
-        φ is wanted, (B, N, D), if that is not everywhere.
-        """
+    def summary(self, tokens: Tensor, last: Tensor) -> Tensor:
+        """c: what a linear head reads of each of the sequences (B, T), which end at `last` (B,); (B, D)."""
+        return self(tokens, output="summary", last=last)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """u = output_weight · φ, (…, D) to (…, V)."""
+        return self(features=features)
+
+    def _features(
+        self,
+        tokens: Tensor,
+        cache: Cache | Tree | None,
+        padding: Tensor | None,
+        last: Tensor | None,
+        output_positions: Tensor | None,
+    ) -> Tensor:
         T = tokens.shape[1]
         length = T if cache is None else cache.reach(T)
         if length > self.config.context:
@@ -229,44 +297,41 @@ class Transformer(nn.Module):
                 "model: wanted a causal model, got one in which every token sees those after it;"
                 " it fills blanks and cannot go on from a text"
             )
-        dtype = self.compute_dtype or self.embedding.weight.dtype
-        x = F.embedding(tokens, self.embedding.weight).to(dtype)  # (B, T, D)
-        places, at = self._places(T, cache, padding, ends, dtype)
+        dtype = self.compute_dtype or self.dtype
+        x = self.embedding(tokens).to(dtype)  # (B, T, D)
+        places, at = self._places(T, cache, padding, last, dtype)
         if self.position_embedding is not None:
-            x = x + F.embedding(at, self.position_embedding.weight).to(dtype)
+            x = x + self.position_embedding(at).to(dtype)
         if self.segment_embedding is not None:
             x = x + self.segment_embedding.weight[0].to(dtype)
         if self.input_norm is not None:
             x = self.input_norm(x)
         for layer, block in enumerate(self.blocks):
-            if only is not None and layer + 1 == len(self.blocks):
-                places = places.at(only, T)  # the layers before need every position for its keys
+            if output_positions is not None and layer + 1 == len(self.blocks):
+                places = places.at(output_positions, T)  # the layers before need every position for its keys
             x = block(x, places, cache, layer)
         if cache is not None:
             cache.length += T
         return x if self.norm is None else self.norm(x)
 
-    def summary(self, tokens: Tensor, last: Tensor) -> Tensor:
-        """c: what a linear head reads of each of the sequences (B, T), which end at `last` (B,); (B, D)."""
-        only = last if self.config.causal else torch.zeros_like(last)
-        features = self.features(tokens, ends=last, only=only[:, None])[:, 0]
+    def _summary(self, tokens: Tensor, last: Tensor | None) -> Tensor:
+        """(B, D): the last position of a causal model, the first of another, through its pooler where it has one."""
+        assert last is not None, "a summary needs each sequence's last position"
+        read = last if self.config.causal else torch.zeros_like(last)
+        features = self._features(tokens, None, None, last, read[:, None])[:, 0]
         return features if self.pooler is None else torch.tanh(self.pooler(features))
 
-    def logits(self, features: Tensor) -> Tensor:
+    def _logits(self, features: Tensor) -> Tensor:
         """u = output_weight · φ, (…, D) to (…, V); a masked head stands between."""
         if self.head is None:
             return F.linear(features, self.output_weight.to(features.dtype))
         return F.linear(self.head(features), self.output_weight.to(features.dtype), self.head.bias.to(features.dtype))
 
-    def forward(self, tokens: Tensor, cache: Cache | Tree | None = None, padding: Tensor | None = None) -> Tensor:
-        """f_θ: tokens (B, T) to logits (B, T, V); in a causal model u_t sees x_1..x_t and never a later token."""
-        return self.logits(self.features(tokens, cache, padding))
-
     def _places(
-        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, ends: Tensor | None, dtype: torch.dtype
+        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, last: Tensor | None, dtype: torch.dtype
     ) -> tuple[Places, Tensor]:
         """What the blocks need to know of the next T tokens, and their positions (1 or B, T)."""
-        config, device = self.config, self.embedding.weight.device
+        config, device = self.config, self.device
         mask = None
         if cache is not None:
             at, mask = cache.positions(T), cache.mask(T, config.window)
@@ -274,8 +339,8 @@ class Transformer(nn.Module):
             at = positions(0, T, padding, device)
             if config.causal and (padding is not None or (config.window or T) < T):
                 mask = causal_mask(0, T, padding, config.window, device)
-            elif ends is not None and not config.causal:  # in a causal model nobody looks behind the end
-                mask = (torch.arange(T, device=device) <= ends[:, None])[:, None, None]  # (B, 1, 1, T)
+            elif last is not None and not config.causal:  # in a causal model no token sees what follows its end
+                mask = (torch.arange(T, device=device) <= last[:, None])[:, None, None]  # (B, 1, 1, T)
             elif padding is not None:
                 mask = (torch.arange(T, device=device) >= padding[:, None])[:, None, None]  # (B, 1, 1, T)
         turn = None

@@ -99,7 +99,7 @@ def decide(
 
     `started` is when the run began by `time.monotonic`: --minutes counts from there.
     """
-    device = model.embedding.weight.device
+    device = model.device
     precision = machine.training_dtype(dtype, device)
     rows = batch_rows(options, model.config.layers, model.config.context)
     at_once = max(1, MICRO_TOKENS[device.type] // model.config.context)

@@ -68,7 +68,7 @@ def score_blanks(model: Transformer, asked: Sequence[Blanked]) -> list[Scored]:
 
 def _read(model: Transformer, texts: Sequence[Sequence[int]]) -> Tensor:
     """φ (B, T, D); what stands behind a sequence means nothing."""
-    device, longest = model.embedding.weight.device, max(map(len, texts))
+    device, longest = model.device, max(map(len, texts))
     padding = torch.tensor([longest - len(text) for text in texts], device=device)  # in front, as the model counts it
     tokens = torch.tensor([[0] * (longest - len(text)) + list(text) for text in texts], device=device)
     features = model.features(tokens, padding=padding if padding.any() else None)

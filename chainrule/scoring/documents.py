@@ -121,7 +121,7 @@ def _score_group(model: Transformer, group: list[NDArray[np.int64]], stride: int
 
 def _read(model: Transformer, parts: list[tuple[NDArray[np.int64], Window]]) -> tuple[Tensor, Tensor]:
     """φ (N, D) at the positions that predict what is scored, and what is scored there, (N,)."""
-    device = model.embedding.weight.device
+    device = model.device
     tokens, _ = padded([document[window.start : window.end] for document, window in parts], device)
     features = model.features(tokens)  # (B, T, D)
     scored = [

@@ -9,11 +9,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chainrule.model.kernels import linear_cross_entropy, plain_cpu
 from chainrule.model.transformer import Transformer
 
 Windows = NDArray[np.int64]  # (B, T+1)
@@ -26,18 +24,12 @@ def next_token_loss(model: Transformer, tokens: Tensor) -> Tensor:
 
     `tokens` (B, T+1) are windows: the first T are read, the last T predicted.
     """
-    features = model.features(tokens[:, :-1]).flatten(0, 1)  # (B·T, D)
-    targets = tokens[:, 1:].flatten()
-    if plain_cpu(features):
-        return linear_cross_entropy(features, model.output_weight.to(features.dtype), targets)
-    return F.cross_entropy(model.logits(features).float(), targets)
+    return model(tokens[:, :-1], targets=tokens[:, 1:])
 
 
 def masked_token_loss(model: Transformer, tokens: Tensor, places: Tensor, targets: Tensor) -> Tensor:
     """The mean over blanks of -log p(what stood there | the rest), in nats; the tensors are those of `Blanks`."""
-    features = model.features(tokens)  # (B, T, D)
-    rows = torch.arange(len(places), device=places.device)[:, None]
-    return F.cross_entropy(model.logits(features[rows, places]).flatten(0, 1).float(), targets.flatten())
+    return model(tokens, targets=targets, output_positions=places)
 
 
 class Blanks(NamedTuple):

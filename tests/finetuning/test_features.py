@@ -37,7 +37,10 @@ def test_gradients_through_the_last_token_alone_are_those_through_all(make_model
     tokens, last = torch.tensor(documents(1, 8)[0] * 3).view(3, -1), torch.tensor([0, 1, 2])
     tokens = torch.cat((tokens, tokens), dim=1)
     picked = []
-    for features in (model.features(tokens, only=last[:, None])[:, 0], model.features(tokens)[torch.arange(3), last]):
+    for features in (
+        model.features(tokens, output_positions=last[:, None])[:, 0],
+        model.features(tokens)[torch.arange(3), last],
+    ):
         gradients = torch.autograd.grad(features.square().sum(), [model.embedding.weight, *model.blocks.parameters()])
         picked.append(gradients)
     for one, other in zip(*picked, strict=True):

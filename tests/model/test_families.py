@@ -124,9 +124,7 @@ def both(name: str) -> tuple[Transformer, PreTrainedModel]:
 def empty_cache(model: Transformer, rows: int) -> Cache:
     config = model.config
     padding = torch.zeros(rows, dtype=torch.long)
-    return Cache(
-        config.layers, config.context, padding, config.key_value_heads, config.head_width, model.embedding.weight.dtype
-    )
+    return Cache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -154,7 +152,7 @@ def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name
 def test_logits_through_a_cache_equal_transformers(name: str, pieces: Sequence[int]) -> None:
     ours, peer = both(name)
     held = empty_cache(ours, len(TOKENS))
-    close(torch.cat([ours(piece, held) for piece in TOKENS.split(pieces, dim=1)], dim=1), peer(TOKENS).logits)
+    close(torch.cat([ours(piece, cache=held) for piece in TOKENS.split(pieces, dim=1)], dim=1), peer(TOKENS).logits)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -164,7 +162,7 @@ def test_logits_of_unequal_prompts_in_a_batch_equal_those_transformers_gives_eac
     features, held = prefill(ours, PROMPTS, capacity=16)
     wanted = [peer(torch.tensor([prompt])).logits[0, -1] for prompt in PROMPTS]
     close(ours.logits(features), torch.stack(wanted))
-    following = ours(torch.tensor([[7], [7], [7]]), held)[:, -1]
+    following = ours(torch.tensor([[7], [7], [7]]), cache=held)[:, -1]
     close(following, torch.stack([peer(torch.tensor([[*prompt, 7]])).logits[0, -1] for prompt in PROMPTS]))
 
 

@@ -43,7 +43,7 @@ def test_a_later_token_never_changes_an_earlier_logit(make_model: Make) -> None:
 def test_with_and_without_a_cache_the_logits_agree(make_model: Make, pieces: tuple[int, ...]) -> None:
     model = make_model()
     cache = cache_for(model, [0, 0, 0], capacity=20)
-    logits = torch.cat([model(piece, cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    logits = torch.cat([model(piece, cache=cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
     close(logits, model(TOKENS))
 
 
@@ -52,7 +52,7 @@ def test_with_and_without_a_cache_the_logits_agree(make_model: Make, pieces: tup
 def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model: Make, pieces: tuple[int, ...]) -> None:
     model, padding = make_model(), [0, 3, 11]
     cache = cache_for(model, padding)
-    logits = torch.cat([model(piece, cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    logits = torch.cat([model(piece, cache=cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
     for row, padded in enumerate(padding):
         close(logits[row, padded:], model(TOKENS[row : row + 1, padded:])[0])
 
@@ -61,22 +61,22 @@ def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model:
 def test_a_branched_cache_continues_as_the_original(make_model: Make) -> None:
     model = make_model()
     cache = cache_for(model, [0, 3, 11])
-    model(TOKENS[:, :12], cache)
+    model(TOKENS[:, :12], cache=cache)
     rows = torch.tensor([2, 0, 2])
     branch = cache.branch(rows, capacity=20)
-    continued = model(TOKENS[rows, 12:], branch)
-    close(continued, model(TOKENS[:, 12:], cache)[rows])  # the branch wrote nothing into it either
+    continued = model(TOKENS[rows, 12:], cache=branch)
+    close(continued, model(TOKENS[:, 12:], cache=cache)[rows])  # the branch wrote nothing into it either
 
 
 @torch.no_grad()
 def test_a_branch_of_short_sequences_drops_their_common_padding(make_model: Make) -> None:
     model = make_model()
     cache = cache_for(model, [0, 3, 11])
-    model(TOKENS[:, :12], cache)
+    model(TOKENS[:, :12], cache=cache)
     branch = cache.branch(torch.tensor([1, 2]))
     assert branch.length == 9
     assert branch.padding.tolist() == [0, 8]
-    close(model(TOKENS[1:, 12:], branch), model(TOKENS[:, 12:], cache)[1:])
+    close(model(TOKENS[1:, 12:], cache=branch), model(TOKENS[:, 12:], cache=cache)[1:])
 
 
 @torch.no_grad()
@@ -93,10 +93,10 @@ def test_at_the_start_the_loss_is_the_log_of_the_vocabulary_size(make_model: Mak
 def test_more_tokens_than_the_context_are_an_error_with_and_without_a_cache(make_model: Make) -> None:
     model = make_model(context=20)
     cache = cache_for(model, [0, 0, 0])
-    model(TOKENS, cache)
+    model(TOKENS, cache=cache)
     for tokens, held in ((TOKENS[:, :1], cache), (torch.zeros(1, 21, dtype=torch.long), None)):
         with pytest.raises(ValueError, match="wanted at most 20 tokens"):
-            model(tokens, held)
+            model(tokens, cache=held)
 
 
 @torch.no_grad()
@@ -131,7 +131,7 @@ def test_padding_without_a_cache_changes_nothing(family: str) -> None:
 def test_a_masked_model_goes_on_from_no_text() -> None:
     model = random_model("bert")
     with pytest.raises(ValueError, match="wanted a causal model, got one in which every token sees those after it"):
-        model(TOKENS, cache_for(model, [0, 0, 0]))
+        model(TOKENS, cache=cache_for(model, [0, 0, 0]))
 
 
 @pytest.mark.parametrize(

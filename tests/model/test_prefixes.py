@@ -63,7 +63,7 @@ def test_the_cache_of_a_sequence_can_be_taken_out_and_goes_on(make_model: Make) 
             rows.put(sequence, part.cache, columns)
     rows.length = 6
     more = torch.tensor([[1, 2, 3]] * 4)
-    for row, sequence in zip(model(more, rows), sequences, strict=True):
+    for row, sequence in zip(model(more, cache=rows), sequences, strict=True):
         torch.testing.assert_close(row, model(torch.tensor([[*sequence, 1, 2, 3]]))[0, -3:], atol=1e-5, rtol=0)
 
 

@@ -110,7 +110,7 @@ def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any
         "model_type": family,
         **described,
         **dict.fromkeys(_SPECIAL, bottom),
-        "dtype": str(model.embedding.weight.dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 
