@@ -45,7 +45,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
     tokenizer.save(directory)
-    save_model(model, "gpt2", directory, tokenizer.bottom)
+    save_model(model, "gpt2", directory, tokenizer.bos_id)
 
 
 def rows(split: str) -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
         "key_value_heads": config.key_value_heads,
         "context": config.context,
         "vocabulary_size": config.vocabulary_size,
-        "bottom": tokenizer.bottom,
+        "bottom": tokenizer.bos_id,
         "common_words_of_one_token": f"{single} of {len(COMMON_WORDS)}",
     }
     if is_classifier(fields):

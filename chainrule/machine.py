@@ -1,13 +1,35 @@
-"""This machine: its device, precision, threads, and the rate of its matrix products, measured. Knows no model."""
+"""This machine: device, precision, threads, the rate of its matrix products, how many tokens one call should process.
+Knows no model."""
 
 import shutil
 import time
+from collections.abc import Mapping
 from functools import cache
 from itertools import chain, repeat
+from typing import Literal
 
 import torch
 
 from chainrule.errors import ChainruleError
+
+Work = Literal["prefill", "scoring", "features", "finetuning", "pretraining"]
+
+# Tokens of one call of the model, padding counted: a CPU reaches its full rate while a layer's activations fit its
+# caches, a GPU needs many. Where batches are cut into parts of like length (finetuning), small parts have less padding;
+# in bfloat16 a CPU wants few parts, since each copies the weights into that precision.
+TOKENS_AT_ONCE: Mapping[Work, Mapping[str, int]] = {
+    "prefill": {"cpu": 2**9, "cuda": 2**12, "mps": 2**12},
+    "scoring": {"cpu": 2**13, "cuda": 2**13, "mps": 2**13},
+    "features": {"cpu": 2**11, "cuda": 2**16, "mps": 2**13},
+    "finetuning": {"cpu": 384, "cpu bfloat16": 2**12, "cuda": 2**16, "mps": 2**13},
+    "pretraining": {"cpu": 2**13, "cuda": 2**16, "mps": 2**14},
+}
+
+
+def tokens_at_once(work: Work, device: torch.device, dtype: torch.dtype | None = None) -> int:
+    """How many tokens, padding counted, one call of the model should process."""
+    table = TOKENS_AT_ONCE[work]
+    return table.get(f"{device.type} {str(dtype).removeprefix('torch.')}", table[device.type])
 
 
 def device(name: str) -> torch.device:

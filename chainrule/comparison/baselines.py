@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Form
 from chainrule.finetuning.logistic import Strengths, classes_of, fit
-from chainrule.language_model import Pretrained, held
+from chainrule.language_model import Pretrained, make_language_model
 from chainrule.model.transformer import Transformer, initialise
 from chainrule.tasks.examples import Row, Task
 
@@ -91,4 +91,4 @@ def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
     initialise(model, seed)  # on the CPU, so that every device starts from the same weights
     model.compute_dtype = lm.model.compute_dtype
     model.to(lm.device, lm.model.dtype)
-    return held(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)
+    return make_language_model(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)

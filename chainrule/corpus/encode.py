@@ -43,7 +43,7 @@ def token_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
 
 def _split(tokenizer: Tokenizer, batch: Sequence[Part], ids: Sequence[NDArray[np.uint32]], validates: bool) -> Tokens:
     dtype = token_type(tokenizer.vocabulary_size)
-    bottom = np.array([tokenizer.bottom], np.uint32)
+    bottom = np.array([tokenizer.bos_id], np.uint32)
     arrays, starts, length = [np.zeros(0, np.uint32)], [], 0
     for part, tokens in zip(batch, ids, strict=True):
         if part.validates != validates:

@@ -97,7 +97,7 @@ class Classifier:
         if self.form.input is not None:
             form["input"] = self.form.input
         write_text(directory / _FORM, tomli_w.dumps({"classifier": form}))
-        bottom = self.features.tokenizer.bottom
+        bottom = self.features.tokenizer.bos_id
         files.save_classifier(self.features.model, self.w, self.family, self.labels, directory, bottom)
 
 
@@ -136,7 +136,7 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     tokenizer.save(directory)
     path, settings_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
     inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
-    bottom = inner.id_to_token(tokenizer.bottom)
+    bottom = inner.id_to_token(tokenizer.bos_id)
     wanted = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # any other is built anew by the model's type
         **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bottom),
@@ -150,7 +150,7 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
         "model_input_names": model_input_names(segments=False),  # a text alone is the first segment anyway
     }
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
-    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom, *closing]:
+    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bos_id, *closing]:
         write_json(settings_path, {**settings, **added})
         return
     for name in set(FILES) - {path.name, settings_path.name}:
@@ -160,7 +160,7 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     ends = [inner.id_to_token(token) for token in closing]
     inner.post_processor = processors.TemplateProcessing(
         single=[bottom, "$A", *ends],
-        special_tokens=[(bottom, tokenizer.bottom), *zip(ends, closing, strict=True)],
+        special_tokens=[(bottom, tokenizer.bos_id), *zip(ends, closing, strict=True)],
     )
     write_text(path, inner.to_str())
     write_json(settings_path, {**wanted, **added})

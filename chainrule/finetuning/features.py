@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
 from chainrule.errors import ChainruleError
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens, by_length, padded
@@ -18,9 +19,6 @@ from chainrule.model.transformer import Transformer
 from chainrule.tokens.tokenizer import Tokenizer
 
 Longer = Literal["cut", "refuse"]  # what becomes of a text longer than the context
-
-# Padding counted. Few enough for a CPU's caches to hold what a layer makes of them; a GPU wants many.
-_TOKENS_AT_ONCE = {"cpu": 2**11, "cuda": 2**16, "mps": 2**13}
 
 
 class Features:
@@ -73,7 +71,7 @@ class Features:
                     )
                 self.cut += 1
                 tokens = tokens[len(tokens) - room :]
-            found.append(np.concatenate(([self.tokenizer.bottom], tokens, self.closing)).astype(np.int64))
+            found.append(np.concatenate(([self.tokenizer.bos_id], tokens, self.closing)).astype(np.int64))
         return found
 
     def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -91,6 +89,6 @@ def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_onc
     device = model.device
     found = torch.empty(len(documents), model.config.width)
     lengths = [len(document) for document in documents]
-    for rows in by_length(lengths, tokens_at_once or _TOKENS_AT_ONCE[device.type]):
+    for rows in by_length(lengths, tokens_at_once or machine.tokens_at_once("features", device)):
         found[rows] = model.summary(*padded([documents[row] for row in rows], device)).float().cpu()
     return found

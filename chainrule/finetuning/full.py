@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from chainrule import machine
 from chainrule.errors import ChainruleError
 from chainrule.model.formats.classifier import Head
 from chainrule.model.padding import Tokens, by_length, padded
@@ -31,9 +32,6 @@ VALIDATIONS = 6  # while it trains, beside the one before the first step
 SAVE_SECONDS = 300.0
 SMOOTHING = 0.1  # of the labels: a few of them are soon fitted, and the probabilities would be all 0 or 1
 NOT_FINITE = 10  # steps in a row that end the training
-# Read at once, padding counted. A batch in parts of like length has less padding; a GPU wants few parts, and so does a
-# CPU in bfloat16, where each part makes copies of the weights in it.
-_TOKENS_AT_ONCE = {"cpu": 384, "cpu bfloat16": 2**12, "cuda": 2**16, "mps": 2**13}
 
 
 @dataclass(frozen=True)
@@ -221,8 +219,7 @@ class Training:
     def _parts(self, texts: Labelled, rows: NDArray[np.int64]) -> list[Batch]:
         """These texts in parts of like length, weighted so that the mean over the parts is that over the texts."""
         device = self._theirs.device
-        narrow = f"{device.type} {str(self.model.transformer.compute_dtype).removeprefix('torch.')}"
-        at_once = _TOKENS_AT_ONCE.get(narrow, _TOKENS_AT_ONCE[device.type])
+        at_once = machine.tokens_at_once("finetuning", device, self.model.transformer.compute_dtype)
         parts = list(by_length([len(texts.documents[row]) for row in rows], at_once))
         total = float(self.weights[texts.classes[rows]].sum())
         batches = []

@@ -44,9 +44,10 @@ class Sampling:
         return self.temperature < _COLDEST
 
 
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Lower the logits of tokens `seen` (B, V): positive ones are divided by `penalty`, negative ones multiplied."""
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+def penalise_repetition(logits: Tensor, occurred: Tensor, penalty: float | Tensor) -> Tensor:
+    """Lower the logits (B, V) of tokens that `occurred` (B, V): positive ones are divided by `penalty`, or by each
+    row's (B, 1), negative ones multiplied."""
+    return torch.where(occurred, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
@@ -86,27 +87,30 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits.softmax(-1)
 
 
-def stream(seed: int, index: int) -> np.random.Generator:
-    """The random numbers of sample `index`: they depend on nothing else, so neither does its text."""
+def random_numbers(seed: int, sample: int) -> np.random.Generator:
+    """A generator of uniform numbers for one sequence: they depend on (seed, sample) alone, so its text does too.
+
+    Raises OptionError for a seed out of range.
+    """
     if not 0 <= seed < 2**64:
         raise OptionError(f"seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, sample], np.uint64)))
 
 
-def draw(probabilities: Tensor, streams: Sequence[np.random.Generator]) -> Tensor:
-    """One token (B,) for each row of p (B, V): where the running sum of p passes a uniform number of the row's stream.
+def draw(probabilities: Tensor, random: Sequence[np.random.Generator]) -> Tensor:
+    """A token (B,) drawn from each row of p (B, V): where the cumulative sum of p exceeds a uniform random number.
 
     The sum runs in float64 and in the vocabulary's order: where p differs in its last bits, as it does from one batch
     to another, the chance of another token is of the order of that difference.
     """
     dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64  # mps has no float64
-    uniform = torch.tensor([stream.random() for stream in streams], dtype=dtype, device=probabilities.device)
+    uniform = torch.tensor([each.random() for each in random], dtype=dtype, device=probabilities.device)
     cumulative = probabilities.to(dtype).cumsum(-1)  # (B, V)
     reached = (uniform * cumulative[:, -1])[:, None]
     # `right`: a token of probability 0 is passed over. The product may round up to the whole sum: hence the clamp.
     return torch.searchsorted(cumulative, reached, right=True).squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
 
 
-def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> Tensor:
+def choose(logits: Tensor, sampling: Sampling, random: Sequence[np.random.Generator]) -> Tensor:
     """The next tokens (B,) by logits (B, V): drawn from softmax(u / τ), or the most probable ones."""
-    return logits.argmax(-1) if sampling.greedy else draw(probabilities(logits, sampling), streams)
+    return logits.argmax(-1) if sampling.greedy else draw(probabilities(logits, sampling), random)

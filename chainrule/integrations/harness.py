@@ -13,7 +13,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from chainrule.errors import ChainruleError
 from chainrule.integrations.harness_options import asked
-from chainrule.language_model import LanguageModel, Pretrained
+from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.scoring.continuations import Pair, score_continuations
 
 
@@ -38,11 +38,11 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
     @property
     def eot_token_id(self) -> int:
         """What begins a document here, and where there is no context is given in its place."""
-        return self.lm.tokenizer.bottom
+        return self.lm.tokenizer.bos_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         tokens = self.lm.tokenizer.encode(string)
-        return tokens if add_special_tokens is False else [self.lm.tokenizer.bottom, *tokens]
+        return tokens if add_special_tokens is False else [self.lm.tokenizer.bos_id, *tokens]
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **_: Any
@@ -105,10 +105,7 @@ def evaluate_tasks(
     `shots`: demonstrations, where not the task's own number; `limit`: so many documents of each task. Raises
     ChainruleError for a masked model, and for a task that there is not.
     """
-    if not isinstance(lm, LanguageModel):
-        raise ChainruleError(
-            "--tasks: wanted a model of the next token, got a masked one, whose answers the harness cannot ask for"
-        )
+    lm = require_causal(lm, "--tasks", "leave --tasks out, or take another model")
     lm.model.config.check_language_head()
     manager = TaskManager(include_path=None if include is None else str(include))
     known = set(manager.all_tasks)

@@ -28,11 +28,6 @@ class Part(NamedTuple):
     cache: Cache  # one row
 
 
-def tokens_at_once(model: Transformer) -> int:
-    """New tokens that one call reads well: a CPU has its full rate with few, a GPU wants many."""
-    return 512 if model.device.type == "cpu" else 4096
-
-
 def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> Cache:
     """For `capacity` positions of sequences with that padding, (B,)."""
     config, weight = model.config, model.embedding.weight

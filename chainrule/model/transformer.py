@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
+from chainrule.model.batch_cache import BatchCache
 from chainrule.model.config import Config
 from chainrule.model.kernels import causal_attention, linear_cross_entropy, masked_attention, plain_cpu, rms_norm
 from chainrule.model.kv_cache import Cache, Tree, causal_mask, positions
@@ -113,7 +114,7 @@ class Attention(nn.Module):
         self.query_norm = Norm(config, self.head_width) if config.query_key_norm else None
         self.key_norm = Norm(config, self.head_width) if config.query_key_norm else None
 
-    def forward(self, x: Tensor, places: Places, cache: Cache | Tree | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, places: Places, cache: Cache | Tree | BatchCache | None, layer: int) -> Tensor:
         B, T, _ = x.shape
         projected = self.query_key_value(x).view(B, T, -1, self.head_width)  # (B, T, H + 2G, K)
         query, key, value = projected.split((self.heads, self.groups, self.groups), dim=2)
@@ -158,7 +159,7 @@ class Block(nn.Module):
         self.attention_norm, self.attention = Norm(config, config.width), Attention(config)
         self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
 
-    def forward(self, x: Tensor, places: Places, cache: Cache | Tree | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, places: Places, cache: Cache | Tree | BatchCache | None, layer: int) -> Tensor:
         kept = x if places.only is None else at(x, places.only)
         if self.post_norm:
             attended = self.attention_norm(kept + self.attention(x, places, cache, layer))
@@ -224,7 +225,7 @@ class Transformer(nn.Module):
         targets: Tensor | None = None,
         features: Tensor | None = None,
         output: Output = "logits",
-        cache: Cache | Tree | None = None,
+        cache: Cache | Tree | BatchCache | None = None,
         padding: Tensor | None = None,
         last: Tensor | None = None,
         output_positions: Tensor | None = None,
@@ -263,7 +264,7 @@ class Transformer(nn.Module):
     def features(
         self,
         tokens: Tensor,
-        cache: Cache | Tree | None = None,
+        cache: Cache | Tree | BatchCache | None = None,
         padding: Tensor | None = None,
         output_positions: Tensor | None = None,
     ) -> Tensor:
@@ -281,7 +282,7 @@ class Transformer(nn.Module):
     def _features(
         self,
         tokens: Tensor,
-        cache: Cache | Tree | None,
+        cache: Cache | Tree | BatchCache | None,
         padding: Tensor | None,
         last: Tensor | None,
         output_positions: Tensor | None,
@@ -328,7 +329,12 @@ class Transformer(nn.Module):
         return F.linear(self.head(features), self.output_weight.to(features.dtype), self.head.bias.to(features.dtype))
 
     def _places(
-        self, T: int, cache: Cache | Tree | None, padding: Tensor | None, last: Tensor | None, dtype: torch.dtype
+        self,
+        T: int,
+        cache: Cache | Tree | BatchCache | None,
+        padding: Tensor | None,
+        last: Tensor | None,
+        dtype: torch.dtype,
     ) -> tuple[Places, Tensor]:
         """What the blocks need to know of the next T tokens, and their positions (1 or B, T)."""
         config, device = self.config, self.device

@@ -21,7 +21,6 @@ from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
 DEFAULT_MINUTES = 10.0
 WORTH_COMPILING = 240.0  # seconds of training ahead; compiling takes 20 to 60 of them
 FORWARD_SHARE = 1 / 3  # what validating on a token costs of training on it
-MICRO_TOKENS = {"cpu": 2**13, "cuda": 2**16, "mps": 2**14}  # read at once; a larger batch is summed over micro-batches
 Say = Callable[[str], None]
 _PLAIN: dict[str, Any] = {
     "norm": "layer", "norm_epsilon": 1e-5, "positions": "learned", "gated": False, "query_key_norm": False,
@@ -102,7 +101,7 @@ def decide(
     device = model.device
     precision = machine.training_dtype(dtype, device)
     rows = batch_rows(options, model.config.layers, model.config.context)
-    at_once = max(1, MICRO_TOKENS[device.type] // model.config.context)
+    at_once = max(1, machine.tokens_at_once("pretraining", device) // model.config.context)
     decided = Decided(
         steps=options.steps or 1,
         rows=rows,

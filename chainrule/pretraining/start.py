@@ -18,7 +18,7 @@ from chainrule import machine
 from chainrule.corpus.batches import Batches
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
 from chainrule.errors import ChainruleError
-from chainrule.language_model import held, stop_tokens_of
+from chainrule.language_model import make_language_model, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
 from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
@@ -82,8 +82,8 @@ def open_run(
     checkpoint = newest_checkpoint(out / "training")
     if checkpoint is not None:
         load_weights(model, family, Tensors(checkpoint.path), where)
-    stop_tokens = None if options.start is None else (tokenizer.bottom, *(stop_tokens_of(options.start) or ()))
-    language_model = held(model, tokenizer, family, stop_tokens)
+    stop_tokens = None if options.start is None else (tokenizer.bos_id, *(stop_tokens_of(options.start) or ()))
+    language_model = make_language_model(model, tokenizer, family, stop_tokens)
     run = Run(
         out,
         language_model,
@@ -95,7 +95,7 @@ def open_run(
     )
     if stored is None:
         tokenizer.save(out)
-        save_config(model, family, out, tokenizer.bottom, language_model.stop_tokens)
+        save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
         _write_record(out, asked, decided, shards)
     if checkpoint is not None:
         run.go_on_from(checkpoint)
@@ -136,7 +136,7 @@ def _objective(tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
             "--objective masked: wanted tokens with a [MASK] among them, got shards without: tokenize with --mask, or"
             " give the text itself"
         )
-    marks = Marks(tokenizer.bottom, tokenizer.closing, tokenizer.mask.id)
+    marks = Marks(tokenizer.bos_id, tokenizer.closing, tokenizer.mask.id)
     return masked_token(marks, tokenizer.vocabulary_size)
 
 

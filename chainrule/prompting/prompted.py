@@ -14,14 +14,13 @@ import numpy as np
 
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.features import Features, Longer
-from chainrule.language_model import Pretrained
-from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.prompting import demonstrations
-from chainrule.prompting.answers import first_word, say, word_ended
+from chainrule.prompting.answers import first_word, generate_answers, word_ended
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
 from chainrule.prompting.questions import Asked, Questions
-from chainrule.scoring.blanks import Blanked, score_blanks
+from chainrule.scoring.blanks import Blanks, score_blanks
 from chainrule.scoring.continuations import Pair, score_continuations
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.prompt import Prompt
@@ -86,13 +85,13 @@ class Prompted:
         self.labels = task.labels
         self.generates = task.kind == "free" or asking.answer == "vocabulary"
         self.fewest, self.most, self.cut = shots, 0, 0
-        if self.generates:
-            self._check_generation(prompt)
+        self._generator = self._checked_generator(prompt) if self.generates else None
         self._choose = choose
         asked = () if self.generates else task.labels
-        room = min(_ANSWER_TOKENS, lm.model.config.context // 4)
+        answer_tokens = min(_ANSWER_TOKENS, lm.model.config.context // 4)
+        chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if asking.chat else None
         self._questions = Questions(
-            lm, prompt, task.text, asked, pool, longer=asking.longer, room=room, chat=lm.chat if asking.chat else None
+            lm, prompt, task.text, asked, pool, longer=asking.longer, answer_tokens=answer_tokens, chat=chat
         )
         self._words = {prompt.word(label).strip(): label for label in self.labels}
         # A free answer is one line, unless the separator shows where it ends.
@@ -102,12 +101,11 @@ class Prompted:
             drawn = demonstrations.random(len(task.train), _REFERENCES, seed=0)
             self._bias = bias(self._scores(self._ask([task.train.rows[row] for row in drawn], but_itself=True)))
 
-    def _check_generation(self, prompt: Prompt) -> None:
-        if isinstance(self.lm, MaskedLanguageModel):
-            raise ChainruleError(
-                "answer: wanted labels to choose from for a masked language model, which fills a blank and says nothing"
-                " of its own accord; take another model, or a task of kind classification with --answer labels"
-            )
+    def _checked_generator(self, prompt: Prompt) -> LanguageModel:
+        """The language model, if it can generate this task's answers."""
+        lm = require_causal(
+            self.lm, "answer", "take another model, or a task of kind classification with --answer labels"
+        )
         if self.asking.calibrate != "none":
             raise ChainruleError(
                 f"calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
@@ -118,6 +116,7 @@ class Prompted:
                 "template: wanted {label} behind all columns, as the answer is generated; got a column behind it;"
                 " rewrite it, or ask for the most probable label"
             )
+        return lm
 
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
         """The label of each row, "" where a generated word is no label's; the answer itself where answers are free.
@@ -209,19 +208,20 @@ class Prompted:
         return dict.fromkeys(self.task.text, text)
 
     def _say(self, asked: Sequence[Asked]) -> list[str]:
+        assert self._generator is not None
         prompts = [one.tokens for one in asked]
         if self.task.kind == "free":
-            texts = say(self.lm, prompts, lambda text: self._stop in text, _ANSWER_TOKENS)
+            texts = generate_answers(self._generator, prompts, lambda text: self._stop in text, _ANSWER_TOKENS)
             return [text.partition(self._stop)[0].strip() for text in texts]
         words = list(self._words)
-        texts = say(self.lm, prompts, lambda text: word_ended(text, words), _ANSWER_TOKENS)
+        texts = generate_answers(self._generator, prompts, lambda text: word_ended(text, words), _ANSWER_TOKENS)
         return [first_word(text, words) for text in texts]
 
     def _scores(self, asked: Sequence[Asked]) -> Floats:
         """(N, C) log p of each label's ending after the prompt, or a token or a byte of it."""
         options = [option for one in asked for option in one.options]  # all pairs, or all blanks
         scored = score_continuations(self.lm.model, [option for option in options if isinstance(option, Pair)])
-        scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanked)])
+        scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanks)])
         scores = np.array([score.log_prob for score in scored], np.float64)
         if self.asking.normalise == "token":
             scores /= [score.tokens for score in scored]

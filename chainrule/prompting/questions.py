@@ -11,7 +11,7 @@ from typing import NamedTuple
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.features import Longer
 from chainrule.language_model import Pretrained
-from chainrule.scoring.blanks import Blanked, blanked
+from chainrule.scoring.blanks import Blanks, masked_at
 from chainrule.scoring.continuations import Pair, pair_of
 from chainrule.tasks.examples import Examples, Row
 from chainrule.tasks.prompt import Prompt
@@ -20,7 +20,7 @@ from chainrule.tokens.chat import Chat
 _SETS_IN_MEMORY = 16  # of demonstrations; where all rows have the same, a few are in turn as they fit
 
 
-Options = Sequence[Pair] | Sequence[Blanked]
+Options = Sequence[Pair] | Sequence[Blanks]
 
 
 class Asked(NamedTuple):
@@ -51,11 +51,12 @@ class Questions:
         pool: Examples,
         *,
         longer: Longer,
-        room: int,
+        answer_tokens: int,
         chat: Chat | None = None,
     ) -> None:
         self.tokenizer, self.context, self.prompt = lm.tokenizer, lm.model.config.context, prompt
-        self.columns, self.labels, self.pool, self.longer, self.room = columns, labels, pool, longer, room
+        self.columns, self.labels, self.pool, self.longer = columns, labels, pool, longer
+        self.answer_tokens = answer_tokens
         self.chat, self.causal = chat, lm.model.config.causal
         self._demonstrated = lru_cache(_SETS_IN_MEMORY)(self._demonstrate)
 
@@ -114,7 +115,7 @@ class Questions:
 
     def _ask_in_chat(self, chat: Chat, chosen: tuple[int, ...], row: Row) -> Asked:
         messages = self.prompt.messages(self._shown(chosen), row)
-        text, pieces = chat.render(messages), chat.pieces(messages)
+        text, pieces = chat.render(messages), chat.tokens_and_texts(messages)
         if not self.labels:
             return Asked(text, self.tokenizer.join(pieces), chosen, [], [])
         begun = pieces.pop() if isinstance(pieces[-1], str) else ""  # the template's own words after its last token
@@ -132,9 +133,11 @@ class Questions:
         for word in words:
             # spaces before the answer are told with it, as in `Prompt.questions`
             text, first, end = before + word + after, len(before.rstrip(" ")), len(before + word)
-            tokens = [self.tokenizer.bottom, *self.tokenizer.encode(text), *self.tokenizer.closing]
+            tokens = [self.tokenizer.bos_id, *self.tokenizer.encode(text), *self.tokenizer.closing]
             spans = enumerate(self.tokenizer.spans(text), 1)
-            options.append(blanked(tokens, [n for n, (start, stop) in spans if stop > first and start < end], mask.id))
+            options.append(
+                masked_at(tokens, [n for n, (start, stop) in spans if stop > first and start < end], mask.id)
+            )
         return Asked(before + self.tokenizer.named["mask_token"] + after, [], chosen, words, options)
 
     def _demonstrate(self, chosen: tuple[int, ...]) -> tuple[str, list[int], str]:
@@ -142,7 +145,7 @@ class Questions:
         shown = [self.prompt.filled(row, label) for row, label in self._shown(chosen)]
         text = "".join(example + self.prompt.separator for example in shown)
         cut = self.tokenizer.cut(text)
-        return text, [self.tokenizer.bottom, *self.tokenizer.encode(text[:cut])], text[cut:]
+        return text, [self.tokenizer.bos_id, *self.tokenizer.encode(text[:cut])], text[cut:]
 
     def _shown(self, chosen: tuple[int, ...]) -> list[tuple[Row, str]]:
         """The examples in the order of the prompt."""
@@ -154,10 +157,10 @@ class Questions:
     def _length(self, asked: Asked) -> int:
         """Positions of the context that are needed."""
         needed = [
-            len(option.tokens) if isinstance(option, Blanked) else len(option.context) + len(option.continuation) - 1
+            len(option.tokens) if isinstance(option, Blanks) else len(option.context) + len(option.continuation) - 1
             for option in asked.options  # the last token of a continuation is scored, but never read
         ]
-        return max(needed, default=len(asked.tokens) + self.room)
+        return max(needed, default=len(asked.tokens) + self.answer_tokens)
 
 
 def _asked(text: str, chosen: tuple[int, ...], endings: list[str], pairs: list[Pair]) -> Asked:

@@ -45,10 +45,10 @@ class Chat:
         return cls(tokenizer, template)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The messages, and the beginning of the assistant's answer, as text. Raises what `pieces` does."""
+        """The messages, and the beginning of the assistant's answer, as text. Raises what `tokens_and_texts` does."""
         return self._back(self._rendered(messages))
 
-    def pieces(self, messages: Sequence[Message]) -> list[int | str]:
+    def tokens_and_texts(self, messages: Sequence[Message]) -> list[int | str]:
         """The messages, and the beginning of the assistant's answer: control tokens, and the text between them.
 
         Raises ModelError for messages that the template refuses, and for one that spells what the template sets
@@ -69,8 +69,8 @@ class Chat:
         return [piece for piece in found if piece != ""]
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """What `pieces` gives, all of it as tokens; no ⊥ in front but the template's."""
-        return self.tokenizer.join(self.pieces(messages))
+        """What `tokens_and_texts` gives, all of it as tokens; no ⊥ in front but the template's."""
+        return self.tokenizer.join(self.tokens_and_texts(messages))
 
     def _rendered(self, messages: Sequence[Message]) -> str:
         """With a sign in place of each control token that a message spells."""

@@ -42,13 +42,13 @@ class Tokenizer:
     hash: SHA-256, in hex, of what determines the ids.
     """
 
-    def __init__(self, files: dict[str, bytes], bottom: int, completed: Completed | None = None) -> None:
+    def __init__(self, files: dict[str, bytes], bos_id: int, completed: Completed | None = None) -> None:
         """`files`: name -> bytes of some of FILES, tokenizer.json among them; `completed`: what they say together."""
         self._files = files
         self._inner, self.special, self.control, listed, self._changed = completed or tokenizer_files.complete(files)
-        self.bottom = bottom
+        self.bos_id = bos_id
         told = json.dumps(sorted(listed.items())).encode() if listed else b""
-        self.hash = hashlib.sha256(files["tokenizer.json"] + told + b"\n%d" % bottom).hexdigest()
+        self.hash = hashlib.sha256(files["tokenizer.json"] + told + b"\n%d" % bos_id).hexdigest()
         self._added = set(self._inner.get_added_tokens_decoder())
         self._hidden = {token.id for token in self.special.values()}
         self._encoded_so_far = 0  # characters
@@ -190,15 +190,15 @@ class Tokenizer:
         shown = [int(token) for token in tokens if token not in self._hidden]
         return self._inner.decode(shown, skip_special_tokens=False)
 
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        r"""How each token reads alone, for display: bytes that are no whole character as \xe2, ⊥ as "⊥"."""
-        return [self._piece(int(token)) for token in tokens]
+    def token_texts(self, tokens: Sequence[int]) -> list[str]:
+        r"""The text of each token alone, for display: bytes that are no whole character as \xe2, BOS as "⊥"."""
+        return [self._token_text(int(token)) for token in tokens]
 
-    def _piece(self, token: int) -> str:
-        text = "⊥" if token == self.bottom else self._inner.id_to_token(token)
+    def _token_text(self, token: int) -> str:
+        text = "⊥" if token == self.bos_id else self._inner.id_to_token(token)
         if text is None:
             return "\ufffd"
-        if token in self._added or token == self.bottom:
+        if token in self._added or token == self.bos_id:
             return text
         if isinstance(self._inner.decoder, tokenizers.decoders.ByteLevel):
             return bytepair.token_bytes(text).decode("utf-8", "backslashreplace")

@@ -71,7 +71,7 @@ def alone(lm: LanguageModel, demonstrations: list[tuple[str, str]], text: str) -
         messages.append({"role": "user", "content": f"Review: {example}\nSentiment:"})
         if label is not None:
             messages.append({"role": "assistant", "content": WORDS[label]})
-    *head, rest = lm.chat.pieces(messages)
+    *head, rest = lm.chat.tokens_and_texts(messages)
     assert rest == "assistant\n"
     scores = []
     for word in WORDS.values():

@@ -409,10 +409,10 @@ def test_a_prompt_has_the_tokens_of_its_whole_text_whatever_is_encoded_once(lm: 
             if answer == "vocabulary" and template.startswith("{label}"):
                 continue
             for one in in_context(lm, task, 4, answer=answer)._ask([{"text": row} for row in ROWS]):
-                tokens = [BPE.bottom, *BPE.encode(one.prompt)]
+                tokens = [BPE.bos_id, *BPE.encode(one.prompt)]
                 assert answer == "labels" or one.tokens == tokens
                 for option, ending in zip(one.options, one.endings, strict=True):
-                    assert [*option.context, *option.continuation] == [BPE.bottom, *BPE.encode(one.prompt + ending)]
+                    assert [*option.context, *option.continuation] == [BPE.bos_id, *BPE.encode(one.prompt + ending)]
                     assert option.context == one.tokens
 
 
