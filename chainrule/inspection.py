@@ -1,13 +1,15 @@
-"""What a model directory holds, told without computing with it. Knows files and the tokenizer."""
+"""What a model directory has, without computing with it. Knows files and the tokenizer."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ChainruleError
-from chainrule.model.formats.checkpoint import count_parameters, described_by, is_classifier, read_config
+from chainrule.model.formats.checkpoint import describe, is_classifier, read_config
 from chainrule.model.formats.classifier import classes
-from chainrule.storage.hub import model_directory
+from chainrule.model.formats.tensors import Tensors
+from chainrule.storage.hub import model_directory, tensor_shapes
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 COMMON_WORDS = (
@@ -19,15 +21,21 @@ COMMON_WORDS = (
 
 
 def inspect_model(model: str | Path) -> dict[str, Any]:
-    """Family, sizes, tokenizer, and what run.toml tells of the training; ChainruleError where there is no model."""
-    directory = model_directory(model)
+    """Family, sizes, tokenizer, and the training that run.toml records; ChainruleError where there is no model.
+
+    Of the weights the files' headers are read, on the Hub too.
+    """
+    directory = model_directory(model, weights=False)
     fields = read_config(directory)
-    config, family, _ = described_by(directory, fields)
+    on_hub = directory != Path(model) and not any(directory.glob("*.safetensors"))
+    # A snapshot's directory is named by its commit.
+    shapes = tensor_shapes(str(model).partition("@")[0], directory.name) if on_hub else Tensors(directory).shapes
+    config, family = describe(fields, shapes)
     tokenizer = load_tokenizer(directory)
     single = sum(_is_one_token(tokenizer, " " + word) for word in COMMON_WORDS)
     found: dict[str, Any] = {
         "family": family,
-        "parameters": count_parameters(directory),
+        "parameters": sum(map(math.prod, shapes.values())),
         "layers": config.layers,
         "width": config.width,
         "heads": config.heads,
@@ -48,7 +56,7 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
 
 
 def _training(run: dict[str, Any], context: int) -> dict[str, Any]:
-    """What a run.toml tells, of pretraining or of finetuning."""
+    """What a run.toml records of pretraining or of finetuning."""
     if "finetune" in run:
         asked = run["finetune"]
         return {"finetuned": asked["train"], "labels": asked.get("labels", "all"), "seed": asked["seed"]}

@@ -2,7 +2,7 @@
 
 from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.family import Family
-from chainrule.model.formats.rope_fields import SCALINGS
+from chainrule.model.formats.layer_fields import SCALINGS
 
 COLUMNS = ("`model_type`", "models", "class in transformers", "its classifier", "what varies beside the sizes")
 
@@ -10,24 +10,28 @@ COLUMNS = ("`model_type`", "models", "class in transformers", "its classifier", 
 def features(family: Family) -> str:
     """What of the one Transformer a config.json of this family may ask for."""
     names = {
+        "residual": "parallel residual",
         "key_value_heads": "grouped queries",
         "head_width": "width of a head",
-        "window": "sliding window",
-        "rotary_width": "partial rotary",
-        "parallel": "parallel residual",
         "query_key_value_bias": "attention biases",
         "mlp_bias": "MLP biases",
         "tied": "tied or not",
         "segments": "segments",
     }
     found = [words for field, words in names.items() if field in family.fields and not _settled(family, field)]
-    if "rope_theta" in family.fields:
-        found.insert(0, f"RoPE θ and scaling ({', '.join(SCALINGS)})")
+    layers = family.layers
+    kinds = {
+        f"RoPE θ and scaling ({', '.join(SCALINGS)})": layers.rope is not None,
+        "partial rotary": layers.rope is not None and layers.rope.share is not None,
+        "sliding window": layers.window is not None,
+        "window and θ by layer": layers.window_rope is not None,
+    }
+    found = [words for words, true in kinds.items() if true] + found
     return ", ".join(found)
 
 
 def _settled(family: Family, field: str) -> bool:
-    return len(family.only.get(family.fields[field], ("more", "than one"))) == 1
+    return len(family.allowed.get(family.fields[field], ("more", "than one"))) == 1
 
 
 def families() -> str:

@@ -7,27 +7,37 @@ import pytest
 import torch
 
 from chainrule import machine
-from chainrule.model.config import Config
-from chainrule.model.rotary import RopeScaling
+from chainrule.model.config import Config, LayerKind
+from chainrule.model.rotary import Rope, RopeScaling
 from chainrule.model.transformer import Transformer, initialise
 
 SIZE = {"width": 32, "layers": 2, "heads": 4, "head_width": 8, "hidden": 48}
-GATED = {**SIZE, "key_value_heads": 2, "query_key_norm": False}
+GATED = {**SIZE, "key_value_heads": 2, "query_key_norm": None}
 PLAIN = {
-    **SIZE, "key_value_heads": 4, "norm": "layer", "norm_epsilon": 1e-5, "gated": False, "query_key_norm": False,
+    **SIZE, "key_value_heads": 4, "norm": "layer", "norm_epsilon": 1e-5, "gated": False, "query_key_norm": None,
     "query_key_value_bias": True, "attention_output_bias": True, "mlp_bias": True,
 }  # fmt: skip
+LEARNED = {"learned_positions": True, "layer_kinds": (LayerKind(),)}
 SHAPES = {
-    "qwen3": {**GATED, "query_key_norm": True},
-    "llama": {**GATED, "rope_scaling": RopeScaling(4.0, original_context=16)},
-    "mistral": {**GATED, "window": 7},
+    "qwen3": {**GATED, "query_key_norm": "head"},
+    "llama": {**GATED, "layer_kinds": (LayerKind(rope=Rope(scaling=RopeScaling(4.0, original_context=16))),)},
+    "mistral": {**GATED, "layer_kinds": (LayerKind(7, Rope()),)},
     "qwen2": {**GATED, "query_key_value_bias": True},
-    "gpt2": {**PLAIN, "positions": "learned", "activation": "gelu_tanh", "tied": True},
-    "gpt_neox": {**PLAIN, "hidden": 64, "activation": "gelu", "rotary_width": 2, "parallel": True},
-}
+    "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
+    "gemma3_text": {
+        **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope(1e6, RopeScaling(2.0)))),
+        "residual": "sandwich", "norm_offset": 1.0, "scaled_embedding": True, "query_key_norm": "head",
+        "query_scale_width": 6, "activation": "gelu_tanh", "tied": True,
+    },
+    "gpt2": {**PLAIN, **LEARNED, "activation": "gelu_tanh", "tied": True},
+    "gpt_neox": {
+        **PLAIN, "hidden": 64, "activation": "gelu", "layer_kinds": (LayerKind(rope=Rope(width=2)),),
+        "residual": "parallel",
+    },
+}  # fmt: skip
 MASKED = {
-    **PLAIN, "positions": "learned", "activation": "gelu", "tied": True,
-    "causal": False, "post_norm": True, "segments": 2, "masked_head": True,
+    **PLAIN, **LEARNED, "activation": "gelu", "tied": True,
+    "causal": False, "residual": "post", "segments": 2, "masked_head": True,
 }  # fmt: skip
 
 

@@ -52,22 +52,22 @@ def pickled(folder: Path) -> Path:
 CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "a GGUF file": (
         file("model.gguf", b"GGUF\3\0"),
-        "found a GGUF file, llama.cpp's form, which is not read; take the",
+        "found a GGUF file, llama.cpp's format, which is not read; take the",
     ),
     "one by another name": (file("model", b"GGUF\3\0"), "found a GGUF file"),
     "a folder of one": (folder_of("q4.gguf"), "found a GGUF file (q4.gguf)"),
-    "a PEFT adapter": (adapter, "found a PEFT adapter, which holds only what was added to owner/base; merge them"),
+    "a PEFT adapter": (adapter, "found a PEFT adapter, which has only what was added to owner/base; merge them"),
     "a pickle": (pickled, "only a pickle, which is never read: where you trust it, convert it"),
     "a pickle without a config": (folder_of("pytorch_model.bin"), "found no config.json, and only a pickle"),
     "a pickle's file": (file("pytorch_model.bin", b"never read"), "found only a pickle, which is never read"),
-    "shards": (shards, "found shards that tokenize wrote; chainrule pretrain"),
+    "shards": (shards, "found shards that tokenize wrote; train a model on them: chainrule pretrain"),
     "a task": (file("task.toml", b'train = "rows.csv"\n'), "found a file, perhaps a task; the model is named first"),
     "rows": (
         file("rows.csv", b"text,label\n"),
-        "found a file of text or rows; chainrule pretrain makes a model of text",
+        "found a file of text or rows; chainrule pretrain trains a model on text",
     ),
     "weights": (file("model.safetensors", b"weights"), "name the directory that holds it and its config.json"),
-    "an unfinished run": (folder_of("run.toml", ""), "found a run that has not come to its end"),
+    "an unfinished run": (folder_of("run.toml", ""), "found an unfinished run"),
     "a folder of runs": (folder_of("owls/config.json"), "found no config.json, but there is one in"),
     "nothing": (lambda folder: folder / "nowhere", "as there is no such directory; correct the name"),
 }
@@ -105,4 +105,4 @@ def test_a_run_that_was_stopped_before_it_saved_a_model_says_so(
     (tmp_path / "run.toml").write_text("")
     with pytest.raises(SystemExit):
         main(["generate", str(tmp_path)])
-    assert "a run that has saved no model yet; the command that began it goes on" in capsys.readouterr().err
+    assert "a run that has saved no model yet; give its command again to continue it" in capsys.readouterr().err

@@ -15,7 +15,7 @@ from chainrule.errors import ChainruleError, OptionError
 from chainrule.generation.sampling import Sampling, choose, penalise_repetition, random_numbers
 from chainrule.machine import tokens_at_once
 from chainrule.model.batch_cache import BatchCache
-from chainrule.model.kv_cache import Cache
+from chainrule.model.kv_cache import KVCache
 from chainrule.model.prefixes import read_all
 from chainrule.model.transformer import Transformer
 
@@ -53,7 +53,7 @@ class _Prefilled(NamedTuple):
 
     prompt: tuple[int, ...]
     features: Tensor  # φ (D,) at its last token
-    cache: Cache
+    cache: KVCache
     columns: Tensor  # of the prompt's tokens in that cache
 
 

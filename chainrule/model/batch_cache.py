@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from chainrule.model.kv_cache import Cache
+from chainrule.model.kv_cache import KVCache, TreeCache
 
 
 class BatchCache:
@@ -48,7 +48,7 @@ class BatchCache:
             new[:, :B, :, : self.length] = old[:, :B, :, : self.length]
         self.keys, self.values = keys, values
 
-    def join(self, count: int, other: Cache, columns: Tensor) -> None:
+    def join(self, count: int, other: KVCache, columns: Tensor) -> None:
         """Append `count` sequences, each with these columns of the only sequence in another cache."""
         B, T = len(self), len(columns)
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
@@ -84,7 +84,7 @@ class BatchCache:
                 mine[torch.arange(B, device=mine.device), :, self.length - self._shorter_tensor] = new[:, :, 0]
         return self.keys[layer, :B, :, :end], self.values[layer, :B, :, :end]
 
-    def reach(self, T: int) -> int:
+    def length_after(self, T: int) -> int:
         """How many positions the longest sequence has after T more."""
         return self.length + T
 
@@ -102,3 +102,6 @@ class BatchCache:
         back = self.positions(T)[..., None] - torch.arange(self.length + T, device=self.keys.device)  # (1 or B, T, S)
         mask = back >= 0 if window is None else (back >= 0) & (back < window)
         return mask[:, None]
+
+
+Cache = KVCache | TreeCache | BatchCache  # what a model takes

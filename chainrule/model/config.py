@@ -1,73 +1,132 @@
 """What a Transformer is, in one flat table. Knows no family, and computes nothing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from chainrule.errors import ModelError
-from chainrule.model.rotary import RopeScaling
+from chainrule.model.rotary import Rope
+
+Residual = Literal["pre", "parallel", "post", "reordered", "sandwich"]
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """What may differ from layer to layer."""
+
+    window: int | None = None  # the most positions a position attends to, itself among them; None: all before it
+    rope: Rope | None = None  # rotary positions; None: queries and keys are not rotated
 
 
 @dataclass(frozen=True)
 class Config:
-    """A field means one thing in every family. Raises ModelError for a shape that cannot be.
+    """A field means one thing in every family. Raises ModelError for an impossible shape.
 
     D width, H heads, G key-value heads, K head width, V vocabulary.
     """
 
     vocabulary_size: int  # V
-    context: int  # the most positions it reads at once
+    context: int  # the most positions in one sequence
     width: int  # D
     layers: int
     heads: int  # H
     key_value_heads: int  # G, divides H: that many queries share a key and a value
     head_width: int  # K
     hidden: int  # the width inside the MLP
+    layer_kinds: tuple[LayerKind, ...] = (LayerKind(rope=Rope()),)  # one for each layer; a shorter tuple is repeated
+    residual: Residual = "pre"  # where a block has its norms: see `Block`
     norm: Literal["rms", "layer"] = "rms"
     norm_epsilon: float = 1e-6
-    positions: Literal["rotary", "learned"] = "rotary"
-    rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
-    rotary_width: int | None = None  # so much of a head's width is rotated; None: all of it
-    window: int | None = None  # the most positions a position sees, itself among them; None: all before it
+    norm_offset: float = 0.0  # a norm multiplies by this plus its weight
+    learned_positions: bool = False  # an embedding of positions is added to that of the tokens
+    scaled_embedding: bool = False  # the embedding of the tokens is multiplied by √D
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     gated: bool = True  # the MLP multiplies its activation by a second projection (SwiGLU)
-    query_key_norm: bool = True
+    query_key_norm: Literal["head", "width"] | None = "head"  # queries and keys: of each head, or of all heads together
+    query_scale_width: float | None = None  # attention scores are divided by the root of this; None: of K
     query_key_value_bias: bool = False
     attention_output_bias: bool = False
     mlp_bias: bool = False
-    parallel: bool = False  # attention and MLP of a block read the same x
     tied: bool = False  # the output matrix is the embedding matrix
-    # What makes it BERT's encoder (Devlin et al., 2019):
-    causal: bool = True  # no position sees a later one
-    post_norm: bool = False  # a norm follows each residual sum and the embeddings, instead of opening each branch
+    # What makes it BERT's encoder (Devlin et al., 2019), with residual = "post":
+    causal: bool = True  # no position attends to a later one
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
-    masked_head: bool = False  # a layer and a norm stand between features and output, which has a bias
-    pooler: bool = False  # tanh of a layer at the first token is what a linear head reads
-    # It has logits; an encoder saved without its head has features alone. Not in the repr: by that, comparisons
-    # that were begun before there was this field know their model.
-    language_head: bool = field(default=True, repr=False)
+    masked_head: bool = False  # a layer and a norm stand between hidden states and output, which has a bias
+    pooler: bool = False  # a linear head reads tanh of a layer at the first token
+    language_head: bool = True  # it has logits; an encoder saved without its head has hidden states alone
 
     def __post_init__(self) -> None:
         sizes = ["vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden"]
-        sizes += [name for name in ("rotary_width", "window") if getattr(self, name) is not None]
-        for name in sizes:
-            value = getattr(self, name)
+        windows = [("window", kind.window) for kind in self.layer_kinds if kind.window is not None]
+        for name, value in [*((name, getattr(self, name)) for name in sizes), *windows]:
             if not isinstance(value, int) or value < 1:
                 raise ModelError(f"model: wanted {name} of at least 1, got {value!r}")
         if self.heads % self.key_value_heads:
             raise ModelError(
                 f"model: wanted heads that key_value_heads divides, got {self.heads} and {self.key_value_heads}"
             )
-        turned = self.rotary_width or self.head_width
-        if self.positions == "rotary" and (turned % 2 or turned > self.head_width):
-            raise ModelError(
-                f"model: wanted an even width of at most {self.head_width} for rotary positions, got {turned}"
-            )
+        for rope in [kind.rope for kind in self.layer_kinds if kind.rope is not None]:
+            width = self.head_width if rope.width is None else rope.width
+            if width < 1 or width % 2 or width > self.head_width:
+                raise ModelError(
+                    f"model: wanted an even width of at most {self.head_width} for rotary positions, got {width}"
+                )
+        assert self.causal or not windows, "only causal models have windows"
+        object.__setattr__(self, "layer_kinds", _shortest(self.layer_kinds, self.layers))
+
+    def kind_of(self, layer: int) -> LayerKind:
+        """The kind of a layer, counted from 0."""
+        return self.layer_kinds[layer % len(self.layer_kinds)]
 
     def check_language_head(self) -> None:
-        """ModelError for a model that has features and no logits."""
+        """ModelError for a model that has hidden states and no logits."""
         if not self.language_head:
             raise ModelError(
                 "model: wanted a language-model head, got a model that was saved without one: it has features and can"
                 " be finetuned, but cannot score, fill, generate or be prompted; take a model that has its head"
             )
+
+    def __repr__(self) -> str:
+        """On one line, with the fields of chainrule's first version by their names and in their order.
+
+        Comparisons recognise their model by a hash of this: those begun by an earlier version must go on. Newer fields
+        are named where they are not at their default.
+        """
+        rope = self.layer_kinds[0].rope
+        values = {each.name: getattr(self, each.name) for each in fields(self)} | {
+            "positions": "learned" if self.learned_positions else "rotary",
+            "rope_theta": Rope.theta if rope is None else rope.theta,
+            "rope_scaling": None if rope is None else rope.scaling,
+            "rotary_width": None if rope is None else rope.width,
+            "window": self.layer_kinds[0].window,
+            "query_key_norm": self.query_key_norm is not None,
+            "parallel": self.residual == "parallel",
+            "post_norm": self.residual == "post",
+        }
+        shown = {name: values[name] for name in _FIRST_FIELDS}
+        shown |= {name: values[name] for name, default in _LATER_FIELDS.items() if values[name] != default}
+        if self.residual in ("reordered", "sandwich"):
+            shown["residual"] = self.residual
+        if self.query_key_norm == "width":
+            shown["query_key_norm"] = "width"
+        if len(self.layer_kinds) > 1:
+            shown["layer_kinds"] = self.layer_kinds
+        return f"Config({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+
+_FIRST_FIELDS = (
+    "vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden", "norm",
+    "norm_epsilon", "positions", "rope_theta", "rope_scaling", "rotary_width", "window", "activation", "gated",
+    "query_key_norm", "query_key_value_bias", "attention_output_bias", "mlp_bias", "parallel", "tied", "causal",
+    "post_norm", "segments", "masked_head", "pooler",
+)  # fmt: skip
+_LATER_FIELDS = {"norm_offset": 0.0, "scaled_embedding": False, "query_scale_width": None}
+
+
+def _shortest(kinds: tuple[LayerKind, ...], layers: int) -> tuple[LayerKind, ...]:
+    """The shortest tuple that gives each layer the same kind when repeated."""
+    every = tuple(kinds[layer % len(kinds)] for layer in range(layers))
+    return next(
+        every[:period]
+        for period in range(1, layers + 1)
+        if all(every[layer] == every[layer % period] for layer in range(layers))
+    )

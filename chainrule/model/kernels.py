@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 64  # queries at once: what lies above the diagonal blocks is never computed
-LOGITS_AT_ONCE = 2**20  # widened to float32 at once: they stay in the processor's own memory
+BLOCK = 64  # queries at once: scores above the diagonal blocks are never computed
+LOGITS_AT_ONCE = 2**20  # widened to float32 at once: they stay in the processor's cache
 
 
 def plain_cpu(x: Tensor) -> bool:
-    """Where these serve: a GPU has better ones, and a compiler makes its own."""
+    """Whether these are used: a GPU has better ones, and a compiler makes its own."""
     return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -107,7 +107,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(q kᵀ / √K) v over what came before, (N, T, K) each."""
+    """softmax(q kᵀ / √K) v over each position and those before it, (N, T, K) each."""
     mixed: Tensor = CausalAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
     return mixed
 
@@ -115,8 +115,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
     """softmax(q kᵀ / √K) v where the mask is True: (B, H, T, K), (B, H, S, K), (1 or B, 1, T, M) to (B, H, T, K).
 
-    The mask is of the last M of S positions; all before are seen. The queries are those of the last T, and none looks
-    at a later one. In bfloat16 two to four times faster than PyTorch's own, in float32 as fast.
+    The mask is of the last M of S keys; all those before are attended to. The queries are at the last T positions, and
+    none attends to a later one. In bfloat16 two to four times faster than PyTorch's own, in float32 as fast.
     """
     T, S, hidden, mixed = query.shape[2], key.shape[2], ~mask, []
     free = S - mask.shape[3]

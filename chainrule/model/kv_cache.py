@@ -1,6 +1,6 @@
-"""Keys and values of what a model has read, so that it reads nothing twice. Knows shapes, not models.
+"""KV cache: keys and values of tokens that were already processed. Knows shapes, not models.
 
-Shapes: L layers, B sequences, T new positions, S positions held, G key-value heads, K head width.
+Shapes: L layers, B sequences, T new positions, S cached positions, G key-value heads, K head width.
 """
 
 import numpy as np
@@ -10,27 +10,27 @@ from torch import Tensor
 
 
 def positions(past: int, T: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """(1 or B, T) positions of T tokens after `past` columns; padding stands at 0, where nobody looks."""
+    """(1 or B, T) positions of T tokens after `past` columns; padding has position 0, and the mask hides it."""
     columns = torch.arange(past, past + T, device=device)
     return columns[None] if padding is None else (columns - padding[:, None]).clamp(min=0)
 
 
 def causal_mask(past: int, T: int, padding: Tensor | None, window: int | None, device: torch.device) -> Tensor:
     """(1 or B, 1, T, S): True for the position itself and what came before, at most `window` positions in all."""
-    held = torch.arange(past + T, device=device)
-    back = held[past:, None] - held  # (T, S): how far back a held position lies
+    columns = torch.arange(past + T, device=device)
+    back = columns[past:, None] - columns  # (T, S): how many positions before the query a key is
     mask = back >= 0 if window is None else (back >= 0) & (back < window)
     if padding is not None:
-        # A padded position looks at itself: a row of the softmax over nothing would be NaN.
-        mask = mask & ((held >= padding[:, None])[:, None] | (back == 0))  # (B, T, S)
+        # Padding attends to itself: a softmax over no keys would be NaN.
+        mask = mask & ((columns >= padding[:, None])[:, None] | (back == 0))  # (B, T, S)
     return mask.view(-1, 1, T, past + T)
 
 
-class Cache:
-    """Holds up to `capacity` positions of B sequences; those shorter than the longest are padded on the left.
+class KVCache:
+    """Up to `capacity` positions of B sequences; those shorter than the longest are padded on the left.
 
-    `padding` (B,) counts each row's padded positions: they are never looked at, and positions count from the first
-    real token, so a row's logits are those it has alone.
+    `padding` (B,) is the number of padding tokens of each sequence: no token attends to them, and positions count from
+    the first token after them, so that a sequence has the same logits in any batch.
     """
 
     def __init__(
@@ -44,14 +44,14 @@ class Cache:
         self.length = 0
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (B, G, T, K) to a layer and return all it holds, (B, G, S, K); `length` is moved by the caller."""
+        """Append (B, G, T, K) to a layer and return its keys and values, (B, G, S, K); the caller moves `length`."""
         end = self.length + key.shape[2]
-        assert end <= self.keys.shape[3], "more positions than the cache was made for"
+        assert end <= self.keys.shape[3], "more positions than the cache has capacity for"
         self.keys[layer, :, :, self.length : end] = key
         self.values[layer, :, :, self.length : end] = value
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
-    def reach(self, T: int) -> int:
+    def length_after(self, T: int) -> int:
         """How many positions the longest sequence has after T more."""
         return self.length + T
 
@@ -60,81 +60,81 @@ class Cache:
         return positions(self.length, T, self.padding if self.padded else None, self.padding.device)
 
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
-        """(1 or B, 1, T, S): True where a new position may look; None where the plain causal mask is enough."""
+        """(1 or B, 1, T, S): True for what a new position attends to; None where the causal mask is enough."""
         reaches = window is None or self.length + T <= window
         if not self.padded and reaches and (self.length == 0 or T == 1):
             return None
         return causal_mask(self.length, T, self.padding if self.padded else None, window, self.padding.device)
 
-    def branch(self, rows: Tensor, capacity: int | None = None) -> "Cache":
-        """A cache of its own for each of `rows` (indices into B, repeats welcome), with room for `capacity` positions.
+    def branch(self, rows: Tensor, capacity: int | None = None) -> "KVCache":
+        """A new cache of some sequences: `rows` are their indices in the batch and may repeat.
 
-        Columns that are padding in all of them are left out, so that the longest has as much of the context as alone.
+        Columns that are padding in all of them are left out, so that the longest may fill the context.
         """
-        layers, _, heads, held, head_width = self.keys.shape
+        layers, _, heads, own_capacity, head_width = self.keys.shape
         padding = self.padding[rows]
         first = int(padding.min()) if self.padded else 0
-        other = Cache(layers, capacity or held, padding - first, heads, head_width, self.keys.dtype)
+        other = KVCache(layers, capacity or own_capacity, padding - first, heads, head_width, self.keys.dtype)
         other.length = self.length - first
         other.keys[:, :, :, : other.length] = self.keys[:, rows, :, first : self.length]
         other.values[:, :, :, : other.length] = self.values[:, rows, :, first : self.length]
         return other
 
     def keep(self, columns: NDArray[np.int64]) -> None:
-        """Of what is held, keep these columns alone, which ascend."""
+        """Drop all columns but these, which ascend."""
         self.length = len(columns)
-        stay = int((columns == np.arange(self.length)).sum())  # those in front, before the first that moves
+        stay = int((columns == np.arange(self.length)).sum())  # those before the first that moves
         moved = torch.from_numpy(columns[stay:]).to(self.padding.device)
         self.keys[:, :, :, stay : self.length] = self.keys[:, :, :, moved]
         self.values[:, :, :, stay : self.length] = self.values[:, :, :, moved]
 
-    def put(self, row: int, other: "Cache", columns: NDArray[np.int64]) -> None:
-        """Make `row` hold these columns of the first row of another cache; `length` is set by the caller."""
+    def put(self, row: int, other: "KVCache", columns: NDArray[np.int64]) -> None:
+        """Copy these columns of another cache's first sequence to sequence `row`; the caller sets `length`."""
         first = int(self.padding[row])
         chosen = torch.from_numpy(columns).to(self.padding.device)
         for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            mine[:, row, :, :first] = 0  # looked at by nobody, but 0 times NaN is NaN
+            mine[:, row, :, :first] = 0  # masked, but 0 times NaN is NaN
             mine[:, row, :, first : first + len(columns)] = theirs[:, 0][:, :, chosen]
 
 
-class Tree:
-    """Reads new tokens, each after another's path from the root, into a cache of one row: sequences that branch.
+class TreeCache:
+    """Adds tokens that form a tree to a cache of one sequence, each attending to its ancestors: sequences that branch.
 
-    What the cache holds is one path; the new tokens follow in preorder, so the token of column s is looked at from the
-    columns up to `ends[s]`, (S,), where its descendants end. A new token has `depths`, (T,), tokens before it. The
-    cache's own length stays.
+    What the cache has is one path from the root; the new tokens follow in preorder, so that the descendants of the
+    token in column s are the columns up to `ends[s]`, (S,), and only these attend to it. The new tokens have `depths`,
+    (T,), ancestors. The cache's own length does not change.
     """
 
-    def __init__(self, cache: Cache, depths: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
-        assert len(cache.padding) == 1 and not cache.padded, "a tree grows in a row of its own"
+    def __init__(self, cache: KVCache, depths: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+        assert len(cache.padding) == 1 and not cache.padded, "a tree has a cache of one sequence"
         self.cache, self.length = cache, cache.length
         self.deepest, self.chain = int(depths.max()), bool((ends == len(ends)).all())
-        self.seen_by_all = int((ends[: self.length] == len(ends)).cumprod().sum())  # columns in front
+        self.shared = int((ends[: self.length] == len(ends)).cumprod().sum())  # columns in front that all attend to
         self.depths, self.ends = (torch.from_numpy(x).to(cache.padding.device) for x in (depths, ends))
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append (1, G, T, K) to a layer and return all it holds, (1, G, S, K)."""
+        """Append (1, G, T, K) to a layer and return all its keys and values, (1, G, S, K)."""
         return self.cache.extend(layer, key, value)
 
-    def reach(self, T: int) -> int:
-        """How many positions the longest sequence has."""
+    def length_after(self, T: int) -> int:
+        """How many positions the longest sequence has after the new tokens."""
         return self.deepest + 1
 
     def positions(self, T: int) -> Tensor:
-        """(1, T) positions of the tokens in the sequences they belong to."""
+        """(1, T) positions of the new tokens, each in its own sequence."""
         return self.depths[None]
 
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
-        """(1, 1, T, M): where a token looks among the last M columns, at itself and its ancestors, at most `window` in
-        all; it sees all before those. None where that is all before it."""
+        """(1, 1, T, M): True for the last M columns that a token attends to, itself and its ancestors, at most `window`
+        in all; it attends to all columns before these. None where the causal mask is enough."""
         narrow = window is not None and self.deepest >= window
         if self.chain and self.length == 0 and not narrow:
             return None
         columns = torch.arange(self.length + T, device=self.ends.device)
         tokens = columns[self.length :, None]
         if window is None or not narrow:
-            some = columns[self.seen_by_all :]
-            return ((some <= tokens) & (tokens < self.ends[self.seen_by_all :]))[None, None]
-        depths = torch.cat((columns[: self.length], self.depths))  # what the cache holds is a path
+            some = columns[self.shared :]
+            return ((some <= tokens) & (tokens < self.ends[self.shared :]))[None, None]
+        depths = torch.cat((columns[: self.length], self.depths))  # what the cache has is a path
         mask = (columns <= tokens) & (tokens < self.ends) & (self.depths[:, None] - depths < window)
         return mask[None, None]

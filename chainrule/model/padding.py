@@ -1,6 +1,6 @@
 """Sequences of unequal lengths in one batch. Knows tokens, no model.
 
-Shapes: B sequences read at once, T tokens in the longest of these.
+Shapes: B sequences in a batch, T tokens in the longest of these.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ Tokens = Sequence[int] | NDArray[np.integer]
 
 
 def by_length(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]]:
-    """Which sequences to read together: shortest first, at most `tokens_at_once`, padding counted; at least one."""
+    """Batches of indices, shortest sequences first: at most `tokens_at_once` with their padding, or one sequence."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[row] > tokens_at_once:
@@ -26,7 +26,7 @@ def by_length(lengths: Sequence[int], tokens_at_once: int) -> Iterator[list[int]
 
 
 def padded(sequences: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Tokens (B, T) and where each sequence ends (B,). Padding stands behind, where no real position looks."""
+    """Tokens (B, T), padded on the right, and the position of each sequence's last token, (B,)."""
     last = torch.tensor([len(sequence) - 1 for sequence in sequences])
     tokens = torch.zeros(len(sequences), int(last.max()) + 1, dtype=torch.long)
     for row, sequence in zip(tokens, sequences, strict=True):

@@ -12,11 +12,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """How a model was stretched to a longer context than it was pretrained with.
+    """How a model's rotations are slowed for a longer context than it was pretrained with.
 
     A rotation that turns fewer than `low` times in the original context is slowed by `factor`, one that turns more
-    than `high` times is left, and between them the two are mixed (Llama 3). Where the original context is 0 all are
-    slowed: the linear scaling of earlier models.
+    than `high` times is unchanged, and between these it is a mix of the two (Llama 3). An original context of 0 slows
+    all of them: the linear scaling of earlier models.
     """
 
     factor: float
@@ -25,10 +25,19 @@ class RopeScaling:
     high: float = 4.0
 
 
-def frequencies(width: int, theta: float, scaling: RopeScaling | None, device: torch.device) -> Tensor:
+@dataclass(frozen=True)
+class Rope:
+    """The rotary positions of a layer: its base θ, a scaling, and how much of a head's width is rotated."""
+
+    theta: float = 10_000.0
+    scaling: RopeScaling | None = None
+    width: int | None = None  # None: all of it
+
+
+def frequencies(width: int, rope: Rope, device: torch.device) -> Tensor:
     """(K/2,): by how many radians a position turns each pair, θ^(-2i/K)."""
     exponents = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
-    plain = 1.0 / theta**exponents
+    plain, scaling = 1.0 / rope.theta**exponents, rope.scaling
     if scaling is None:
         return plain
     turns = scaling.original_context * plain / (2 * math.pi)
@@ -36,18 +45,16 @@ def frequencies(width: int, theta: float, scaling: RopeScaling | None, device: t
     return (1 - kept) * plain / scaling.factor + kept * plain
 
 
-def rotation(
-    positions: Tensor, width: int, theta: float, scaling: RopeScaling | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
+def rotation(positions: Tensor, head_width: int, rope: Rope, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """The cosines and sines that `rotate` takes, (1 or B, T, 1, K) each, at positions (1 or B, T)."""
-    turns = frequencies(width, theta, scaling, positions.device)
+    turns = frequencies(rope.width or head_width, rope, positions.device)
     angles = positions[..., None].float() * turns  # float32: late positions need it
     angles = torch.cat((angles, angles), dim=-1)[:, :, None]
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair (x_i, x_{i+K/2}) of (B, T, heads, K or more) by its angle; what lies past K stays as it is."""
+    """Turn each pair (x_i, x_{i+K/2}) of (B, T, heads, K or more) by its angle; the rest, past K, is unchanged."""
     cosine, sine = rotation
     width = cosine.shape[-1]
     if width < x.shape[-1]:

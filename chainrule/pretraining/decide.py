@@ -9,9 +9,10 @@ import torch
 
 from chainrule import machine
 from chainrule.corpus.batches import Batches
-from chainrule.model.config import Config
+from chainrule.model.config import Config, LayerKind
 from chainrule.model.formats.checkpoint import load_model
-from chainrule.model.transformer import Transformer, initialise, linear_maps
+from chainrule.model.linear import linear_maps
+from chainrule.model.transformer import Transformer, initialise
 from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, loss_function, micro_batches
 from chainrule.training.loop import train
@@ -23,11 +24,12 @@ WORTH_COMPILING = 240.0  # seconds of training ahead; compiling takes 20 to 60 o
 FORWARD_SHARE = 1 / 3  # what validating on a token costs of training on it
 Say = Callable[[str], None]
 _PLAIN: dict[str, Any] = {
-    "norm": "layer", "norm_epsilon": 1e-5, "positions": "learned", "gated": False, "query_key_norm": False,
+    "norm": "layer", "norm_epsilon": 1e-5, "learned_positions": True, "layer_kinds": (LayerKind(),), "gated": False,
+    "query_key_norm": None,
     "query_key_value_bias": True, "attention_output_bias": True, "mlp_bias": True,
 }  # fmt: skip
 _ENCODER: dict[str, Any] = {
-    "activation": "gelu", "tied": True, "causal": False, "post_norm": True, "segments": 2, "masked_head": True,
+    "activation": "gelu", "tied": True, "causal": False, "residual": "post", "segments": 2, "masked_head": True,
 }  # fmt: skip
 
 
@@ -72,7 +74,7 @@ def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> 
     tables = [parameter for parameter, name in names.items() if "embedding" in name]
     outputs = [parameter for parameter, name in names.items() if name == "output.weight"]
     # A tied matrix starts small and is the output too; where a norm follows it at once, its direction moves faster.
-    own = 0.1 if model.config.post_norm else 0.5 if model.config.tied or len(tables) > 1 else 15
+    own = 0.1 if model.config.residual == "post" else 0.5 if model.config.tied or len(tables) > 1 else 15
     groups = [
         Group(tables, rate * own),
         Group(outputs, rate * 0.15),

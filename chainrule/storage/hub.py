@@ -1,7 +1,9 @@
 """A model's directory: one that is there, or a snapshot of the Hugging Face Hub by its name. Knows names, no models."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from chainrule.errors import ModelError
 
@@ -9,6 +11,7 @@ from chainrule.errors import ModelError
 SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 _CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # what huggingface_hub asks by, in its versions
+_Answer = TypeVar("_Answer")
 _NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
 
 
@@ -27,20 +30,56 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     directory = _snapshot(named["name"], named["revision"], [*SETTINGS, *(WEIGHTS if weights else ())])
     adapter = (directory / "adapter_config.json").is_file()  # whoever reads the directory says what that is
     if weights and not adapter and not any(directory.glob("*.safetensors")):
-        raise ModelError(
-            f"{model}: wanted safetensors, which the Hub's {named['name']} has none of; GGUF is not read, and a pickle"
-            " is never fetched: where you trust it, convert it with transformers' from_pretrained(…).save_pretrained(…)"
-        )
+        raise _no_safetensors(named["name"])
     return directory
 
 
+def tensor_shapes(name: str, revision: str | None) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of owner/name on the Hub, from the headers of its safetensors alone.
+
+    Raises ModelError as `model_directory` does.
+    """
+    from huggingface_hub import errors, get_safetensors_metadata
+
+    def ask() -> dict[str, tuple[int, ...]]:
+        files = get_safetensors_metadata(name, revision=revision).files_metadata.values()
+        return {tensor: tuple(stored.shape) for file in files for tensor, stored in file.tensors.items()}
+
+    try:
+        return _asked(name, revision, ask)
+    except errors.NotASafetensorsRepoError:
+        raise _no_safetensors(name) from None
+    except errors.SafetensorsParsingError as error:
+        raise ModelError(f"{name}: wanted whole safetensors, got a damaged header ({error})") from None
+
+
+def _no_safetensors(name: str) -> ModelError:
+    return ModelError(
+        f"{name}: wanted safetensors, which the Hub's {name} has none of; GGUF is not read, and a pickle is never"
+        " fetched: where you trust it, convert it with transformers' from_pretrained(…).save_pretrained(…)"
+    )
+
+
 def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import snapshot_download
+
+    return _asked(
+        name,
+        revision,
+        lambda: Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns="*/*")),
+    )
+
+
+def _asked(name: str, revision: str | None, ask: Callable[[], _Answer]) -> _Answer:
+    """What the Hub answers, or a ModelError of one line."""
+    from huggingface_hub import constants, errors
 
     at = f" at revision {revision}" if revision else ""
     looked = f"{name}: wanted a model's directory or a name on the Hugging Face Hub; no such directory is here"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns="*/*"))
+        return ask()
+    except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError):
+        raise
     except errors.GatedRepoError:
         raise ModelError(
             f"{name}: wanted leave to read it on the Hub, got none; accept its terms at"
@@ -52,7 +91,7 @@ def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
         ) from None
     except errors.RevisionNotFoundError:
         raise ModelError(f"{name}: wanted revision {revision}, which the Hub's {name} does not have") from None
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection: {error.__cause__ or error}"
         raise ModelError(
             f"{looked}, the cache {constants.HF_HUB_CACHE} has no {name}{at}, and {constants.ENDPOINT} could not be"

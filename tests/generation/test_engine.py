@@ -206,7 +206,7 @@ def test_greedy_is_greedy_transformers_token_for_token(
     make_model: Make, family: str, penalty: float, tmp_path: Path
 ) -> None:
     model = make_model()
-    save_model(model, family, tmp_path, bottom=0)
+    save_model(model, family, tmp_path, bos_id=0)
     peer = AutoModelForCausalLM.from_pretrained(tmp_path)
     ours = collect(model, PROMPTS, Sampling(0, repetition_penalty=penalty), max_tokens=20, stop_tokens={60})
     for sequence, prompt in enumerate(PROMPTS):

@@ -9,9 +9,11 @@ import torch
 from conftest import random_model
 from transformers import AutoConfig
 
+from chainrule.model.config import LayerKind
 from chainrule.model.formats.checkpoint import load_model, save_config
 from chainrule.model.formats.families import FAMILIES, family_of
-from chainrule.model.formats.rope_fields import share_of
+from chainrule.model.formats.layer_fields import share_of
+from chainrule.model.rotary import Rope, RopeScaling
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
@@ -50,6 +52,20 @@ def small(family: str) -> dict[str, Any]:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "wanted scale_attn_by_inverse_layer_idx to be False"),
         ("gpt2", {"activation_function": "relu"}, "wanted activation_function to be .*, got 'relu'"),
         ("gpt_neox", {"hidden_act": "quick_gelu"}, "wanted hidden_act to be .*, got 'quick_gelu'"),
+        ("olmo2", {"layer_types": ["sliding_attention"] * 2}, "wanted layer_types to be .*, got 'sliding_attention'"),
+        ("gemma3_text", {"final_logit_softcapping": 30.0}, "wanted final_logit_softcapping to be None, got 30.0"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "wanted use_bidirectional_attention to be False"),
+        ("gemma3_text", {"layer_types": ["full_attention"]}, "wanted layer_types to be .* for each of 2 layers, got"),
+        ("gemma3_text", {"layer_types": ["full_attention", "linear"]}, "wanted layer_types to be full_attention or"),
+        ("gemma3_text", {"sliding_window": None}, "wanted sliding_window to be a number"),
+        ("gemma3_text", {"layer_types": None, "sliding_window_pattern": "6"}, "wanted sliding_window_pattern of at"),
+        ("gemma3_text", {"rope_parameters": ["default"]}, "wanted rope_parameters to be an object, got"),
+        ("gemma3_text", {"rope_parameters": {"rope_type": "yarn"}}, "wanted rope_parameters to have full_attention"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+            "wanted a rope_type of .*, got 'yarn'",
+        ),
         ("bert", {"position_embedding_type": "relative_key"}, "wanted position_embedding_type to be 'absolute', got"),
         ("bert", {"is_decoder": True}, "wanted is_decoder to be False, got True"),
         ("bert", {"tie_word_embeddings": False}, "wanted tie_word_embeddings to be True, got False"),
@@ -74,7 +90,7 @@ def test_another_model_type_is_named_with_ours(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_we_write_is_what_we_read_here_and_in_transformers(family: str, tmp_path: Path) -> None:
     model = random_model(family)
-    save_config(model, family, tmp_path, bottom=0)
+    save_config(model, family, tmp_path, bos_id=0)
     fields = json.loads((tmp_path / "config.json").read_text())
     assert family_of(fields) == family
     assert FAMILIES[family].read(fields) == model.config
@@ -103,6 +119,23 @@ def test_rotary_positions_are_read_as_old_configs_and_as_new_ones_tell_them(
     read = FAMILIES["llama"].read({**fields, **old})
     assert read == FAMILIES["llama"].read({**fields, **new})
     assert read == FAMILIES["llama"].read(AutoConfig.for_model(**{**fields, **old}).to_dict())
+
+
+def test_layers_of_two_kinds_are_read_as_old_configs_and_as_new_ones_describe_them() -> None:
+    fields = {**small("gemma3_text"), "num_hidden_layers": 4, "sliding_window": 9}
+    fields = {name: value for name, value in fields.items() if name not in ("layer_types", "rope_parameters")}
+    old = {"sliding_window_pattern": 2, "rope_theta": 2e6, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+    new = {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 2e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    }
+    read = FAMILIES["gemma3_text"].read({**fields, **old, "rope_local_base_freq": 1e4})
+    assert read.layer_kinds == (LayerKind(9, Rope(1e4)), LayerKind(rope=Rope(2e6, RopeScaling(8.0))))
+    assert read == FAMILIES["gemma3_text"].read({**fields, **new})
+    assert read == FAMILIES["gemma3_text"].read(AutoConfig.for_model(**{**fields, **old}).to_dict())
 
 
 def test_every_share_of_a_head_is_written_so_that_readers_cut_it_back_to_the_same_width() -> None:

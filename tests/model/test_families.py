@@ -12,10 +12,12 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     BertConfig,
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -26,7 +28,7 @@ from chainrule.generation.engine import Engine, NewToken
 from chainrule.generation.sampling import Sampling
 from chainrule.model.formats.checkpoint import load_model, save_model
 from chainrule.model.formats.families import FAMILIES
-from chainrule.model.kv_cache import Cache
+from chainrule.model.kv_cache import KVCache
 from chainrule.model.transformer import Transformer, initialise
 
 CPU = torch.device("cpu")
@@ -76,6 +78,27 @@ CONFIGS = {
         **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6,
         rope_parameters={"rope_theta": 1e6, "rope_type": "default"},
     ),
+    "olmo2 grouped": Olmo2Config(**GATED, num_attention_heads=4, num_key_value_heads=2),
+    "olmo2 tied, biases, slow rope": Olmo2Config(
+        **GATED, num_attention_heads=5, rms_norm_eps=1e-3, attention_bias=True, tie_word_embeddings=True,
+        rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
+    ),
+    "gemma3_text window of 5 in every second layer": Gemma3TextConfig(
+        **GATED, num_attention_heads=4, num_key_value_heads=2, head_dim=10, query_pre_attn_scalar=7, sliding_window=5,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    ),
+    "gemma3_text untied, biases, every third layer full": Gemma3TextConfig(
+        **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6, query_pre_attn_scalar=6, sliding_window=3,
+        sliding_window_pattern=3, tie_word_embeddings=False, attention_bias=True, rms_norm_eps=1e-3,
+    ),
+    "gemma3_text windows alone, exact gelu": Gemma3TextConfig(
+        **GATED, num_attention_heads=4, num_key_value_heads=4, head_dim=10, sliding_window=4,
+        hidden_activation="gelu",
+    ),
     "gpt2": GPT2Config(**GPT2, n_head=4),
     "gpt2 untied, narrow mlp": GPT2Config(**GPT2, n_head=3, n_inner=50, tie_word_embeddings=False),
     "gpt2 exact gelu, one head": GPT2Config(**GPT2, n_head=1, activation_function="gelu", layer_norm_epsilon=1e-2),
@@ -121,10 +144,10 @@ def both(name: str) -> tuple[Transformer, PreTrainedModel]:
     return ours, peer
 
 
-def empty_cache(model: Transformer, rows: int) -> Cache:
+def empty_cache(model: Transformer, rows: int) -> KVCache:
     config = model.config
     padding = torch.zeros(rows, dtype=torch.long)
-    return Cache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
+    return KVCache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
 
 
 def generated(model: Transformer, tokens: int) -> list[list[NewToken]]:
@@ -144,7 +167,7 @@ def close(ours: Tensor, theirs: Tensor) -> None:
 def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name: str, tmp_path: Path) -> None:
     ours, peer = both(name)
     close(ours(TOKENS), peer(TOKENS).logits)
-    save_model(ours, peer.config.model_type, tmp_path, bottom=0)
+    save_model(ours, peer.config.model_type, tmp_path, bos_id=0)
     again, wrong = type(peer).from_pretrained(tmp_path, output_loading_info=True)
     assert not any(wrong.values())
     torch.testing.assert_close(again(TOKENS).logits, peer(TOKENS).logits, atol=1e-6, rtol=0)
@@ -200,7 +223,7 @@ def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
         assert [new.token for new in found] == theirs[0, len(prompt) :].tolist()
 
 
-@pytest.mark.parametrize("name", ["llama 3", "gpt_neox odd heads, partly rotated"])
+@pytest.mark.parametrize("name", ["llama 3", "gpt_neox odd heads, partly rotated", "olmo2 grouped"])
 @torch.no_grad()
 def test_logits_at_late_positions_equal_transformers(name: str, tmp_path: Path) -> None:
     config = CONFIGS[name].to_dict() | {"max_position_embeddings": 4000, "num_hidden_layers": 1}
@@ -236,7 +259,7 @@ def test_a_model_that_we_trained_gives_the_same_logits_there(name: str, tmp_path
         torch.nn.functional.cross_entropy(logits, TOKENS[:, 1:].flatten()).backward()
         optimizer.step()
         optimizer.zero_grad()
-    save_model(model, CONFIGS[name].model_type, tmp_path, bottom=0)
+    save_model(model, CONFIGS[name].model_type, tmp_path, bos_id=0)
     peer = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
     with torch.no_grad():
         close(model(TOKENS), peer(TOKENS).logits)
@@ -245,7 +268,7 @@ def test_a_model_that_we_trained_gives_the_same_logits_there(name: str, tmp_path
 @pytest.mark.parametrize("name", CONFIGS | MASKED)
 def test_each_familys_classifier_is_a_class_that_loads_our_directory(name: str, tmp_path: Path) -> None:
     ours, peer = both(name)
-    save_model(ours, peer.config.model_type, tmp_path, bottom=0)
+    save_model(ours, peer.config.model_type, tmp_path, bos_id=0)
     kind = getattr(transformers, FAMILIES[peer.config.model_type].classifier)
     _, wrong = kind.from_pretrained(tmp_path, output_loading_info=True)
     # What it lacks is the head alone: a linear map, and BERT's pooler before it.

@@ -8,16 +8,18 @@ import pytest
 import torch
 from conftest import random_model
 
-from chainrule.model.kv_cache import Cache
+from chainrule.model.config import LayerKind
+from chainrule.model.kv_cache import KVCache
+from chainrule.model.rotary import Rope
 from chainrule.model.transformer import Transformer, initialise
 
 Make = Callable[..., Transformer]
 TOKENS = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(1))
 
 
-def cache_for(model: Transformer, padding: list[int], capacity: int = 32) -> Cache:
+def cache_for(model: Transformer, padding: list[int], capacity: int = 32) -> KVCache:
     config = model.config
-    return Cache(
+    return KVCache(
         config.layers, capacity, torch.tensor(padding), config.key_value_heads, config.head_width, torch.float32
     )
 
@@ -139,13 +141,21 @@ def test_a_masked_model_goes_on_from_no_text() -> None:
     [
         ("width", 0, "wanted width of at least 1, got 0"),
         ("layers", 2.5, "wanted layers of at least 1, got 2.5"),
-        ("window", 0, "wanted window of at least 1, got 0"),
+        ("layer_kinds", (LayerKind(window=0),), "wanted window of at least 1, got 0"),
         ("key_value_heads", 3, "wanted heads that key_value_heads divides, got 4 and 3"),
-        ("rotary_width", 3, "wanted an even width of at most 8 for rotary positions, got 3"),
-        ("rotary_width", 10, "wanted an even width of at most 8 for rotary positions, got 10"),
+        (
+            "layer_kinds",
+            (LayerKind(rope=Rope(width=3)),),
+            "wanted an even width of at most 8 for rotary positions, got 3",
+        ),
+        (
+            "layer_kinds",
+            (LayerKind(rope=Rope(width=10)),),
+            "wanted an even width of at most 8 for rotary positions, got 10",
+        ),
         ("head_width", 7, "wanted an even width of at most 7 for rotary positions, got 7"),
     ],
 )
-def test_a_shape_that_cannot_be_is_one_line(field: str, value: float, message: str) -> None:
+def test_a_shape_that_cannot_be_is_one_line(field: str, value: object, message: str) -> None:
     with pytest.raises(ValueError, match=f"^model: {message}$"):
         replace(random_model("qwen3").config, **{field: value})

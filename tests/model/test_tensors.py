@@ -1,6 +1,7 @@
 """Files that are not what their directory says they are end in one line that names what was wanted and what came."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BertConfig, BertForPreTraining, LlamaConfig
 
-from chainrule.model.formats.checkpoint import count_parameters, load_model, save_model
+from chainrule.model.formats.checkpoint import load_model, save_model
+from chainrule.model.formats.tensors import Tensors
 
 CPU = torch.device("cpu")
 EMBEDDING, NORM = "model.embed_tokens.weight", "model.norm.weight"
@@ -59,7 +61,8 @@ def test_shards_are_one_model(sharded: Path) -> None:
     model, _ = load_model(sharded, CPU)
     theirs = AutoModelForCausalLM.from_pretrained(sharded)
     torch.testing.assert_close(model(tokens), theirs(tokens).logits, atol=1e-5, rtol=0)
-    assert count_parameters(sharded) == sum(parameter.numel() for parameter in model.parameters())
+    sizes = map(math.prod, Tensors(sharded).shapes.values())
+    assert sum(sizes) == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_a_shard_that_is_missing_is_named_with_a_tensor_of_it(sharded: Path) -> None:
@@ -125,7 +128,7 @@ def test_a_pickle_alone_is_refused_with_the_way_to_convert_it(sharded: Path) -> 
 
 
 def test_an_output_that_is_not_the_embedding_it_should_be_tied_to_is_refused(tmp_path: Path) -> None:
-    save_model(random_model("gpt2"), "gpt2", tmp_path, bottom=0)
+    save_model(random_model("gpt2"), "gpt2", tmp_path, bos_id=0)
     path = tmp_path / "model.safetensors"
     embedding = load_file(path)["transformer.wte.weight"]
     change(path, lambda tensors: tensors.update({"lm_head.weight": embedding.clone()}))
@@ -137,7 +140,7 @@ def test_an_output_that_is_not_the_embedding_it_should_be_tied_to_is_refused(tmp
 
 @torch.no_grad()
 def test_what_a_bare_model_saved_is_read_too(tmp_path: Path) -> None:
-    save_model(random_model("gpt2"), "gpt2", tmp_path, bottom=0)
+    save_model(random_model("gpt2"), "gpt2", tmp_path, bos_id=0)
     tokens = torch.arange(20)[None]
     wanted = load_model(tmp_path, CPU)[0](tokens)
 
@@ -171,7 +174,7 @@ def test_berts_first_files_are_read_with_their_old_names_and_what_else_they_hold
 
 
 def test_weights_that_need_no_change_stay_in_their_file(tmp_path: Path) -> None:
-    save_model(random_model("llama"), "llama", tmp_path, bottom=0)
+    save_model(random_model("llama"), "llama", tmp_path, bos_id=0)
     maps = Path("/proc/self/maps")
     if not maps.exists():
         pytest.skip("this system has no /proc/self/maps")
@@ -187,7 +190,7 @@ def test_weights_that_need_no_change_stay_in_their_file(tmp_path: Path) -> None:
 
 
 def test_a_file_whose_tensors_lie_at_odd_bytes_is_read(tmp_path: Path) -> None:
-    save_model(random_model("llama"), "llama", tmp_path, bottom=0)
+    save_model(random_model("llama"), "llama", tmp_path, bos_id=0)
     wanted = dict(load_model(tmp_path, CPU)[0].named_parameters())
     path = tmp_path / "model.safetensors"
     whole = path.read_bytes()
@@ -226,9 +229,9 @@ def test_a_prefix_of_others_is_told_with_a_tensor_that_has_it(
 
 
 def test_a_tensor_that_is_missing_is_told_with_the_nearest_that_is_there(tmp_path: Path) -> None:
-    save_model(random_model("llama"), "llama", tmp_path, bottom=0)
+    save_model(random_model("llama"), "llama", tmp_path, bos_id=0)
     change(tmp_path / "model.safetensors", lambda tensors: tensors.update({"model.norms.weight": tensors.pop(NORM)}))
-    assert f"wanted the tensor {NORM}, which the files lack; the nearest that they have is model.norms.weight" in (
+    assert f"wanted the tensor {NORM}, which the files lack; the nearest name is model.norms.weight" in (
         refused(tmp_path)
     )
 

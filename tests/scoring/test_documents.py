@@ -49,7 +49,7 @@ def test_the_probabilities_of_all_documents_of_a_length_sum_to_one(make_model: M
 @torch.no_grad()
 def test_log_probs_are_those_of_transformers_logits(make_model: Make, family: str, tmp_path: Path) -> None:
     model, document = make_model(), random_document(30)
-    save_model(model, family, tmp_path, bottom=0)
+    save_model(model, family, tmp_path, bos_id=0)
     peer = AutoModelForCausalLM.from_pretrained(tmp_path)
     theirs = (
         peer(torch.tensor([document[:-1]])).logits[0].log_softmax(-1).gather(-1, torch.tensor(document[1:])[:, None])

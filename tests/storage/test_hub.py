@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +17,7 @@ from huggingface_hub import constants
 
 import chainrule
 from chainrule.cli import main
+from chainrule.inspection import inspect_model
 from chainrule.language_model import LanguageModel
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.tokenizer import byte_tokenizer
@@ -112,8 +113,12 @@ class Hub(BaseHTTPRequestHandler):
             siblings = [{"rfilename": file} for file in self.files]
             self.answer(json.dumps({"id": "owner/name", "sha": COMMIT, "siblings": siblings}).encode())
         elif self.path.startswith("/owner/name/resolve/") and name in self.files:
-            self.asked.append(name)
-            self.answer(self.files[name], ETag=f'"{name}"', **{"X-Repo-Commit": COMMIT})
+            content, part = self.files[name], self.headers.get("Range", "")
+            self.asked.append(f"{name} {part}".strip())
+            if part:
+                first, last = map(int, part.removeprefix("bytes=").split("-"))
+                content = content[first : last + 1]
+            self.answer(content, ETag=f'"{name}"', **{"X-Repo-Commit": COMMIT})
         else:
             self.send_response(404)
             self.send_header("X-Error-Code", "RepoNotFound")
@@ -147,17 +152,36 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def test_what_is_fetched_is_safetensors_and_settings_and_no_pickle_or_code(
-    hub: tuple[str, list[str]], tmp_path: Path
-) -> None:
-    endpoint, asked = hub
-    environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+@pytest.fixture
+def command(hub: tuple[str, list[str]], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A process of chainrule that asks this server, with a cache of its own."""
+    environment = {**os.environ, "HF_ENDPOINT": hub[0], "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
     environment |= dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"), "0")
 
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         call = [sys.executable, "-m", "chainrule", *arguments]
         return subprocess.run(call, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
 
+    return run
+
+
+def test_info_reads_the_headers_of_the_weights_alone(
+    hub: tuple[str, list[str]], command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    done = command("info", "owner/name", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == inspect_model(tmp_path / "served")
+    assert {asked for asked in hub[1] if asked.startswith("model.")} == {
+        "model.safetensors",  # whether it is there
+        "model.safetensors bytes=0-100000",
+    }
+    assert not [*(tmp_path / "home").rglob("*.safetensors")]
+
+
+def test_what_is_fetched_is_safetensors_and_settings_and_no_pickle_or_code(
+    hub: tuple[str, list[str]], command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    endpoint, asked = hub
     done = command("score", "owner/name", "a text", "--json")
     assert done.returncode == 0, done.stderr
     expected = chainrule.load(tmp_path / "served").log_prob("a text")

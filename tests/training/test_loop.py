@@ -8,7 +8,8 @@ import torch
 from conftest import random_model
 from torch import Tensor
 
-from chainrule.model.transformer import Transformer, initialise, linear_maps
+from chainrule.model.linear import linear_maps
+from chainrule.model.transformer import Transformer, initialise
 from chainrule.training.loop import Step, train
 from chainrule.training.objectives import next_token_loss
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule

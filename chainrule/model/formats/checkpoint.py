@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,8 @@ from torch import Tensor
 from chainrule.errors import ModelError
 from chainrule.model.config import Config
 from chainrule.model.formats.families import FAMILIES, family_of
-from chainrule.model.formats.family import Place
+from chainrule.model.formats.family import TensorLocation
+from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
@@ -46,19 +46,19 @@ def weights(model: Transformer, family: str) -> dict[str, Tensor]:
     """The model's parameters under the family's names."""
     parameters = dict(model.named_parameters())
     tensors = {}
-    for name, place in _places(model, family).items():
-        pieces = parameters[name].detach().split(place.rows)
-        for theirs, piece in zip(place.names, pieces, strict=True):
-            tensors[theirs] = _theirs(piece, place)
+    for name, location in _locations(model, family).items():
+        parts = parameters[name].detach().split(location.parts)
+        for theirs, part in zip(location.names, parts, strict=True):
+            tensors[theirs] = _theirs(part, location)
     return tensors
 
 
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file, whole or not at all; a tensor may have any memory layout."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as beside:
+    with whole_file(path) as temporary:
         try:
-            save_file(contiguous, beside, metadata={"format": "pt"})
+            save_file(contiguous, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
             failure = OSError(f"{path}: could not be written ({error}); what was there before is untouched: make room")
             failure.filename = str(path)  # as the operating system's own errors name it
@@ -69,12 +69,12 @@ def save_model(
     model: Transformer,
     family: str,
     directory: Path,
-    bottom: int,
+    bos_id: int,
     stop_tokens: Sequence[int] | None = None,
     generation: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """config.json, generation_config.json and model.safetensors, as `transformers` loads them."""
-    save_config(model, family, directory, bottom, stop_tokens, generation)
+    save_config(model, family, directory, bos_id, stop_tokens, generation)
     save_weights(weights(model, family), directory / "model.safetensors")
 
 
@@ -82,40 +82,39 @@ def save_config(
     model: Transformer,
     family: str,
     directory: Path,
-    bottom: int,
+    bos_id: int,
     stop_tokens: Sequence[int] | None = None,
     generation: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """`stop_tokens` end a generated text; by default ⊥ alone. A model that does not generate has none.
+    """`bos_id` is also the padding; `stop_tokens` end a generated text, by default `bos_id` alone.
 
-    `generation`: what else generation_config.json says.
+    `generation`: further fields of generation_config.json, which is written for causal models.
     """
-    write_json(directory / "config.json", config_fields(model, family, bottom))
+    write_json(directory / "config.json", config_fields(model, family, bos_id))
     if model.config.causal:
-        eos = bottom if stop_tokens in (None, (bottom,)) else list(stop_tokens or ())
-        fields = {**generation, **dict.fromkeys(_SPECIAL, bottom), "eos_token_id": eos}
+        eos = bos_id if stop_tokens in (None, (bos_id,)) else list(stop_tokens or ())
+        fields = {**generation, **dict.fromkeys(_SPECIAL, bos_id), "eos_token_id": eos}
         write_json(directory / "generation_config.json", fields)
 
 
-def config_fields(model: Transformer, family: str, bottom: int) -> dict[str, Any]:
-    """What config.json says of a language model."""
-    described = FAMILIES[family].write(model.config)
-    # what stands between φ and its use is told by the tensors, and by the architecture
-    config = model.config
-    said = FAMILIES[family].read(described)
-    said = dataclasses.replace(said if config.language_head else without_head(said), pooler=config.pooler)
-    assert said == config, f"a {family} cannot say all of {model.config}"
+def config_fields(model: Transformer, family: str, bos_id: int) -> dict[str, Any]:
+    """The config.json of a language model."""
+    config, described = model.config, FAMILIES[family].write(model.config)
+    # The pooler is known by its tensors, and the language-model head by the architecture.
+    again = FAMILIES[family].read(described)
+    again = dataclasses.replace(again if config.language_head else without_head(again), pooler=config.pooler)
+    assert again == config, f"a config.json of {family} cannot describe {config}"
     return {
         "architectures": [FAMILIES[family].architecture if config.language_head else FAMILIES[family].bare],
         "model_type": family,
         **described,
-        **dict.fromkeys(_SPECIAL, bottom),
+        **dict.fromkeys(_SPECIAL, bos_id),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 
 def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Transformer, str]:
-    """The Transformer of a directory and its family; weights in `dtype`, or as they lie in the file.
+    """The Transformer of a directory and its family; weights in `dtype`, or in that of the file.
 
     Raises ModelError for a directory that holds no model, a family that is not ours, a field that is not supported, a
     file that is cut short, and tensors that are missing, left over or of a wrong shape.
@@ -128,20 +127,26 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     return model.eval(), family
 
 
-def described_by(directory: Path, fields: Mapping[str, Any]) -> tuple[Config, str, Tensors]:
-    """What a directory's config.json and tensors describe, its family, and the tensors: only these tell whether there
+def described_by(directory: Path, fields: Fields) -> tuple[Config, str, Tensors]:
+    """What a directory's config.json and tensors describe, its family, and the tensors. Only these tell whether there
     is a pooler and, where the architecture is that of a bare model, a language-model head."""
-    config, family = described(fields)
     tensors = Tensors(directory)
-    config = dataclasses.replace(config, pooler=tensors.hold("pooler.dense.weight"))
+    config, family = describe(fields, tensors.stored)
+    return config, family, tensors
+
+
+def describe(fields: Fields, names: Collection[str]) -> tuple[Config, str]:
+    """What a config.json and the names of its tensors describe, and its family."""
+    config, family = described(fields)
+    config = dataclasses.replace(config, pooler=any(name.endswith("pooler.dense.weight") for name in names))
     named = [str(name) for name in fields.get("architectures") or []]
     head = FAMILIES[family].modules["output" if config.causal else "head"][0]
     has_head = (
         any(name.endswith(_WITH_HEAD) for name in named)
         or (config.causal and config.tied)
-        or any(name.startswith(f"{head}.") for name in tensors.stored)
+        or any(name.startswith(f"{head}.") for name in names)
     )
-    return config if has_head else without_head(config), family, tensors
+    return config if has_head else without_head(config), family
 
 
 def without_head(config: Config) -> Config:
@@ -149,12 +154,12 @@ def without_head(config: Config) -> Config:
     return dataclasses.replace(config, tied=True, masked_head=False, language_head=False)
 
 
-def is_classifier(fields: Mapping[str, Any]) -> bool:
+def is_classifier(fields: Fields) -> bool:
     """Whether a config.json describes a linear head on a language model."""
     return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
 
 
-def refuse_classifier(directory: Path, fields: Mapping[str, Any]) -> None:
+def refuse_classifier(directory: Path, fields: Fields) -> None:
     """ModelError where a language model is wanted and config.json describes a classifier."""
     if is_classifier(fields):
         raise ModelError(
@@ -163,14 +168,14 @@ def refuse_classifier(directory: Path, fields: Mapping[str, Any]) -> None:
         )
 
 
-def described(fields: Mapping[str, Any]) -> tuple[Config, str]:
+def described(fields: Fields) -> tuple[Config, str]:
     """What a config.json describes, and its family."""
     family = family_of(fields)
     return FAMILIES[family].read(fields), family
 
 
 def empty_model(config: Config) -> Transformer:
-    """Without weights."""
+    """A Transformer without weights, on the meta device."""
     with torch.device("meta"):
         return Transformer(config)
 
@@ -181,45 +186,45 @@ def load_weights(
     tensors: Tensors,
     device: torch.device,
     dtype: torch.dtype | None = None,
-    beside: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    others: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> dict[str, Tensor]:
-    """Put a directory's tensors into a model, by name; the same errors as `load_model`.
+    """Load a directory's tensors into a model, by name; the same errors as `load_model`.
 
-    What lies in the file as we want it stays there, mapped to memory; what does not is copied piece by piece, so that
-    no weight is held twice. `beside`: names and shapes of tensors that are no part of the model; they are returned as
-    they lie in the file.
+    Tensors already in the right dtype and layout are memory-mapped; others are copied one by one, so that no weight is
+    in memory twice. `others`: names and shapes of tensors that are no part of the model; they are returned unchanged.
     """
     prefix = FAMILIES[family].prefix
-    for name, shape in beside.items():
+    for name, shape in others.items():
         tensors.check(name, shape)
-    found = {name: tensors.passing(name).to(device) for name in beside}
+    found = {name: tensors.to_copy(name).to(device) for name in others}
     embedding, output = (f"{FAMILIES[family].modules[ours][0]}.weight" for ours in ("embedding", "output"))
-    bare = not any(name.startswith(prefix) for name in tensors.stored)  # as the bare model's files are named
+    bare = not any(name.startswith(prefix) for name in tensors.stored)  # saved from the model without a head
     embedding = embedding.removeprefix(prefix) if bare else embedding
-    # Of two tied matrices a file may hold either.
-    alone = model.config.tied and embedding not in tensors.stored and output in tensors.stored
-    if embedding not in tensors.stored and not alone:
+    # Of two tied matrices a file may have either.
+    output_alone = model.config.tied and embedding not in tensors.stored and output in tensors.stored
+    if embedding not in tensors.stored and not output_alone:
         _refuse_foreign_prefix(tensors, embedding, prefix)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    left = set(tensors.stored) - set(beside)
+    left = set(tensors.stored) - set(others)
     state = {}
     reads = []
-    for name, place in _places(model, family).items():
-        names = [theirs.removeprefix(prefix) if bare else theirs for theirs in place.names]
-        if alone and name == "embedding.weight":
+    for name, location in _locations(model, family).items():
+        names = [theirs.removeprefix(prefix) if bare else theirs for theirs in location.names]
+        if output_alone and name == "embedding.weight":
             names = [output]
-        for theirs, rows in zip(names, place.rows, strict=True):
+        for theirs, rows in zip(names, location.parts, strict=True):
             shape = (rows, *shapes[name][1:])
-            stored = tensors.check(theirs, shape[::-1] if place.transposed else shape)
-        as_stored = device.type == "cpu" and dtype in (None, stored) and not place.transposed and not place.interleaved
+            stored = tensors.check(theirs, shape[::-1] if location.transposed else shape)
+        same_layout = not location.transposed and not location.interleaved
+        as_stored = device.type == "cpu" and dtype in (None, stored) and same_layout
         whole = tensors.mapped(names) if as_stored else None
         if whole is None:
             whole = torch.empty(shapes[name], dtype=dtype or stored, device=device)
-            for theirs, part in zip(names, whole.split(place.rows), strict=True):
+            for theirs, part in zip(names, whole.split(location.parts), strict=True):
                 if as_stored:
                     reads.append((theirs, part))
                 else:
-                    part.copy_(_ours(tensors.passing(theirs), place))
+                    part.copy_(_ours(tensors.to_copy(theirs), location))
         state[name] = torch.nn.Parameter(whole)
         left.difference_update(names)
     _check_left(tensors, left, model, family)
@@ -228,7 +233,7 @@ def load_weights(
     return found
 
 
-# What a wrapper puts in front of every name, and how it is taken off.
+# The prefixes that wrappers add to every name, and how to save without them.
 _WRAPPED = {
     "base_model.model.": "they were saved from a PEFT model: save what its merge_and_unload() gives",
     "_orig_mod.": "they were saved from a compiled model: save its _orig_mod",
@@ -237,7 +242,7 @@ _WRAPPED = {
 
 
 def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> None:
-    """ModelError where the embedding is there, behind a prefix that is not the family's."""
+    """ModelError where the embedding is there, with a prefix that is not the family's."""
     bare = embedding.removeprefix(prefix)
     spelled = (prefix + bare, bare)
     known = [start for start in _WRAPPED if any(start + name in tensors.stored for name in spelled)]
@@ -251,13 +256,13 @@ def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> Non
 
 
 def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str) -> None:
-    """ModelError for a tensor that the model has no place for, and for an output that is not tied as it should be."""
+    """ModelError for a tensor that the model lacks, and for an output that is not the embedding but should be."""
     directory = tensors.directory
     names = FAMILIES[family].modules
     output, embedding = (f"{names[ours][0]}.weight" for ours in ("output", "embedding"))
     if model.config.tied and output in left and embedding in tensors.stored:
         left.remove(output)
-        if not torch.equal(tensors.passing(output), tensors.passing(embedding)):
+        if not torch.equal(tensors.to_copy(output), tensors.to_copy(embedding)):
             raise ModelError(
                 f"{directory}: wanted {output} to be {embedding}, as config.json ties them, got two matrices;"
                 " say in config.json that tie_word_embeddings is false"
@@ -269,26 +274,19 @@ def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: st
         )
 
 
-def count_parameters(directory: Path) -> int:
-    """Of a directory's safetensors, from their headers alone; the same errors as `load_model`."""
-    tensors = Tensors(directory)
-    return sum(math.prod(stored.shape) for stored in tensors.stored.values())
+def _locations(model: Transformer, family: str) -> dict[str, TensorLocation]:
+    return FAMILIES[family].locations(model, model.config.heads)
 
 
-def _places(model: Transformer, family: str) -> dict[str, Place]:
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return FAMILIES[family].places(model.config, shapes)
+def _ours(part: Tensor, location: TensorLocation) -> Tensor:
+    """A file's tensor in the layout of our parameter."""
+    if location.interleaved:
+        return part.unflatten(0, (location.interleaved, 3, -1)).transpose(0, 1).flatten(0, 2)
+    return part.T if location.transposed else part
 
 
-def _ours(piece: Tensor, place: Place) -> Tensor:
-    """What a file holds, as our parameter holds it."""
-    if place.interleaved:
-        return piece.unflatten(0, (place.interleaved, 3, -1)).transpose(0, 1).flatten(0, 2)
-    return piece.T if place.transposed else piece
-
-
-def _theirs(piece: Tensor, place: Place) -> Tensor:
+def _theirs(part: Tensor, location: TensorLocation) -> Tensor:
     """The other way round."""
-    if place.interleaved:
-        return piece.unflatten(0, (3, place.interleaved, -1)).transpose(0, 1).flatten(0, 2)
-    return piece.T if place.transposed else piece
+    if location.interleaved:
+        return part.unflatten(0, (3, location.interleaved, -1)).transpose(0, 1).flatten(0, 2)
+    return part.T if location.transposed else part

@@ -30,7 +30,7 @@ from chainrule.storage.files import write_json
 
 
 class Head(nn.Module):
-    """w · c: a linear map from c (`Transformer.summary`) to the logits of C classes, without a bias; in float32."""
+    """w · c: a linear map from c (the output "summary") to the logits of C classes, without bias, in float32."""
 
     def __init__(self, w: Tensor) -> None:
         """`w` is (C, D), of any memory layout."""
@@ -50,26 +50,28 @@ class Loaded(NamedTuple):
 
 
 def without_output(model: Transformer) -> Transformer:
-    """The same Transformer, its weights shared, with nothing but what a linear head reads: a classifier's files hold no
-    output layer. A pooler that pretraining did not have is the identity, before its tanh."""
+    """The same Transformer without its output layer, which a classifier's files lack; weights are shared.
+
+    A pooler that pretraining did not have begins as the identity, before its tanh.
+    """
     pooler = not model.config.causal  # in the one family that is not
     bare = empty_model(dataclasses.replace(without_head(model.config), pooler=pooler))
     weights = dict(model.named_parameters())
     if pooler and model.pooler is None:
-        like = model.embedding.weight
-        weights["pooler.weight"] = nn.Parameter(torch.eye(like.shape[1], dtype=like.dtype, device=like.device))
-        weights["pooler.bias"] = nn.Parameter(torch.zeros_like(like[0]))
+        identity = torch.eye(model.config.width, dtype=model.dtype, device=model.device)
+        weights["pooler.weight"] = nn.Parameter(identity)
+        weights["pooler.bias"] = nn.Parameter(torch.zeros_like(identity[0]))
     bare.load_state_dict({name: weights[name] for name, _ in bare.named_parameters()}, assign=True)
     bare.compute_dtype = model.compute_dtype
     return bare.train(model.training)
 
 
 def save_classifier(
-    model: Transformer, w: Tensor, family: str, labels: Sequence[str], directory: Path, bottom: int
+    model: Transformer, w: Tensor, family: str, labels: Sequence[str], directory: Path, bos_id: int
 ) -> None:
-    """config.json and model.safetensors; `model` is one `without_output`, ⊥ is the padding."""
+    """config.json and model.safetensors; `model` is one `without_output`, `bos_id` is the padding."""
     fields = {
-        **config_fields(model, family, bottom),
+        **config_fields(model, family, bos_id),
         "architectures": [FAMILIES[family].classifier],
         "id2label": {str(number): label for number, label in enumerate(labels)},
         "label2id": {label: number for number, label in enumerate(labels)},
@@ -82,7 +84,7 @@ def save_classifier(
 
 def _head(family: str) -> tuple[str, ...]:
     """The tensors of the family's linear head: w, and in BERT's a bias, which is 0."""
-    score = FAMILIES[family].score
+    score = FAMILIES[family].head_name
     return (f"{score}.weight",) if score == "score" else (f"{score}.weight", f"{score}.bias")
 
 
@@ -98,14 +100,14 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
     config, family = described(fields)
     model = without_output(empty_model(config))
     shapes = zip(_head(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
-    w, *bias = load_weights(model, family, Tensors(directory), device, dtype, beside=dict(shapes)).values()
+    w, *bias = load_weights(model, family, Tensors(directory), device, dtype, others=dict(shapes)).values()
     if any(each.any() for each in bias):
         raise ModelError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")
     return Loaded(model.eval(), w.float(), family, labels)
 
 
 def classes(fields: dict[str, Any], directory: Path) -> tuple[str, ...]:
-    """What config.json names them, in the order of w's rows; ModelError where it does not."""
+    """The names of the classes in config.json, in the order of w's rows; ModelError where it has none."""
     names = fields.get("id2label") or {}
     numbers = [str(number) for number in range(len(names))]
     if len(names) < 2 or sorted(names) != sorted(numbers):

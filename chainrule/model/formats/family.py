@@ -1,16 +1,17 @@
-"""One family's way of writing the Transformer down: its config fields and its tensors' names. Knows no weights."""
+"""One family's format of the Transformer: its config fields and its tensors' names. Knows no weights."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
+
 from chainrule.errors import ModelError
 from chainrule.model.config import Config
-from chainrule.model.formats.rope_fields import Rope, read_rope, share_of, write_rope
+from chainrule.model.formats.layer_fields import Fields, LayerFields
+from chainrule.model.linear import Linear
 
-Fields = Mapping[str, Any]  # a config.json
-
-# One function has many names there; the first is the one we write.
+# One function has many names there. The first is the one we write, unless a family has another.
 _ACTIVATIONS = {
     "silu": ("silu", "swish"),
     "gelu": ("gelu", "gelu_python"),
@@ -19,107 +20,101 @@ _ACTIVATIONS = {
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where one of our parameters lies in a file: in `names`, each with so many `rows` of it."""
+class TensorLocation:
+    """Where one of our parameters is in a file: in the tensors of these `names`, each with a part of its rows."""
 
     names: tuple[str, ...]
-    rows: tuple[int, ...]
+    parts: tuple[int, ...]  # rows of each
     transposed: bool
-    interleaved: int  # heads, where each one's query, key and value lie together in the file; else 0
+    interleaved: int  # heads, where each one's query, key and value are together in the file; else 0
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one `model_type` writes the Transformer down."""
+    """How one `model_type` is written."""
 
-    models: str  # some that are written so
-    architecture: str  # the class that `transformers` loads it with
+    models: str  # examples
+    architecture: str  # its class in `transformers`
     classifier: str  # its class with a linear head
     fields: Mapping[str, str]  # our field -> theirs in config.json
-    defaults: Fields  # what it means there to leave a field out; all others must be given
-    fixed: Fields  # our fields that config.json says nothing of
-    only: Mapping[str, tuple[Any, ...]]  # fields that must have one of these values where they are given
-    modules: Mapping[str, tuple[str, ...]]  # ours -> theirs; several are ours cut by rows; {} is the layer
-    prefix: str  # opens the names of all but the head; files of the bare model lack it
-    score: str = "score"  # its classifier's linear head
-    transposed: bool = False  # matrices inside the blocks lie the other way round
-    interleaved: bool = False  # query, key and value lie together, head by head
+    defaults: Fields  # the values of fields that are missing; all others must be given
+    fixed: Fields  # our fields that config.json does not mention
+    allowed: Mapping[str, tuple[Any, ...]]  # fields that must have one of these values where they are given
+    modules: Mapping[str, tuple[str, ...]]  # ours -> theirs, or the parts of ours; {} is the layer
+    prefix: str  # of the names of all but the head; files of the bare model lack it
+    layers: LayerFields = field(default_factory=LayerFields)
+    values: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)  # our field -> their value -> ours
+    head_name: str = "score"  # its classifier's linear head
+    transposed: bool = False  # matrices inside the blocks are stored transposed
+    interleaved: bool = False  # query, key and value are together, head by head
     ignored: tuple[str, ...] = ()  # endings of tensors that are no weights of the language model
-    also: Fields = field(default_factory=dict)  # what else we write into config.json
+    extra_fields: Fields = field(default_factory=dict)  # what else we write into config.json
 
     def read(self, fields: Fields) -> Config:
         """A config.json as ours.
 
-        Raises ModelError for a field that is missing, and for one that changes the mathematics and that we do not
-        compute: it is never ignored.
+        Raises ModelError for a missing field, and for one that changes the mathematics and is not supported: none is
+        ever ignored.
         """
-        for name, values in {**self.only, "quantization_config": (None,)}.items():
+        for name, values in {**self.allowed, "quantization_config": (None,)}.items():
             if name in fields:
                 _check(name, fields[name], values)
         given = {**self.defaults, **fields}
         try:
-            ours = {name: given[theirs] for name, theirs in self.fields.items() if name not in _ROPE}
-            rope = read_rope(given, *self._rope_names) if "rope_theta" in self.fields else None
+            ours = {**{name: given[theirs] for name, theirs in self.fields.items()}, **self.fixed}
+            for name, translation in self._values.items():
+                _check(self.fields[name], ours[name], list(translation))
+                ours[name] = translation[ours[name]]
+            for name in ("width", "layers", "heads", "hidden", "key_value_heads", "head_width"):
+                size = ours.get(name)
+                if size is not None and (not isinstance(size, int) or size < 1):
+                    raise ModelError(
+                        f"config.json: wanted {self.fields[name]} to be a whole number of at least 1, got {size!r}"
+                    )
+            ours["key_value_heads"] = ours.get("key_value_heads") or ours["heads"]
+            ours["head_width"] = ours.get("head_width") or ours["width"] // ours["heads"]
+            ours["hidden"] = ours["hidden"] or 4 * ours["width"]
+            kinds = self.layers.read(given, ours["layers"], ours["head_width"])
         except KeyError as error:
             raise ModelError(f"config.json: wanted the field {error}, which is missing") from None
-        ours |= self.fixed
-        _check(
-            self.fields["activation"], ours["activation"], [name for names in _ACTIVATIONS.values() for name in names]
-        )
-        ours["activation"] = next(name for name, theirs in _ACTIVATIONS.items() if ours["activation"] in theirs)
-        for name in ("width", "heads", "hidden", "key_value_heads", "head_width"):
-            size = ours.get(name)
-            if size is not None and (not isinstance(size, int) or size < 1):
-                raise ModelError(
-                    f"config.json: wanted {self.fields[name]} to be a whole number of at least 1, got {size!r}"
-                )
-        ours["key_value_heads"] = ours.get("key_value_heads") or ours["heads"]
-        ours["head_width"] = ours.get("head_width") or ours["width"] // ours["heads"]
-        ours["hidden"] = ours["hidden"] or 4 * ours["width"]
-        if rope is not None:
-            ours |= {"rope_theta": rope.theta, "rope_scaling": rope.scaling}
-            if "rotary_width" not in self.fields:
-                _check("partial_rotary_factor", rope.share, (1.0,))
-            elif rope.share != 1:
-                ours["rotary_width"] = int(ours["head_width"] * rope.share)
-        return Config(**ours)
+        return Config(**ours, layer_kinds=kinds)
 
     def write(self, config: Config) -> dict[str, Any]:
         """Our config as a config.json that `read` takes back."""
-        fields = {theirs: getattr(config, name) for name, theirs in self.fields.items() if name not in _ROPE}
-        fields[self.fields["activation"]] = _ACTIVATIONS[config.activation][0]
-        if "rope_theta" in self.fields:
-            share = share_of(config.rotary_width or config.head_width, config.head_width)
-            fields |= write_rope(Rope(config.rope_theta, config.rope_scaling, share), *self._rope_names)
-        return {**fields, **self.also}
+        fields = {theirs: getattr(config, name) for name, theirs in self.fields.items()}
+        for name, translation in self._values.items():
+            fields[self.fields[name]] = next(
+                theirs for theirs, ours in translation.items() if ours == fields[self.fields[name]]
+            )
+        return {**fields, **self.layers.write(config), **self.extra_fields}
 
     @property
-    def _rope_names(self) -> tuple[str, str]:
-        return self.fields["rope_theta"], self.fields.get("rotary_width", "partial_rotary_factor")
+    def _values(self) -> dict[str, Mapping[Any, Any]]:
+        """The first of several names of theirs is the one we write."""
+        activations = {theirs: ours for ours, names in _ACTIVATIONS.items() for theirs in names}
+        return {**self.values, "activation": {**self.values.get("activation", {}), **activations}}
 
     @property
     def bare(self) -> str:
-        """The class that `transformers` loads it with where it has no head."""
+        """Its class in `transformers` without a head."""
         return self.classifier.removesuffix("ForSequenceClassification") + "Model"
 
-    def places(self, config: Config, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, Place]:
-        """Our parameters (name -> shape) to their places in the family's files."""
+    def locations(self, model: nn.Module, heads: int) -> dict[str, TensorLocation]:
+        """Our parameters, by name, to their locations in the family's files; `heads` is that of the config."""
         found = {}
-        heads, groups = config.heads * config.head_width, config.key_value_heads * config.head_width
-        for name, shape in parameters.items():
+        for name, parameter in model.named_parameters():
             module, kind = name.rsplit(".", 1)
             layer = module.split(".")[1] if module.startswith("blocks.") else ""
             theirs = self.modules[module.replace(f".{layer}.", ".{}.", 1) if layer else module]
-            found[name] = Place(
-                tuple(f"{piece.format(layer)}.{kind}" for piece in theirs),
-                {1: (shape[0],), 2: (shape[0] // 2,) * 2, 3: (heads, groups, groups)}[len(theirs)],
-                self.transposed and bool(layer) and len(shape) == 2,
-                config.heads if self.interleaved and "query_key_value" in module else 0,
+            linear = model.get_submodule(module)
+            parts = linear.parts if len(theirs) > 1 and isinstance(linear, Linear) else (len(parameter),)
+            found[name] = TensorLocation(
+                tuple(f"{each.format(layer)}.{kind}" for each in theirs),
+                parts,
+                self.transposed and bool(layer) and parameter.ndim == 2,
+                heads if self.interleaved and "query_key_value" in module else 0,
             )
         return found
-
-
-_ROPE = ("rope_theta", "rotary_width")  # told in more than one field
 
 
 def _check(name: str, found: Any, values: Iterable[Any]) -> None:

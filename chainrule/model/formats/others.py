@@ -1,4 +1,4 @@
-"""What stands where a model's directory is wanted, and what to do about it: said in words. Reads no weights."""
+"""What a path is that is no model's directory, and what to do about it, in words. Reads no weights."""
 
 import json
 from pathlib import Path
@@ -20,15 +20,15 @@ def what_it_is(path: Path) -> str:
     adapter = path / "adapter_config.json"
     if adapter.is_file():
         return (
-            f"found a PEFT adapter, which holds only what was added to {_base(adapter)}; merge them with peft's"
+            f"found a PEFT adapter, which has only what was added to {_base(adapter)}; merge them with peft's"
             " AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…)"
         )
     if any(path.glob("*.gguf")):
         return f"found a GGUF file ({next(iter(sorted(path.glob('*.gguf')))).name}){_GGUF}"
     if (path / "manifest.json").is_file():
-        return f"found shards that tokenize wrote; chainrule pretrain {path} --out RUN makes a model of them"
+        return f"found shards that tokenize wrote; train a model on them: chainrule pretrain {path} --out RUN"
     if (path / "run.toml").is_file():
-        return "found a run that has not come to its end; the command that began it goes on"
+        return "found an unfinished run; give its command again to continue it"
     if holds_pickle(path):
         return f"found no config.json, and {CONVERT}"
     inside = sorted(entry.parent for entry in path.glob("*/config.json"))
@@ -38,11 +38,11 @@ def what_it_is(path: Path) -> str:
 
 
 def holds_pickle(directory: Path) -> bool:
-    """Whether a directory has weights in a form that can run code when it is read."""
+    """Whether a directory has weights in a format that can run code when it is read."""
     return any(path for ending in _PICKLES for path in directory.glob(f"*.{ending}"))
 
 
-_GGUF = ", llama.cpp's form, which is not read; take the safetensors that it was made from"
+_GGUF = ", llama.cpp's format, which is not read; take the safetensors that it was made from"
 
 
 def _file(path: Path) -> str:
@@ -56,7 +56,8 @@ def _file(path: Path) -> str:
         return "found a file, perhaps a task; the model is named first, then the task"
     if path.suffix in _DATA:
         return (
-            "found a file of text or rows; chainrule pretrain makes a model of text, and a task's rows follow the model"
+            "found a file of text or rows; chainrule pretrain trains a model on text, and a task's rows follow the"
+            " model's name"
         )
     if path.suffix.removeprefix(".") in _PICKLES:
         return f"found {CONVERT}"

@@ -1,7 +1,7 @@
 """The tensors of a directory's safetensors, in one file or in shards, found by name. Knows no model.
 
-They are mapped to memory: opening reads the headers, and a tensor's bytes are read where they are first looked at. What
-must be put together from several places is read into memory by `fill`.
+They are mapped to memory: opening reads the headers, and a tensor's bytes are read when they are first used. What must
+be put together from several parts is read into memory by `fill`.
 """
 
 import json
@@ -24,7 +24,7 @@ _PRECISIONS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies."""
+    """Where a tensor is in a file."""
 
     path: Path
     start: int  # bytes
@@ -34,7 +34,7 @@ class Stored(NamedTuple):
 
 
 class Tensors:
-    """What a directory holds. Raises ModelError where it holds none, and for a file that is missing or cut short."""
+    """The tensors of a directory. Raises ModelError where it has none, and for a file that is missing or cut short."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -46,19 +46,20 @@ class Tensors:
         for name, path in shards.items():
             if _modern(name) not in self.stored or self.stored[_modern(name)].path != path:
                 raise ModelError(f"{path}: wanted the tensor {name}, which the index says is here; the file lacks it")
-        self.files = {path: _map(path) for path in paths}
+        self._mapped: dict[Path, Tensor] = {}  # files are mapped when they are first used: `info` reads headers alone
 
-    def hold(self, ending: str) -> bool:
-        """Whether there is a tensor whose name ends so."""
-        return any(name.endswith(ending) for name in self.stored)
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all tensors, by name."""
+        return {name: tuple(stored.shape) for name, stored in self.stored.items()}
 
     def check(self, name: str, shape: tuple[int, ...]) -> torch.dtype:
         """The precision of a tensor; ModelError where it is missing, or not one of floats of that shape."""
         if name not in self.stored:
             nearest = get_close_matches(name, self.stored, n=1, cutoff=0.0)
-            beside = f"; the nearest that they have is {nearest[0]}" if nearest else ""
+            hint = f"; the nearest name is {nearest[0]}" if nearest else ""
             raise ModelError(
-                f"{self.directory}: wanted the tensor {name}, which the files lack{beside}: they are not whole, or of"
+                f"{self.directory}: wanted the tensor {name}, which the files lack{hint}: they are not whole, or of"
                 " another model than config.json says; fetch or save them again"
             )
         stored = self.stored[name]
@@ -72,19 +73,19 @@ class Tensors:
         return _PRECISIONS[stored.precision]
 
     def mapped(self, names: Sequence[str]) -> Tensor | None:
-        """Tensors that lie one after another in a file, as one by rows and still in the file; None if they do not."""
-        pieces = [self.stored[name] for name in names]
+        """Tensors that are one after another in a file as one tensor, memory-mapped; None if they are not."""
+        parts = [self.stored[name] for name in names]
         if any(
-            (one.path, one.end, one.precision) != (two.path, two.start, two.precision) for one, two in pairwise(pieces)
+            (one.path, one.end, one.precision) != (two.path, two.start, two.precision) for one, two in pairwise(parts)
         ):
             return None
-        whole = pieces[0]._replace(
-            end=pieces[-1].end, shape=[sum(piece.shape[0] for piece in pieces), *pieces[0].shape[1:]]
-        )
-        return _view(self.files[whole.path], whole)
+        whole = parts[0]._replace(end=parts[-1].end, shape=[sum(part.shape[0] for part in parts), *parts[0].shape[1:]])
+        if whole.path not in self._mapped:
+            self._mapped[whole.path] = _map(whole.path)
+        return _view(self._mapped[whole.path], whole)
 
-    def passing(self, name: str) -> Tensor:
-        """A tensor to copy from, through a mapping of its own: the memory that it takes is free when it goes."""
+    def to_copy(self, name: str) -> Tensor:
+        """A tensor to copy from, with a mapping of its own, so that its memory is freed with it."""
         stored = self.stored[name]
         return _view(_map(stored.path), stored)
 
@@ -107,9 +108,11 @@ def _read(stored: Stored, part: Tensor) -> None:
 
 
 def _header(path: Path) -> dict[str, Stored]:
-    """Name -> where it lies, in a file that opens with its header's length and the header."""
+    """Name -> where it is, in a file that begins with its header's length and the header."""
     try:
-        with safe_open(path, framework="pt"):  # the library checks the header against the file
+        with safe_open(
+            path, framework="np"
+        ):  # the library checks the header against the file (pt would reserve memory)
             pass
     except SafetensorError as error:
         raise ModelError(
@@ -127,30 +130,30 @@ def _header(path: Path) -> dict[str, Stored]:
 
 
 def _map(path: Path) -> Tensor:
-    """A file's bytes; what is written to them stays in memory."""
+    """A file's bytes; changes stay in memory."""
     return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
 
 
 def _view(file: Tensor, stored: Stored) -> Tensor:
     part, precision = file[stored.start : stored.end], _PRECISIONS[stored.precision]
-    if stored.start % precision.itemsize:  # files of other writers may lie so
+    if stored.start % precision.itemsize:  # in files of other writers
         part = part.clone()
     return part.view(precision).view(stored.shape)
 
 
 def _shards(directory: Path) -> dict[str, Path]:
-    """Tensor name -> its file, as the index says; empty where model.safetensors holds everything."""
+    """Tensor name -> its file, by the index; empty where model.safetensors has everything."""
     index = directory / "model.safetensors.index.json"
     if (directory / "model.safetensors").is_file():
         return {}
     if not index.is_file():
         hint = f", {CONVERT}" if holds_pickle(directory) else ""
         if (directory / "run.toml").is_file():
-            hint = ": it is a run that has saved no model yet; the command that began it goes on"
+            hint = ": it is a run that has saved no model yet; give its command again to continue it"
         raise ModelError(f"{directory}: wanted model.safetensors or its shards' index, found none{hint}")
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        shards = {name: directory / Path(shard).name for name, shard in places.items()}
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shards = {name: directory / Path(shard).name for name, shard in files.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ModelError(f"{index}: wanted a JSON object with a weight_map of tensors to files, got another") from None
     for name, path in shards.items():

@@ -1,0 +1,110 @@
+"""Attention: which keys each query attends to, and softmax(q kᵀ / √K) v over them. Knows shapes, no weights.
+
+Shapes: B sequences, T positions, S keys, M of these that a mask is about, H heads, G key-value heads, K head width.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chainrule.model.batch_cache import Cache
+from chainrule.model.config import Config, LayerKind
+from chainrule.model.kernels import causal_attention, masked_attention, plain_cpu
+from chainrule.model.kv_cache import causal_mask, positions
+from chainrule.model.rotary import rotation
+
+# "causal": T queries attend to T keys, each to its own position and those before (training, prefill).
+# "causal masked": the same, less what the mask hides (a window, padding, what a cache holds).
+# "masked": each query attends to what the mask allows, in any order (one new token, some positions, an encoder).
+# "all": each query attends to all keys (one new token without padding, an encoder).
+Pattern = Literal["causal", "causal masked", "masked", "all"]
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """What attention needs to know of the tokens of one call, the same for all layers of a kind."""
+
+    pattern: Pattern
+    mask: Tensor | None  # (1 or B, 1, T or 1, M), True for a key attended to; those before the last M all are
+    rotation: tuple[Tensor, Tensor] | None  # cosines and sines, (1 or B, T, 1, rotary width)
+    output_positions: Tensor | None = None  # (B, N): a layer's output is wanted at these alone; None: at all
+
+    def at_positions(self, output_positions: Tensor, T: int) -> "AttentionContext":
+        """That of a layer of which only these positions (B, N) of T are wanted."""
+        mask = self.mask
+        if self.pattern == "causal":
+            mask = (torch.arange(T, device=output_positions.device) <= output_positions[..., None])[:, None]
+        elif mask is not None and mask.shape[2] == 1:  # the same keys for all queries
+            mask = mask.expand(-1, -1, output_positions.shape[1], -1)
+        elif mask is not None:
+            mask = select(mask.expand(len(output_positions), -1, -1, -1)[:, 0], output_positions)[:, None]
+        return replace(self, pattern="all" if mask is None else "masked", mask=mask, output_positions=output_positions)
+
+
+def select(x: Tensor, output_positions: Tensor) -> Tensor:
+    """(B, T, …) at positions (B, N) of each sequence, (B, N, …)."""
+    return x[torch.arange(len(output_positions), device=output_positions.device)[:, None], output_positions]
+
+
+def attention_contexts(
+    config: Config,
+    T: int,
+    cache: Cache | None,
+    padding: Tensor | None,
+    last: Tensor | None,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Tensor, list[AttentionContext]]:
+    """The positions (1 or B, T) of the next T tokens, and the context for each of `config.layer_kinds`.
+
+    `padding` (B,) and `last` (B,) are those of `Transformer.forward`; a cache knows its own padding.
+    """
+    token_positions = positions(0, T, padding, device) if cache is None else cache.positions(T)
+
+    def context(kind: LayerKind) -> AttentionContext:
+        if cache is not None:
+            mask = cache.mask(T, kind.window)
+        elif config.causal:  # no token attends to what follows its sequence's end
+            masked = padding is not None or (kind.window or T) < T
+            mask = causal_mask(0, T, padding, kind.window, device) if masked else None
+        else:
+            mask = _real_tokens(T, padding, last, device)
+        rope = kind.rope
+        turn = None if rope is None else rotation(token_positions, config.head_width, rope, dtype)
+        return AttentionContext(_pattern(config.causal and T > 1, mask is not None), mask, turn)
+
+    return token_positions, [context(kind) for kind in config.layer_kinds]
+
+
+def _pattern(causal: bool, masked: bool) -> Pattern:
+    if causal:
+        return "causal masked" if masked else "causal"
+    return "masked" if masked else "all"
+
+
+def _real_tokens(T: int, padding: Tensor | None, last: Tensor | None, device: torch.device) -> Tensor | None:
+    """(B, 1, 1, T): True for the tokens that are no padding; None where all are tokens."""
+    columns = torch.arange(T, device=device)
+    if last is not None:
+        return (columns <= last[:, None])[:, None, None]
+    return None if padding is None else (columns >= padding[:, None])[:, None, None]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, mask: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √K) v over the keys of a pattern: (B, H, T, K) with (B, G, S, K) to (B, H, T, K)."""
+    B, H, T, K = query.shape
+    S = key.shape[2]
+    if plain_cpu(query) and pattern in ("causal", "causal masked"):
+        key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
+        if mask is not None:
+            return masked_attention(query, key, value, mask)
+        query, key, value = (x.reshape(B * H, T, K) for x in (query, key, value))
+        return causal_attention(query, key, value).view(B, H, T, K)
+    if mask is not None and mask.shape[3] < S:
+        mask = F.pad(mask, (S - mask.shape[3], 0), value=True)
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=pattern == "causal", enable_gqa=key.shape[1] != H
+    )

@@ -1,0 +1,36 @@
+"""The families that are read and written: a file for those that are alike, and a row for each here. Knows no weights.
+
+Hugging Face's names and config fields, and ours. A field's default is that of its class in `transformers`.
+"""
+
+from collections.abc import Mapping
+
+from chainrule.errors import ModelError
+from chainrule.model.formats.families.bert import BERT
+from chainrule.model.formats.families.gemma3 import GEMMA3
+from chainrule.model.formats.families.gpt2 import GPT2
+from chainrule.model.formats.families.gpt_neox import GPT_NEOX
+from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from chainrule.model.formats.families.olmo2 import OLMO2
+from chainrule.model.formats.family import Family
+from chainrule.model.formats.layer_fields import Fields
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": LLAMA,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "olmo2": OLMO2,
+    "gemma3_text": GEMMA3,
+    "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+    "bert": BERT,
+}
+
+
+def family_of(fields: Fields) -> str:
+    """The `model_type` of a config.json, if it is one of ours."""
+    name = fields.get("model_type")
+    if name not in FAMILIES:
+        raise ModelError(f"config.json: wanted a model_type of {', '.join(FAMILIES)}, got {name!r}")
+    return str(name)

@@ -1,0 +1,166 @@
+"""What a Transformer is made of: norms, attention and MLP with their weights, and the block that adds them up.
+
+Knows one layer, not the model.
+
+Shapes: B sequences, T positions, N of these, D width, H heads, G key-value heads, K head width.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chainrule.model.attention import AttentionContext, attend, select
+from chainrule.model.batch_cache import Cache
+from chainrule.model.config import Config
+from chainrule.model.kernels import plain_cpu, rms_norm
+from chainrule.model.linear import Linear
+from chainrule.model.rotary import rotate
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+}
+
+
+class Embedding(nn.Embedding):
+    """A row for each token, position or segment."""
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn here, as in `Linear`."""
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang and Sennrich, 2019) or LayerNorm (Ba et al., 2016) over the last dimension."""
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width)) if config.norm == "layer" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.offset:  # as Gemma, which narrows after it multiplied
+            wide = torch.promote_types(x.dtype, torch.float32)
+            return self._normalised(x.to(wide), self.offset + self.weight.to(wide)).to(x.dtype)
+        return self._normalised(x, self.weight.to(x.dtype))
+
+    def _normalised(self, x: Tensor, gain: Tensor) -> Tensor:
+        if self.bias is not None:
+            return F.layer_norm(x, gain.shape, gain, self.bias.to(x.dtype), self.epsilon)
+        if plain_cpu(x):
+            return rms_norm(x, gain, self.epsilon)
+        return F.rms_norm(x, gain.shape, gain, self.epsilon)
+
+
+class Attention(nn.Module):
+    """Multi-head attention with grouped keys and values (Ainslie et al., 2023)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.head_width, per_head = config.head_width, config.query_key_norm == "head"
+        queries, keys = config.heads * config.head_width, config.key_value_heads * config.head_width
+        self.parts = (queries, keys, keys)
+        self.query_key_value = Linear(config.width, *self.parts, bias=config.query_key_value_bias)
+        self.output = Linear(queries, config.width, bias=config.attention_output_bias)
+        self.norm_by_head = per_head
+        self.query_norm = Norm(config, self.head_width if per_head else queries) if config.query_key_norm else None
+        self.key_norm = Norm(config, self.head_width if per_head else keys) if config.query_key_norm else None
+        # `attend` divides scores by √K; where another width is wanted, the queries make up for it.
+        scale = config.query_scale_width
+        self.query_factor = None if scale in (None, config.head_width) else (config.head_width / scale) ** 0.5
+
+    def forward(self, x: Tensor, context: AttentionContext, cache: Cache | None, layer: int) -> Tensor:
+        """(B, T, D) to (B, T, D), or (B, N, D) at the context's output positions."""
+        B, T, _ = x.shape
+        query, key, value = self.query_key_value(x).split(self.parts, dim=-1)  # (B, T, H K), (B, T, G K) twice
+        if not self.norm_by_head:
+            query, key = self._normalised(query, key)
+        query, key, value = (part.view(B, T, -1, self.head_width) for part in (query, key, value))
+        if self.norm_by_head:
+            query, key = self._normalised(query, key)
+        if context.rotation is not None:
+            query, key = rotate(query, context.rotation), rotate(key, context.rotation)
+        if context.output_positions is not None:
+            query = select(query, context.output_positions)
+        if self.query_factor is not None:
+            query = query * self.query_factor
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
+        if cache is not None:
+            key, value = cache.extend(layer, key, value)  # (B, G, S, K)
+        mixed = attend(query, key, value, context.pattern, context.mask)
+        return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        if self.query_norm is None or self.key_norm is None:
+            return query, key
+        return self.query_norm(query), self.key_norm(key)
+
+
+class MLP(nn.Module):
+    """Two linear layers with an activation between them, which may be gated (Shazeer, 2020)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.gated, self.activation = config.gated, ACTIVATIONS[config.activation]
+        parts = (config.hidden,) * (2 if config.gated else 1)
+        self.up = Linear(config.width, *parts, bias=config.mlp_bias)
+        self.down = Linear(config.hidden, config.width, bias=config.mlp_bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, D) to (…, D)."""
+        up = self.up(x)
+        gate, up = up.chunk(2, dim=-1) if self.gated else (up, None)
+        hidden = self.activation(gate)
+        return self.down(hidden if up is None else hidden * up)
+
+
+class Block(nn.Module):
+    """Attention A and MLP M, each added to the residual stream x; where their norms n stand is `Config.residual`:
+
+    pre        h = x + A(n(x)),     h + M(n(h))
+    parallel   x + A(n(x)) + M(n(x)), each with a norm of its own
+    post       h = n(x + A(x)),     n(h + M(h))
+    reordered  h = x + n(A(x)),     h + n(M(h))
+    sandwich   h = x + n(A(n(x))),  h + n(M(n(h)))
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.residual = config.residual
+        self.attention_norm, self.attention = Norm(config, config.width), Attention(config)
+        self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
+        sandwich = config.residual == "sandwich"
+        self.attention_output_norm = Norm(config, config.width) if sandwich else None
+        self.mlp_output_norm = Norm(config, config.width) if sandwich else None
+
+    def forward(self, x: Tensor, context: AttentionContext, cache: Cache | None, layer: int) -> Tensor:
+        """(B, T, D) to (B, T, D), or (B, N, D) at the context's output positions."""
+        kept = x if context.output_positions is None else select(x, context.output_positions)
+        if self.residual == "post":
+            h = self.attention_norm(kept + self.attention(x, context, cache, layer))
+            return self.mlp_norm(h + self.mlp(h))
+        if self.residual == "reordered":
+            h = kept + self.attention_norm(self.attention(x, context, cache, layer))
+            return h + self.mlp_norm(self.mlp(h))
+        attended = self.attention(self.attention_norm(x), context, cache, layer)
+        h = kept + (attended if self.attention_output_norm is None else self.attention_output_norm(attended))
+        added = self.mlp(self.mlp_norm(kept if self.residual == "parallel" else h))
+        return h + (added if self.mlp_output_norm is None else self.mlp_output_norm(added))
+
+
+class MaskedHead(nn.Module):
+    """What BERT has between hidden states and output matrix; `bias` is the output's, one number for each token."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.dense, self.norm = Linear(config.width, config.width), Norm(config, config.width)
+        self.activation = ACTIVATIONS[config.activation]
+        self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(…, D) to (…, D)."""
+        return self.norm(self.activation(self.dense(features)))
