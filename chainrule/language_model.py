@@ -223,15 +223,16 @@ class LanguageModel:
 Pretrained = LanguageModel | MaskedLanguageModel
 
 
-def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
+def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", bos: str | None = None) -> Pretrained:
     """The language model of a directory (a run, or any Hugging Face directory of a known family), or of a name on the
     Hub, "owner/name" or "owner/name@revision". BERT's is a masked one.
 
-    Raises ModelError for a path or a name without a model.
+    `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. Raises ModelError for a path
+    or a name without a model, and for a `bos` that is no token of it.
     """
     directory, where = model_directory(path), machine.device(device)
     model, family = load_model(directory, where, machine.dtype(dtype, where))
-    tokenizer = load_tokenizer(directory)
+    tokenizer = load_tokenizer(directory, bos)
     return make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
 
 

@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from chainrule.commands.options import Device, Dtype, Json, Model, check_at_least, check_seed, refuse_without, unescape
+from chainrule.commands.options import (
+    Bos,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    check_at_least,
+    check_seed,
+    refuse_without,
+    unescape,
+)
 from chainrule.errors import OptionError
 
 
@@ -22,6 +32,7 @@ def generate(
     chat: bool = False,
     system: str = "",
     seed: int = 0,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -63,7 +74,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not chat:
         refuse_without("--chat", {"system": system}, {"system": ""})
-    lm = require_causal(load(model, device=device, dtype=dtype), "generate", "use score, or another model")
+    lm = require_causal(load(model, device=device, dtype=dtype, bos=bos), "generate", "use score, or another model")
     asked: Sequence[int] | str = prompt
     if chat:
         before = [{"role": "system", "content": system}] if system else []

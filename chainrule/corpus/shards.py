@@ -43,7 +43,7 @@ class Shards:
             path, wanted = directory / shard["file"], shard["tokens"] * width
             if not path.is_file() or path.stat().st_size != wanted:
                 raise DataError(f"{path}: wanted a shard of {wanted} bytes, it is missing or cut: tokenize again")
-        self.tokenizer = load_tokenizer(directory)
+        self.tokenizer = load_tokenizer(directory).with_hash(self.manifest["tokenizer"])
         if self.tokenizer.hash != self.manifest["tokenizer"]:
             raise DataError(f"{directory}: its tokenizer is not the one the shards were made with: tokenize again")
 

@@ -18,6 +18,7 @@ from tokenizers import AddedToken, processors
 from chainrule.errors import ModelError
 from chainrule.storage.files import whole_file
 from chainrule.tokens import bytepair, tables, tokenizer_files
+from chainrule.tokens.bos import surroundings
 from chainrule.tokens.tokenizer_files import Completed, Special, with_settings
 
 if TYPE_CHECKING:
@@ -34,25 +35,47 @@ SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
 
 
 class Tokenizer:
-    """What a tokenizer.json describes, and its ⊥. Made by `load_tokenizer` and the functions below it.
+    """What a tokenizer.json describes, and the token that begins a document (BOS). Made by `load_tokenizer` and the
+    functions below it.
 
-    bottom: the id of ⊥, which `encode` never gives. vocabulary_size: the greatest id + 1, ⊥ included.
+    bos_id: BOS, which `encode` never gives; bos_reason: why it is this one. vocabulary_size: the greatest id + 1.
     special: what any of the files calls a special token, by its spelling, which in a text is text.
     control: these, and the tokens that the chat template writes: `encode` gives none of them.
     hash: SHA-256, in hex, of what determines the ids.
     """
 
-    def __init__(self, files: dict[str, bytes], bos_id: int, completed: Completed | None = None) -> None:
+    def __init__(
+        self,
+        files: dict[str, bytes],
+        bos_id: int,
+        completed: Completed | None = None,
+        bos_reason: str = "the tokenizer puts it in front of a text",
+    ) -> None:
         """`files`: name -> bytes of some of FILES, tokenizer.json among them; `completed`: what they say together."""
         self._files = files
         self._inner, self.special, self.control, listed, self._changed = completed or tokenizer_files.complete(files)
-        self.bos_id = bos_id
-        told = json.dumps(sorted(listed.items())).encode() if listed else b""
-        self.hash = hashlib.sha256(files["tokenizer.json"] + told + b"\n%d" % bos_id).hexdigest()
+        self.bos_id, self.bos_reason = bos_id, bos_reason
+        self._hashed = files["tokenizer.json"] + (json.dumps(sorted(listed.items())).encode() if listed else b"")
+        self.hash = self._hash_with(bos_id)
         self._added = set(self._inner.get_added_tokens_decoder())
         self._hidden = {token.id for token in self.special.values()}
         self._encoded_so_far = 0  # characters
         self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def bos(self) -> str:
+        """How BOS is spelled in the tokenizer's files."""
+        return str(self._inner.id_to_token(self.bos_id))
+
+    def _hash_with(self, bos_id: int) -> str:
+        return hashlib.sha256(self._hashed + b"\n%d" % bos_id).hexdigest()
+
+    def with_hash(self, hash: str) -> Tokenizer:
+        """This tokenizer with the special token as BOS that gives this hash; itself where none does. For data that was
+        tokenized with another BOS, by --bos or by an earlier version's choice."""
+        ids = [] if self.hash == hash else [token.id for token in self.special.values()]
+        found = next((id for id in ids if self._hash_with(id) == hash), None)
+        return self if found is None else Tokenizer(self._files, found, bos_reason="the data was tokenized with it")
 
     @property
     def definition(self) -> str:
@@ -241,18 +264,7 @@ class Tokenizer:
     @cached_property
     def closing(self) -> list[int]:
         """What transformers puts behind a text in this tokenizer's files: [SEP] in BERT's, often nothing."""
-        inner = tokenizers.Tokenizer.from_str(self.definition)
-        inner.no_truncation()
-        inner.no_padding()
-        for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
-            try:
-                text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe).ids
-            except Exception:  # tokenizers raises nothing narrower for what a vocabulary of characters lacks
-                continue
-            if text:
-                start = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
-                return list(whole[start + len(text) :])
-        return []
+        return surroundings(self._inner)[1]
 
     def encode_blanks(self, text: str) -> list[int]:
         """The ids of `text`, in which each spelling of the mask is one; ModelError for a tokenizer that has none."""
@@ -323,15 +335,17 @@ def _unicode(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path, bos: str | None = None) -> Tokenizer:
     """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), or of a tokenizer.json.
 
-    ⊥ is the tokenizer's bos, else the bos of config.json, else eos, else cls, else its only special token.
+    BOS is the token `bos`, or what `chainrule.tokens.bos` finds. Raises ModelError for a directory without a tokenizer,
+    with files that disagree or that name no BOS, and for a `bos` that is no token.
     """
     directory = path.parent if path.name == "tokenizer.json" else path
     if path.is_file() and directory == path:
         raise ModelError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
-    return Tokenizer(*tokenizer_files.read(directory))
+    files, chosen, completed = tokenizer_files.read(directory, bos)
+    return Tokenizer(files, chosen.id, completed, chosen.reason)
 
 
 def _ours(inner: tokenizers.Tokenizer, mask: bool) -> Tokenizer:

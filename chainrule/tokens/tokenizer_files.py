@@ -16,6 +16,7 @@ import tokenizers
 from tokenizers import AddedToken
 
 from chainrule.errors import ModelError
+from chainrule.tokens.bos import Bos, choose_bos, put_in_front
 
 # What a tokenizer's directory may hold; whatever is there is kept byte for byte.
 FILES = (
@@ -79,9 +80,9 @@ def chat_templates(files: Files) -> dict[str, str]:
     return {str(one.get("name")): one["template"] for one in each if isinstance(one.get("template"), str)}
 
 
-def read(directory: Path) -> tuple[dict[str, bytes], int, Completed]:
-    """The files of a directory, the id of ⊥, and what the files say together. Raises ModelError, in one line, for what
-    is missing, cannot be read, or disagrees.
+def read(directory: Path, bos: str | None = None) -> tuple[dict[str, bytes], Bos, Completed]:
+    """The files of a directory, its BOS (`bos` if it is given), and what the files say together. Raises ModelError for
+    what is missing, cannot be read, or disagrees.
 
     What the model's files alone say of its tokens is added, as they do not go where the tokenizer's go.
     """
@@ -99,20 +100,55 @@ def read(directory: Path) -> tuple[dict[str, bytes], int, Completed]:
     except ValueError as error:
         raise ModelError(f"{directory}/{error}") from None
     _check_listed(completed, config, directory)
-    bottom = _bottom(completed, files, config)
-    if bottom is None:
+    if bos is not None:
+        return _with_bos(files, bos, completed)
+    chosen = _bos(completed, files, config)
+    recorded = config.get("bos_token_id") if (directory / "run.toml").is_file() else None
+    if isinstance(recorded, int) and chosen is not None and recorded != chosen.id:  # an earlier version's choice
+        chosen = Bos(recorded, "this run was trained with it")
+    if chosen is None:
         raise ModelError(
-            f"{directory}: the tokenizer names no token that begins a document: put"
+            f"{directory}: the tokenizer names no token that begins a document: give --bos TOKEN, or put"
             ' {"bos_token": "<the token>"} into tokenizer_config.json'
         )
-    spelled = str(completed.inner.id_to_token(bottom))
+    spelled = str(completed.inner.id_to_token(chosen.id))
     told = with_settings(files, spelled, segments=bool(config.get("type_vocab_size")))
     added, numbers = completed.inner.get_added_tokens_decoder(), _numbered(config) | _numbered(generation)
     names = [token.content for id, token in added.items() if id in numbers and token.content not in completed.special]
-    bos = {} if _bottom(completed, told, {}) == bottom else {"bos_token": spelled}
-    if names or bos:
-        told = _with_names(told, bos, names)
-    return told, bottom, completed if told == files else complete(told)
+
+    def same(files: Files) -> bool:
+        """Whether these files, without the model's, have the same BOS."""
+        found = _bos(completed, files, {})
+        return found is not None and found.id == chosen.id
+
+    bos_token = {} if same(told) else {"bos_token": spelled}
+    if names or bos_token:
+        told = _with_names(told, bos_token, names)
+    if not same(told):
+        told, _, completed = _with_bos(told, spelled, completed)
+    return told, chosen, completed if told == files else complete(told)
+
+
+def _bos(completed: Completed, files: Files, config: Mapping[str, Any]) -> Bos | None:
+    return choose_bos(
+        completed.inner, list(completed.special), named(files), list(chat_templates(files).values()), config
+    )
+
+
+def _with_bos(files: Files, bos: str, completed: Completed) -> tuple[dict[str, bytes], Bos, Completed]:
+    """Files that put this token in front of a text: what is saved from here on has the same BOS."""
+    id = completed.inner.token_to_id(bos)
+    if id is None:
+        raise ModelError(
+            f"--bos: wanted a token of this model's vocabulary, got {bos!r}; see its tokenizer.json, or leave --bos out"
+        )
+    settings = {**setting(with_settings(files, bos), "tokenizer_config.json"), "bos_token": bos}
+    changed = {
+        **files,
+        "tokenizer.json": put_in_front(completed.inner, bos).encode(),
+        "tokenizer_config.json": json.dumps(settings, indent=2).encode() + b"\n",
+    }
+    return changed, Bos(id, "--bos"), complete(changed)
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -137,23 +173,6 @@ def _numbered(config: Mapping[str, Any]) -> set[int]:
     """The ids that a model's file gives as bos_token_id, eos_token_id and so on."""
     given = [ids for role, ids in config.items() if role.endswith("_token_id")]
     return {id for ids in given for id in (ids if isinstance(ids, list) else [ids]) if isinstance(id, int)}
-
-
-def _bottom(completed: Completed, files: Files, config: Mapping[str, Any]) -> int | None:
-    inner, tables = completed.inner, [setting(files, name) for name in SETTINGS[:2]]
-
-    def named(role: str) -> int | None:
-        spelled = [found for table in tables if (found := _spelled(table.get(f"{role}_token")))]
-        return next((id for id in map(inner.token_to_id, spelled) if id is not None), None)
-
-    def numbered(role: str) -> int | None:
-        ids = config.get(f"{role}_token_id")
-        id = ids[0] if isinstance(ids, list) and ids else ids
-        return id if isinstance(id, int) and inner.id_to_token(id) is not None else None
-
-    found = (named("bos"), numbered("bos"), named("eos"), numbered("eos"), named("cls"))
-    special = [token.id for token in completed.special.values()]
-    return next((id for id in found if id is not None), special[0] if len(special) == 1 else None)
 
 
 def with_settings(files: Files, bos_token: str, segments: bool = False, **others: str) -> dict[str, bytes]:
