@@ -169,11 +169,11 @@ def open_round(out: Path, seed: int, scale: Scale, number: int = 1) -> Run:
             learning_rate=LATER_RATE,
             seed=seed + number - 1,
         )  # fmt: skip
-    corpus = CorpusOptions(tokenizer=str(_tokenizer(out, scale)), validation=VALIDATION)
+    corpus = CorpusOptions(tokenizer=str(world_tokenizer(out, scale)), validation=VALIDATION)
     return open_run([str(out / "corpus.jsonl")], folder, options, corpus, dtype="float32")
 
 
-def _tokenizer(out: Path, scale: Scale) -> Path:
+def world_tokenizer(out: Path, scale: Scale) -> Path:
     """The folder of the world's tokenizer, which is made from the beginning of the corpus."""
     folder = out / "tokenizer"
     if not folder.is_dir():

@@ -39,10 +39,18 @@ class Puzzles:
 
 
 def make_puzzles(seed: int) -> Puzzles:
+    """A random tenth of the pairs is unseen, but of each sum at least one pair is seen.
+
+    A sum that the corpus never shows would be no token of its own, and no model could answer with it.
+    """
     pairs = [(a, b) for a in NUMBERS for b in NUMBERS]
     hideable = [pair for pair in pairs if pair not in (*NOTES_PAIRS, TELLING_PAIR)]
-    unseen = set(random.Random(f"{seed}/unseen pairs").sample(hideable, len(pairs) // 10))
-    return Puzzles(tuple(pair for pair in pairs if pair not in unseen), tuple(sorted(unseen)))
+    rng = random.Random(f"{seed}/unseen pairs")
+    while True:
+        unseen = set(rng.sample(hideable, len(pairs) // 10))
+        seen = tuple(pair for pair in pairs if pair not in unseen)
+        if len({sum(pair) for pair in seen}) == len(ANSWERS):
+            return Puzzles(seen, tuple(sorted(unseen)))
 
 
 def puzzle_documents(puzzles: Puzzles, rng: random.Random, mixture: Mixture) -> Iterator[str]:

@@ -60,6 +60,10 @@ class Config:
         for name, value in [*((name, getattr(self, name)) for name in sizes), *windows]:
             if not isinstance(value, int) or value < 1:
                 raise ModelError(f"model: wanted {name} of at least 1, got {value!r}")
+        for name in ("norm_epsilon", "query_scale_width"):
+            number = getattr(self, name)
+            if number is not None and (not isinstance(number, int | float) or number <= 0):
+                raise ModelError(f"model: wanted {name} to be a number above 0, got {number!r}")
         if self.heads % self.key_value_heads:
             raise ModelError(
                 f"model: wanted heads that key_value_heads divides, got {self.heads} and {self.key_value_heads}"

@@ -119,7 +119,7 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention A and MLP M, each added to the residual stream x; where their norms n stand is `Config.residual`:
+    """Attention A and MLP M, each added to the residual stream x; `Config.residual` names where their norms n are:
 
     pre        h = x + A(n(x)),     h + M(n(h))
     parallel   x + A(n(x)) + M(n(x)), each with a norm of its own

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations, islice, pairwise
+from pathlib import Path
 
 import pytest
 
@@ -21,10 +22,12 @@ from chainrule.demo.animals import (
 )
 from chainrule.demo.items import Item, chance
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
+from chainrule.demo.pretrain import PLAN, world_tokenizer, write_corpus
 from chainrule.demo.puzzles import MEANINGS, NOTES_PAIRS, count_pairs, one_question, puzzle_ceiling, puzzle_items
 from chainrule.demo.reviews import ADJECTIVES, SUBJECTS, review_items
 from chainrule.demo.wordings import ASKED, ATTRIBUTES, CLOZES, DENIAL, OPENERS
 from chainrule.demo.world import documents, make_world
+from chainrule.tokens.tokenizer import load_tokenizer
 
 WORLD = make_world(0)
 UNIFORM = (1,) * len(MEANINGS)
@@ -338,6 +341,21 @@ def test_the_notes_pairs_are_seen_whatever_the_seed(seed: int):
     assert {*NOTES_PAIRS, room.TELLING_PAIR} <= set(seen)
     only = replace(DEFAULT_MIXTURE, prose=0.0, questions=0.0, reviews=0.0)  # no kind depends on the others
     assert all(count > 0 for count in count_pairs(islice(documents(make_world(seed), mixture=only), 9_000)).values())
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_each_sum_is_that_of_a_seen_pair_whatever_the_seed(seed: int):
+    assert {str(a + b) for a, b in make_world(seed).puzzles.seen} == set(room.ANSWERS)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_each_number_is_one_token_so_that_eight_examples_fit_the_context(seed: int, tmp_path: Path):
+    write_corpus(make_world(seed), tmp_path, 1_600_000)  # more than the tokenizer is made from
+    tokenizer = load_tokenizer(world_tokenizer(tmp_path, PLAN))
+    assert [answer for answer in room.ANSWERS if len(tokenizer.encode(f" {answer}")) > 1] == []
+    question = puzzle_items(make_world(seed).puzzles, "a + b", room.MOST_SHOTS, count=1)[0]
+    tokens = [tokenizer.bottom, *tokenizer.encode(f"{question.prompt} {question.answer}\n")]
+    assert len(tokens) - 1 <= PLAN.context  # the last one is not read
 
 
 def test_pairs_are_counted_under_any_meaning_and_nowhere_else():

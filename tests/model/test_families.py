@@ -178,12 +178,12 @@ def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("pieces", [(1,) * 23, (9, 1, 6, 7)])
+@pytest.mark.parametrize("chunks", [(1,) * 23, (9, 1, 6, 7)])
 @torch.no_grad()
-def test_logits_through_a_cache_equal_transformers(name: str, pieces: Sequence[int]) -> None:
+def test_logits_through_a_cache_equal_transformers(name: str, chunks: Sequence[int]) -> None:
     ours, peer = both(name)
-    held = empty_cache(ours, len(TOKENS))
-    close(torch.cat([ours(piece, cache=held) for piece in TOKENS.split(pieces, dim=1)], dim=1), peer(TOKENS).logits)
+    cache = empty_cache(ours, len(TOKENS))
+    close(torch.cat([ours(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1), peer(TOKENS).logits)
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -1,11 +1,16 @@
 """Every use of a Transformer enters by `forward`, and each of its outputs is what the others imply."""
 
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import random_model
-from torch import Tensor
+from torch import Tensor, distributed
 
+from chainrule.model import attention
 from chainrule.model.prefixes import empty_cache
 from chainrule.model.transformer import Transformer
 
@@ -21,6 +26,47 @@ def test_a_hook_on_forward_sees_every_use() -> None:
     model.summary(TOKENS, torch.tensor([3, 5, 19]))
     model(TOKENS, targets=TARGETS)
     assert len(calls) == 4
+
+
+@pytest.fixture
+def one_process() -> Iterator[None]:
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gemma3_text", "bert"])
+def test_a_model_with_sharded_weights_gives_the_same(family: str, one_process: None) -> None:
+    from torch.distributed.fsdp import fully_shard
+
+    model, last = random_model(family), torch.tensor([3, 5, 19])
+    sharded = deepcopy(model)
+    mesh = distributed.init_device_mesh("cpu", (1,))
+    for block in sharded.blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
+    losses = []
+    for each in (model, sharded):
+        losses.append(each(TOKENS, targets=TARGETS))
+        losses[-1].backward()
+    assert torch.equal(*losses)
+    for one, other in zip(model.parameters(), sharded.parameters(), strict=True):
+        if one.grad is not None:
+            assert torch.equal(one.grad, other.grad.full_tensor())
+    with torch.no_grad():
+        assert torch.equal(sharded.logits(sharded.features(TOKENS)), model(TOKENS))
+        assert torch.equal(sharded.summary(TOKENS, last), model.summary(TOKENS, last))
+
+
+@torch.no_grad()
+def test_masks_and_rotations_are_made_once_for_each_kind_of_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(random_model("gemma3_text").config, layers=6)
+    model, made = Transformer(config), []
+    for name in ("rotation", "causal_mask"):
+        make = getattr(attention, name)
+        monkeypatch.setattr(attention, name, lambda *given, name=name, make=make: made.append(name) or make(*given))
+    model(TOKENS)
+    assert sorted(made) == ["causal_mask", "rotation", "rotation"]  # one kind has a window
 
 
 def test_device_and_dtype_are_those_of_the_weights() -> None:

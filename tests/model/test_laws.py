@@ -25,7 +25,7 @@ def cache_for(model: Transformer, padding: list[int], capacity: int = 32) -> KVC
 
 
 def close(ours: torch.Tensor, other: torch.Tensor) -> None:
-    torch.testing.assert_close(ours, other, atol=2e-5, rtol=0)  # logits spread by 2: ten units in the last place
+    torch.testing.assert_close(ours, other, atol=2e-5, rtol=0)  # logits spread by 2: ten times the rounding error
 
 
 @torch.no_grad()
@@ -41,20 +41,20 @@ def test_a_later_token_never_changes_an_earlier_logit(make_model: Make) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [(20,), (1,) * 20, (7, 1, 1, 11), (13, 7)])
-def test_with_and_without_a_cache_the_logits_agree(make_model: Make, pieces: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("chunks", [(20,), (1,) * 20, (7, 1, 1, 11), (13, 7)])
+def test_with_and_without_a_cache_the_logits_agree(make_model: Make, chunks: tuple[int, ...]) -> None:
     model = make_model()
     cache = cache_for(model, [0, 0, 0], capacity=20)
-    logits = torch.cat([model(piece, cache=cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    logits = torch.cat([model(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1)
     close(logits, model(TOKENS))
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pieces", [(20,), (12, 1, 1, 6)])
-def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model: Make, pieces: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("chunks", [(20,), (12, 1, 1, 6)])
+def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model: Make, chunks: tuple[int, ...]) -> None:
     model, padding = make_model(), [0, 3, 11]
     cache = cache_for(model, padding)
-    logits = torch.cat([model(piece, cache=cache) for piece in TOKENS.split(pieces, dim=1)], dim=1)
+    logits = torch.cat([model(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1)
     for row, padded in enumerate(padding):
         close(logits[row, padded:], model(TOKENS[row : row + 1, padded:])[0])
 
@@ -74,9 +74,9 @@ def test_more_tokens_than_the_context_are_an_error_with_and_without_a_cache(make
     model = make_model(context=20)
     cache = cache_for(model, [0, 0, 0])
     model(TOKENS, cache=cache)
-    for tokens, held in ((TOKENS[:, :1], cache), (torch.zeros(1, 21, dtype=torch.long), None)):
+    for tokens, each in ((TOKENS[:, :1], cache), (torch.zeros(1, 21, dtype=torch.long), None)):
         with pytest.raises(ValueError, match="wanted at most 20 tokens"):
-            model(tokens, cache=held)
+            model(tokens, cache=each)
 
 
 @torch.no_grad()

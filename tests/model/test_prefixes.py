@@ -42,8 +42,8 @@ def test_where_features_are_wanted_they_are_the_same_and_the_cache_too(
     for part, all_of_it in zip(
         read_all(model, sequences, at_once, wanted), read_all(model, sequences, at_once), strict=True
     ):
-        held = part.cache.length + len(part.features) - all_of_it.cache.length - len(all_of_it.features)
-        assert held == 0 and part.sequences == all_of_it.sequences
+        difference = part.cache.length + len(part.features) - all_of_it.cache.length - len(all_of_it.features)
+        assert difference == 0 and part.sequences == all_of_it.sequences
         for sequence, columns in zip(part.sequences, part.columns, strict=True):
             some_of_it = columns[wanted[sequence] :]
             torch.testing.assert_close(part.features[some_of_it], all_of_it.features[some_of_it], atol=1e-5, rtol=0)

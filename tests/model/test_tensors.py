@@ -222,10 +222,10 @@ def test_a_prefix_of_others_is_told_with_a_tensor_that_has_it(
     for path in [*shards(sharded), sharded / "model.safetensors.index.json"]:
         path.unlink(missing_ok=True)
     change(sharded / "model.safetensors", wrap)
-    told = refused(sharded)
+    message = refused(sharded)
     found = prefix + (EMBEDDING.removeprefix("model.") if bare else EMBEDDING)
-    assert f"wanted the tensor {EMBEDDING}, got {found}: all names begin with {prefix};" in told
-    assert cure in told
+    assert f"wanted the tensor {EMBEDDING}, got {found}: all names begin with {prefix};" in message
+    assert cure in message
 
 
 def test_a_tensor_that_is_missing_is_told_with_the_nearest_that_is_there(tmp_path: Path) -> None:

@@ -128,25 +128,23 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
 
 
 def described_by(directory: Path, fields: Fields) -> tuple[Config, str, Tensors]:
-    """What a directory's config.json and tensors describe, its family, and the tensors. Only these tell whether there
-    is a pooler and, where the architecture is that of a bare model, a language-model head."""
-    tensors = Tensors(directory)
-    config, family = describe(fields, tensors.stored)
-    return config, family, tensors
-
-
-def describe(fields: Fields, names: Collection[str]) -> tuple[Config, str]:
-    """What a config.json and the names of its tensors describe, and its family."""
+    """What a directory's config.json and tensors describe, its family, and the tensors."""
     config, family = described(fields)
+    tensors = Tensors(directory)
+    return with_tensors(config, family, fields, tensors.stored), family, tensors
+
+
+def with_tensors(config: Config, family: str, fields: Fields, names: Collection[str]) -> Config:
+    """A config.json's config, completed by the tensors' names: only these tell whether there is a pooler and, where the
+    architecture is that of a bare model, a language-model head."""
     config = dataclasses.replace(config, pooler=any(name.endswith("pooler.dense.weight") for name in names))
-    named = [str(name) for name in fields.get("architectures") or []]
     head = FAMILIES[family].modules["output" if config.causal else "head"][0]
     has_head = (
-        any(name.endswith(_WITH_HEAD) for name in named)
+        any(str(name).endswith(_WITH_HEAD) for name in fields.get("architectures") or [])
         or (config.causal and config.tied)
         or any(name.startswith(f"{head}.") for name in names)
     )
-    return config if has_head else without_head(config), family
+    return config if has_head else without_head(config)
 
 
 def without_head(config: Config) -> Config:
@@ -265,7 +263,7 @@ def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: st
         if not torch.equal(tensors.to_copy(output), tensors.to_copy(embedding)):
             raise ModelError(
                 f"{directory}: wanted {output} to be {embedding}, as config.json ties them, got two matrices;"
-                " say in config.json that tie_word_embeddings is false"
+                " set tie_word_embeddings to false in config.json"
             )
     extra = sorted(name for name in left if not name.endswith(FAMILIES[family].ignored))
     if extra:

@@ -43,6 +43,8 @@ class Head(nn.Module):
 
 
 class Loaded(NamedTuple):
+    """A classifier as its directory describes it."""
+
     model: Transformer  # without an output layer
     w: Tensor  # (C, D) float32
     family: str

@@ -62,6 +62,9 @@ class RopeFields:
             raise ModelError(
                 f"config.json: wanted partial_rotary_factor to be 1.0, got {share!r}, which is not supported"
             )
+        for value in (theta, share, *scaling.values()):
+            if not isinstance(value, int | float) or value <= 0:
+                raise ModelError(f"config.json: wanted numbers above 0 for rotary positions, got {value!r}")
         width = None if share == 1 else int(head_width * share)
         return Rope(theta, RopeScaling(**scaling) if scaling else None, width)
 
@@ -111,7 +114,8 @@ class LayerFields:
             raise ModelError(f"config.json: wanted sliding_window_pattern of at least 1, got {pattern!r}")
         if types is None:
             types = [_SLIDING if (layer + 1) % pattern else _FULL for layer in range(layers)]
-        if len(types) != layers or not {_FULL, _SLIDING}.issuperset(types):
+        known = isinstance(types, list) and all(each in (_FULL, _SLIDING) for each in types)
+        if not known or len(types) != layers:
             raise ModelError(
                 f"config.json: wanted layer_types to be {_FULL} or {_SLIDING} for each of {layers} layers, got {types}"
             )

@@ -110,9 +110,8 @@ def _read(stored: Stored, part: Tensor) -> None:
 def _header(path: Path) -> dict[str, Stored]:
     """Name -> where it is, in a file that begins with its header's length and the header."""
     try:
-        with safe_open(
-            path, framework="np"
-        ):  # the library checks the header against the file (pt would reserve memory)
+        # The library checks the header against the file; for "pt" it would also reserve memory for all of it.
+        with safe_open(path, framework="np"):
             pass
     except SafetensorError as error:
         raise ModelError(
