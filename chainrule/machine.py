@@ -33,7 +33,7 @@ def tokens_at_once(work: Work, device: torch.device, dtype: torch.dtype | None =
 
 
 def device(name: str) -> torch.device:
-    """The device of that name, or the fastest one there is for "auto"."""
+    """The device of that name; "auto" is CUDA where there is one, else the CPU. ChainruleError for one not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device("cuda" if there["cuda"] else "cpu")
@@ -54,7 +54,7 @@ def dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock can be read."""
+    """Wait until the device has finished, so that a duration can be measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -63,7 +63,7 @@ def synchronise(device: torch.device) -> None:
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> float:
     """Floating-point operations a second in products of square matrices, the best of a few; measured once a process.
 
-    Small ones first: where a precision is emulated, one large product can take seconds.
+    Small matrices first: in an emulated precision one large product can take seconds.
     """
     largest = 8192 if device.type == "cuda" else 1024
     best, end = 0.0, time.perf_counter() + seconds
@@ -80,7 +80,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.05)
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision to train in; "auto" is bfloat16 where this machine multiplies 1.5 times faster with it."""
+    """The precision for training; "auto" is bfloat16 where matrix products are 1.5 times faster with it."""
     if name != "auto" or device.type == "cuda":
         return dtype(name, device)
     faster = matmul_rate(device, torch.bfloat16) > 1.5 * matmul_rate(device, torch.float32)
@@ -88,7 +88,7 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def compiler() -> bool:
-    """Whether `torch.compile` has what it needs here."""
+    """Whether there is a C++ compiler for `torch.compile`."""
     return any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
 
 

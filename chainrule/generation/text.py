@@ -96,10 +96,11 @@ def complete(
 
 
 class TextStream:
-    """Gives out text in pieces that are final: whole characters, and nothing that may turn out to begin a stop string.
+    """Decodes tokens one by one to text that is final: whole characters, and nothing that may begin a stop string.
 
-    The text ends before the first stop string that is completed; `stopped` tells that one was. `special`: tokens that
-    `decode` leaves out, by their spellings: a stop string that spells one is completed by the token, or by the letters.
+    The text ends before the first stop string that is completed; `stopped` is then True. `special`: tokens that
+    `decode` leaves out, by their spellings: a stop string that spells one is completed by the token, or by its
+    characters.
     """
 
     def __init__(
@@ -118,12 +119,12 @@ class TextStream:
         self._signs = {special[one]: sign for one, sign in signs.items()}
         self._stop = tuple(dict.fromkeys([*stop, *(_with_signs(each, signs) for each in stop)]))
         self._window = list(prompt[-_BEFORE:])
-        self._given = len(decode(self._window))  # characters of the window's text that were given out
+        self._given = len(decode(self._window))  # characters of the window's text that were returned
         self._broken = 0  # tokens since the text last ended with a whole character
-        self._held = ""  # may begin a stop string
+        self._pending = ""  # may begin a stop string
 
     def push(self, token: int) -> str:
-        """The text that this token makes final; often all of its own, sometimes none."""
+        """The text that becomes final with this token: often its own, sometimes none."""
         self._window.append(token)
         text = self._decode(self._window)
         self._broken = self._broken + 1 if text.endswith(_INCOMPLETE) else 0
@@ -131,7 +132,7 @@ class TextStream:
             final = len(text)
         elif self._broken < 4:
             final = self._given
-        else:  # A character has at most four bytes: only the last one can still be completed, the rest is no text.
+        else:  # A character has at most four bytes: only the last U+FFFD can still become one, the others are final.
             final = max(self._given, len(text) - 1)
         piece, self._given = text[self._given : final], final
         if len(self._window) > _WINDOW:
@@ -140,33 +141,33 @@ class TextStream:
         return self._before_stop(piece + self._signs.get(token, ""))
 
     def finish(self) -> str:
-        """What was held back; after the last token, unless a stop string ended the text."""
+        """The rest of the text, after the last token; none where a stop string ended it."""
         if self.stopped:
             return ""
         piece = self._before_stop(self._decode(self._window)[self._given :])
-        return piece if self.stopped else piece + _SIGNS.sub("", self._held)
+        return piece if self.stopped else piece + _SIGNS.sub("", self._pending)
 
     def _before_stop(self, piece: str) -> str:
-        """`piece` joined to what was held back, up to a stop string or to what may begin one."""
-        text = self._held + piece
+        """The pending text and `piece`, up to a stop string or to what may begin one."""
+        text = self._pending + piece
         found = [(text.find(stop) + len(stop), stop) for stop in self._stop if stop in text]
-        if found:  # the first to be complete, then the longest: the same wherever the tokens' borders are
-            end, stop = min(found, key=lambda place: (place[0], -len(place[1])))
-            self.stopped, self._held = True, ""
+        if found:  # the first to end, then the longest: the same however the text is split into tokens
+            end, stop = min(found, key=lambda each: (each[0], -len(each[1])))
+            self.stopped, self._pending = True, ""
             return _SIGNS.sub("", text[: end - len(stop)])
         begun = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - begun :]
+        self._pending = text[len(text) - begun :]
         return _SIGNS.sub("", text[: len(text) - begun])
 
 
 def _with_signs(stop: str, signs: Mapping[str, str]) -> str:
-    """A stop string with a sign in place of each special token that it spells, the longest first."""
+    """A stop string with a sign for each special token that it spells, the longest first."""
     for spelled, sign in signs.items():
         stop = stop.replace(spelled, sign)
     return stop
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`."""
+    """Length of the longest suffix of `text` that is a prefix of `stop`."""
     lengths = range(min(len(text), len(stop) - 1), 0, -1)
     return next((length for length in lengths if text.endswith(stop[:length])), 0)

@@ -1,6 +1,6 @@
-"""Rows and demonstrations to prompts of tokens that fit the context. Knows text and tokens, not what a model says.
+"""Prompts that fit the context, from rows and demonstrations. Knows text and tokens, no probabilities.
 
-A prompt that is too long loses its first demonstrations, then the beginning of its row's longest text.
+Of a prompt that is too long the first demonstrations are dropped, then the beginning of the row's longest text is cut.
 """
 
 from bisect import bisect_left
@@ -17,29 +17,28 @@ from chainrule.tasks.examples import Examples, Row
 from chainrule.tasks.prompt import Prompt
 from chainrule.tokens.chat import Chat
 
-_SETS_IN_MEMORY = 16  # of demonstrations; where all rows have the same, a few are in turn as they fit
-
+_SETS_IN_MEMORY = 16  # of demonstrations: rows that share a set may differ in how many of it fit
 
 Options = Sequence[Pair] | Sequence[Blanks]
 
 
 class Asked(NamedTuple):
-    """One row in its prompt."""
+    """The prompt of one row."""
 
-    prompt: str  # its exact text; ⊥ comes in front
-    tokens: Sequence[int]  # ⊥ and the prompt's: those that the prompt has whatever the answer is
-    chosen: tuple[int, ...]  # which of the pool it shows, the last one first
-    endings: list[str]  # what is scored for each label, its word and what follows it; none where answers are generated
-    options: Options  # `tokens` and each ending's, or what a masked model reads with each word in its blank
-    cut: bool = False  # the row lost its beginning
+    prompt: str  # its exact text, without BOS
+    tokens: Sequence[int]  # BOS and the prompt's tokens that do not depend on the answer
+    chosen: tuple[int, ...]  # the indices of its demonstrations in the pool, the last of the prompt first
+    endings: list[str]  # the text scored for each label: its word and what follows; none where answers are generated
+    options: Options  # for each label: `tokens` and those of its ending, or a masked model's input with blanks
+    cut: bool = False  # whether the row's beginning was cut
 
 
 class Questions:
     """Makes the prompts of one predictor.
 
-    `columns`: those with text. `labels`: what is chosen among; none where the answer is generated, and then `room` is
-    how many tokens of the context it has at least. `pool`: the examples that may be shown. `chat`: the model's, if the
-    prompts are to be written as its template has them.
+    `columns`: those with text. `labels`: the choices; none where the answer is generated, and then `answer_tokens` of
+    the context are kept for it. `pool`: the examples to take demonstrations from. `chat`: the model's chat template, if
+    it is to be used.
     """
 
     def __init__(
@@ -61,21 +60,21 @@ class Questions:
         self._demonstrated = lru_cache(_SETS_IN_MEMORY)(self._demonstrate)
 
     def fit(self, chosen: tuple[int, ...], row: Row) -> Asked:
-        """The row after as many of `chosen` as the context has place for, the first of them next to the row.
+        """The row after as many of the demonstrations `chosen` as fit into the context, the first of them next to it.
 
-        Raises ChainruleError for a row that does not fit even alone, where that is refused; and for a template that
-        does not fit with nothing in it.
+        Raises ChainruleError for a row that does not fit even alone, with longer="refuse"; and for a template that does
+        not fit even without text.
         """
         asked = self._ask(chosen, row)
         if self._fits(asked):
             return asked
-        numbers = range(1, len(chosen))  # those of them that fit come first
+        numbers = range(1, len(chosen))  # if n fit, fewer fit too
         shots = bisect_left(numbers, True, key=lambda n: not self._fits(self._ask(chosen[:n], row)))
         asked = self._ask(chosen[:shots], row)
         return asked if self._fits(asked) else self._cut(row)
 
     def _cut(self, row: Row) -> Asked:
-        """The row alone, without the beginning of its longest text; where that is not enough, of the next longest."""
+        """The row alone, the beginning of its longest text cut; where that is not enough, of the next longest too."""
         if self.longer == "refuse":
             beginning = next(row[column] for column in self.columns)[:40]
             raise ChainruleError(
@@ -93,7 +92,7 @@ class Questions:
         )
 
     def _shortened(self, row: Row, column: str) -> Row:
-        """The row with as much of the end of a text as fits; without the text, if nothing of it does."""
+        """The row with as much of the end of a text as fits, possibly nothing."""
         text = row[column]
         starts = range(len(text))
         start = bisect_left(starts, True, key=lambda start: self._fits(self._ask((), {**row, column: text[start:]})))
@@ -115,23 +114,23 @@ class Questions:
 
     def _ask_in_chat(self, chat: Chat, chosen: tuple[int, ...], row: Row) -> Asked:
         messages = self.prompt.messages(self._shown(chosen), row)
-        text, pieces = chat.render(messages), chat.tokens_and_texts(messages)
+        text, parts = chat.render(messages), chat.tokens_and_texts(messages)
         if not self.labels:
-            return Asked(text, self.tokenizer.join(pieces), chosen, [], [])
-        begun = pieces.pop() if isinstance(pieces[-1], str) else ""  # the template's own words after its last token
-        head = self.tokenizer.join(pieces)
+            return Asked(text, self.tokenizer.join(parts), chosen, [], [])
+        begun = parts.pop() if isinstance(parts[-1], str) else ""  # the template's text after its last special token
+        head = self.tokenizer.join(parts)
         endings = [self.prompt.word(label) + self.prompt.after(row) for label in self.labels]
         return _asked(text, chosen, endings, [pair_of(self.tokenizer, str(begun), each, head) for each in endings])
 
     def _ask_with_blank(self, chosen: tuple[int, ...], row: Row) -> Asked:
-        """For a masked model, which sees what follows the answer's place: as many blanks as a label word has tokens."""
+        """For a masked model, which sees what follows the answer: as many blanks as a label word has tokens."""
         before = self.prompt.prompt(self._shown(chosen), row)
         after, mask = self.prompt.after(row), self.tokenizer.mask
         assert mask is not None, "a masked language model has a mask"
         words = [self.prompt.word(label) for label in self.labels]
         options = []
         for word in words:
-            # spaces before the answer are told with it, as in `Prompt.questions`
+            # Spaces before the answer are predicted with it, as in `Prompt.questions`.
             text, first, end = before + word + after, len(before.rstrip(" ")), len(before + word)
             tokens = [self.tokenizer.bos_id, *self.tokenizer.encode(text), *self.tokenizer.closing]
             spans = enumerate(self.tokenizer.spans(text), 1)
@@ -141,7 +140,7 @@ class Questions:
         return Asked(before + self.tokenizer.named["mask_token"] + after, [], chosen, words, options)
 
     def _demonstrate(self, chosen: tuple[int, ...]) -> tuple[str, list[int], str]:
-        """The demonstrations' text; the tokens, ⊥ first, that it has whatever follows; and the rest of the text."""
+        """The demonstrations' text; its tokens, BOS first, that do not depend on what follows; and the rest of it."""
         shown = [self.prompt.filled(row, label) for row, label in self._shown(chosen)]
         text = "".join(example + self.prompt.separator for example in shown)
         cut = self.tokenizer.cut(text)
@@ -155,23 +154,23 @@ class Questions:
         return self._length(asked) <= self.context
 
     def _length(self, asked: Asked) -> int:
-        """Positions of the context that are needed."""
+        """How many positions of the context it needs."""
         needed = [
             len(option.tokens) if isinstance(option, Blanks) else len(option.context) + len(option.continuation) - 1
-            for option in asked.options  # the last token of a continuation is scored, but never read
+            for option in asked.options  # the last token of a continuation is scored, but not processed
         ]
         return max(needed, default=len(asked.tokens) + self.answer_tokens)
 
 
 def _asked(text: str, chosen: tuple[int, ...], endings: list[str], pairs: list[Pair]) -> Asked:
-    """All endings are scored after the same tokens, even if with one of them the prompt is tokenized otherwise."""
-    tokens = _common([pair.context for pair in pairs])
+    """All endings are scored after the same tokens, even if the prompt is tokenized differently with one of them."""
+    tokens = _common_prefix([pair.context for pair in pairs])
     options = [Pair(tokens, [*pair.context[len(tokens) :], *pair.continuation]) for pair in pairs]
     return Asked(text, tokens, chosen, endings, options)
 
 
-def _common(sequences: Sequence[Sequence[int]]) -> list[int]:
-    """The longest beginning of all: the one that the least and the greatest have in common."""
+def _common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """The longest prefix of all sequences: that of the least and the greatest in lexical order."""
     least, greatest = min(map(list, sequences)), max(map(list, sequences))
     pairs = enumerate(zip(least, greatest, strict=False))
-    return least[: next((place for place, (one, other) in pairs if one != other), len(least))]
+    return least[: next((index for index, (one, other) in pairs if one != other), len(least))]

@@ -26,11 +26,11 @@ _TOKENS_IN_MEMORY = 2**17  # of documents that are sorted by length before they 
 
 
 class TokenScore(NamedTuple):
-    """One factor of the chain rule, for a person."""
+    """One factor of the chain rule, for display."""
 
     text: str
     log_prob: float  # nats
-    alternatives: list[tuple[str, float]]  # the most probable tokens in its place, and their log-probabilities
+    alternatives: list[tuple[str, float]]  # the most probable tokens at its position, and their log-probabilities
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Window:
-    """Reads x_start..x_{end-1}, and so predicts up to x_end; scores x_first..x_end."""
+    """Processes x_start..x_{end-1}, which predict up to x_end; scores x_first..x_end."""
 
     start: int
     first: int
@@ -65,7 +65,7 @@ class Window:
 
 
 def windows(T: int, context: int, stride: int | None = None) -> Iterator[Window]:
-    """Windows that score each of x_1..x_T once; after the first, a window moves on by `stride` (half the context)."""
+    """Windows that score each of x_1..x_T once. A window begins `stride` (half the context) after the one before."""
     stride = max(1, context // 2) if stride is None else stride
     if not 1 <= stride <= context:
         raise ChainruleError(f"stride: wanted from 1 to {context} tokens (the context), got {stride}")

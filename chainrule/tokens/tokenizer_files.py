@@ -1,7 +1,7 @@
-"""The files of a tokenizer's directory, read together: which tokens they name, add and call special.
+"""The files of a tokenizer's directory, read together: which tokens they name, add and call special. Knows no text.
 
-tokenizer.json alone does not tell: others say that a token of it is special, or list tokens that it lacks; and which
-one is ⊥ the model's own files may say. Knows no text.
+tokenizer.json alone is not enough: other files say which of its tokens are special, or list tokens that it lacks; and
+the model's own files may say which one is BOS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenizers import AddedToken
 from chainrule.errors import ModelError
 from chainrule.tokens.bos import Bos, choose_bos, put_in_front
 
-# What a tokenizer's directory may hold; whatever is there is kept byte for byte.
+# What a tokenizer's directory may contain; its files are copied byte for byte.
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja"),
@@ -32,7 +32,7 @@ _ROLES = ("system", "user", "assistant", "tool")
 
 
 class Special(NamedTuple):
-    """A special token; `lstrip` and `rstrip`: it has the white space before it, or behind it, for itself."""
+    """A special token; `lstrip` and `rstrip`: it includes the white space before it, or after it."""
 
     id: int
     lstrip: bool
@@ -40,17 +40,17 @@ class Special(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """What tokenizer.json says, completed by the other files. Tokens are found by their spelling."""
+    """tokenizer.json completed by the other files. Tokens are keys by their spelling."""
 
-    inner: tokenizers.Tokenizer  # with all added tokens, `control` among them as special ones
-    special: dict[str, Special]  # called special by any file: left out of a decoded text
-    control: dict[str, Special]  # never made from text: the special ones, and those that a chat template writes
+    inner: tokenizers.Tokenizer  # with all added tokens; those in `control` are special there
+    special: dict[str, Special]  # called special by any file: left out of decoded text
+    control: dict[str, Special]  # never encoded from text: the special ones, and those that a chat template writes
     listed: dict[str, int]  # those that tokenizer.json lacks
-    changed: bool  # whether `inner` is not what tokenizer.json alone says
+    changed: bool  # whether `inner` differs from tokenizer.json
 
 
 def setting(files: Files, name: str) -> dict[str, Any]:
-    """What a file of settings says; nothing where there is none, or where it says no object."""
+    """The fields of a settings file; none where there is no such file, or it is no object."""
     return json_object(files.get(name, b"{}"))
 
 
@@ -60,7 +60,7 @@ def json_object(content: bytes) -> dict[str, Any]:
 
 
 def named(files: Files) -> dict[str, str]:
-    """Special tokens by what tokenizer_config.json, or special_tokens_map.json, calls them: bos_token, …"""
+    """Special tokens by their role in tokenizer_config.json, or special_tokens_map.json: bos_token, …"""
     found = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         for role, token in setting(files, name).items():
@@ -70,7 +70,7 @@ def named(files: Files) -> dict[str, str]:
 
 
 def chat_templates(files: Files) -> dict[str, str]:
-    """Jinja templates by their names; one alone is the default one."""
+    """Jinja templates by name; a single one is the default."""
     if "chat_template.jinja" in files:
         return {"default": files["chat_template.jinja"].decode()}
     given = setting(files, "tokenizer_config.json").get("chat_template")
@@ -81,10 +81,10 @@ def chat_templates(files: Files) -> dict[str, str]:
 
 
 def read(directory: Path, bos: str | None = None) -> tuple[dict[str, bytes], Bos, Completed]:
-    """The files of a directory, its BOS (`bos` if it is given), and what the files say together. Raises ModelError for
-    what is missing, cannot be read, or disagrees.
+    """The files of a directory, its BOS (`bos` if it is given), and their contents together. Raises ModelError for
+    files that are missing, cannot be read, or disagree.
 
-    What the model's files alone say of its tokens is added, as they do not go where the tokenizer's go.
+    Special tokens that only the model's files name are added to the tokenizer's, which are saved without those.
     """
     if not (directory / "tokenizer.json").is_file():
         raise ModelError(
@@ -176,10 +176,10 @@ def _numbered(config: Mapping[str, Any]) -> set[int]:
 
 
 def with_settings(files: Files, bos_token: str, segments: bool = False, **others: str) -> dict[str, bytes]:
-    """`files`, with a tokenizer_config.json if there is none, which names ⊥ and `others`.
+    """`files`, with a tokenizer_config.json if there is none, which names BOS and `others`.
 
-    Without PreTrainedTokenizerFast in it, AutoTokenizer builds the tokenizer anew by the model's type: another
-    pattern, and a character tokenizer loses its spaces. `segments`: the model reads token_type_ids too.
+    Without PreTrainedTokenizerFast in it, AutoTokenizer builds the tokenizer by the model's type, with another pattern:
+    a character tokenizer would drop spaces. `segments`: the model takes token_type_ids too.
     """
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -188,14 +188,14 @@ def with_settings(files: Files, bos_token: str, segments: bool = False, **others
         "clean_up_tokenization_spaces": False,
         "model_input_names": model_input_names(segments),
         "padding_side": "right",
-        "split_special_tokens": "mask_token" not in others,  # text that spells a special token stays text, but a blank
+        "split_special_tokens": "mask_token" not in others,  # only the mask is encoded from text
     }
     return {"tokenizer_config.json": json.dumps(settings, indent=2).encode() + b"\n", **files}
 
 
 def model_input_names(segments: bool) -> list[str]:
-    """What transformers makes of a text for the model; its version 4 adds token_type_ids unless told, which only a
-    model with segments takes."""
+    """The model's inputs that transformers makes of a text. Without these names, its version 4 adds token_type_ids,
+    which only a model with segments takes."""
     return ["input_ids", *["token_type_ids"] * segments, "attention_mask"]
 
 
@@ -208,7 +208,7 @@ def _with_names(files: Files, bos: Mapping[str, str], special: Sequence[str]) ->
 
 
 def complete(files: Files) -> Completed:
-    """Raises ModelError, in one line that begins with a file's name, where it cannot be read or they disagree."""
+    """Raises ModelError, whose message begins with the file's name, where one cannot be read or they disagree."""
     try:
         inner = tokenizers.Tokenizer.from_buffer(files["tokenizer.json"])
     except Exception as error:  # what tokenizers raises has no name of its own
@@ -226,7 +226,7 @@ def complete(files: Files) -> Completed:
     spelled |= {token.content for token in added.values() if token.special}
     spelled |= {token.content for id, token in before.items() if token.special}
     for content in spelled - {token.content for token in added.values()}:
-        # A token of the vocabulary that is only named. One of a single character stays text, which needs it.
+        # Named as special, but not an added token. A single character is left alone: text needs it.
         if content is not None and len(content) > 1 and (id := inner.token_to_id(content)) is not None:
             added[id] = AddedToken(content, normalized=False)
     templates = list(chat_templates(files).values())
@@ -247,7 +247,7 @@ def _spelled(token: Any) -> str | None:
 
 
 def _called_special(files: Files) -> Iterator[Any]:
-    """What tokenizer_config.json and special_tokens_map.json name as special."""
+    """The special tokens that tokenizer_config.json and special_tokens_map.json name."""
     yield from named(files).values()
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         for role in _LISTS:
@@ -266,9 +266,9 @@ def _same(one: AddedToken, other: AddedToken) -> bool:
 
 
 def _writes(template: str, content: str) -> bool:
-    """Whether a chat template has such a mark in it: as it is, or put together around a role's name.
+    """Whether a chat template writes this token: it contains it, or its parts around a role's name.
 
-    Words and white space that happen to be tokens are no marks.
+    Tokens of only letters and white space do not count.
     """
     if not re.search(r"[^\w\s]", content):
         return False
@@ -278,7 +278,7 @@ def _writes(template: str, content: str) -> bool:
 
 
 def _listed(files: Files, before: Mapping[int, AddedToken]) -> dict[int, tuple[str, AddedToken]]:
-    """The tokens that added_tokens_decoder and added_tokens.json list: id -> the file, the token."""
+    """The tokens in added_tokens_decoder and added_tokens.json: id -> the file, the token."""
     found: dict[int, tuple[str, AddedToken]] = {}
     ids: dict[str, int] = {}
     for file, id, token in _listings(files, {token.content: token for token in before.values()}):
@@ -291,7 +291,7 @@ def _listed(files: Files, before: Mapping[int, AddedToken]) -> dict[int, tuple[s
 
 
 def _listings(files: Files, known: dict[str, AddedToken]) -> Iterator[tuple[str, int, AddedToken]]:
-    """(file, id, token). added_tokens.json tells no more than the id: the rest is as `known`."""
+    """(file, id, token). added_tokens.json has only ids: the rest is as in `known`."""
     file = "tokenizer_config.json"
     try:
         for id, token in (setting(files, file).get("added_tokens_decoder") or {}).items():
@@ -306,7 +306,7 @@ def _listings(files: Files, known: dict[str, AddedToken]) -> Iterator[tuple[str,
 
 
 def _lacking(inner: tokenizers.Tokenizer, listed: Mapping[int, tuple[str, AddedToken]]) -> dict[int, AddedToken]:
-    """The listed tokens that tokenizer.json has not."""
+    """The listed tokens that tokenizer.json lacks."""
     found = {}
     for id, (file, token) in listed.items():
         known, other = inner.token_to_id(token.content), inner.id_to_token(id)
@@ -327,7 +327,7 @@ def _disagree(file: str, wanted: str, got: str) -> ModelError:
 
 
 def _with_tokens(inner: tokenizers.Tokenizer, lacking: Mapping[int, AddedToken]) -> tokenizers.Tokenizer:
-    """`inner` with these tokens at these ids. In its vocabulary they keep their ids, which adding alone would count."""
+    """`inner` with these tokens in its vocabulary, at these ids; adding them would number them itself."""
     spec = json.loads(inner.to_str())
     vocabulary = spec["model"]["vocab"]
     for id, token in sorted(lacking.items()):
