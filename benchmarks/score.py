@@ -5,8 +5,8 @@
 
 A GPT-2 with 124M random weights, BOS in front; tokenizing is part of the time measured, loading the model is not. We
 score all of dev.tsv, the peer its first sentences: the same strings, by `HFLM.loglikelihood` with a batch size of 1,
-which is its fastest on a CPU (no padding; it reuses the logits of a context for all options of one token). Each side and
-precision runs in its own process.
+which is its fastest on a CPU (no padding; it reuses the logits of a context for all options of one token). Each side
+and precision runs in its own process.
 """
 
 import sys
