@@ -26,8 +26,9 @@ from chainrule.model.formats import classifier as files
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.examples import Row, checked_row, joined_text
+from chainrule.tokens.settings import FILES
 from chainrule.tokens.tokenizer import load_tokenizer
-from chainrule.tokens.tokenizer_files import FILES, model_input_names
+from chainrule.tokens.tokenizer_files import model_input_names
 
 _ROWS_AT_ONCE = 2048  # in memory, however many there are; sorted by length before they are read
 _FORM = "chainrule.toml"  # beside the model: what transformers has no field for

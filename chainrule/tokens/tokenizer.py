@@ -17,9 +17,10 @@ from tokenizers import AddedToken, processors
 
 from chainrule.errors import ModelError
 from chainrule.storage.files import whole_file
-from chainrule.tokens import bytepair, tables, tokenizer_files
+from chainrule.tokens import bytepair, settings, tables, tokenizer_files
+from chainrule.tokens.added_tokens import Completed, Special, complete
 from chainrule.tokens.bos import surroundings
-from chainrule.tokens.tokenizer_files import Completed, Special, with_settings
+from chainrule.tokens.tokenizer_files import with_settings
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -53,7 +54,7 @@ class Tokenizer:
     ) -> None:
         """`files`: name -> bytes of some of FILES, tokenizer.json among them; `completed`: what they say together."""
         self._files = files
-        self._inner, self.special, self.control, listed, self._changed = completed or tokenizer_files.complete(files)
+        self._inner, self.special, self.control, listed, self._changed = completed or complete(files)
         self.bos_id, self.bos_reason = bos_id, bos_reason
         self._hashed = files["tokenizer.json"] + (json.dumps(sorted(listed.items())).encode() if listed else b"")
         self.hash = self._hash_with(bos_id)
@@ -283,12 +284,12 @@ class Tokenizer:
     @cached_property
     def named(self) -> dict[str, str]:
         """Special tokens by what tokenizer_config.json, or special_tokens_map.json, calls them: bos_token, …"""
-        return tokenizer_files.named(self._files)
+        return settings.named(self._files)
 
     @property
     def chat_template(self) -> str | None:
         """The jinja template by which the model's messages are written; of several the default one."""
-        return tokenizer_files.chat_templates(self._files).get("default")
+        return settings.chat_templates(self._files).get("default")
 
     def save(self, directory: Path) -> None:
         """Write the tokenizer's files into `directory`, where transformers.AutoTokenizer finds them."""
