@@ -19,7 +19,7 @@ from chainrule.prompting import demonstrations
 from chainrule.prompting.answers import first_word, generate_answers, word_ended
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
-from chainrule.prompting.questions import Asked, Questions
+from chainrule.prompting.row_prompts import PromptMaker, RowPrompt
 from chainrule.scoring.blanks import Blanks, score_blanks
 from chainrule.scoring.continuations import Pair, score_continuations
 from chainrule.tasks.examples import Examples, Row, Task
@@ -87,11 +87,11 @@ class Prompted:
         self.fewest, self.most, self.cut = shots, 0, 0
         self._generator = self._checked_generator(prompt) if self.generates else None
         self._choose = choose
-        asked = () if self.generates else task.labels
+        choices = () if self.generates else task.labels
         answer_tokens = min(_ANSWER_TOKENS, lm.model.config.context // 4)
         chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if asking.chat else None
-        self._questions = Questions(
-            lm, prompt, task.text, asked, pool, longer=asking.longer, answer_tokens=answer_tokens, chat=chat
+        self._maker = PromptMaker(
+            lm, prompt, task.text, choices, pool, longer=asking.longer, answer_tokens=answer_tokens, chat=chat
         )
         self._words = {prompt.word(label).strip(): label for label in self.labels}
         # A free answer is one line, unless the separator shows where it ends.
@@ -99,7 +99,9 @@ class Prompted:
         self._bias: Floats | float = 0.0
         if asking.calibrate == "train":
             drawn = demonstrations.random(len(task.train), _REFERENCES, seed=0)
-            self._bias = bias(self._scores(self._ask([task.train.rows[row] for row in drawn], but_itself=True)))
+            self._bias = bias(
+                self._scores(self._make_prompts([task.train.rows[row] for row in drawn], but_itself=True))
+            )
 
     def _checked_generator(self, prompt: Prompt) -> LanguageModel:
         """The language model, if it can generate this task's answers."""
@@ -137,18 +139,18 @@ class Prompted:
 
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, Floats]]:
         """Label and probabilities (C,) of each row, for any number of rows; no probabilities of generated answers."""
-        for asked in self._asked(rows):
+        for prompts in self._prompts(rows):
             if self.generates:
-                yield from ((self.label_of(answer), np.empty(0)) for answer in self._generate(asked))
+                yield from ((self.label_of(answer), np.empty(0)) for answer in self._generate(prompts))
             else:
-                yield from ((self.labels[found.argmax()], found) for found in self._probabilities(asked))
+                yield from ((self.labels[found.argmax()], found) for found in self._probabilities(prompts))
 
     def answers(self, rows: Iterable[Row | str]) -> Iterator[str]:
         """The generated answer for each row: a word, or a free answer. ChainruleError where a label is chosen."""
         if not self.generates:
             raise ChainruleError("answers: wanted answers that are generated, got labels to choose from; use predict")
-        for asked in self._asked(rows):
-            yield from self._generate(asked)
+        for prompts in self._prompts(rows):
+            yield from self._generate(prompts)
 
     def label_of(self, answer: str) -> str:
         """The label with the word `answer`, "" if none has it; the answer itself where answers are free."""
@@ -156,12 +158,12 @@ class Prompted:
 
     def show(self, row: Row | str) -> Shown:
         """The exact prompt of a row, and its answer."""
-        (asked,) = self._ask([self.task.row(row)])
+        (prompt,) = self._make_prompts([self.task.row(row)])
         if self.generates:
-            return Shown(asked.prompt, self._generate([asked])[0], {})
-        (found,) = self._probabilities([asked])
+            return Shown(prompt.prompt, self._generate([prompt])[0], {})
+        (found,) = self._probabilities([prompt])
         named = dict(zip(self.labels, found.tolist(), strict=True))
-        return Shown(asked.prompt, self.labels[found.argmax()], named)
+        return Shown(prompt.prompt, self.labels[found.argmax()], named)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -179,66 +181,66 @@ class Prompted:
             notes.append(f"{self.cut} rows longer than the context of {context} tokens lost their beginning")
         return notes
 
-    def _asked(self, rows: Iterable[Row | str]) -> Iterator[list[Asked]]:
+    def _prompts(self, rows: Iterable[Row | str]) -> Iterator[list[RowPrompt]]:
         """The rows' prompts, many at a time; counts dropped demonstrations and cut rows."""
         if isinstance(rows, str | Mapping):
             raise ChainruleError("rows: wanted several rows, got one alone; put it into a list")
         rest = (self.task.row(row, f"row {number}") for number, row in enumerate(rows, 1))
         at_once = min(_ROWS_AT_ONCE, max(1, _OPTIONS_AT_ONCE // max(1, len(self.labels))))
         while part := list(islice(rest, at_once)):
-            asked = self._ask(part)
-            counts = [len(one.chosen) for one in asked]
+            prompts = self._make_prompts(part)
+            counts = [len(prompt.chosen) for prompt in prompts]
             self.fewest, self.most = min(self.fewest, *counts), max(self.most, *counts)
-            self.cut += sum(one.cut for one in asked)
-            yield asked
+            self.cut += sum(prompt.cut for prompt in prompts)
+            yield prompts
 
-    def _ask(self, rows: Sequence[Row], but_itself: bool = False) -> list[Asked]:
+    def _make_prompts(self, rows: Sequence[Row], but_itself: bool = False) -> list[RowPrompt]:
         """Each row's prompt; `but_itself`: never with the row's own text among its demonstrations."""
         chosen = self._choose(rows, self.shots + but_itself)
         if but_itself:
-            chosen = [self._others(places, row)[: self.shots] for places, row in zip(chosen, rows, strict=True)]
-        return [self._questions.fit(places, row) for places, row in zip(chosen, rows, strict=True)]
+            chosen = [self._others(indices, row)[: self.shots] for indices, row in zip(chosen, rows, strict=True)]
+        return [self._maker.fit(indices, row) for indices, row in zip(chosen, rows, strict=True)]
 
-    def _others(self, places: tuple[int, ...], row: Row) -> tuple[int, ...]:
-        shown, columns = self._questions.pool.rows, self.task.text
-        return tuple(place for place in places if any(shown[place][column] != row[column] for column in columns))
+    def _others(self, indices: tuple[int, ...], row: Row) -> tuple[int, ...]:
+        shown, columns = self._maker.pool.rows, self.task.text
+        return tuple(index for index in indices if any(shown[index][column] != row[column] for column in columns))
 
     def _blank(self, text: str) -> Row:
         """A row with `text` in every text column."""
         return dict.fromkeys(self.task.text, text)
 
-    def _generate(self, asked: Sequence[Asked]) -> list[str]:
+    def _generate(self, prompts: Sequence[RowPrompt]) -> list[str]:
         assert self._generator is not None
-        prompts = [one.tokens for one in asked]
+        tokens = [prompt.tokens for prompt in prompts]
         if self.task.kind == "free":
-            texts = generate_answers(self._generator, prompts, lambda text: self._stop in text, _ANSWER_TOKENS)
+            texts = generate_answers(self._generator, tokens, lambda text: self._stop in text, _ANSWER_TOKENS)
             return [text.partition(self._stop)[0].strip() for text in texts]
         words = list(self._words)
-        texts = generate_answers(self._generator, prompts, lambda text: word_ended(text, words), _ANSWER_TOKENS)
+        texts = generate_answers(self._generator, tokens, lambda text: word_ended(text, words), _ANSWER_TOKENS)
         return [first_word(text, words) for text in texts]
 
-    def _scores(self, asked: Sequence[Asked]) -> Floats:
+    def _scores(self, prompts: Sequence[RowPrompt]) -> Floats:
         """(N, C): log p of each label's ending after the prompt, normalised as asked."""
-        options = [option for one in asked for option in one.options]  # all pairs, or all blanks
+        options = [option for prompt in prompts for option in prompt.options]  # all pairs, or all blanks
         scored = score_continuations(self.lm.model, [option for option in options if isinstance(option, Pair)])
         scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanks)])
         scores = np.array([score.log_prob for score in scored], np.float64)
         if self.asking.normalise == "token":
             scores /= [score.tokens for score in scored]
         elif self.asking.normalise == "byte":
-            scores /= [len(ending.encode()) for one in asked for ending in one.endings]
-        return scores.reshape(len(asked), len(self.labels))
+            scores /= [len(ending.encode()) for prompt in prompts for ending in prompt.endings]
+        return scores.reshape(len(prompts), len(self.labels))
 
-    def _probabilities(self, asked: Sequence[Asked]) -> Floats:
+    def _probabilities(self, prompts: Sequence[RowPrompt]) -> Floats:
         """(N, C)"""
         if self.asking.calibrate != "content-free":
-            return probabilities(self._scores(asked), self._bias)
+            return probabilities(self._scores(prompts), self._bias)
         # Each set of demonstrations has its own bias; it is scored together with the rows that have that set.
-        sets = {chosen: place for place, chosen in enumerate(dict.fromkeys(one.chosen for one in asked))}
-        blanks = [self._questions.fit(chosen, self._blank(text)) for chosen in sets for text in CONTENT_FREE]
-        scores = self._scores([*asked, *blanks])  # (N + M, C)
-        biases = bias(scores[len(asked) :].reshape(len(sets), len(CONTENT_FREE), len(self.labels)))
-        return probabilities(scores[: len(asked)], biases[[sets[one.chosen] for one in asked]])
+        sets = {chosen: number for number, chosen in enumerate(dict.fromkeys(prompt.chosen for prompt in prompts))}
+        content_free = [self._maker.fit(chosen, self._blank(text)) for chosen in sets for text in CONTENT_FREE]
+        scores = self._scores([*prompts, *content_free])  # (N + M, C)
+        biases = bias(scores[len(prompts) :].reshape(len(sets), len(CONTENT_FREE), len(self.labels)))
+        return probabilities(scores[: len(prompts)], biases[[sets[prompt.chosen] for prompt in prompts]])
 
 
 def zero_shot(

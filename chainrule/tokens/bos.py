@@ -31,7 +31,7 @@ def surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
         except Exception:  # tokenizers raises nothing narrower for what a vocabulary of characters lacks
             continue
         if text:
-            start = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
+            start = next(index for index in range(len(whole)) if whole[index : index + len(text)] == text)
             return list(whole[:start]), list(whole[start + len(text) :])
     return [], []
 

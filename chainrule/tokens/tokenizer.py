@@ -163,9 +163,9 @@ class Tokenizer:
         if fast is None:
             batch = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
             every = [encoding.ids for encoding in batch]
-            for place, ids in enumerate(every):
+            for index, ids in enumerate(every):
                 if not self._forbidden.isdisjoint(ids):
-                    every[place] = self._encoded(texts[place], self._inner)[0]
+                    every[index] = self._encoded(texts[index], self._inner)[0]
             return [np.array(ids, np.uint32) for ids in every]
         return [self._merge(text, fast) for text in texts]
 

@@ -38,7 +38,7 @@ def read(directory: Path, bos: str | None = None) -> tuple[dict[str, bytes], Bos
         return _with_bos(files, bos, completed)
     chosen = _bos(completed, files, config)
     recorded = config.get("bos_token_id") if (directory / "run.toml").is_file() else None
-    if isinstance(recorded, int) and chosen is not None and recorded != chosen.id:  # an earlier version's choice
+    if isinstance(recorded, int) and (chosen is None or recorded != chosen.id):  # an earlier version's choice
         chosen = Bos(recorded, "this run was trained with it")
     if chosen is None:
         raise ModelError(
@@ -46,7 +46,7 @@ def read(directory: Path, bos: str | None = None) -> tuple[dict[str, bytes], Bos
             ' {"bos_token": "<the token>"} into tokenizer_config.json'
         )
     spelled = str(completed.inner.id_to_token(chosen.id))
-    told = with_settings(files, spelled, segments=bool(config.get("type_vocab_size")))
+    saved = with_settings(files, spelled, segments=bool(config.get("type_vocab_size")))
     added, numbers = completed.inner.get_added_tokens_decoder(), _numbered(config) | _numbered(generation)
     names = [token.content for id, token in added.items() if id in numbers and token.content not in completed.special]
 
@@ -55,12 +55,12 @@ def read(directory: Path, bos: str | None = None) -> tuple[dict[str, bytes], Bos
         found = _bos(completed, files, {})
         return found is not None and found.id == chosen.id
 
-    bos_token = {} if same(told) else {"bos_token": spelled}
+    bos_token = {} if same(saved) else {"bos_token": spelled}
     if names or bos_token:
-        told = _with_names(told, bos_token, names)
-    if not same(told):
-        told, _, completed = _with_bos(told, spelled, completed)
-    return told, chosen, completed if told == files else complete(told)
+        saved = _with_names(saved, bos_token, names)
+    if not same(saved):
+        saved, _, completed = _with_bos(saved, spelled, completed)
+    return saved, chosen, completed if saved == files else complete(saved)
 
 
 def _bos(completed: Completed, files: Files, config: Mapping[str, Any]) -> Bos | None:

@@ -210,7 +210,7 @@ def test_files_that_disagree_about_a_token_are_refused_by_name(told: str, tmp_pa
     assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
 
 
-def test_the_bottom_that_only_the_models_config_names_goes_where_the_tokenizer_goes(tmp_path: Path) -> None:
+def test_the_bos_that_only_the_models_config_names_goes_where_the_tokenizer_goes(tmp_path: Path) -> None:
     settings = {"tokenizer_config": {"bos_token": None, "eos_token": "<s>"}, "config": {"bos_token_id": 257}}
     tokenizer = load_tokenizer(write(tmp_path / "a", **settings))
     assert tokenizer.bos_id == 257 and 257 not in tokenizer.encode("<|start|>")

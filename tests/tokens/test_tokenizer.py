@@ -80,7 +80,7 @@ def test_each_of_ours_has_a_fast_way():
 
 
 @every_kind
-def test_bottom_is_the_last_id_and_text_that_spells_it_stays_text(kind: str):
+def test_bos_is_the_last_id_and_text_that_spells_it_stays_text(kind: str):
     tokenizer = ours(kind)
     assert tokenizer.bos_id == tokenizer.vocabulary_size - 1
     assert tokenizer.decode(tokenizer.encode("<|bottom|>")) == "<|bottom|>"
@@ -89,7 +89,7 @@ def test_bottom_is_the_last_id_and_text_that_spells_it_stays_text(kind: str):
 
 @every_kind
 @pytest.mark.parametrize("model_type", [None, "qwen3", "gpt2", "llama", "bert"])
-def test_transformers_gives_the_same_ids_with_bottom_in_front(kind: str, model_type: str | None, tmp_path: Path):
+def test_transformers_gives_the_same_ids_with_bos_in_front(kind: str, model_type: str | None, tmp_path: Path):
     from transformers import AutoTokenizer
 
     tokenizer = ours(kind)
@@ -199,7 +199,7 @@ def foreign(directory: Path, *special: str, **settings: object) -> tokenizers.To
 
 
 @pytest.mark.parametrize(
-    ("bottom", "settings"),
+    ("bos", "settings"),
     [
         ("<s>", {"tokenizer_config": {"bos_token": "<s>", "eos_token": "</s>"}, "config": {"bos_token_id": 257}}),
         ("<s>", {"tokenizer_config": {"bos_token": {"content": "<s>"}}}),
@@ -210,9 +210,11 @@ def foreign(directory: Path, *special: str, **settings: object) -> tokenizers.To
         ("<s>", {"tokenizer_config": {"cls_token": "<s>"}}),
     ],
 )
-def test_the_bottom_of_others_is_bos_else_the_configs_else_eos_else_cls(bottom: str, settings: dict, tmp_path: Path):
+def test_the_bos_of_others_is_the_one_they_name_else_the_configs_else_eos_else_cls(
+    bos: str, settings: dict, tmp_path: Path
+):
     inner = foreign(tmp_path, "<s>", "</s>", **settings)
-    assert load_tokenizer(tmp_path).bos_id == inner.token_to_id(bottom)
+    assert load_tokenizer(tmp_path).bos_id == inner.token_to_id(bos)
 
 
 def test_a_lone_tokenizer_file_needs_one_special_token(tmp_path: Path):

@@ -22,7 +22,7 @@ _SETS_IN_MEMORY = 16  # of demonstrations: rows that share a set may differ in h
 Options = Sequence[Pair] | Sequence[Blanks]
 
 
-class Asked(NamedTuple):
+class RowPrompt(NamedTuple):
     """The prompt of one row."""
 
     prompt: str  # its exact text, without BOS
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
     cut: bool = False  # whether the row's beginning was cut
 
 
-class Questions:
+class PromptMaker:
     """Makes the prompts of one predictor.
 
     `columns`: those with text. `labels`: the choices; none where the answer is generated, and then `answer_tokens` of
@@ -59,35 +59,35 @@ class Questions:
         self.chat, self.causal = chat, lm.model.config.causal
         self._demonstrated = lru_cache(_SETS_IN_MEMORY)(self._demonstrate)
 
-    def fit(self, chosen: tuple[int, ...], row: Row) -> Asked:
+    def fit(self, chosen: tuple[int, ...], row: Row) -> RowPrompt:
         """The row after as many of the demonstrations `chosen` as fit into the context, the first of them next to it.
 
         Raises ChainruleError for a row that does not fit even alone, with longer="refuse"; and for a template that does
         not fit even without text.
         """
-        asked = self._ask(chosen, row)
-        if self._fits(asked):
-            return asked
+        prompt = self._prompt(chosen, row)
+        if self._fits(prompt):
+            return prompt
         numbers = range(1, len(chosen))  # if n fit, fewer fit too
-        shots = bisect_left(numbers, True, key=lambda n: not self._fits(self._ask(chosen[:n], row)))
-        asked = self._ask(chosen[:shots], row)
-        return asked if self._fits(asked) else self._cut(row)
+        shots = bisect_left(numbers, True, key=lambda n: not self._fits(self._prompt(chosen[:n], row)))
+        prompt = self._prompt(chosen[:shots], row)
+        return prompt if self._fits(prompt) else self._cut(row)
 
-    def _cut(self, row: Row) -> Asked:
+    def _cut(self, row: Row) -> RowPrompt:
         """The row alone, the beginning of its longest text cut; where that is not enough, of the next longest too."""
         if self.longer == "refuse":
             beginning = next(row[column] for column in self.columns)[:40]
             raise ChainruleError(
                 f"text: wanted at most {self.context} tokens (the context) with the prompt around it, got"
-                f" {self._length(self._ask((), row))} in {beginning!r}…; shorten it, or let its beginning be cut"
+                f" {self._length(self._prompt((), row))} in {beginning!r}…; shorten it, or let its beginning be cut"
             )
         for column in sorted(self.columns, key=lambda column: len(row[column]), reverse=True):
             row = self._shortened(row, column)
-            asked = self._ask((), row)
-            if self._fits(asked):
-                return asked._replace(cut=True)
+            prompt = self._prompt((), row)
+            if self._fits(prompt):
+                return prompt._replace(cut=True)
         raise ChainruleError(
-            f"template: wanted at most {self.context} tokens (the context), got {self._length(asked)} with no text in"
+            f"template: wanted at most {self.context} tokens (the context), got {self._length(prompt)} with no text in"
             " it; shorten it, or take a model with a longer context"
         )
 
@@ -95,34 +95,36 @@ class Questions:
         """The row with as much of the end of a text as fits, possibly nothing."""
         text = row[column]
         starts = range(len(text))
-        start = bisect_left(starts, True, key=lambda start: self._fits(self._ask((), {**row, column: text[start:]})))
+        start = bisect_left(starts, True, key=lambda start: self._fits(self._prompt((), {**row, column: text[start:]})))
         return {**row, column: text[start:]}
 
-    def _ask(self, chosen: tuple[int, ...], row: Row) -> Asked:
+    def _prompt(self, chosen: tuple[int, ...], row: Row) -> RowPrompt:
         if self.chat is not None:
-            return self._ask_in_chat(self.chat, chosen, row)
+            return self._chat_prompt(self.chat, chosen, row)
         if not self.causal:
-            return self._ask_with_blank(chosen, row)
+            return self._prompt_with_blanks(chosen, row)
         text, head, rest = self._demonstrated(chosen)
         if not self.labels:
             before = self.prompt.before(row).rstrip(" ")  # the answer's first token has the space
-            return Asked(text + before, [*head, *self.tokenizer.encode(rest + before)], chosen, [], [])
+            return RowPrompt(text + before, [*head, *self.tokenizer.encode(rest + before)], chosen, [], [])
         questions = self.prompt.questions((), row, self.labels)
         pairs = [pair_of(self.tokenizer, rest + before, ending) for before, ending in questions]
         pairs = [Pair([*head, *context[1:]], continuation) for context, continuation in pairs]
-        return _asked(text + questions[0].before, chosen, [ending for _, ending in questions], pairs)
+        return _with_common_prefix(text + questions[0].before, chosen, [ending for _, ending in questions], pairs)
 
-    def _ask_in_chat(self, chat: Chat, chosen: tuple[int, ...], row: Row) -> Asked:
+    def _chat_prompt(self, chat: Chat, chosen: tuple[int, ...], row: Row) -> RowPrompt:
         messages = self.prompt.messages(self._shown(chosen), row)
         text, parts = chat.render(messages), chat.tokens_and_texts(messages)
         if not self.labels:
-            return Asked(text, self.tokenizer.join(parts), chosen, [], [])
+            return RowPrompt(text, self.tokenizer.join(parts), chosen, [], [])
         begun = parts.pop() if isinstance(parts[-1], str) else ""  # the template's text after its last special token
         head = self.tokenizer.join(parts)
         endings = [self.prompt.word(label) + self.prompt.after(row) for label in self.labels]
-        return _asked(text, chosen, endings, [pair_of(self.tokenizer, str(begun), each, head) for each in endings])
+        return _with_common_prefix(
+            text, chosen, endings, [pair_of(self.tokenizer, str(begun), each, head) for each in endings]
+        )
 
-    def _ask_with_blank(self, chosen: tuple[int, ...], row: Row) -> Asked:
+    def _prompt_with_blanks(self, chosen: tuple[int, ...], row: Row) -> RowPrompt:
         """For a masked model, which sees what follows the answer: as many blanks as a label word has tokens."""
         before = self.prompt.prompt(self._shown(chosen), row)
         after, mask = self.prompt.after(row), self.tokenizer.mask
@@ -137,7 +139,7 @@ class Questions:
             options.append(
                 masked_at(tokens, [n for n, (start, stop) in spans if stop > first and start < end], mask.id)
             )
-        return Asked(before + self.tokenizer.named["mask_token"] + after, [], chosen, words, options)
+        return RowPrompt(before + self.tokenizer.named["mask_token"] + after, [], chosen, words, options)
 
     def _demonstrate(self, chosen: tuple[int, ...]) -> tuple[str, list[int], str]:
         """The demonstrations' text; its tokens, BOS first, that do not depend on what follows; and the rest of it."""
@@ -150,23 +152,23 @@ class Questions:
         """The examples in the order of the prompt."""
         return [(self.pool.rows[index], self.pool.labels[index]) for index in reversed(chosen)]
 
-    def _fits(self, asked: Asked) -> bool:
-        return self._length(asked) <= self.context
+    def _fits(self, prompt: RowPrompt) -> bool:
+        return self._length(prompt) <= self.context
 
-    def _length(self, asked: Asked) -> int:
+    def _length(self, prompt: RowPrompt) -> int:
         """How many positions of the context it needs."""
         needed = [
             len(option.tokens) if isinstance(option, Blanks) else len(option.context) + len(option.continuation) - 1
-            for option in asked.options  # the last token of a continuation is scored, but not processed
+            for option in prompt.options  # the last token of a continuation is scored, but not processed
         ]
-        return max(needed, default=len(asked.tokens) + self.answer_tokens)
+        return max(needed, default=len(prompt.tokens) + self.answer_tokens)
 
 
-def _asked(text: str, chosen: tuple[int, ...], endings: list[str], pairs: list[Pair]) -> Asked:
+def _with_common_prefix(text: str, chosen: tuple[int, ...], endings: list[str], pairs: list[Pair]) -> RowPrompt:
     """All endings are scored after the same tokens, even if the prompt is tokenized differently with one of them."""
     tokens = _common_prefix([pair.context for pair in pairs])
     options = [Pair(tokens, [*pair.context[len(tokens) :], *pair.continuation]) for pair in pairs]
-    return Asked(text, tokens, chosen, endings, options)
+    return RowPrompt(text, tokens, chosen, endings, options)
 
 
 def _common_prefix(sequences: Sequence[Sequence[int]]) -> list[int]:
