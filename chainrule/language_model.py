@@ -20,8 +20,10 @@ from chainrule.model.formats.checkpoint import load_model, read_config, save_mod
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, TokenScore, given_tokens, score_documents
 from chainrule.scoring.token_scores import Scores
+from chainrule.storage.gguf import is_gguf
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.chat import Chat
+from chainrule.tokens.gguf_tokenizer import generation_fields as gguf_generation_fields
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 PromptLike = str | Sequence[int]  # a text, or tokens with BOS or a chat template's
@@ -224,8 +226,8 @@ Pretrained = LanguageModel | MaskedLanguageModel
 
 
 def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", bos: str | None = None) -> Pretrained:
-    """The language model of a directory (a run, or any Hugging Face directory of a known family), or of a name on the
-    Hub, "owner/name" or "owner/name@revision". BERT's is a masked one.
+    """The language model of a directory (a run, or any Hugging Face directory of a known family), of a GGUF file, or
+    of a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one.
 
     `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. Raises ModelError for a path
     or a name without a model, and for a `bos` that is no token of it.
@@ -260,7 +262,9 @@ def require_causal(lm: Pretrained, purpose: str, instead: str) -> LanguageModel:
 
 
 def generation_fields(directory: Path) -> dict[str, Any]:
-    """The fields of a directory's generation_config.json; none where there is no such file."""
+    """The fields of a directory's generation_config.json, or of a GGUF file; none where there is no such file."""
+    if is_gguf(directory):
+        return gguf_generation_fields(directory)
     path = directory / "generation_config.json"
     if not path.is_file():
         return {}

@@ -16,7 +16,7 @@ from chainrule.model.transformer import Transformer
 from chainrule.scoring.blanks import fill_blanks, masked_at
 from chainrule.scoring.documents import TokenScore, given_tokens
 from chainrule.tokens.tokenizer import Tokenizer
-from chainrule.training.objectives import Marks, masked_token
+from chainrule.training.objectives import SpecialTokens, mask_windows, masked_token_loss
 
 _SEQUENCES_IN_MEMORY = 256  # copies of a text, each with another token masked
 _SHOWN_EVERY = 6  # tokens: `filled` shows the model's prediction of one in so many
@@ -100,16 +100,16 @@ class MaskedLanguageModel:
         """
         if stride is not None:
             raise ModelError("stride: wanted none for a masked model, whose windows do not overlap; leave it out")
-        marks = Marks(self.tokenizer.bos_id, self.tokenizer.closing, self._mask)
-        objective = masked_token(marks, self.model.config.vocabulary_size)
+        special = SpecialTokens(self.tokenizer.bos_id, self.tokenizer.closing, self._mask)
         tokens, masked, total = 0, 0, 0.0
         documents = [texts] if isinstance(texts, str) else texts
         for number, window in enumerate(self._windows(documents)):
-            batch = objective.batch(window[None], [number])
-            if count := objective.predicted(batch):
-                total += float(objective.loss(self.model, *(tensor.to(self.device) for tensor in batch))) * count
+            rng = np.random.default_rng([number])
+            batch = mask_windows(window[None], special, self.model.config.vocabulary_size, rng)
+            if count := batch.targets.numel():
+                total += float(masked_token_loss(self.model, batch.to(self.device))) * count
                 masked += count
-            tokens += len(window) - 2 - len(marks.closing)
+            tokens += len(window) - 2 - len(special.closing)
         if not masked:
             raise ModelError("evaluate: wanted text, got none (or empty ones only)")
         return MaskedEvaluation(tokens, masked, total / masked)

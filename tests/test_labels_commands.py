@@ -164,7 +164,7 @@ def test_a_jsonl_keeps_its_values_as_they_are(classifier: str, answer: Callable[
     [
         ("half.jsonl", '{"day": "fine"}\n\n{"day": "gr', "half.jsonl:3: not JSON"),
         ("empty.csv", "day,stars\nfine,3\n ,2\n", "empty.csv:3: wanted a text, 'day' is empty"),
-        ("other.csv", "date,stars\nfine,3\n", "other.csv:2: no 'day' there, only 'date', 'stars'"),
+        ("other.csv", "date,stars\nfine,3\n", "other.csv:2: no column 'day', only 'date', 'stars'"),
         ("null.jsonl", '{"day": "fine"}\n{"day": null}\n', "null.jsonl:2: 'day' is null"),
         ("list.jsonl", '{"day": ["fine"]}\n', "list.jsonl:1: wanted text in 'day', got a list"),
         ("short.csv", "day,stars\nfine,3\ngrim\n", "short.csv:3: wanted 2 columns, got 1"),

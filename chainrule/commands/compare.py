@@ -4,6 +4,9 @@ from typing import Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Bos, Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
+from chainrule.comparison.methods import METHODS
+
+_METHODS = f"{', '.join(method.name for method in METHODS)} (default all)."
 
 
 def compare(
@@ -12,7 +15,7 @@ def compare(
     /,
     out: Folder,
     columns: Columns = Columns(),
-    methods: Annotated[tuple[str, ...], Help("NAME")] = (),
+    methods: Annotated[tuple[str, ...], Help("NAME", _METHODS, section="What to compare")] = (),
     sizes: tuple[int, ...] = (),
     seeds: int = 5,
     limit: Limit = None,
@@ -31,8 +34,6 @@ def compare(
         out: Folder for the results and report.html.
 
     What to compare:
-        methods: zero-shot, in-context, in-context-nearest, head, full, majority, bag-of-words, random-weights
-            (default all).
         sizes: Numbers of labels to learn from (default 4, 16, 64 ... and all).
         seeds: Random choices of the labels per size.
         minutes: Leave out what would not be done after X minutes.
@@ -40,9 +41,10 @@ def compare(
     Example:
         chainrule compare runs/books reviews.toml --out compared --seeds 2
     """
+    from chainrule.comparison.comparison import Comparison
     from chainrule.comparison.grid import Bounds
     from chainrule.comparison.run import compare
-    from chainrule.comparison.table import COLUMNS, Comparison
+    from chainrule.comparison.table import COLUMNS
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import live_table, print_json, print_table, say
@@ -52,7 +54,7 @@ def compare(
     with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(COLUMNS) as draw:
 
         def show(comparison: Comparison) -> None:
-            draw(comparison.text(differences=False), f"{len(comparison.left)} rows left")
+            draw(comparison.table.text(differences=False), f"{len(comparison.table.left)} rows left")
 
         comparison = compare(
             lm, read, out=out, methods=methods or None, sizes=sizes or None, seeds=seeds, limit=limit,
@@ -61,6 +63,6 @@ def compare(
     if json:
         print_json(comparison.results())
         return
-    print_table(COLUMNS, comparison.text())
+    print_table(COLUMNS, comparison.table.text())
     print("* told apart from the best baseline with as many labels, all comparisons taken together")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")

@@ -50,10 +50,11 @@ def evaluate(
     Example:
         chainrule evaluate runs/books held-out.txt
     """
+    from chainrule.corpus.read import read_texts
     from chainrule.language_model import load
     from chainrule.masked_language_model import MaskedEvaluation
-    from chainrule.storage.records import find_files, read_texts
-    from chainrule.storage.rows import Skipped
+    from chainrule.storage.inputs import find_files
+    from chainrule.storage.records import Skipped
     from chainrule.terminal import print_json, say
 
     if bool(texts) == bool(tasks):
@@ -74,7 +75,7 @@ def evaluate(
         return
     skipped = Skipped()
     documents = read_texts(
-        find_files(texts, say), field=field, encoding=encoding, on_skip=skipped if on_error == "skip" else None, say=say
+        find_files(texts, say), field=field, encoding=encoding, skipped=skipped if on_error == "skip" else None, log=say
     )
     found = lm.evaluate(documents, stride=stride)
     if skipped.count:

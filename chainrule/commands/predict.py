@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +23,9 @@ from chainrule.commands.options import (
 from chainrule.errors import OptionError
 
 if TYPE_CHECKING:
-    from chainrule.storage.rows import Skipped
+    from chainrule.storage.records import Skipped
     from chainrule.tasks.examples import Row
-    from chainrule.tasks.predictions import Predictor
+    from chainrule.tasks.predictor import Predictor
 
 
 def predict(
@@ -64,7 +65,7 @@ def predict(
         chainrule predict runs/stars "A charming film"
         chainrule predict runs/stars --input new.csv --out labelled.csv
     """
-    from chainrule.storage.rows import Skipped
+    from chainrule.storage.records import Skipped
     from chainrule.tasks.predictions import predict_file, predictions
     from chainrule.terminal import print_json, progress_bar, say
 
@@ -88,7 +89,7 @@ def predict(
                 out,
                 encoding=columns.encoding,
                 on_error=columns.on_error,
-                say=say,
+                log=say,
                 show=lambda done: bar(done, f"{done:,} rows"),
             )
         rows, empty, seconds = written.rows, written.empty, time.monotonic() - started
@@ -98,7 +99,7 @@ def predict(
             print(f"{out}: {rows} rows, {rows / seconds:,.0f} a second")
     else:
         empty = Skipped()
-        found = predictions(made, _asked(texts, made, columns, empty))
+        found = predictions(made, _rows(texts, made, columns, empty))
         if json:
             print_json({"predictions": list(found)})
         else:
@@ -108,20 +109,21 @@ def predict(
                 print(dumps(prediction, ensure_ascii=False), flush=True)
     if empty.count:
         say(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
-    for note in getattr(made, "notes", ()):
+    for note in made.notes:
         say(note)
 
 
-def _asked(
+def _rows(
     texts: Iterable[str], predictor: "Predictor", columns: Columns, empty: "Skipped"
 ) -> Iterator["Row | str | None"]:
-    """The texts, and the lines of standard input where one is -; None for an empty line."""
-    from chainrule.tasks.predictions import Asked
+    """The texts, and the lines of standard input for -; None for an empty line, which `empty` counts."""
+    from chainrule.storage.records import Skipped
+    from chainrule.tasks.predictions import rows_to_predict
 
     for text in texts:
         if text == "-":
-            lines = Asked("-", predictor.columns, columns.encoding, columns.on_error)
-            yield from (row for _, row in lines.rows(empty))
+            read = partial(rows_to_predict, "-", encoding=columns.encoding, on_error=columns.on_error)
+            yield from (row for _, row in read(predictor.columns, empty, Skipped()))
         else:
             yield text
 

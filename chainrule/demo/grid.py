@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.run import compare
-from chainrule.comparison.table import Comparison
 from chainrule.demo.ask import Figure
 from chainrule.demo.tasks import WorldTask
 from chainrule.language_model import LanguageModel
@@ -45,8 +45,8 @@ def compare_tasks(
         with progress_bar(1.0, f"comparing on {name}", sparing=True) as bar:
 
             def show(comparison: Comparison, bar: Any = bar) -> None:
-                done = len(comparison.outcomes)
-                bar(done / (done + len(comparison.left)), f"{len(comparison.left)} rows left")
+                done, left = len(comparison.table.outcomes), len(comparison.table.left)
+                bar(done / (done + left), f"{left} rows left")
 
             comparison = compare(
                 language_model, tasks[name].task, out=out / name, methods=methods, sizes=few, seeds=seeds, show=show
@@ -56,11 +56,12 @@ def compare_tasks(
 
 
 def _entries(name: str, comparison: Comparison, ceiling: float) -> list[Entry]:
-    n, chance = len(comparison.setting.items), comparison.setting.chance
+    setting = comparison.table.setting
+    n, chance = len(setting.items), setting.chance
     return [
         Entry(
             name,
-            _adaptation(cell.method, cell.shots),
+            _adaptation(cell.name, cell.shots),
             cell.labels,
             Figure(cell.accuracy.value, n, chance, (cell.accuracy.low, cell.accuracy.high), ceiling),
         )

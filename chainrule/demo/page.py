@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule.comparison.report.curves import PALETTE
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.report.curves import style
 from chainrule.demo.figures import ALL, QUESTIONS, after
 from chainrule.demo.puzzles import MEANINGS, MOST_SHOTS, NOTES_PROMPT
 from chainrule.drawing import charts
@@ -44,7 +45,7 @@ def page(results: Results) -> str:
     losses = results["losses"]
     values = {
         "results": results,
-        "palette": PALETTE,
+        "style": style(METHODS),
         "loss_curve": losses_drawing(losses["training"], losses["validation"]),
         "start": math.log(results["model"]["vocabulary_size"]),
         "surprising": SURPRISING,

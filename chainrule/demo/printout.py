@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.methods.method import Role
 from chainrule.demo.figures import ALL, QUESTIONS, after
 from chainrule.demo.puzzles import MOST_SHOTS, NOTES_PROMPT
 from chainrule.terminal import print_table
@@ -21,7 +23,6 @@ _QUESTIONS = {
     "unasked_questions": "  a kind of question never asked at all",
 }
 _TASKS = ("colours", "polarity")
-_METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words")
 
 Results = Mapping[str, Any]
 Row = tuple[str, ...]
@@ -105,17 +106,18 @@ def _task_rows(results: Results) -> Iterator[Row]:
         mixed = [entry for entry in results.get("mixed_polarities", []) if entry["task"] == task]
         yield _heading(f"{task} (control: {'mixed reviews' if mixed else 'random weights'})")
         untrained = {entry["labels"]: entry for entry in entries if entry["adaptation"] == "random-weights"}
-        for method in _METHODS:
-            found = [entry for entry in entries if entry["adaptation"].split(",")[0] == method]
-            if not found or (task, method) == ("colours", "bag-of-words"):  # a name says nothing to it
+        for method in METHODS:
+            found = [entry for entry in entries if entry["adaptation"].split(",")[0] == method.name]
+            wordless = task == "colours" and method.role is Role.SIMPLE  # a name alone has no words to learn from
+            if not found or wordless or method.role is Role.CONTROL:
                 continue
             entry = max(found, key=lambda entry: entry["labels"])
             if mixed:
                 same = ("adaptation", "labels")
                 beside = next((one for one in mixed if all(one[key] == entry[key] for key in same)), None)
             else:
-                beside = untrained.get(entry["labels"]) if method in ("head", "full") else None
-            labels = f", {entry['labels']} labels" if entry["labels"] and method != "in-context" else ""
+                beside = untrained.get(entry["labels"]) if method.role is Role.FINETUNED else None
+            labels = f", {entry['labels']} labels" if entry["labels"] and method.role is not Role.PROMPTED else ""
             yield _row(f"  {entry['adaptation']}{labels}", entry, beside)
 
 

@@ -4,18 +4,17 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from chainrule.errors import ChainruleError, DataError
-from chainrule.storage.lines import UndecodableError, UnusableFileError
-from chainrule.storage.records import Record, Say, kind, once, read_records, silent
-from chainrule.storage.rows import NO_TEXT, Skipped, missing, report, text_of
+from chainrule.storage.columns import NO_TEXT, Record, missing_column, text_of
+from chainrule.storage.lines import UndecodableError
+from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
 from chainrule.tasks.prompt import Prompt, fill
 from chainrule.tasks.prompt import Row as Row
 from chainrule.tasks.splits import hold_out, stratified_order
 from chainrule.tasks.task_file import Kind, Settings, read_task_file
 
-OnError = Literal["stop", "skip"]
 _WRITE_ONE = "write one, or leave the row out"
 
 
@@ -32,7 +31,7 @@ class Examples:
         return len(self.rows)
 
     def take(self, indices: Sequence[int]) -> "Examples":
-        """The examples at these places, in this order."""
+        """The examples of these indices, in this order."""
         groups = None if self.groups is None else [self.groups[i] for i in indices]
         return Examples(
             [self.rows[i] for i in indices],
@@ -66,13 +65,13 @@ class Task:
         label: str = "",
         encoding: str = Settings.encoding,
         on_error: OnError = "stop",
-        say: Say = silent,
+        log: Log = no_log,
     ) -> "Task":
         """The task of a .toml; or of a data file with these columns in this encoding, asked by the default prompt.
 
         Without test rows a stratified fifth is held out, always the same one. Labels are read without the space around
         them. Raises DataError, with file and line, for what is missing, empty or unknown; with on_error="skip" rows
-        that are so are left out, and `say` is told how many.
+        that are so are left out, and `log` is called with their number.
         """
         path = Path(path)
         text = (text,) if isinstance(text, str) else tuple(text)
@@ -86,25 +85,27 @@ class Task:
                     f"{path}: a task file names the encoding of its files itself: write encoding = {encoding!r} into"
                     " it, and leave the option out"
                 )
-            return cls.read(read_task_file(path), path, on_error=on_error, say=say)
+            return cls.read(read_task_file(path), path, on_error=on_error, log=log)
         if not text or not label:
             first = next(read_records(str(path), encoding=encoding), None)
-            there = f": name them out of {_listed(list(first.fields))}" if first else " of a file with rows"
+            if isinstance(first, DataError):
+                raise first
+            there = f": name them out of {_listed(list(first.values))}" if first else " of a file with rows"
             raise DataError(f"{path}: wanted --text and --label, the names of its columns{there}")
         settings = Settings(path, text, label, prompt=Prompt.default(text, label), encoding=encoding)
-        return cls.read(settings, path, on_error=on_error, say=say)
+        return cls.read(settings, path, on_error=on_error, log=log)
 
     @classmethod
     def read(
-        cls, settings: Settings, path: Path | None = None, *, on_error: OnError = "stop", say: Say = silent
+        cls, settings: Settings, path: Path | None = None, *, on_error: OnError = "stop", log: Log = no_log
     ) -> "Task":
         """The task that the settings describe; errors as in `load`. `path`: the file that says so."""
         if on_error not in get_args(OnError):
             raise DataError(f"--on-error: wanted {' or '.join(get_args(OnError))}, got {on_error!r}: choose one")
         files = [settings.train] if settings.test is None else [settings.train, settings.test]
-        say = once(say)
+        log = log_once(log)
         try:
-            train, *others = [_read(file, settings, on_error, say) for file in files]
+            train, *others = [_read(file, settings, on_error, log) for file in files]
         except UndecodableError as error:
             if path is None or path.suffix != ".toml":
                 raise
@@ -216,14 +217,14 @@ def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = 
     )
 
 
-def checked_record(record: Record, text: Sequence[str]) -> Row:
-    """The same for a row of a file, whose place is named; a line of a .txt is the text of a single column."""
-    if "text" not in text and kind(record.source) == ".txt":
-        return checked_row(record.fields["text"], text, record.where, NO_TEXT)
+def example_row(record: Record, text: Sequence[str]) -> Row:
+    """The same for a row of a file, which errors name; a line of a .txt is the text of a single column."""
+    if "text" not in text and format_of(record.source) == ".txt":
+        return checked_row(record.values["text"], text, record.where, NO_TEXT)
     for column in text:
         if not isinstance(record.values.get(column), str):
             record.text(column)
-    return checked_row(record.fields, text, record.where, NO_TEXT)
+    return checked_row(record.strings, text, record.where, NO_TEXT)
 
 
 def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
@@ -231,7 +232,7 @@ def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
     return "\n".join(row[column] for column in text) if template is None else fill(template, row)
 
 
-def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Examples:
+def _read(path: Path, settings: Settings, on_error: OnError, log: Log) -> Examples:
     """The examples of a file; DataError, with file and line, for a row that lacks a column, its text or its label."""
     if not path.is_file():
         raise DataError(f"{path}: no such file: check the name")
@@ -240,35 +241,34 @@ def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Exampl
     groups: list[str] = []
     sources: list[str] = []
     skipped = Skipped()
-    on_skip = skipped if on_error == "skip" else None
-    named = [*settings.text, settings.label, *([] if settings.group is None else [settings.group])]
-    for record in read_records(
-        str(path), encoding=settings.encoding, columns=settings.columns or None, on_skip=on_skip, say=say
-    ):
-        if kind(record.source) not in (".jsonl", ".ndjson"):  # there a column that one row lacks, all rows lack
-            for column in named:
+    needed = [*settings.text, settings.label, *([] if settings.group is None else [settings.group])]
+    for record in read_records(str(path), encoding=settings.encoding, columns=settings.columns or None, log=log):
+        if isinstance(record, Record) and format_of(record.source) not in (".jsonl", ".ndjson"):
+            for column in needed:  # where one row of a table lacks a column, all do
                 if column not in record.values:
-                    raise missing(record.where, column, list(record.values))
+                    raise missing_column(record.where, column, list(record.values))
         try:
-            row = checked_record(record, settings.text)
+            if isinstance(record, DataError):
+                raise record
+            row = example_row(record, settings.text)
             label = record.text(settings.label).strip()
             if not label:
                 raise DataError(f"{record.where}: wanted a label, {settings.label!r} is empty: {NO_TEXT}")
             if settings.group is not None:
                 groups.append(record.text(settings.group))
-        except ChainruleError as error:
-            report(error, on_skip)
+        except DataError as error:
+            if on_error == "stop":
+                raise
+            skipped.add(error)
             continue
         rows.append(row)
         labels.append(label)
         sources.append(record.where)
-    if isinstance(skipped.first, UnusableFileError):
-        raise skipped.first
     if not rows:
         why = f" ({skipped.note})" if skipped.count else ""
         raise DataError(f"{path}: wanted labelled rows, found none{why}: name another file")
     if skipped.count:
-        say(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
+        log(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
     return Examples(rows, labels, sources, None if settings.group is None else groups)
 
 

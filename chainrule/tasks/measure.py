@@ -5,23 +5,16 @@ Shapes: D sets of demonstrations, O orders of each, M test items.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import DataError
-from chainrule.prompting.prompted import Prompted
-from chainrule.tasks.examples import Examples, Row, Task
+from chainrule.tasks.examples import Examples, Task
+from chainrule.tasks.predictor import Generating, Predictor
 from chainrule.uncertainty import accuracy
-
-
-class Predictor(Protocol):
-    """What every adaptation gives."""
-
-    def predict(self, rows: Iterable[Row | str]) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -56,7 +49,7 @@ def measure(predictor: Predictor, task: Task, limit: int | None = None) -> Score
     items = held_out(task, limit)
     answers = None
     start = time.perf_counter()
-    if isinstance(predictor, Prompted) and predictor.generates:
+    if isinstance(predictor, Generating) and predictor.generates:
         answers = list(predictor.answers(items.rows))
         predictions = [predictor.label_of(answer) for answer in answers]
     else:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from chainrule.errors import DataError
-from chainrule.storage.rows import missing
+from chainrule.storage.columns import missing_column
 
 Row = Mapping[str, str]  # column -> text
 
@@ -144,7 +144,7 @@ def fill(template: str, row: Row) -> str:
         if piece in ("{{", "}}"):
             return piece[0]
         if piece[1:-1] not in row:
-            raise missing("template", piece[1:-1], list(row))
+            raise missing_column("template", piece[1:-1], list(row))
         return row[piece[1:-1]]
 
     return "".join(filled(piece) if place % 2 else piece for place, piece in enumerate(_MARKS.split(template)))

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar, get_args
 import tomli_w
 
 from chainrule.errors import ChainruleError, DataError
+from chainrule.storage.columns import check_distinct
 from chainrule.storage.lines import checked_encoding
-from chainrule.storage.rows import check_names
 from chainrule.tasks.prompt import Prompt, check_columns, is_word
 
 Kind = Literal["classification", "free"]  # "free": an answer judged by exact match
@@ -38,7 +38,7 @@ class Settings:
             raise DataError(f"kind: wanted {' or '.join(get_args(Kind))}, got {self.kind!r}: correct it")
         if not all([self.label, *self.text]) or not self.text:
             raise DataError("wanted text and label, the columns of the texts and of their labels: name both")
-        check_names("columns", self.columns)
+        check_distinct("columns", self.columns)
         try:
             checked_encoding(self.encoding)
         except ChainruleError as error:

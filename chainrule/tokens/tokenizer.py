@@ -17,6 +17,7 @@ from tokenizers import AddedToken, processors
 
 from chainrule.errors import ModelError
 from chainrule.storage.files import whole_file
+from chainrule.storage.gguf import is_gguf
 from chainrule.tokens import bytepair, settings, tables, tokenizer_files
 from chainrule.tokens.added_tokens import Completed, Special, complete
 from chainrule.tokens.bos import surroundings
@@ -338,13 +339,13 @@ def _unicode(texts: Iterable[str]) -> Iterator[str]:
 
 
 def load_tokenizer(path: Path, bos: str | None = None) -> Tokenizer:
-    """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), or of a tokenizer.json.
+    """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), of a tokenizer.json or a GGUF.
 
     BOS is the token `bos`, or what `chainrule.tokens.bos` finds. Raises ModelError for a directory without a tokenizer,
     with files that disagree or that name no BOS, and for a `bos` that is no token.
     """
     directory = path.parent if path.name == "tokenizer.json" else path
-    if path.is_file() and directory == path:
+    if path.is_file() and directory == path and not is_gguf(path):
         raise ModelError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
     files, chosen, completed = tokenizer_files.read(directory, bos)
     return Tokenizer(files, chosen.id, completed, chosen.reason)
@@ -380,7 +381,7 @@ def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
 
 
 def train_bpe(
-    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.OURS
+    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.LLAMA3
 ) -> Tokenizer:
     """Byte-level BPE with `vocabulary_size` ids: 256 bytes, BOS, and merges (fewer, if `texts` have no more to merge).
 

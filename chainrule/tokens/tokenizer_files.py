@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ModelError
+from chainrule.storage.gguf import is_gguf
+from chainrule.tokens import gguf_tokenizer
 from chainrule.tokens.added_tokens import Completed, complete
 from chainrule.tokens.bos import Bos, choose_bos, put_in_front
 from chainrule.tokens.settings import FILES, SETTINGS, Files, chat_templates, json_object, named, setting
@@ -20,15 +22,7 @@ def read(directory: Path, bos: str | None = None) -> tuple[dict[str, bytes], Bos
 
     Special tokens that only the model's files name are added to the tokenizer's, which are saved without those.
     """
-    if not (directory / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
-            " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
-        )
-    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
-    for name in SETTINGS:
-        _settings(directory / name)
-    config, generation = _settings(directory / "config.json"), _settings(directory / "generation_config.json")
+    files, config, generation = gguf_tokenizer.tokenizer_files(directory) if is_gguf(directory) else _found(directory)
     try:
         completed = complete(files)
     except ValueError as error:
@@ -83,6 +77,19 @@ def _with_bos(files: Files, bos: str, completed: Completed) -> tuple[dict[str, b
         "tokenizer_config.json": json.dumps(settings, indent=2).encode() + b"\n",
     }
     return changed, Bos(id, "--bos"), complete(changed)
+
+
+def _found(directory: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
+    """The tokenizer's files in a directory, and what its config.json and generation_config.json say."""
+    if not (directory / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
+            " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
+        )
+    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    for name in SETTINGS:
+        _settings(directory / name)
+    return files, _settings(directory / "config.json"), _settings(directory / "generation_config.json")
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from chainrule.comparison.baselines import bag_of_words, majority, random_weights
+from chainrule.comparison.methods.bag_of_words import bag_of_words
+from chainrule.comparison.methods.majority import majority
+from chainrule.comparison.methods.random_weights import random_weights
 from chainrule.finetuning.logistic import Strengths, dealt, fit
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Task

@@ -156,7 +156,7 @@ def test_rows_that_are_wrong_are_skipped_and_counted_when_asked(tmp_path: Path):
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("{broken\n")
     said: list[str] = []
-    task = Task.load(path, on_error="skip", say=said.append)
+    task = Task.load(path, on_error="skip", log=said.append)
     assert len(task.train) + len(task.test) == 100
     train = tmp_path / "train.jsonl"
     told = f"{train}: of 105 rows 5 skipped, the first because of {train}:101: 'text' is null"
@@ -169,7 +169,7 @@ def test_rows_that_are_wrong_are_skipped_and_counted_when_asked(tmp_path: Path):
 
 def test_a_column_that_no_row_has_is_no_reason_to_skip_every_row(tmp_path: Path):
     path = write(tmp_path / "a.csv", rows())
-    with pytest.raises(ValueError, match="no 'review' there, only 'text', 'label'"):
+    with pytest.raises(ValueError, match="no column 'review', only 'text', 'label'"):
         Task.load(path, text="review", label="label", on_error="skip")
     (tmp_path / "b.jsonl").write_text("{no\n")
     with pytest.raises(
@@ -207,13 +207,13 @@ def test_the_encoding_of_a_task_is_that_of_its_file_or_the_option(tmp_path: Path
 
 
 def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path):
-    there = "no '{}' there, only 'text', 'label', 'stars'"
+    there = "no column '{}', only 'text', 'label', 'stars'"
     path = write(tmp_path / "a.csv", rows(stars=["5"] * 100))
     for text, label, missing in (("review", "label", "review"), ("text", "verdict", "verdict")):
         with pytest.raises(ValueError, match=there.format(missing)):
             Task.load(path, text=text, label=label)
     bad(tmp_path, there.format("author"), 'group = "author"', train=rows(stars=["5"] * 100))
-    bad(tmp_path, r"train\.jsonl:2: no 'label' there, only 'text'", train=[*rows()[:1], {"text": "a"}])
+    bad(tmp_path, r"train\.jsonl:2: no column 'label', only 'text'", train=[*rows()[:1], {"text": "a"}])
 
 
 def test_a_data_file_needs_the_names_of_its_columns(tmp_path: Path):
@@ -304,7 +304,7 @@ def test_a_text_is_a_row_where_there_is_one_column(tmp_path: Path):
     assert both.finetune_text({"text": "fine", "title": "A"}) == "A\nfine"
     for row, message in (
         ("fine", "row: wanted the columns 'title', 'text', got one text"),
-        ({"text": "fine"}, "row: no 'title' there, only 'text'"),
+        ({"text": "fine"}, "row: no column 'title', only 'text'"),
         ({"text": "", "title": " "}, "row: wanted a text"),
     ):
         with pytest.raises(ValueError, match=message):

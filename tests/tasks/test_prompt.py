@@ -41,7 +41,7 @@ def test_before_the_word_and_after_are_the_filled_template(text: str, word: str,
 def test_texts_of_several_columns_are_named():
     prompt = Prompt("{premise} Hence {hypothesis}? {label}")
     assert prompt.before({"premise": "It rains.", "hypothesis": "it is wet"}) == "It rains. Hence it is wet? "
-    with pytest.raises(ValueError, match="template: no 'hypothesis' there, only 'premise'"):
+    with pytest.raises(ValueError, match="template: no column 'hypothesis', only 'premise'"):
         prompt.before({"premise": "It rains."})
 
 
