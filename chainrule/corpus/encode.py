@@ -43,14 +43,14 @@ def token_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
 
 def _split(tokenizer: Tokenizer, batch: Sequence[Part], ids: Sequence[NDArray[np.uint32]], validates: bool) -> Tokens:
     dtype = token_type(tokenizer.vocabulary_size)
-    bottom = np.array([tokenizer.bos_id], np.uint32)
+    bos = np.array([tokenizer.bos_id], np.uint32)
     arrays, starts, length = [np.zeros(0, np.uint32)], [], 0
     for part, tokens in zip(batch, ids, strict=True):
         if part.validates != validates:
             continue
         if part.piece.begins:
             starts.append(length)
-            arrays.append(bottom)
+            arrays.append(bos)
         arrays.append(tokens)
         length += part.piece.begins + len(tokens)
     return Tokens(np.concatenate(arrays, dtype=dtype, casting="unsafe"), np.array(starts, np.int64))

@@ -97,6 +97,9 @@ class Engine:
         """How many sequences run or wait."""
         return len(self._running) + len(self._waiting) + sum(map(len, self._joining.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._running or self._waiting or self._joining)
+
     def add(
         self,
         prompt: Sequence[int],
@@ -149,8 +152,9 @@ class Engine:
                 self._leave(row)
                 return
         for prompt, sequences in self._joining.items():
-            self._joining[prompt] = [sequence for sequence in sequences if sequence.id != id]
-        self._end_prefill()
+            if any(sequence.id == id for sequence in sequences):
+                self._set_joining(prompt, [sequence for sequence in sequences if sequence.id != id])
+                return
 
     @torch.inference_mode()
     def step(self) -> list[NewToken]:
@@ -225,18 +229,16 @@ class Engine:
                 self._cache.join(len(joining), latest.cache, latest.columns)
                 self._running += joining
                 features.append(latest.features.expand(len(joining), -1))
-            self._joining[latest.prompt] = sequences[len(joining) :]
-            if not self._joining[latest.prompt]:
+            if len(joining) == len(sequences):
                 self._prefilled.pop()
-        self._end_prefill()
+            self._set_joining(latest.prompt, sequences[len(joining) :])
         return features
 
     def _prefill(self) -> bool:
         """Process the next part of the prompts that are to join; False where there is none."""
-        if not any(self._joining.values()):
+        if not self._joining:
             if not self._waiting:
                 return False
-            self._joining = {}
             for sequence in self._waiting.values():
                 self._joining.setdefault(sequence.prompt, []).append(sequence)
             self._waiting = {}
@@ -244,10 +246,14 @@ class Engine:
         self._prefilled = next(self._parts)[::-1]
         return True
 
-    def _end_prefill(self) -> None:
-        """Forget the prompts, and the cache they were processed in, when no sequence waits for one."""
-        if not any(self._joining.values()):
-            self._joining, self._parts, self._prefilled = {}, iter(()), []
+    def _set_joining(self, prompt: tuple[int, ...], sequences: list[_Sequence]) -> None:
+        """Which sequences still wait for a prompt. After the last, the cache of the prompts is forgotten."""
+        if sequences:
+            self._joining[prompt] = sequences
+        else:
+            self._joining.pop(prompt, None)
+        if not self._joining:
+            self._parts, self._prefilled = iter(()), []
 
     def _room_for(self, sequences: Sequence[_Sequence]) -> int:
         """How many of these sequences the batch and its cache have room for."""
@@ -261,13 +267,13 @@ class Engine:
 
     def _reserve(self, joining: Sequence[_Sequence]) -> None:
         """Make room in the cache, for those that will join later too: it is copied as seldom as possible."""
-        known = [*self._running, *(sequence for each in self._joining.values() for sequence in each)]
-        known += self._waiting.values()
         rows, columns = self._cache.capacity
         needed_rows = len(self._running) + len(joining)
         needed_columns = max(sequence.columns for sequence in (*self._running, *joining))
         if rows >= needed_rows and columns >= needed_columns:
             return
+        known = [*self._running, *(sequence for each in self._joining.values() for sequence in each)]
+        known += self._waiting.values()
         if not self._running:
             self._cache = self._empty_cache()
         rows = min(self.batch_size, max(len(known), needed_rows if not self._running else 2 * needed_rows))
