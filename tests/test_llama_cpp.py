@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import exportable_model, random_model
 
-from chainrule.export import SAMPLE, export_gguf
+from chainrule.exporting.export import SAMPLE, export_gguf
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, train_bpe

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from chainrule.export import SAMPLE, export_gguf
+from chainrule.exporting.export import SAMPLE, export_gguf
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel, load
 from chainrule.storage.files import sha256

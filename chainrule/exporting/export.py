@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from chainrule.errors import ChainruleError, FolderError, ModelError
+from chainrule.exporting.modelfile import modelfile
 from chainrule.language_model import LanguageModel, load
 from chainrule.model.formats.checkpoint import config_fields, weights
 from chainrule.model.formats.gguf_write import Type, check_finite_in_half, model_metadata, tensors_to_write
-from chainrule.modelfile import modelfile
 from chainrule.scoring.documents import score_documents
 from chainrule.storage.files import nothing_left_if_refused, whole_directory, whole_file, write_text
 from chainrule.storage.gguf import write_gguf
