@@ -38,7 +38,7 @@ def write(out: Path) -> None:
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     write_text(out / "index.html", page(results))
     together = examples_drawing(results["puzzle_curve"], "Puzzles of all meanings")
-    write_text(out / "puzzles.svg", charts.standing_alone(together))
+    write_text(out / "puzzles.svg", charts.svg_file(together))
 
 
 def page(results: Results) -> str:
@@ -58,7 +58,7 @@ def page(results: Results) -> str:
         "together": results[after(ALL, MOST_SHOTS)],
         "tasks": [_task(results, name) for name in _TASKS],
     }
-    filters = {"percent": _percent, "count": charts.in_short, "probability": _probability}
+    filters = {"percent": _percent, "count": charts.short_count, "probability": _probability}
     return render("chainrule.demo", "page.html", filters, values)
 
 
