@@ -19,8 +19,10 @@ from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.checkpoint import load_model, read_config, save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, Scores, TokenScore, border, score_documents
+from chainrule.storage.gguf import is_gguf
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.chat import Chat
+from chainrule.tokens.gguf_tokenizer import generation_fields as gguf_generation_fields
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 Beginning = str | Sequence[int]  # of what is generated: a text, or tokens as they are
@@ -222,8 +224,8 @@ Pretrained = LanguageModel | MaskedLanguageModel
 
 
 def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
-    """The language model of a directory, a run or any Hugging Face directory of a family we have; or of a name on the
-    Hub, "owner/name" or "owner/name@revision". BERT's is a masked one.
+    """The language model of a directory, a run or any Hugging Face directory of a family we have; of a GGUF file; or of
+    a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one.
 
     Raises ModelError, in one line, for a path or a name that stands for none.
     """
@@ -246,7 +248,9 @@ def held(
 
 
 def generation_fields(directory: Path) -> dict[str, Any]:
-    """What a directory's generation_config.json says; nothing where there is none."""
+    """What a directory's generation_config.json, or a GGUF in its place, says; nothing where there is none."""
+    if is_gguf(directory):
+        return gguf_generation_fields(directory)
     path = directory / "generation_config.json"
     if not path.is_file():
         return {}

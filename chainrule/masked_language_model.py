@@ -17,7 +17,7 @@ from chainrule.model.transformer import Transformer
 from chainrule.scoring.blanks import blanked, fill_blanks
 from chainrule.scoring.documents import TokenScore, border
 from chainrule.tokens.tokenizer import Tokenizer
-from chainrule.training.objectives import Marks, masked_token
+from chainrule.training.objectives import SpecialTokens, mask_windows, masked_token_loss
 
 _TEXTS_AT_ONCE = 256  # in memory: those of a long text, each with one blank
 _EVERY = 6  # a token so far apart is shown as the model would have it
@@ -101,16 +101,16 @@ class MaskedLanguageModel:
         """
         if stride is not None:
             raise ModelError("stride: wanted none for a masked model, whose windows do not overlap; leave it out")
-        marks = Marks(self.tokenizer.bottom, self.tokenizer.closing, self._mask)
-        objective = masked_token(marks, self.model.config.vocabulary_size)
+        special = SpecialTokens(self.tokenizer.bottom, self.tokenizer.closing, self._mask)
         tokens, masked, total = 0, 0, 0.0
         documents = [texts] if isinstance(texts, str) else texts
         for number, window in enumerate(self._windows(documents)):
-            batch = objective.batch(window[None], [number])
-            if count := objective.predicted(batch):
-                total += float(objective.loss(self.model, *(tensor.to(self.device) for tensor in batch))) * count
+            rng = np.random.default_rng([number])
+            batch = mask_windows(window[None], special, self.model.config.vocabulary_size, rng)
+            if count := batch.targets.numel():
+                total += float(masked_token_loss(self.model, batch.to(self.device))) * count
                 masked += count
-            tokens += len(window) - 2 - len(marks.closing)
+            tokens += len(window) - 2 - len(special.closing)
         if not masked:
             raise ModelError("evaluate: wanted text, got none (or empty ones only)")
         return MaskedEvaluation(tokens, masked, total / masked)

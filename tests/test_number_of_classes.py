@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import chainrule
 from chainrule.cli import main
-from chainrule.finetuning.finetuned import Finetuning
+from chainrule.finetuning.finetune import Finetuning
 from chainrule.finetuning.head import solve_head
 from chainrule.language_model import held
 from chainrule.model.formats.checkpoint import save_weights

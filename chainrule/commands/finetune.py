@@ -19,7 +19,7 @@ from chainrule.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from chainrule.finetuning.finetuned import Finetuning
+    from chainrule.finetuning.finetune import Finetuning
 
 
 def finetune(
@@ -60,7 +60,7 @@ def finetune(
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
     from chainrule.finetuning.features import Features
-    from chainrule.finetuning.finetuned import FinetuneOptions, Finetuning
+    from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.measure import held_out, measure
@@ -94,7 +94,8 @@ def _train(finetuning: "Finetuning") -> None:
         for progress in finetuning.advance():
             beside = (
                 f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}"
-                f"  {progress.texts_per_second:,.0f} texts/s  {progress.seconds_left:.0f} s left"
+                f"  {progress.steps_per_second * finetuning.batch_size:,.0f} texts/s"
+                f"  {progress.seconds_left:.0f} s left"
             )
             bar(progress.step / progress.steps, beside)
             if progress.validation_loss is not None:

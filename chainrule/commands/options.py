@@ -12,7 +12,7 @@ from chainrule.errors import OptionError
 if TYPE_CHECKING:
     from chainrule.tasks.examples import Task
 
-Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, or a name on the Hub.")]
+Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, a GGUF file, or a name on the Hub.")]
 TaskFile = Annotated[str, Help("TASK", "A task file (.toml), or a data file with --text and --label.")]
 Folder = Annotated[Path, Help("DIR")]
 Limit = Annotated[int | None, Help(text="Evaluate on N test items, a fixed random sample (default all).")]

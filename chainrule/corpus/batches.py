@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.corpus.shards import Split
+from chainrule.corpus.splitmix import splitmix64
 from chainrule.errors import DataError
 
 Words = NDArray[np.uint64]
@@ -35,28 +36,33 @@ class Batches:
         # One less than there is room for, so that the windows' borders can move from pass to pass.
         self.windows = max(1, (len(split) - 1) // context - 1) if self._documents is None else len(self._documents)
 
-    def batch(self, step: int, rows: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
-        """The examples (rows, T + 1) of process `rank`: its part of the rows x world examples of `step`, from 0."""
-        first = (step * world + rank) * rows
-        examples = np.empty((rows, self.context + 1), np.int64)
-        for example, start in zip(examples, self._starts(np.arange(first, first + rows)), strict=True):
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+        """Of the `batch_size` examples of `step` (from 0) those of process `rank` of `world`, (their number, T + 1)."""
+        numbers = step * batch_size + np.arange(batch_size)[share(batch_size, rank, world)]
+        examples = np.empty((len(numbers), self.context + 1), np.int64)
+        for example, start in zip(examples, self._starts(numbers), strict=True):
             example[:] = self.split.read(start, start + self.context + 1)
         return examples
 
     def _starts(self, numbers: NDArray[np.int64]) -> list[int]:
         """Where the examples begin that are the `numbers`-th since the first step."""
         passes, indices = (part.astype(np.uint64) for part in np.divmod(numbers, self.windows))
-        keys = _mix(_mix(np.array([self.seed % 2**64], np.uint64)) + passes)
+        keys = splitmix64(splitmix64(np.array([self.seed % 2**64], np.uint64)) + passes)
         if self._documents is not None:
             return self._documents[permuted(indices, self.windows, keys)].tolist()
         room = min(self.context, len(self.split) - self.windows * self.context)
         windows = permuted(indices, self.windows, keys)
-        starts: list[int] = (_mix(keys) % np.uint64(room) + windows * np.uint64(self.context)).tolist()
+        starts: list[int] = (splitmix64(keys) % np.uint64(room) + windows * np.uint64(self.context)).tolist()
         return starts
 
-    def passes(self, step: int, rows: int, world: int = 1) -> float:
-        """How many times the split has been read when `step`, from 0, is done."""
-        return (step + 1) * rows * world / self.windows
+    def passes(self, step: int, batch_size: int) -> float:
+        """How many times the split has been read when `step` (from 0) is done."""
+        return (step + 1) * batch_size / self.windows
+
+
+def share(count: int, rank: int, world: int) -> slice:
+    """Which of `count` examples process `rank` of `world` takes: consecutive ones, and no two processes the same."""
+    return slice(count * rank // world, count * (rank + 1) // world)
 
 
 def permuted(indices: Words, size: int, keys: Words) -> Words:
@@ -71,18 +77,10 @@ def permuted(indices: Words, size: int, keys: Words) -> Words:
     while outside.any():
         left, right = places[outside] >> half, places[outside] & low
         for number in range(1, ROUNDS + 1):
-            left, right = right, left ^ _mix(_mix(keys[outside] + np.uint64(number)) + right) & low
+            left, right = right, left ^ splitmix64(splitmix64(keys[outside] + np.uint64(number)) + right) & low
         places[outside] = left << half | right
         outside = places >= size
     return places
-
-
-def _mix(words: Words) -> Words:
-    """SplitMix64's finalizer (Steele, Lea and Flood, 2014), modulo 2**64."""
-    z = words + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return z ^ z >> np.uint64(31)
 
 
 def validation_windows(split: Split, context: int, rows: int) -> Iterator[NDArray[np.int64]]:

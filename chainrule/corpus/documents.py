@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from chainrule.corpus.read import Piece, read_documents
+from chainrule.corpus.splitmix import uniform
 from chainrule.storage.records import Log, Skipped, log_once, no_log
 
 BATCH = 1 << 20  # characters that are encoded at once
@@ -60,7 +61,7 @@ class Documents:
         share = limit / max(1, sum(_text_bytes(file) for file in self.files))
         texts = (part.piece.text for part in self.parts() if not part.validates)
         slices = (text[start : start + SLICE] for text in texts for start in range(0, len(text), SLICE))
-        return (text for number, text in enumerate(slices) if mix(number) < share)
+        return (text for number, text in enumerate(slices) if uniform(number) < share)
 
     def parts(self) -> Iterator[Part]:
         return assign(self.pieces(), self.validation, self.tail)
@@ -69,15 +70,6 @@ class Documents:
 def _text_bytes(file: str) -> int:
     """How much text there is in a file, roughly: compressed files hold about four times their size."""
     return Path(file).stat().st_size * (4 if file.endswith((".gz", ".parquet")) else 1)
-
-
-def mix(number: int) -> float:
-    """A fixed pseudo-random number in [0, 1) of a whole number (SplitMix64, Steele, Lea and Flood 2014)."""
-    mask = 0xFFFFFFFFFFFFFFFF
-    z = (number + 1) * 0x9E3779B97F4A7C15 & mask
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
-    return (z ^ z >> 31) / 2**64
 
 
 def tail(pieces: Iterable[Piece], validation: float) -> int | None:
@@ -102,7 +94,7 @@ def assign(pieces: Iterable[Piece], validation: float, tail: int | None) -> Iter
     for piece in pieces:
         document += piece.begins
         if tail is None:
-            yield Part(piece, mix(document) < validation)
+            yield Part(piece, uniform(document) < validation)
             continue
         before, after = _halves(piece, min(max(tail - characters, 0), len(piece.text)))
         characters += len(piece.text)

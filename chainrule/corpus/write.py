@@ -18,16 +18,25 @@ from numpy.typing import NDArray
 from chainrule.corpus.documents import Documents, batches, recut
 from chainrule.corpus.encode import Tokens, encode_all, token_type
 from chainrule.corpus.options import CorpusOptions
-from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, read_manifest
-from chainrule.errors import DataError
-from chainrule.storage.files import is_partial, nothing_left_if_refused, sha256, whole_file, write_json
+from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split
+from chainrule.errors import DataError, FolderError
+from chainrule.storage.files import (
+    is_partial,
+    nothing_left_if_refused,
+    sha256,
+    size_and_time,
+    whole_file,
+    write_json,
+)
 from chainrule.storage.hub import model_directory
 from chainrule.storage.inputs import find_files
 from chainrule.storage.records import Log, no_log
+from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
 __all__ = ["CorpusOptions", "Shards", "Split", "Summary", "write_shards"]
 
+_KIND = "a folder of shards"
 STATE = "state.json"  # the manifest of what is not yet finished
 KINDS = ("bpe", "char", "byte")  # of tokenizers that are made here
 SHARD = 1 << 24  # tokens, about: a shard ends with the batch that reaches it
@@ -97,28 +106,25 @@ def _kept(options: CorpusOptions, given: Tokenizer | None) -> dict[str, Any]:
 
 
 def _made(out: Path) -> dict[str, Any] | None:
-    """What `out` already holds of ours: its manifest, or the state it was left in; None if it is empty."""
-    if not out.exists():
+    """What `out` already holds of ours: its manifest, or the state it was left in; None if it is new or empty."""
+    path = find_record(out, (MANIFEST, STATE), _KIND)
+    if path is None:
         return None
-    for name in (MANIFEST, STATE):
-        if (out / name).is_file() and (made := read_manifest(out / name)).get("format") == FORMAT:
-            return made
-    others = [file.name for file in out.iterdir() if not is_partial(file)] if out.is_dir() else ["a file"]
-    if others:
-        raise DataError(f"{out}: wanted a new folder, this holds something else ({others[0]}): choose another")
-    return None
+    made = read_record(path, _KIND, wanted=("format", "options", "sources"))
+    if made["format"] != FORMAT:
+        raise FolderError(f"{path}: wanted {FORMAT}, got {made['format']}; choose another --out")
+    return made
 
 
 def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None:
-    way_out = "choose another folder, or delete this one"
-    for name in sorted(made["options"].keys() | plan["options"].keys()):
-        before, now = made["options"].get(name), plan["options"].get(name)
-        if before != now:
-            raise DataError(f"{out}: holds shards made with {name} {before}, now it is {now}: {way_out}")
+    require_same(out, made["options"], plan["options"])
     if made["sources"] != plan["sources"]:
         differing = [source["path"] for source in plan["sources"] if source not in made["sources"]]
         which = f"{differing[0]} is new or has changed" if differing else "there was more, or in another order"
-        raise DataError(f"{out}: holds shards made from other input ({which}): {way_out}")
+        raise FolderError(
+            f"--out {out}: wanted the text that its shards were made from, got other input ({which}); use the same, or"
+            " another --out"
+        )
 
 
 @contextmanager
@@ -135,9 +141,7 @@ def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list
                     shutil.copyfileobj(sys.stdin.buffer, copy)
                 sources.append({"path": file, "bytes": spooled.stat().st_size, "sha256": sha256(spooled)})
             else:
-                status = Path(file).stat()
-                path = str(Path(file).absolute())
-                sources.append({"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns})
+                sources.append({"path": str(Path(file).absolute()), **size_and_time(Path(file))})
         yield [str(spooled) if file == "-" else file for file in files], sources
     finally:
         spooled.unlink(missing_ok=True)

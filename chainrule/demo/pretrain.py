@@ -16,12 +16,13 @@ from chainrule.demo.ask import ask_all
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
 from chainrule.demo.puzzles import MEANINGS, MOST_SHOTS, count_pairs, notes_question, one_question, puzzle_items
 from chainrule.demo.world import World, documents
-from chainrule.errors import ChainruleError
+from chainrule.errors import FolderError
 from chainrule.language_model import LanguageModel
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
 from chainrule.pretraining.start import open_run
 from chainrule.storage.files import whole_directory, write_json, write_text
+from chainrule.storage.run_folder import find_record
 from chainrule.terminal import progress_bar, say, signals_noted
 from chainrule.tokens.tokenizer import train_bpe
 
@@ -124,15 +125,14 @@ def write_corpus(
 ) -> dict[tuple[int, int], int]:
     """out/corpus.jsonl; returns how often each of the notes' pairs of numbers stands in it.
 
-    Raises ChainruleError where `out` holds something else.
+    Raises FolderError where `out` holds something else.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / "corpus.jsonl").is_file():
-        raise ChainruleError(f"--out {out}: wanted a new folder or an earlier demo's, got one with something else")
+    path = out / "corpus.jsonl"
+    find_record(out, (path.name,), "an earlier demo")
     texts = list(documents(world, characters, mixture))
     content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    path = out / "corpus.jsonl"
     if path.is_file() and path.read_text(encoding="utf-8") != content:
-        raise ChainruleError(
+        raise FolderError(
             f"--out {out}: wanted a new folder or this demo's, got one whose corpus.jsonl is another (yours, or of"
             " another seed or version); remove it, or choose another --out"
         )
@@ -230,7 +230,6 @@ def _advance(out: Path, run: Run, world: World, scale: Scale, deadline: float) -
                 sys.exit(128 + number)
             if time.monotonic() > deadline:
                 break
-        del steps  # closes the run's log
     if looked < run.step or len(reached) < len(TARGETS):
         reached = targets_reached(lm, world, every=True)
     run.save()

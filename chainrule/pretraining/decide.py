@@ -8,16 +8,15 @@ from typing import Any
 import torch
 
 from chainrule import machine
-from chainrule.corpus.batches import Batches
 from chainrule.model.config import Config, LayerKind
 from chainrule.model.formats.checkpoint import load_model
 from chainrule.model.linear import linear_maps
 from chainrule.model.transformer import Transformer, initialise
 from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
-from chainrule.pretraining.run import Decided, loss_function, micro_batches
-from chainrule.training.loop import train
-from chainrule.training.objectives import Objective
+from chainrule.pretraining.run import Decided
+from chainrule.training.objectives import Compiled, Objective
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
+from chainrule.training.trainer import Trainer
 
 DEFAULT_MINUTES = 10.0
 WORTH_COMPILING = 240.0  # seconds of training ahead; compiling takes 20 to 60 of them
@@ -87,25 +86,13 @@ def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> 
     return Optimizer(names, matrices, rate, groups, schedule, model.compute_dtype or torch.float32)
 
 
-def decide(
-    model: Transformer,
-    objective: Objective,
-    batches: Batches,
-    validation_tokens: int,
-    options: PretrainOptions,
-    dtype: str,
-    started: float,
-    say: Say,
-) -> Decided:
-    """Measure this machine where something depends on it; the model's weights are afterwards what they were.
-
-    `started` is when the run began by `time.monotonic`: --minutes counts from there.
-    """
+def decide(model: Transformer, options: PretrainOptions, dtype: str) -> Decided:
+    """All that is decided without measuring how long a step takes; `measure` completes it."""
     device = model.device
     precision = machine.training_dtype(dtype, device)
     rows = batch_rows(options, model.config.layers, model.config.context)
     at_once = max(1, MICRO_TOKENS[device.type] // model.config.context)
-    decided = Decided(
+    return Decided(
         steps=options.steps or 1,
         rows=rows,
         micro_rows=max(size for size in range(1, min(rows, at_once) + 1) if rows % size == 0),
@@ -117,53 +104,62 @@ def decide(
         threads=machine.threads(),
         matmul_rate=machine.matmul_rate(device, precision),
     )
-    model.compute_dtype = precision
+
+
+def measure(
+    decided: Decided,
+    model: Transformer,
+    objective: Objective[Any],
+    validation_tokens: int,
+    options: PretrainOptions,
+    started: float,
+    say: Say,
+) -> Decided:
+    """Measure this machine where something depends on it; the model's weights are afterwards what they were.
+
+    `started` is when the run began by `time.monotonic`: --minutes counts from there.
+    """
     # Validations, counted in steps that cost as much: one at the end, and while they take less than a tenth, twenty.
-    validation = FORWARD_SHARE * validation_tokens / (rows * model.config.context)
+    validation = FORWARD_SHARE * validation_tokens / (decided.rows * model.config.context)
     if options.steps is None or options.minutes is not None:
         minutes = options.minutes or DEFAULT_MINUTES
         if options.minutes is None:
             say(f"neither --steps nor --minutes given: training for {minutes:g} minutes")
         end = started + 0.97 * 60 * minutes  # the rest is for saving
-        decided, seconds = _fastest(model, objective, batches, options, decided, lambda _: end - time.monotonic())
+        decided, seconds = _fastest(model, objective, options, decided, lambda _: end - time.monotonic())
         affordable = (end - time.monotonic()) / seconds
         steps = max(1, int(affordable - max(validation, min(20 * validation, affordable / 11))))
         decided = dataclasses.replace(decided, steps=min(steps, options.steps or steps))
         say(f"{seconds * 1000:.0f} ms a step: {steps} steps fit into {minutes:g} minutes")
     elif options.compile == "auto" and options.steps > 200:
-        decided, _ = _fastest(model, objective, batches, options, decided, lambda seconds: seconds * decided.steps)
+        decided, _ = _fastest(model, objective, options, decided, lambda seconds: seconds * decided.steps)
     validate_every = options.validate_every or max(-(-decided.steps // 20), int(10 * validation), 1)
     return dataclasses.replace(decided, validate_every=validate_every, log_every=max(1, decided.steps // 500))
 
 
 def _fastest(
     model: Transformer,
-    objective: Objective,
-    batches: Batches,
+    objective: Objective[Any],
     options: PretrainOptions,
     decided: Decided,
     seconds_ahead: Callable[[float], float],
 ) -> tuple[Decided, float]:
     """Compiled or not, whichever is faster and pays for itself in the seconds ahead; and a step's seconds then."""
-    seconds = _seconds_a_step(model, objective, batches, options, decided)
+    seconds = _seconds_a_step(model, Compiled(objective) if decided.compiled else objective, options)
     if options.compile != "auto" or not machine.compiler() or seconds_ahead(seconds) < WORTH_COMPILING:
         return decided, seconds
-    compiled = dataclasses.replace(decided, compiled=True)
     try:
-        compiled_seconds = _seconds_a_step(model, objective, batches, options, compiled)
+        compiled_seconds = _seconds_a_step(model, Compiled(objective), options)
     except Exception:  # whatever a compiler that is there but does not work raises: eager always works
         return decided, seconds
-    return (compiled, compiled_seconds) if compiled_seconds < seconds else (decided, seconds)
+    faster = compiled_seconds < seconds
+    return dataclasses.replace(decided, compiled=faster), min(seconds, compiled_seconds)
 
 
-def _seconds_a_step(
-    model: Transformer, objective: Objective, batches: Batches, options: PretrainOptions, decided: Decided
-) -> float:
+def _seconds_a_step(model: Transformer, objective: Objective[Any], options: PretrainOptions) -> float:
     """Mean over a few steps after the first two, which are undone."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    optimizer = make_optimizer(model, options, steps=2**30)
-    windows = micro_batches(batches, objective, decided)
-    steps = train(model, optimizer, windows, loss_function(model, objective, decided), steps=2**30)
+    steps = Trainer(model, make_optimizer(model, options, 2**30), objective, 2**30).steps()
     for _ in range(2):  # the first steps allocate, or compile
         next(steps)
     start, made = time.monotonic(), 0
@@ -171,6 +167,5 @@ def _seconds_a_step(
         next(steps)
         made += 1
     seconds = (time.monotonic() - start) / made
-    steps.close()
     model.load_state_dict(before)
     return seconds

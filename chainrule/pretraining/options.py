@@ -34,6 +34,7 @@ class PretrainOptions:
         validate_every: Steps between validations (default: at most a tenth of the time).
         compile: Use torch.compile; auto does if that saves time.
         seed: Seed of the random weights and of the text's order.
+        verify: Check the hashes of all shards first, whatever their sizes and times.
     """
 
     depth: int | None = None
@@ -53,6 +54,7 @@ class PretrainOptions:
     validate_every: int | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
+    verify: bool = False
 
     def __post_init__(self) -> None:
         for name in (

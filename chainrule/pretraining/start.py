@@ -5,7 +5,6 @@ Knows no terminal.
 
 import dataclasses
 import time
-import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,14 +20,18 @@ from chainrule.errors import ChainruleError
 from chainrule.language_model import held, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
-from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
+from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer, measure
 from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
 from chainrule.pretraining.run import Decided, Run
 from chainrule.storage.files import sha256, sweep, write_text
 from chainrule.storage.hub import model_directory
+from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import newest_checkpoint
-from chainrule.training.objectives import NEXT_TOKEN, Marks, Objective, masked_token
+from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
+
+# Of a run that was killed before run.toml was written.
+_WRITTEN_FIRST = ("data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
 
 
 def open_run(
@@ -57,15 +60,18 @@ def open_run(
     for folder in (out, out / "training"):
         sweep(folder)
     shards = _shards(data, out, options, corpus, say)
-    if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
-        raise ChainruleError(
-            f"--out {out}: wanted the data this run was made from, got other shards; use another --out"
-        )
+    manifest = {"shards": sha256(shards.directory / "manifest.json")}
+    if stored is not None:
+        before = {"shards": stored["data"]["manifest"]}
+        require_same(out, before, manifest, called={"shards": f"the shards in {shards.directory}"})
+    if options.verify:
+        shards.verify()
+    elif stored is not None:
+        shards.verify(unchanged=stored["data"].get("files"))
 
     tokenizer = shards.tokenizer
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
-    objective = _objective(tokenizer, options)
     batches = Batches(
         shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
     )
@@ -76,8 +82,11 @@ def open_run(
         decided = Decided(**stored["decided"])
         torch.set_num_threads(decided.threads)
     else:
-        decided = decide(model, objective, batches, len(validation), options, dtype, started, say)
+        decided = decide(model, options, dtype)
     model.compute_dtype = getattr(torch, decided.dtype)
+    objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, decided.device))
+    if stored is None:
+        decided = measure(decided, model, objective, len(validation), options, started, say)
 
     checkpoint = newest_checkpoint(out / "training")
     if checkpoint is not None:
@@ -89,7 +98,6 @@ def open_run(
         language_model,
         objective,
         make_optimizer(model, options, decided.steps),
-        batches,
         validation,
         decided,
     )
@@ -98,7 +106,7 @@ def open_run(
         save_config(model, family, out, tokenizer.bottom, language_model.stop_tokens)
         _write_record(out, asked, decided, shards)
     if checkpoint is not None:
-        run.go_on_from(checkpoint)
+        run.trainer.resume(checkpoint)
         run.publish()  # a kill may have come between saving and publishing
     return run
 
@@ -128,16 +136,16 @@ def _is_shards(data: Sequence[str]) -> bool:
     return len(data) == 1 and (Path(data[0]) / "manifest.json").is_file()
 
 
-def _objective(tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
+def _objective(tokenizer: Tokenizer, options: PretrainOptions, windows: Windows) -> NextToken | MaskedToken:
     if options.objective == "next":
-        return NEXT_TOKEN
+        return NextToken(windows)
     if tokenizer.mask is None:
         raise ChainruleError(
             "--objective masked: wanted tokens with a [MASK] among them, got shards without: tokenize with --mask, or"
             " give the text itself"
         )
-    marks = Marks(tokenizer.bottom, tokenizer.closing, tokenizer.mask.id)
-    return masked_token(marks, tokenizer.vocabulary_size)
+    special = SpecialTokens(tokenizer.bottom, tokenizer.closing, tokenizer.mask.id)
+    return MaskedToken(windows, special, tokenizer.vocabulary_size)
 
 
 def _asked(
@@ -153,7 +161,7 @@ def _asked(
     }
     asked["from"] = asked.pop("start")
     asked["optimizer"] = options.moved_by
-    del asked["workers"], asked["mask"]  # the one changes nothing, the other follows from the objective
+    del asked["workers"], asked["verify"], asked["mask"]  # two change nothing, mask follows from the objective
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in asked.items() if value is not None
     }
@@ -161,41 +169,23 @@ def _asked(
 
 def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """What run.toml says, if `out` holds a run of the same options; None if it holds none."""
-    path = out / "run.toml"
-    if not path.is_file():
-        # a run that was killed before it was decided has its data and perhaps its tokenizer
-        begun = {"data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"}
-        entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
-        foreign = [name for name in entries if name not in begun and not name.endswith(".partial")]
-        if foreign:
-            raise ChainruleError(
-                f"--out {out}: wanted a new folder or a run, got a folder that holds something else ({foreign[0]})"
-            )
+    path = find_record(out, ("run.toml",), "a run", before=_WRITTEN_FIRST)
+    if path is None:
         return None
-    try:
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ChainruleError(f"{path}: wanted a run's TOML, got {error}") from None
-    defaults = dataclasses.asdict(PretrainOptions())
-    for name in sorted(stored["options"].keys() | asked.keys()):
-        # an option that is younger than the run was at its default
-        before, now = stored["options"].get(name, defaults.get(name)), asked.get(name)
-        if before != now:
-            raise ChainruleError(
-                f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now};"
-                " use the same options or another --out"
-            )
+    stored = read_record(path, "a run", wanted=("options", "decided", "data"))
+    defaults = dataclasses.asdict(PretrainOptions())  # what an option was that is younger than the run
+    before = {name: default for name, default in defaults.items() if name in asked} | stored["options"]
+    require_same(out, before, asked, called={"data": "DATA"})
     return stored
 
 
 def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, say: Say) -> Shards:
-    """The shards that `data` is, or those of its text in out/data; whole and unaltered."""
+    """The shards that `data` is, or those of its text in out/data; their sizes are checked."""
     directory = Path(data[0])
     if not _is_shards(data):
         directory = out / "data"
         write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"), say=say)
     shards = Shards(directory)
-    shards.verify()
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:
         raise ChainruleError(
             f"--from {options.start}: wanted text in this model's tokens, got others; give --tokenizer {options.start}"
@@ -208,7 +198,11 @@ def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Sh
     record = {
         "options": asked,
         "decided": dataclasses.asdict(decided),
-        "data": {"manifest": sha256(shards.directory / "manifest.json"), "tokens": len(shards.split("train"))},
+        "data": {
+            "manifest": sha256(shards.directory / "manifest.json"),
+            "tokens": len(shards.split("train")),
+            "files": shards.sizes_and_times(),
+        },
         "versions": {name: version(name) for name in ("chainrule", "torch", "tokenizers", "tiktoken")},
     }
     write_text(out / "run.toml", tomli_w.dumps(record))

@@ -18,14 +18,14 @@ QWEN2 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-# Ours: a number keeps the space before it, so that " 15" can be one token, and a mark stays with its letter.
-OURS = (
+# That of the runs of chainrule's first version; llama.cpp has no name for it, so they cannot become GGUF files.
+FIRST = (
     r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # Each of these matches every character, looks at nothing before a match, and never matches a character that is
 # no white space together with a space after it. The second makes `tiktoken` lose nothing, the third `cut` safe.
-PATTERNS = (GPT2, QWEN2, LLAMA3, OURS)
+PATTERNS = (GPT2, QWEN2, LLAMA3, FIRST)
 
 
 @cache
@@ -47,7 +47,7 @@ def token_bytes(token: str) -> bytes:
     return bytes(_byte_values()[character] for character in token)
 
 
-def train(texts: Iterable[str], vocabulary_size: int, pattern: str = OURS) -> Tokenizer:
+def train(texts: Iterable[str], vocabulary_size: int, pattern: str = LLAMA3) -> Tokenizer:
     """All 256 bytes and the merges most frequent in `texts`, at most `vocabulary_size` ids in all.
 
     No token crosses the borders of what the regular expression `pattern` matches.

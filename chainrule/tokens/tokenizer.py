@@ -17,6 +17,7 @@ from tokenizers import AddedToken, processors
 
 from chainrule.errors import ModelError
 from chainrule.storage.files import whole_file
+from chainrule.storage.gguf import is_gguf
 from chainrule.tokens import bytepair, tables, tokenizer_files
 from chainrule.tokens.tokenizer_files import Completed, Special, with_settings
 
@@ -324,12 +325,12 @@ def _unicode(texts: Iterable[str]) -> Iterator[str]:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), or of a tokenizer.json.
+    """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), of a tokenizer.json or a GGUF.
 
     ⊥ is the tokenizer's bos, else the bos of config.json, else eos, else cls, else its only special token.
     """
     directory = path.parent if path.name == "tokenizer.json" else path
-    if path.is_file() and directory == path:
+    if path.is_file() and directory == path and not is_gguf(path):
         raise ModelError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
     return Tokenizer(*tokenizer_files.read(directory))
 
@@ -364,7 +365,7 @@ def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
 
 
 def train_bpe(
-    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.OURS
+    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.LLAMA3
 ) -> Tokenizer:
     """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge).
 

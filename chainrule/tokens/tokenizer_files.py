@@ -16,6 +16,8 @@ import tokenizers
 from tokenizers import AddedToken
 
 from chainrule.errors import ModelError
+from chainrule.storage.gguf import is_gguf
+from chainrule.tokens import gguf_tokenizer
 
 # What a tokenizer's directory may hold; whatever is there is kept byte for byte.
 FILES = (
@@ -85,15 +87,7 @@ def read(directory: Path) -> tuple[dict[str, bytes], int, Completed]:
 
     What the model's files alone say of its tokens is added, as they do not go where the tokenizer's go.
     """
-    if not (directory / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
-            " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
-        )
-    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
-    for name in SETTINGS:
-        _settings(directory / name)
-    config, generation = _settings(directory / "config.json"), _settings(directory / "generation_config.json")
+    files, config, generation = gguf_tokenizer.tokenizer_files(directory) if is_gguf(directory) else _found(directory)
     try:
         completed = complete(files)
     except ValueError as error:
@@ -113,6 +107,19 @@ def read(directory: Path) -> tuple[dict[str, bytes], int, Completed]:
     if names or bos:
         told = _with_names(told, bos, names)
     return told, bottom, completed if told == files else complete(told)
+
+
+def _found(directory: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
+    """The tokenizer's files in a directory, and what its config.json and generation_config.json say."""
+    if not (directory / "tokenizer.json").is_file():
+        raise ModelError(
+            f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
+            " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
+        )
+    files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
+    for name in SETTINGS:
+        _settings(directory / name)
+    return files, _settings(directory / "config.json"), _settings(directory / "generation_config.json")
 
 
 def _settings(path: Path) -> dict[str, Any]:

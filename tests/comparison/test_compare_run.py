@@ -66,7 +66,7 @@ def test_a_broken_row_is_named_by_its_line(tmp_path: Path, broken: bytes) -> Non
         run_fakes(Fakes(task), bounds, out=tmp_path)
 
 
-@pytest.mark.parametrize(("named", "change"), [("model", "model"), ("task", "task"), ("limit", "limit")])
+@pytest.mark.parametrize(("named", "change"), [("the model", "model"), ("the task", "task"), ("--limit", "limit")])
 def test_rows_made_with_something_else_are_refused_by_name(tmp_path: Path, named: str, change: str) -> None:
     task = made_task()
     run_fakes(Fakes(task), Bounds(methods=("head",), seeds=1), out=tmp_path)
@@ -75,13 +75,13 @@ def test_rows_made_with_something_else_are_refused_by_name(tmp_path: Path, named
     if change == "model":
         fakes.identity = {"model": "another"}
     limit = 50 if change == "limit" else None
-    with pytest.raises(ValueError, match=f"wanted the {named} that its rows were made with"):
+    with pytest.raises(ValueError, match=f"^{named}: wanted .*, as when .* was begun, got "):
         run_fakes(fakes, Bounds(methods=("head",), seeds=1, limit=limit), out=tmp_path)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"holds thesis\.tex"):
+    with pytest.raises(ValueError, match=r"something else \(thesis\.tex\)"):
         run_fakes(Fakes(made_task()), Bounds(), out=tmp_path)
 
 

@@ -153,4 +153,4 @@ def test_ten_steps_in_a_row_that_are_not_finite_end_the_run_and_keep_the_last_go
         for _ in steps:
             pass
     assert (run.out / "model.safetensors").read_bytes() == good
-    assert run.skipped == 10
+    assert run.trainer.skipped == 10

@@ -39,18 +39,18 @@ def seconds_of_training(study: Study, labels: int, tests: int) -> float:
     from chainrule.finetuning.full import recipe
 
     made = recipe(labels, study.lm.model.config.width, epochs=None, learning_rate=None, seed=0)
-    texts = tests + 3 * made.steps * made.batch + labels  # backward is twice forward; the validations
+    texts = tests + 3 * made.steps * made.batch_size + labels  # backward is twice forward; the validations
     return texts * study.seconds_a_text
 
 
 def _head(study: Study, labels: int, seed: int) -> Classifier:
-    from chainrule.finetuning.finetuned import finetune
+    from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, train="head", labels=labels, seed=seed, features=study.features)
 
 
 def _full(study: Study, labels: int, seed: int) -> Classifier:
-    from chainrule.finetuning.finetuned import finetune
+    from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, labels=labels, seed=seed)
 

@@ -28,7 +28,7 @@ def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
 
 
 def _fit(study: Study, labels: int, seed: int) -> Classifier:
-    from chainrule.finetuning.finetuned import finetune
+    from chainrule.finetuning.finetune import finetune
 
     return finetune(random_weights(study.lm, seed), study.task, labels=labels, seed=seed)
 

@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +22,16 @@ from chainrule import machine
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.features import Features, Longer
-from chainrule.finetuning.full import Labelled, Progress, Training, recipe
+from chainrule.finetuning.full import FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.classifier import without_output
 from chainrule.storage.files import write_text
+from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
+from chainrule.training.classes import LabelledTexts
+from chainrule.training.trainer import Progress
 
 Train = Literal["full", "head"]
 VALIDATED = 64  # from so many labels on a fifth of them validates
@@ -111,7 +113,7 @@ class Finetuning:
         if self.out is not None:
             decided = _open(self.out, _asked(lm, examples, self.form, options), decided)
             torch.set_num_threads(decided.threads)
-        self._training: Training | None = None
+        self._training: FullFinetuning | None = None
         if options.train == "full" and not self.finished:
             self._training = self._prepare(task, examples, getattr(torch, decided.dtype))
         self._examples = examples
@@ -121,15 +123,20 @@ class Finetuning:
         """Whether `out` holds the classifier already."""
         return self.out is not None and (self.out / "model.safetensors").is_file()
 
+    @property
+    def batch_size(self) -> int:
+        """Texts a step of "full"."""
+        return 0 if self._training is None else self._training.batch_size
+
     def advance(self) -> Iterator[Progress]:
         """Make the steps that are left, yielding after each; "head" has none."""
         if self._training is not None:
-            yield from self._training.advance()
+            yield from self._training.trainer.steps()
 
     def save(self) -> None:
         """Keep in `out` what was reached, so that the same finetuning goes on from there."""
         if self._training is not None:
-            self._training.save()
+            self._training.trainer.save()
 
     def classifier(self) -> Classifier:
         """What was learned; saved to `out`, where that was given."""
@@ -139,7 +146,7 @@ class Finetuning:
             w = self._solved(self._features(self._texts(self._examples)), self._examples)
             classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
         else:
-            assert self._training.finished, "steps are left"
+            assert self._training.trainer.finished, "steps are left"
             model, w = self._training.result()
             features = Features(model, self.lm.tokenizer, longer=self.options.longer)
             features.cut = self._cut
@@ -149,18 +156,18 @@ class Finetuning:
             shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
-    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> Training:
+    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> FullFinetuning:
         """w and θ, from θ̂ and the w that is best with it."""
         held = examples.take([])
         if len(examples) >= VALIDATED:
             examples, held = task.split_validation(examples, self.options.seed)
         reader = Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer)
         train, validation = (
-            Labelled(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
+            LabelledTexts(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
             for part in (examples, held)
         )
         self._cut = reader.cut
-        return Training(
+        return FullFinetuning(
             without_output(self.lm.model),
             self._solved(self._features(self._texts(examples)), examples),
             train,
@@ -218,27 +225,12 @@ def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOpti
 
 
 def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
-    """What was decided for the finetuning in `out`; it is begun if there is none. ChainruleError if it holds
-    another."""
-    path = out / "run.toml"
-    if not path.is_file():
-        entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
-        foreign = [name for name in entries if not name.endswith(".partial")]
-        if foreign:
-            raise ChainruleError(f"--out {out}: wanted a new folder, got one that holds something else ({foreign[0]})")
+    """What was decided for the finetuning in `out`; it is begun if there is none. FolderError if it holds another."""
+    path = find_record(out, ("run.toml",), "a finetuning")
+    if path is None:
         out.mkdir(parents=True, exist_ok=True)
-        record = {"finetune": asked, "decided": dataclasses.asdict(decided)}
-        write_text(path, tomli_w.dumps(record))
+        write_text(out / "run.toml", tomli_w.dumps({"finetune": asked, "decided": dataclasses.asdict(decided)}))
         return decided
-    try:
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
-        before, found = stored["finetune"], Decided(**stored["decided"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ChainruleError(f"{path}: wanted the TOML of a finetuning, got {error}; use another --out") from None
-    for name in {**asked, **before}:  # the options first, then the hashes that may follow from them
-        if before.get(name) != asked.get(name):
-            raise ChainruleError(
-                f"--out {out}: wanted {name} {before.get(name)}, as this finetuning was begun, got {asked.get(name)};"
-                " use another --out"
-            )
-    return found
+    stored = read_record(path, "a finetuning", wanted=("finetune", "decided"))
+    require_same(out, stored["finetune"], asked, called={"examples": "the examples", "model": "the model"})
+    return Decided(**stored["decided"])
