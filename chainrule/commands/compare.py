@@ -35,8 +35,8 @@ def compare(
 
     What to compare:
         sizes: Numbers of labels to learn from (default 4, 16, 64 ... and all).
-        seeds: Random choices of the labels per size.
-        minutes: Leave out what would not be done after X minutes.
+        seeds: Random choices of the labels at each size.
+        minutes: Leave out rows that would end after X minutes.
 
     Example:
         chainrule compare runs/books reviews.toml --out compared --seeds 2
@@ -58,11 +58,11 @@ def compare(
 
         comparison = compare(
             lm, read, out=out, methods=methods or None, sizes=sizes or None, seeds=seeds, limit=limit,
-            minutes=minutes, show=show, say=say,
+            minutes=minutes, show=show, log=say,
         )  # fmt: skip
     if json:
         print_json(comparison.results())
         return
     print_table(COLUMNS, comparison.table.text())
-    print("* told apart from the best baseline with as many labels, all comparisons taken together")
+    print("* significantly different from the best baseline with as many labels (Holm, over all comparisons)")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from chainrule.commands.accuracy import tell
+from chainrule.commands.accuracy import print_score
 from chainrule.commands.options import (
     Bos,
     Columns,
@@ -81,7 +81,7 @@ def finetune(
         _train(finetuning)
         classifier = finetuning.classifier()
     score = measure(classifier, read, limit)
-    tell([score], read, classifier.notes, json, {})
+    print_score([score], read, classifier.notes, json, {})
     if not json:
         print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
 

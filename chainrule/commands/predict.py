@@ -70,16 +70,16 @@ def predict(
     from chainrule.terminal import print_json, progress_bar, say
 
     if (source is None) == (not texts) or (source is None) != (out is None):
-        raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+        raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:
         reading = {"encoding": columns.encoding, "on-error": columns.on_error}
         refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})
-    own = columns
+    task_columns = columns
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
-        own = replace(columns, encoding=Columns.encoding)  # the task file names that of its data; this is of the rows
-    made = _predictor(predictor, task, own, shots, seed, asking, bos, device, dtype)
+        task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
+    made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:

@@ -1,4 +1,4 @@
-"""Pretrains on the made-up world until its targets are met, by steps alone: no clock decides. Knows no adaptation."""
+"""Pretrains on the made-up world until its targets are met; steps decide, no clock. Knows no adaptation."""
 
 import json
 import math
@@ -32,18 +32,18 @@ class Scale:
     """How large the demo is; smaller in tests."""
 
     characters: int = 6_000_000
-    steps: int = 1800  # of a round of pretraining; another round follows where targets are left
+    steps: int = 1800  # of a round of pretraining; another round follows where targets are not met
     depth: int = 6
     width: int = 96
     heads: int = 3
-    context: int = 64  # the tokens of ⊥, eight examples, and a question with its answer
+    context: int = 64  # BOS, eight examples, and a question with its answer
     batch_tokens: int = 1024
     vocabulary_size: int = 1300
-    check_every: int = 100  # steps between looks at the targets
+    check_every: int = 100  # steps between checks of the targets
     items: int = 200  # puzzles a figure
     sizes: dict[str, tuple[int, ...]] | None = None  # labels in the grid; None: grid.SIZES
-    minutes: float = 15.0  # no step is made after so many
-    rounds: int | None = None  # at most; None: as many as the minutes hold
+    minutes: float = 15.0  # no step is made after these
+    rounds: int | None = None  # at most; None: as many as fit into the minutes
 
 
 PLAN = Scale()

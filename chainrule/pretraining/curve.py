@@ -15,7 +15,7 @@ Losses = Sequence[tuple[int, float]]  # tokens read, nats a token
 
 def draw_losses(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write an SVG of training and validation loss, in nats a token, against the tokens read."""
-    write_text(path, charts.standing_alone(losses_drawing(*losses(lines))))
+    write_text(path, charts.svg_file(losses_drawing(*losses(lines))))
 
 
 def losses(lines: Sequence[Mapping[str, Any]]) -> tuple[Losses, Losses]:
@@ -47,7 +47,7 @@ def losses_drawing(training: Losses, validation: Losses) -> str:
     low, high = charts.rounded_outwards(min(loss for _, loss in shown), max(loss for _, loss in shown), step)
     x = charts.Axis(min(shown)[0], max(shown)[0], box.left + 12, box.right - 20, logarithmic=True)
     y = charts.Axis(low, high, box.bottom, box.top)
-    tokens = {tick: charts.in_short(tick) for tick in charts.logarithmic_ticks(x.low, x.high, 10)}
+    tokens = {tick: charts.short_count(tick) for tick in charts.logarithmic_ticks(x.low, x.high, 10)}
     heights = {tick: f"{tick:.6g}" for tick in charts.round_ticks(low, high, step)}
     drawn = [*charts.rows(box, y, heights, "nats a token"), *charts.columns(box, x, tokens, "tokens read")]
     ends, kinds = {}, {}

@@ -338,7 +338,7 @@ def test_a_tenth_of_the_pairs_never_occurs_and_every_other_does(corpus):
 @pytest.mark.parametrize("seed", range(20))
 def test_the_notes_pairs_are_seen_whatever_the_seed(seed: int):
     seen = make_world(seed).puzzles.seen
-    assert {*NOTES_PAIRS, room.TELLING_PAIR} <= set(seen)
+    assert {*NOTES_PAIRS, room.DISTINGUISHING_PAIR} <= set(seen)
     only = replace(DEFAULT_MIXTURE, prose=0.0, questions=0.0, reviews=0.0)  # no kind depends on the others
     assert all(count > 0 for count in count_pairs(islice(documents(make_world(seed), mixture=only), 9_000)).values())
 
