@@ -98,10 +98,10 @@ class FullFinetuning:
             texts,
             weights,
             recipe.batch_size,
-            at_once or _TOKENS_AT_ONCE[device.type],
-            device,
-            recipe.seed,
-            recipe.smoothing,
+            tokens_at_once=at_once or _TOKENS_AT_ONCE[device.type],
+            device=device,
+            seed=recipe.seed,
+            smoothing=recipe.smoothing,
         )
         every = -(-recipe.steps // VALIDATIONS)
         validating = Validating(lambda: objective.validate(self.model, validation), every, keep_best=True)
