@@ -14,7 +14,7 @@ from chainrule.language_model import LanguageModel, load
 from chainrule.model.formats.checkpoint import config_fields, weights
 from chainrule.model.formats.gguf_write import Type, check_finite_in_half, model_metadata, tensors_to_write
 from chainrule.scoring.documents import score_documents
-from chainrule.storage.files import nothing_left_if_refused, whole_directory, whole_file, write_text
+from chainrule.storage.files import atomic_directory, atomic_write, nothing_left_if_refused, write_text
 from chainrule.storage.gguf import write_gguf
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.gguf_metadata import tokenizer_metadata
@@ -53,7 +53,7 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
         check_finite_in_half(tensors, Path(model))
     metadata = model_metadata(fields, _name(model), kind)
     metadata |= tokenizer_metadata(lm.tokenizer, lm.stop_tokens, lm.model.config.vocabulary_size)
-    with nothing_left_if_refused(out), whole_file(out) as beside:
+    with nothing_left_if_refused(out), atomic_write(out) as beside:
         write_gguf(beside, metadata, tensors_to_write(tensors, fields, kind))
         change = _check_same(lm, beside, kind)
         size = beside.stat().st_size
@@ -77,7 +77,7 @@ def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
     lm = _as_stored(model)
     if out.is_dir():
         out.rmdir()
-    with whole_directory(out) as beside:
+    with atomic_directory(out) as beside:
         lm.save(beside)
     return {
         "folder": str(out),

@@ -95,10 +95,10 @@ class FullFinetuning:
             texts,
             weights,
             recipe.batch_size,
-            machine.tokens_at_once("finetuning", device, dtype),
-            device,
-            recipe.seed,
-            recipe.smoothing,
+            tokens_at_once=machine.tokens_at_once("finetuning", device, dtype),
+            device=device,
+            seed=recipe.seed,
+            smoothing=recipe.smoothing,
         )
         every = -(-recipe.steps // VALIDATIONS)
         validating = Validating(lambda: objective.validate(self.model, validation), every, keep_best=True)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, processors
 
 from chainrule.errors import ModelError
-from chainrule.storage.files import whole_file
+from chainrule.storage.files import atomic_write
 from chainrule.storage.gguf import is_gguf
 from chainrule.tokens import bytepair, settings, tables, tokenizer_files
 from chainrule.tokens.added_tokens import Completed, Special, complete
@@ -296,7 +296,7 @@ class Tokenizer:
         """Write the tokenizer's files into `directory`, where transformers.AutoTokenizer finds them."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
-            with whole_file(directory / name) as beside:
+            with atomic_write(directory / name) as beside:
                 beside.write_bytes(content)
 
 

@@ -308,7 +308,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
     ("content", "message"),
     [
         ('{"text": "fine"}\n{"text": ""}\n{"body": "no text"}\n', r"a\.jsonl:3: no column 'text'"),
-        ('{"text": ""}\n', "held none|got none"),
+        ('{"text": ""}\n', "have none|got none"),
         ("", "empty"),
     ],
 )

@@ -21,7 +21,7 @@ from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
-from chainrule.storage.files import whole_file, write_json
+from chainrule.storage.files import atomic_write, write_json
 from chainrule.storage.gguf import is_gguf
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
@@ -60,7 +60,7 @@ def weights(model: Transformer, family: str) -> dict[str, Tensor]:
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file, whole or not at all; a tensor may have any memory layout."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file(contiguous, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
