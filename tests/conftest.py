@@ -35,15 +35,20 @@ SHAPES = {
         "residual": "parallel",
     },
 }  # fmt: skip
-MASKED = {
+BERT = {
     **PLAIN, **LEARNED, "activation": "gelu", "tied": True,
     "causal": False, "residual": "post", "segments": 2, "masked_head": True,
 }  # fmt: skip
+MASKED = {
+    "bert": BERT,
+    "roberta": {**BERT, "position_offset": 2},
+    "xlm-roberta": {**BERT, "segments": 1, "position_offset": 4},
+}
 
 
 def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed: int = 0) -> Transformer:
     """A model in which no weight, gain or bias is at its tame start; its logits are spread by about 2."""
-    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **{**SHAPES, "bert": MASKED}[family]))
+    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **{**SHAPES, **MASKED}[family]))
     initialise(model, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

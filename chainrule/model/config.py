@@ -38,6 +38,7 @@ class Config:
     norm_epsilon: float = 1e-6
     norm_offset: float = 0.0  # a norm multiplies by this plus its weight
     learned_positions: bool = False  # an embedding of positions is added to that of the tokens
+    position_offset: int = 0  # the row of that embedding which the first position has; `context` counts none before it
     scaled_embedding: bool = False  # the embedding of the tokens is multiplied by √D
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     gated: bool = True  # the MLP multiplies its activation by a second projection (SwiGLU)
@@ -51,7 +52,8 @@ class Config:
     causal: bool = True  # no position attends to a later one
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
     masked_head: bool = False  # a layer and a norm stand between hidden states and output, which has a bias
-    pooler: bool = False  # a linear head reads tanh of a layer at the first token
+    pooler: bool = False  # a linear head reads a layer at the first token, through `pooler_activation`
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
     language_head: bool = True  # it has logits; an encoder saved without its head has hidden states alone
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class Config:
         for name, value in [*((name, getattr(self, name)) for name in sizes), *windows]:
             if not isinstance(value, int) or value < 1:
                 raise ModelError(f"model: wanted {name} of at least 1, got {value!r}")
+        if not isinstance(self.position_offset, int) or self.position_offset < 0:
+            raise ModelError(f"model: wanted position_offset of at least 0, got {self.position_offset!r}")
         for name in ("norm_epsilon", "query_scale_width"):
             number = getattr(self, name)
             if number is not None and (not isinstance(number, int | float) or number <= 0):
@@ -123,7 +127,13 @@ _FIRST_FIELDS = (
     "query_key_norm", "query_key_value_bias", "attention_output_bias", "mlp_bias", "parallel", "tied", "causal",
     "post_norm", "segments", "masked_head", "pooler",
 )  # fmt: skip
-_LATER_FIELDS = {"norm_offset": 0.0, "scaled_embedding": False, "query_scale_width": None}
+_LATER_FIELDS = {
+    "norm_offset": 0.0,
+    "scaled_embedding": False,
+    "query_scale_width": None,
+    "position_offset": 0,
+    "pooler_activation": "tanh",
+}
 
 
 def _shortest(kinds: tuple[LayerKind, ...], layers: int) -> tuple[LayerKind, ...]:

@@ -32,7 +32,8 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.embedding = Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
-        self.position_embedding = Embedding(config.context, config.width) if config.learned_positions else None
+        rows = config.position_offset + config.context
+        self.position_embedding = Embedding(rows, config.width) if config.learned_positions else None
         self.segment_embedding = Embedding(config.segments, config.width) if config.segments else None
         self.input_norm = Norm(config, config.width) if config.residual == "post" else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -145,7 +146,7 @@ class Transformer(nn.Module):
         x = x.to(dtype)
         positions, contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(positions).to(dtype)
+            x = x + self.position_embedding(positions + self.config.position_offset).to(dtype)
         if self.segment_embedding is not None:
             x = x + self.segment_embedding.weight[0].to(dtype)
         if self.input_norm is not None:
@@ -164,7 +165,10 @@ class Transformer(nn.Module):
         assert last is not None, "a summary needs each sequence's last position"
         read = last if self.config.causal else torch.zeros_like(last)
         features = self._features(tokens, None, None, last, read[:, None])[:, 0]
-        return features if self.pooler is None else torch.tanh(self.pooler(features))
+        if self.pooler is None:
+            return features
+        activation = torch.tanh if self.config.pooler_activation == "tanh" else torch.relu
+        return activation(self.pooler(features))
 
     def _logits(self, features: Tensor) -> Tensor:
         """u = output_weight · φ, (…, D) to (…, V); a masked head stands between."""

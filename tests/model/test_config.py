@@ -48,6 +48,8 @@ def test_what_earlier_versions_did_not_know_is_written_where_it_is_used() -> Non
             ("norm_offset", 1.0),
             ("scaled_embedding", True),
             ("query_scale_width", 4.0),
+            ("position_offset", 2),
+            ("pooler_activation", "relu"),
         )
     ]
     assert len({repr(each) for each in (config, *changed)}) == len(changed) + 1

@@ -73,6 +73,10 @@ def small(family: str) -> dict[str, Any]:
         ("bert", {"position_embedding_type": "relative_key"}, "wanted position_embedding_type to be 'absolute', got"),
         ("bert", {"is_decoder": True}, "wanted is_decoder to be False, got True"),
         ("bert", {"tie_word_embeddings": False}, "wanted tie_word_embeddings to be True, got False"),
+        ("roberta", {"pad_token_id": None}, "wanted pad_token_id to leave positions of 512, got None"),
+        ("roberta", {"pad_token_id": 511}, "wanted pad_token_id to leave positions of 512, got 511"),
+        ("roberta", {"max_position_embeddings": "5"}, "wanted pad_token_id to leave positions of '5', got 1"),
+        ("xlm-roberta", {"hidden_act": "silu"}, "wanted hidden_act to be 'gelu' or 'gelu_python', got 'silu'"),
     ],
 )
 def test_a_field_that_changes_the_mathematics_is_refused_by_name(

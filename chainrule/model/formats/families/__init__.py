@@ -12,6 +12,7 @@ from chainrule.model.formats.families.gpt2 import GPT2
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from chainrule.model.formats.families.olmo2 import OLMO2
+from chainrule.model.formats.families.roberta import ROBERTA, XLM_ROBERTA
 from chainrule.model.formats.family import Family
 from chainrule.model.formats.layer_fields import Fields
 
@@ -25,6 +26,8 @@ FAMILIES: Mapping[str, Family] = {
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
     "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
 }
 
 
