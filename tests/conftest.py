@@ -43,6 +43,7 @@ MASKED = {
     "bert": BERT,
     "roberta": {**BERT, "position_offset": 2},
     "xlm-roberta": {**BERT, "segments": 1, "position_offset": 4},
+    "distilbert": {**BERT, "segments": 0, "norm_epsilon": 1e-12, "pooler_activation": "relu"},
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     BertConfig,
+    DistilBertConfig,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
@@ -45,6 +46,7 @@ GATED = {
 }
 GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
 NEOX = {**GATED, "hidden_size": 28}
+DISTILBERT = {"vocab_size": 61, "dim": 28, "hidden_dim": 56, "n_layers": 3, "max_position_embeddings": 32}
 ROBERTA = {**NEOX, "vocab_size": 63, "max_position_embeddings": 95}
 LLAMA3 = {
     "rope_type": "llama3",
@@ -129,6 +131,8 @@ MASKED = {
         **ROBERTA, num_attention_heads=4, pad_token_id=62, type_vocab_size=1, layer_norm_eps=1e-3
     ),
     "xlm-roberta": XLMRobertaConfig(**ROBERTA, num_attention_heads=7, pad_token_id=61),
+    "distilbert odd heads": DistilBertConfig(**DISTILBERT, n_heads=4),
+    "distilbert one head, another gelu": DistilBertConfig(**DISTILBERT, n_heads=1, activation="gelu_new"),
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from chainrule.errors import ModelError
 from chainrule.model.formats.families.bert import BERT
+from chainrule.model.formats.families.distilbert import DISTILBERT
 from chainrule.model.formats.families.gemma3 import GEMMA3
 from chainrule.model.formats.families.gpt2 import GPT2
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
@@ -28,6 +29,7 @@ FAMILIES: Mapping[str, Family] = {
     "bert": BERT,
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
+    "distilbert": DISTILBERT,
 }
 
 
