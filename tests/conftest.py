@@ -30,6 +30,10 @@ SHAPES = {
         "query_scale_width": 6, "activation": "gelu_tanh", "tied": True,
     },
     "gpt2": {**PLAIN, **LEARNED, "activation": "gelu_tanh", "tied": True},
+    "gpt_neo": {
+        **PLAIN, "activation": "gelu_tanh", "tied": True, "learned_positions": True, "query_key_value_bias": False,
+        "layer_kinds": (LayerKind(), LayerKind(7)), "query_scale_width": 1,
+    },
     "gpt_neox": {
         **PLAIN, "hidden": 64, "activation": "gelu", "layer_kinds": (LayerKind(rope=Rope(width=2)),),
         "residual": "parallel",

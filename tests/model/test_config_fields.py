@@ -20,6 +20,8 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
 
 
 def small(family: str) -> dict[str, Any]:
+    if family == "gpt_neo":  # the layers that its default attention_types describe
+        return AutoConfig.for_model(family, **{**SMALL, "num_hidden_layers": 24}).to_dict()
     return AutoConfig.for_model(family, **SMALL).to_dict()
 
 
@@ -54,6 +56,10 @@ def small(family: str) -> dict[str, Any]:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "wanted scale_attn_by_inverse_layer_idx to be False"),
         ("gpt2", {"activation_function": "relu"}, "wanted activation_function to be .*, got 'relu'"),
         ("gpt_neox", {"hidden_act": "quick_gelu"}, "wanted hidden_act to be .*, got 'quick_gelu'"),
+        ("gpt_neo", {"attention_types": [[["global"], 3]]}, "wanted attention_types to be .* for each of 24 layers"),
+        ("gpt_neo", {"attention_types": [[["global", "sparse"], 12]]}, "wanted attention_types to be global or local"),
+        ("gpt_neo", {"attention_types": 12}, "wanted attention_types to be .*, got 12"),
+        ("gpt_neo", {"window_size": 0}, "wanted window of at least 1, got 0"),
         ("olmo2", {"layer_types": ["sliding_attention"] * 2}, "wanted layer_types to be .*, got 'sliding_attention'"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "wanted final_logit_softcapping to be None, got 30.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "wanted use_bidirectional_attention to be False"),

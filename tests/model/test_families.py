@@ -15,6 +15,7 @@ from transformers import (
     DistilBertConfig,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
@@ -46,6 +47,7 @@ GATED = {
 }
 GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
 NEOX = {**GATED, "hidden_size": 28}
+GPT_NEO = {"vocab_size": 61, "hidden_size": 28, "num_layers": 3, "max_position_embeddings": 32}
 DISTILBERT = {"vocab_size": 61, "dim": 28, "hidden_dim": 56, "n_layers": 3, "max_position_embeddings": 32}
 ROBERTA = {**NEOX, "vocab_size": 63, "max_position_embeddings": 95}
 LLAMA3 = {
@@ -107,6 +109,16 @@ CONFIGS = {
     "gpt2": GPT2Config(**GPT2, n_head=4),
     "gpt2 untied, narrow mlp": GPT2Config(**GPT2, n_head=3, n_inner=50, tie_word_embeddings=False),
     "gpt2 exact gelu, one head": GPT2Config(**GPT2, n_head=1, activation_function="gelu", layer_norm_epsilon=1e-2),
+    "gpt_neo window of 5 in every second layer": GPTNeoConfig(
+        **GPT_NEO, num_heads=4, window_size=5, attention_types=[[["local", "global"], 1], [["local"], 1]]
+    ),
+    "gpt_neo windows alone, untied, narrow mlp": GPTNeoConfig(
+        **GPT_NEO, num_heads=2, window_size=3, attention_types=[[["local"], 3]], intermediate_size=50,
+        tie_word_embeddings=False, layer_norm_epsilon=1e-3,
+    ),
+    "gpt_neo no window, exact gelu": GPTNeoConfig(
+        **GPT_NEO, num_heads=7, attention_types=[[["global"], 3]], activation_function="gelu"
+    ),
     "gpt_neox odd heads, partly rotated": GPTNeoXConfig(
         **NEOX, num_attention_heads=4,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.6},
@@ -298,4 +310,5 @@ def test_a_field_left_out_means_what_it_means_in_transformers(family: str) -> No
         except ValueError as error:
             assert str(error) == f"config.json: wanted the field '{field}', which is missing"
             required += 1
-    assert required == len({"vocabulary", "context", "width", "layers", "heads"}) + (family != "gpt2")  # and hidden
+    sizes = {"vocabulary", "context", "width", "layers", "heads"}
+    assert required == len(sizes) + (family not in ("gpt2", "gpt_neo"))  # and hidden

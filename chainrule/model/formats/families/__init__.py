@@ -10,6 +10,7 @@ from chainrule.model.formats.families.bert import BERT
 from chainrule.model.formats.families.distilbert import DISTILBERT
 from chainrule.model.formats.families.gemma3 import GEMMA3
 from chainrule.model.formats.families.gpt2 import GPT2
+from chainrule.model.formats.families.gpt_neo import GPT_NEO
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from chainrule.model.formats.families.olmo2 import OLMO2
@@ -25,6 +26,7 @@ FAMILIES: Mapping[str, Family] = {
     "olmo2": OLMO2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
+    "gpt_neo": GPT_NEO,
     "gpt_neox": GPT_NEOX,
     "bert": BERT,
     "roberta": ROBERTA,
