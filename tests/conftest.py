@@ -23,6 +23,7 @@ SHAPES = {
     "llama": {**GATED, "layer_kinds": (LayerKind(rope=Rope(scaling=RopeScaling(4.0, original_context=16))),)},
     "mistral": {**GATED, "layer_kinds": (LayerKind(7, Rope()),)},
     "qwen2": {**GATED, "query_key_value_bias": True},
+    "smollm3": {**GATED, "layer_kinds": (LayerKind(), LayerKind(rope=Rope(2e6)))},
     "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
     "gemma3_text": {
         **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope(1e6, RopeScaling(2.0)))),

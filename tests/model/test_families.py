@@ -25,6 +25,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     RobertaConfig,
+    SmolLM3Config,
     XLMRobertaConfig,
 )
 
@@ -45,6 +46,7 @@ GATED = {
     "num_hidden_layers": 3,
     "max_position_embeddings": 32,
 }
+PADDED = {**GATED, "pad_token_id": 0}  # by default it is beyond this vocabulary
 GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
 NEOX = {**GATED, "hidden_size": 28}
 GPT_NEO = {"vocab_size": 61, "hidden_size": 28, "num_layers": 3, "max_position_embeddings": 32}
@@ -84,6 +86,16 @@ CONFIGS = {
     "qwen3 one key, slow rope": Qwen3Config(
         **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6,
         rope_parameters={"rope_theta": 1e6, "rope_type": "default"},
+    ),
+    "smollm3 last layer without rope": SmolLM3Config(
+        **PADDED, num_attention_heads=4, num_key_value_heads=2, no_rope_layers=[1, 1, 0]
+    ),
+    "smollm3 every second layer without rope, biases, untied": SmolLM3Config(
+        **PADDED, num_attention_heads=5, num_key_value_heads=1, no_rope_layer_interval=2, attention_bias=True,
+        mlp_bias=True, tie_word_embeddings=False, rope_parameters={"rope_theta": 50.0, "rope_type": "default"},
+    ),
+    "smollm3 first layers without rope": SmolLM3Config(
+        **PADDED, num_attention_heads=4, num_key_value_heads=4, no_rope_layers=[0, 0, 1], rope_parameters=LLAMA3
     ),
     "olmo2 grouped": Olmo2Config(**GATED, num_attention_heads=4, num_key_value_heads=2),
     "olmo2 tied, biases, slow rope": Olmo2Config(
