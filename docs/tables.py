@@ -17,6 +17,7 @@ def features(family: Family) -> str:
         "mlp_bias": "MLP biases",
         "tied": "tied or not",
         "segments": "segments",
+        "embedding_factor": "factors of the embedding, scores, branches and logits",
     }
     found = [words for field, words in names.items() if field in family.fields and not _settled(family, field)]
     layers = family.layers
@@ -36,7 +37,13 @@ def _settled(family: Family, field: str) -> bool:
 
 def families() -> str:
     rows = [
-        (f"`{name}`", family.models, f"`{family.architecture}`", f"`{family.classifier}`", features(family))
+        (
+            f"`{name}`",
+            family.models,
+            f"`{family.architecture}`",
+            f"`{family.classifier}`" if family.shared_classifier else "none: it loads here alone",
+            features(family),
+        )
         for name, family in FAMILIES.items()
     ]
     lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]

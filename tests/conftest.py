@@ -24,6 +24,9 @@ SHAPES = {
     "mistral": {**GATED, "layer_kinds": (LayerKind(7, Rope()),)},
     "qwen2": {**GATED, "query_key_value_bias": True},
     "smollm3": {**GATED, "layer_kinds": (LayerKind(), LayerKind(rope=Rope(2e6)))},
+    "granite": {
+        **GATED, "embedding_factor": 3.0, "attention_factor": 0.7, "residual_factor": 0.22, "logit_divisor": 1.5,
+    },
     "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
     "gemma3_text": {
         **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope(1e6, RopeScaling(2.0)))),

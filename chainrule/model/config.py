@@ -40,10 +40,14 @@ class Config:
     learned_positions: bool = False  # an embedding of positions is added to that of the tokens
     position_offset: int = 0  # the row of that embedding which the first position has; `context` counts none before it
     scaled_embedding: bool = False  # the embedding of the tokens is multiplied by √D
+    embedding_factor: float = 1.0  # and by this
+    residual_factor: float = 1.0  # what attention and MLP add to the residual stream is multiplied by this
+    logit_divisor: float = 1.0  # logits are divided by this
     activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
     gated: bool = True  # the MLP multiplies its activation by a second projection (SwiGLU)
     query_key_norm: Literal["head", "width"] | None = "head"  # queries and keys: of each head, or of all heads together
     query_scale_width: float | None = None  # attention scores are divided by the root of this; None: of K
+    attention_factor: float | None = None  # instead of that, attention scores are multiplied by this
     query_key_value_bias: bool = False
     attention_output_bias: bool = False
     mlp_bias: bool = False
@@ -64,7 +68,7 @@ class Config:
                 raise ModelError(f"model: wanted {name} of at least 1, got {value!r}")
         if not isinstance(self.position_offset, int) or self.position_offset < 0:
             raise ModelError(f"model: wanted position_offset of at least 0, got {self.position_offset!r}")
-        for name in ("norm_epsilon", "query_scale_width"):
+        for name in _POSITIVE:
             number = getattr(self, name)
             if number is not None and (not isinstance(number, int | float) or number <= 0):
                 raise ModelError(f"model: wanted {name} to be a number above 0, got {number!r}")
@@ -127,10 +131,17 @@ _FIRST_FIELDS = (
     "query_key_norm", "query_key_value_bias", "attention_output_bias", "mlp_bias", "parallel", "tied", "causal",
     "post_norm", "segments", "masked_head", "pooler",
 )  # fmt: skip
+_POSITIVE = (
+    "norm_epsilon", "query_scale_width", "attention_factor", "embedding_factor", "residual_factor", "logit_divisor",
+)  # fmt: skip
 _LATER_FIELDS = {
     "norm_offset": 0.0,
     "scaled_embedding": False,
     "query_scale_width": None,
+    "attention_factor": None,
+    "embedding_factor": 1.0,
+    "residual_factor": 1.0,
+    "logit_divisor": 1.0,
     "position_offset": 0,
     "pooler_activation": "tanh",
 }

@@ -96,7 +96,7 @@ class Transformer(nn.Module):
             return self._logits(features)
         features, targets = features.flatten(0, -2), targets.flatten()
         plain = self.head is None and (self.output is None or type(self.output) is Linear)
-        if plain and plain_cpu(features):
+        if plain and self.config.logit_divisor == 1 and plain_cpu(features):
             return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
         return F.cross_entropy(self._logits(features).float(), targets)
 
@@ -143,6 +143,8 @@ class Transformer(nn.Module):
         x = self.embedding(tokens)  # (B, T, D)
         if self.config.scaled_embedding:
             x = x * torch.tensor(self.config.width**0.5, dtype=x.dtype, device=x.device)
+        if self.config.embedding_factor != 1:
+            x = x * self.config.embedding_factor
         x = x.to(dtype)
         positions, contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
         if self.position_embedding is not None:
@@ -171,10 +173,11 @@ class Transformer(nn.Module):
         return activation(self.pooler(features))
 
     def _logits(self, features: Tensor) -> Tensor:
-        """u = output_weight · φ, (…, D) to (…, V); a masked head stands between."""
+        """u = output_weight · φ, (…, D) to (…, V); a masked head stands between, and a divisor may follow."""
         self.config.check_language_head()
         if self.head is None:
-            return self._output(features, None)
+            logits = self._output(features, None)
+            return logits if self.config.logit_divisor == 1 else logits / self.config.logit_divisor
         return self._output(self.head(features), self.head.bias.to(features.dtype))
 
     def _output(self, features: Tensor, bias: Tensor | None) -> Tensor:

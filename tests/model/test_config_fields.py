@@ -64,6 +64,8 @@ def small(family: str) -> dict[str, Any]:
         ("smollm3", {"no_rope_layers": [1, "x"]}, "wanted no_rope_layers to be 0 or 1 for each of 2 layers"),
         ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 0}, "no_rope_layer_interval of at least 1"),
         ("smollm3", {"use_sliding_window": True}, "wanted use_sliding_window to be False, got True"),
+        ("granite", {"logits_scaling": 0}, "wanted logit_divisor to be a number above 0, got 0"),
+        ("granite", {"attention_multiplier": "x"}, "wanted attention_factor to be a number above 0, got 'x'"),
         ("olmo2", {"layer_types": ["sliding_attention"] * 2}, "wanted layer_types to be .*, got 'sliding_attention'"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "wanted final_logit_softcapping to be None, got 30.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "wanted use_bidirectional_attention to be False"),

@@ -12,6 +12,7 @@ from chainrule.model.formats.families.gemma3 import GEMMA3
 from chainrule.model.formats.families.gpt2 import GPT2
 from chainrule.model.formats.families.gpt_neo import GPT_NEO
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
+from chainrule.model.formats.families.granite import GRANITE
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from chainrule.model.formats.families.olmo2 import OLMO2
 from chainrule.model.formats.families.roberta import ROBERTA, XLM_ROBERTA
@@ -25,6 +26,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen2": QWEN2,
     "qwen3": QWEN3,
     "smollm3": SMOLLM3,
+    "granite": GRANITE,
     "olmo2": OLMO2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
