@@ -27,6 +27,7 @@ SHAPES = {
     "granite": {
         **GATED, "embedding_factor": 3.0, "attention_factor": 0.7, "residual_factor": 0.22, "logit_divisor": 1.5,
     },
+    "phi3": {**GATED, "layer_kinds": (LayerKind(7, Rope(width=6)),)},
     "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
     "gemma3_text": {
         **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope(1e6, RopeScaling(2.0)))),

@@ -17,6 +17,7 @@ from chainrule.model.rotary import Rope, RopeScaling
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
 def small(family: str) -> dict[str, Any]:
@@ -66,6 +67,15 @@ def small(family: str) -> dict[str, Any]:
         ("smollm3", {"use_sliding_window": True}, "wanted use_sliding_window to be False, got True"),
         ("granite", {"logits_scaling": 0}, "wanted logit_divisor to be a number above 0, got 0"),
         ("granite", {"attention_multiplier": "x"}, "wanted attention_factor to be a number above 0, got 'x'"),
+        ("phi3", {"rope_parameters": {**LONGROPE, "short_factor": [1]}}, "wanted short_factor to be 4 numbers above 0"),
+        ("phi3", {"rope_parameters": {**LONGROPE, "long_factor": [1, 1, 1, 0]}}, "wanted long_factor to be 4 numbers"),
+        ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, "wanted the field 'short_factor', which is missing"),
+        (
+            "phi3",
+            {"rope_parameters": LONGROPE, "original_max_position_embeddings": "4"},
+            "wanted original_max_position",
+        ),
+        ("phi3", {"rope_parameters": {"rope_type": "dynamic"}}, "wanted a rope_type of .*, got 'dynamic'"),
         ("olmo2", {"layer_types": ["sliding_attention"] * 2}, "wanted layer_types to be .*, got 'sliding_attention'"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "wanted final_logit_softcapping to be None, got 30.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "wanted use_bidirectional_attention to be False"),

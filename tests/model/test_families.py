@@ -21,6 +21,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
@@ -106,6 +107,20 @@ CONFIGS = {
         **GATED, num_attention_heads=5, num_key_value_heads=1, embedding_multiplier=0.3, attention_multiplier=1,
         residual_multiplier=1.4, logits_scaling=0.7, attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
         rope_parameters=LLAMA3,
+    ),
+    "phi3 grouped, window of 5": Phi3Config(
+        **PADDED, num_attention_heads=4, num_key_value_heads=2, sliding_window=5,
+    ),
+    "phi3 partly rotated, tied": Phi3Config(
+        **PADDED, num_attention_heads=5, num_key_value_heads=1, tie_word_embeddings=True, rms_norm_eps=1e-3,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.75},
+    ),
+    "phi3 longrope, partly rotated": Phi3Config(
+        **{**PADDED, "max_position_embeddings": 160}, original_max_position_embeddings=32, num_attention_heads=4,
+        rope_parameters={
+            "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.6,
+            "short_factor": [1.0, 1.3, 2.5], "long_factor": [2.0, 4.0, 9.0],
+        },
     ),
     "olmo2 grouped": Olmo2Config(**GATED, num_attention_heads=4, num_key_value_heads=2),
     "olmo2 tied, biases, slow rope": Olmo2Config(

@@ -12,7 +12,7 @@ from typing import Any
 
 from chainrule.errors import ModelError
 from chainrule.model.config import Config, LayerKind
-from chainrule.model.rotary import Rope, RopeScaling
+from chainrule.model.rotary import LongRope, Rope, RopeScaling
 
 _LLAMA3 = {"original_context": "original_max_position_embeddings", "low": "low_freq_factor", "high": "high_freq_factor"}
 SCALINGS = {  # rope_type -> RopeScaling's fields and theirs
@@ -71,6 +71,7 @@ class RopeFields:
     def parameters(self, rope: Rope, head_width: int) -> dict[str, Any]:
         """`rope_parameters` as `transformers` 5 has it."""
         scaling = rope.scaling
+        assert not isinstance(scaling, LongRope), "only phi3 writes it"
         kind = "default" if scaling is None else "llama3" if scaling.original_context else "linear"
         written = {
             "rope_type": kind,

@@ -15,6 +15,7 @@ from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.granite import GRANITE
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from chainrule.model.formats.families.olmo2 import OLMO2
+from chainrule.model.formats.families.phi3 import PHI3
 from chainrule.model.formats.families.roberta import ROBERTA, XLM_ROBERTA
 from chainrule.model.formats.families.smollm3 import SMOLLM3
 from chainrule.model.formats.family import Family
@@ -27,6 +28,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3": QWEN3,
     "smollm3": SMOLLM3,
     "granite": GRANITE,
+    "phi3": PHI3,
     "olmo2": OLMO2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
