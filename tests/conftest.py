@@ -29,6 +29,11 @@ SHAPES = {
     },
     "phi3": {**GATED, "layer_kinds": (LayerKind(7, Rope(width=6)),)},
     "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
+    "gemma2": {
+        **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope())), "residual": "sandwich",
+        "norm_offset": 1.0, "scaled_embedding": True, "query_scale_width": 6, "activation": "gelu_tanh", "tied": True,
+        "attention_cap": 2.0, "logit_cap": 3.0,
+    },
     "gemma3_text": {
         **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope(1e6, RopeScaling(2.0)))),
         "residual": "sandwich", "norm_offset": 1.0, "scaled_embedding": True, "query_key_norm": "head",

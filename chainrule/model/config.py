@@ -48,6 +48,8 @@ class Config:
     query_key_norm: Literal["head", "width"] | None = "head"  # queries and keys: of each head, or of all heads together
     query_scale_width: float | None = None  # attention scores are divided by the root of this; None: of K
     attention_factor: float | None = None  # instead of that, attention scores are multiplied by this
+    attention_cap: float | None = None  # attention scores s become cap · tanh(s / cap)
+    logit_cap: float | None = None  # and so do logits
     query_key_value_bias: bool = False
     attention_output_bias: bool = False
     mlp_bias: bool = False
@@ -133,6 +135,7 @@ _FIRST_FIELDS = (
 )  # fmt: skip
 _POSITIVE = (
     "norm_epsilon", "query_scale_width", "attention_factor", "embedding_factor", "residual_factor", "logit_divisor",
+    "attention_cap", "logit_cap",
 )  # fmt: skip
 _LATER_FIELDS = {
     "norm_offset": 0.0,
@@ -142,6 +145,8 @@ _LATER_FIELDS = {
     "embedding_factor": 1.0,
     "residual_factor": 1.0,
     "logit_divisor": 1.0,
+    "attention_cap": None,
+    "logit_cap": None,
     "position_offset": 0,
     "pooler_activation": "tanh",
 }

@@ -66,7 +66,7 @@ class Attention(nn.Module):
         self.parts = (queries, keys, keys)
         self.query_key_value = Linear(config.width, *self.parts, bias=config.query_key_value_bias)
         self.output = Linear(queries, config.width, bias=config.attention_output_bias)
-        self.norm_by_head = per_head
+        self.norm_by_head, self.cap = per_head, config.attention_cap
         self.query_norm = Norm(config, self.head_width if per_head else queries) if config.query_key_norm else None
         self.key_norm = Norm(config, self.head_width if per_head else keys) if config.query_key_norm else None
         # `attend` divides scores by √K; where another width is wanted, the queries make up for it.
@@ -93,7 +93,7 @@ class Attention(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
-        mixed = attend(query, key, value, context.pattern, context.mask)
+        mixed = attend(query, key, value, context.pattern, context.mask, self.cap)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

@@ -96,7 +96,8 @@ class Transformer(nn.Module):
             return self._logits(features)
         features, targets = features.flatten(0, -2), targets.flatten()
         plain = self.head is None and (self.output is None or type(self.output) is Linear)
-        if plain and self.config.logit_divisor == 1 and plain_cpu(features):
+        linear = self.config.logit_divisor == 1 and self.config.logit_cap is None
+        if plain and linear and plain_cpu(features):
             return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
         return F.cross_entropy(self._logits(features).float(), targets)
 
@@ -173,11 +174,14 @@ class Transformer(nn.Module):
         return activation(self.pooler(features))
 
     def _logits(self, features: Tensor) -> Tensor:
-        """u = output_weight · φ, (…, D) to (…, V); a masked head stands between, and a divisor may follow."""
+        """u = output_weight · φ, (…, D) to (…, V); a masked head stands between, a divisor and a cap may follow."""
         self.config.check_language_head()
         if self.head is None:
             logits = self._output(features, None)
-            return logits if self.config.logit_divisor == 1 else logits / self.config.logit_divisor
+            if self.config.logit_divisor != 1:
+                logits = logits / self.config.logit_divisor
+            cap = self.config.logit_cap
+            return logits if cap is None else cap * torch.tanh(logits / cap)
         return self._output(self.head(features), self.head.bias.to(features.dtype))
 
     def _output(self, features: Tensor, bias: Tensor | None) -> Tensor:

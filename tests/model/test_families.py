@@ -13,6 +13,7 @@ from transformers import (
     AutoConfig,
     BertConfig,
     DistilBertConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoConfig,
@@ -126,6 +127,20 @@ CONFIGS = {
     "olmo2 tied, biases, slow rope": Olmo2Config(
         **GATED, num_attention_heads=5, rms_norm_eps=1e-3, attention_bias=True, tie_word_embeddings=True,
         rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
+    ),
+    "gemma2 window of 5 in every second layer": Gemma2Config(
+        **GATED, num_attention_heads=4, num_key_value_heads=2, head_dim=10, query_pre_attn_scalar=7, sliding_window=5,
+        attn_logit_softcapping=0.5, final_logit_softcapping=1.5,
+    ),
+    "gemma2 untied, biases, no caps": Gemma2Config(
+        **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6, query_pre_attn_scalar=6, sliding_window=3,
+        layer_types=["full_attention", "full_attention", "sliding_attention"], tie_word_embeddings=False,
+        attn_logit_softcapping=None, final_logit_softcapping=None, attention_bias=True, hidden_activation="gelu",
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e3},
+    ),
+    "gemma2 windows alone, cap of scores": Gemma2Config(
+        **GATED, num_attention_heads=4, num_key_value_heads=4, head_dim=10, sliding_window=4,
+        layer_types=["sliding_attention"] * 3, attn_logit_softcapping=0.3, final_logit_softcapping=None,
     ),
     "gemma3_text window of 5 in every second layer": Gemma3TextConfig(
         **GATED, num_attention_heads=4, num_key_value_heads=2, head_dim=10, query_pre_attn_scalar=7, sliding_window=5,

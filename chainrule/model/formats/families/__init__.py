@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from chainrule.errors import ModelError
 from chainrule.model.formats.families.bert import BERT
 from chainrule.model.formats.families.distilbert import DISTILBERT
+from chainrule.model.formats.families.gemma2 import GEMMA2
 from chainrule.model.formats.families.gemma3 import GEMMA3
 from chainrule.model.formats.families.gpt2 import GPT2
 from chainrule.model.formats.families.gpt_neo import GPT_NEO
@@ -30,6 +31,7 @@ FAMILIES: Mapping[str, Family] = {
     "granite": GRANITE,
     "phi3": PHI3,
     "olmo2": OLMO2,
+    "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
     "gpt_neo": GPT_NEO,
