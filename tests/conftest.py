@@ -40,6 +40,7 @@ SHAPES = {
         "query_scale_width": 6, "activation": "gelu_tanh", "tied": True,
     },
     "gpt2": {**PLAIN, **LEARNED, "activation": "gelu_tanh", "tied": True},
+    "opt": {**PLAIN, **LEARNED, "position_offset": 2, "activation": "relu", "tied": True},
     "gpt_neo": {
         **PLAIN, "activation": "gelu_tanh", "tied": True, "learned_positions": True, "query_key_value_bias": False,
         "layer_kinds": (LayerKind(), LayerKind(7)), "query_scale_width": 1,

@@ -43,7 +43,7 @@ class Config:
     embedding_factor: float = 1.0  # and by this
     residual_factor: float = 1.0  # what attention and MLP add to the residual stream is multiplied by this
     logit_divisor: float = 1.0  # logits are divided by this
-    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
     gated: bool = True  # the MLP multiplies its activation by a second projection (SwiGLU)
     query_key_norm: Literal["head", "width"] | None = "head"  # queries and keys: of each head, or of all heads together
     query_scale_width: float | None = None  # attention scores are divided by the root of this; None: of K

@@ -22,6 +22,7 @@ from transformers import (
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
+    OPTConfig,
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
@@ -52,6 +53,13 @@ GATED = {
 PADDED = {**GATED, "pad_token_id": 0}  # by default it is beyond this vocabulary
 GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
 NEOX = {**GATED, "hidden_size": 28}
+OPT = {
+    "vocab_size": 61,
+    "hidden_size": 28,
+    "ffn_dim": 50,
+    "num_hidden_layers": 3,
+    "max_position_embeddings": 30,
+}
 GPT_NEO = {"vocab_size": 61, "hidden_size": 28, "num_layers": 3, "max_position_embeddings": 32}
 DISTILBERT = {"vocab_size": 61, "dim": 28, "hidden_dim": 56, "n_layers": 3, "max_position_embeddings": 32}
 ROBERTA = {**NEOX, "vocab_size": 63, "max_position_embeddings": 95}
@@ -161,6 +169,10 @@ CONFIGS = {
     "gpt2": GPT2Config(**GPT2, n_head=4),
     "gpt2 untied, narrow mlp": GPT2Config(**GPT2, n_head=3, n_inner=50, tie_word_embeddings=False),
     "gpt2 exact gelu, one head": GPT2Config(**GPT2, n_head=1, activation_function="gelu", layer_norm_epsilon=1e-2),
+    "opt odd heads": OPTConfig(**OPT, num_attention_heads=4),
+    "opt untied, gelu, one head": OPTConfig(
+        **OPT, num_attention_heads=1, activation_function="gelu", tie_word_embeddings=False
+    ),
     "gpt_neo window of 5 in every second layer": GPTNeoConfig(
         **GPT_NEO, num_heads=4, window_size=5, attention_types=[[["local", "global"], 1], [["local"], 1]]
     ),

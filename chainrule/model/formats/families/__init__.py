@@ -16,6 +16,7 @@ from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.granite import GRANITE
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from chainrule.model.formats.families.olmo2 import OLMO2
+from chainrule.model.formats.families.opt import OPT
 from chainrule.model.formats.families.phi3 import PHI3
 from chainrule.model.formats.families.roberta import ROBERTA, XLM_ROBERTA
 from chainrule.model.formats.families.smollm3 import SMOLLM3
@@ -34,6 +35,7 @@ FAMILIES: Mapping[str, Family] = {
     "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
+    "opt": OPT,
     "gpt_neo": GPT_NEO,
     "gpt_neox": GPT_NEOX,
     "bert": BERT,
