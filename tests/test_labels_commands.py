@@ -248,7 +248,7 @@ def test_compare_goes_on_from_the_rows_it_has_and_writes_its_report(answer: Call
         (f"in-context run {DAYS} --seeds 0", "--seeds"),
         (f"finetune run {DAYS} --out new --labels 1", "labels"),
         ("predict run fine", "wanted a classifier"),
-        ("predict run", "choose one way"),
+        ("predict run", "give one of them"),
         ("predict run fine --shots 2", "--shots"),
         ("predict run fine --longer refuse", "--longer: wanted a --task beside it"),
         ("predict run fine --text day", "--text: wanted a --task beside it"),

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from chainrule.export import SAMPLE, export_gguf
+from chainrule.exporting.export import SAMPLE, export_gguf
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel, load
 from chainrule.storage.files import sha256
@@ -69,7 +69,7 @@ def logits(lm: LanguageModel, tokens: list[int]) -> torch.Tensor:
 
 
 def ids(lm: LanguageModel, prompt: str) -> list[int]:
-    return [lm.tokenizer.bottom, *lm.tokenizer.encode(prompt)]
+    return [lm.tokenizer.bos_id, *lm.tokenizer.encode(prompt)]
 
 
 def greedy(lm: LanguageModel, prompt: str) -> str:

@@ -27,7 +27,7 @@ def export(
     """
     from pathlib import Path
 
-    from chainrule.export import export_gguf, export_huggingface
+    from chainrule.exporting.export import export_gguf, export_huggingface
     from chainrule.terminal import print_json, print_table
 
     if to == "huggingface":

@@ -3,8 +3,9 @@
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from chainrule.commands.accuracy import tell
+from chainrule.commands.accuracy import print_score
 from chainrule.commands.options import (
+    Bos,
     Columns,
     Device,
     Folder,
@@ -37,6 +38,7 @@ def finetune(
     longer: Longer = "cut",
     seed: int = 0,
     limit: Limit = None,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: TrainingDtype = "auto",
     json: Json = False,
@@ -71,7 +73,7 @@ def finetune(
     check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_seed(seed)
     read = columns.load(task)
-    lm = load(model, device=device, dtype="float32")
+    lm = load(model, device=device, dtype="float32", bos=bos)
     # test rows that would be refused in the end are refused before anything is trained
     Features(lm.model, lm.tokenizer, longer=longer).tokens(
         [read.finetune_text(row) for row in held_out(read, limit).rows]
@@ -83,7 +85,7 @@ def finetune(
         _train(finetuning)
         classifier = finetuning.classifier()
     score = measure(classifier, read, limit)
-    tell([score], read, classifier.notes, json, {})
+    print_score([score], read, classifier.notes, json, {})
     if not json:
         print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from chainrule.arguments import Help
 from chainrule.commands.options import (
     Asking,
+    Bos,
     Columns,
     Device,
     Dtype,
@@ -38,6 +39,7 @@ def predict(
     seed: int = 0,
     columns: Columns = Columns(),
     asking: Asking = Asking(),
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -68,16 +70,16 @@ def predict(
     from chainrule.terminal import print_json, progress_bar, say
 
     if (source is None) == (not texts) or (source is None) != (out is None):
-        raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+        raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:
         reading = {"encoding": columns.encoding, "on-error": columns.on_error}
         refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})
-    own = columns
+    task_columns = columns
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
-        own = replace(columns, encoding=Columns.encoding)  # the task file names that of its data; this is of the rows
-    made = _predictor(predictor, task, own, shots, seed, asking, device, dtype)
+        task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
+    made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:
@@ -133,18 +135,19 @@ def _predictor(
     shots: int,
     seed: int,
     asking: Asking,
+    bos: str | None,
     device: Device,
     dtype: Dtype,
 ) -> "Predictor":
     if task is None:
         from chainrule.finetuning.classifier import load_classifier
 
-        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, **vars(asking)}
-        default = {"shots": 0, "seed": 0, "text": (), "label": "", **vars(Asking())}
+        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, "bos": bos, **vars(asking)}
+        default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, **vars(Asking())}
         refuse_without("a --task", given, default)
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.language_model import load
     from chainrule.prompting.prompted import in_context
 
-    lm = load(directory, device=device, dtype=dtype)
+    lm = load(directory, device=device, dtype=dtype, bos=bos)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

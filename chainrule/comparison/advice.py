@@ -90,12 +90,12 @@ def _span_in_words(span: list[Choice], items: int) -> str:
     labels = f"with {high:,} labels" if low == high else f"with {low:,} to {high:,} labels"
     at_largest = "" if low == high else f" at {high:,}"
     if last.constant is not None:
-        return f"{labels} no method can be told from {_accuracy(last.constant, at_largest)}"
+        return f"{labels} no method is significantly better than {_accuracy(last.constant, at_largest)}"
     taken = _cheapest({name: last.equals[name] for name in _in_common(span)}, items)
     advice = f"{labels} take {_accuracy(taken, at_largest)}"
     if taken is not last.best:
-        return f"{advice}, which cannot be told from the best, {_accuracy(last.best)}"
-    return advice if len(last.equals) > 1 else f"{advice}, which is ahead of all others"
+        return f"{advice}, not significantly worse than the best, {_accuracy(last.best)}"
+    return advice if len(last.equals) > 1 else f"{advice}, significantly better than all others"
 
 
 def _accuracy(cell: Cell, where: str = "") -> str:
@@ -134,9 +134,12 @@ def _verdict(table: Table, largest: int) -> str:
     if baseline is not None:
         ahead = [labels for labels in table.sizes if _beaten(table, labels, baseline)]
         if not ahead:
-            return f"Nothing beats {baseline.title} here, as far as this can tell."
+            return f"No method that uses the model is significantly better than {baseline.title}."
         if ahead[-1] < largest:
-            return f"Nothing beats {baseline.title} with more than {ahead[-1]:,} labels, as far as this can tell."
+            return (
+                f"With more than {ahead[-1]:,} labels no method that uses the model is significantly better than"
+                f" {baseline.title}."
+            )
     return _switch_in_words(table)
 
 

@@ -45,13 +45,13 @@ def compare(
     limit: int | None = None,
     minutes: float | None = None,
     show: Callable[[Comparison], None] = lambda comparison: None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Every way to adapt `lm` to the task, at every number of labels, on the same test items.
 
     out: a folder that keeps the rows and gets results.json, curves.svg and report.html; the same call continues from
     what it holds. methods: names of some (`chainrule.comparison.methods` has all); sizes: the numbers of labels N;
-    limit: test items; minutes: rows that would end later are left out. `say` is called with the plan and with what
+    limit: test items; minutes: rows that would end later are left out. `log` is called with the plan and with what
     happens, a line each, and `show` with the comparison after each row.
 
     Raises ChainruleError for bounds out of range, for a named method that the task does not allow, and where `out`
@@ -60,7 +60,7 @@ def compare(
     from chainrule.comparison.study import Study
 
     bounds = Bounds(_tuple(methods), _tuple(sizes), seeds, limit, minutes)
-    return run(Study(lm, task), bounds, out=None if out is None else Path(out), show=show, say=say)
+    return run(Study(lm, task), bounds, out=None if out is None else Path(out), show=show, log=log)
 
 
 def run(
@@ -70,7 +70,7 @@ def run(
     *,
     out: Path | None = None,
     show: Callable[[Comparison], None] = lambda comparison: None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """`compare` with these methods."""
     started = time.monotonic()
@@ -79,7 +79,7 @@ def run(
     known = {} if folder is None else folder.read()
     possible, left_out = _possible(study, bounds, methods)
     for name, reason in left_out.items():
-        say(f"{name} is left out: {reason}")
+        log(f"{name} is left out: {reason}")
     rows = grid.plan(study, possible, _sizes(study.task, bounds), bounds.seeds, len(items))
     if not rows:
         raise ChainruleError(
@@ -88,9 +88,9 @@ def run(
     setting = _setting(study, items)
     done = [known[row.key] for row in rows if row.key in known]
     left = [row for row in rows if row.key not in known]
-    say(_plan_in_words(rows, left))
+    log(_plan_in_words(rows, left))
     if 1 < bounds.seeds < _ENOUGH_SEEDS:
-        say(f"with {bounds.seeds} seeds only large differences can be told from chance; {_ENOUGH_SEEDS} show more")
+        log(f"with {bounds.seeds} seeds only large differences are significant; use {_ENOUGH_SEEDS} or more")
 
     pace = Pace()
     skipped: list[Planned] = []
@@ -115,10 +115,10 @@ def run(
     except KeyboardInterrupt:
         if out is not None and done:
             so_far().save(out)
-            say(f"stopped after {len(done)} of {len(rows)} rows; the same command goes on from there")
+            log(f"stopped after {len(done)} of {len(rows)} rows; the same command continues from there")
         raise
     if skipped:
-        say(f"{len(skipped)} of {len(rows)} rows are left out: they would end after {bounds.minutes:g} minutes")
+        log(f"{len(skipped)} of {len(rows)} rows are left out: they would end after {bounds.minutes:g} minutes")
     if out is not None:
         so_far().save(out)
     return so_far()
@@ -151,7 +151,7 @@ def _identity(study: "Study", limit: int | None) -> dict[str, Any]:
 
 
 def _hash(task: Task) -> str:
-    """Of all that a row may depend on: the examples, and how they are asked about."""
+    """Of all in the task that a row may depend on: the examples and the prompt."""
     prompt = task.prompt and [task.prompt.template, task.prompt.separator, sorted(task.prompt.words.items())]
     digest = hashlib.sha256(json.dumps([task.kind, task.text, task.label, prompt, task.input]).encode())
     for examples in (task.train, task.test):

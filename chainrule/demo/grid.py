@@ -1,4 +1,4 @@
-"""The tasks of the world under every adaptation, by the same comparison that users have. Knows tasks, not the story."""
+"""The tasks of the world under every adaptation, by `compare`. Knows tasks, not how the model was pretrained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from chainrule.language_model import LanguageModel
 from chainrule.terminal import progress_bar
 
 METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words", "random-weights")
-CONTROL_METHODS = ("zero-shot", "head", "full")  # what only pretraining can have helped
+CONTROL_METHODS = ("zero-shot", "head", "full")  # those that pretraining helps
 SIZES = {"colours": (16,), "polarity": (4, 16, 64)}  # labels
 
 
@@ -39,7 +39,8 @@ def compare_tasks(
     methods: Sequence[str] = METHODS,
     sizes: Mapping[str, Sequence[int]] = SIZES,
 ) -> list[Entry]:
-    """The cells of the tasks that have classes; each task's report is in `out`/<its name>, and is gone on with."""
+    """The cells of the tasks that have classes; each task's report is in `out`/<its name>, and is
+    continued."""
     entries = []
     for name, few in sizes.items():
         with progress_bar(1.0, f"comparing on {name}", sparing=True) as bar:
@@ -74,5 +75,5 @@ def _adaptation(method: str, shots: int) -> str:
 
 
 def puzzle_entries(curve: Sequence[Figure]) -> list[Entry]:
-    """The puzzle's cells; its answers are free, and no head has classes for them."""
+    """The puzzles' cells: their answers are free, so only prompting can give them."""
     return [Entry("puzzles", _adaptation("zero-shot", shots), shots, figure) for shots, figure in enumerate(curve)]

@@ -1,4 +1,5 @@
-"""Labelled examples (x_task, y_task): a task, its rows from files, its subsets of N labels. Knows text, not models."""
+"""Labelled examples (x_task, y_task): a task, its examples read from files, its subsets of N labels. Knows text, not
+models."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ _WRITE_ONE = "write one, or leave the row out"
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled rows, side by side. `sources`: "file:line" of each; `groups`: their author or document, where named."""
+    """Labelled rows, as parallel lists. `sources`: "file:line" of each; `groups`: author or document, if named."""
 
     rows: Sequence[Row]
     labels: Sequence[str]
@@ -43,7 +44,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned: examples to learn from and to be judged on, and how a prompt asks. Made by `load`."""
+    """Examples to learn from, test examples, and how a prompt asks. Made by `load`."""
 
     kind: Kind
     text: tuple[str, ...]  # the text columns
@@ -53,7 +54,7 @@ class Task:
     labels: tuple[str, ...]  # the sorted classes of train; () where the kind is "free"
     prompt: Prompt | None = None
     input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
-    dropped: int = 0  # training rows left out because their texts, or their groups, stand in test too
+    dropped: int = 0  # training rows left out because their texts, or their groups, are in test too
     path: Path | None = None
 
     @classmethod
@@ -67,11 +68,11 @@ class Task:
         on_error: OnError = "stop",
         log: Log = no_log,
     ) -> "Task":
-        """The task of a .toml; or of a data file with these columns in this encoding, asked by the default prompt.
+        """The task of a .toml; or of a data file with these columns in this encoding, with the default prompt.
 
-        Without test rows a stratified fifth is held out, always the same one. Labels are read without the space around
-        them. Raises DataError, with file and line, for what is missing, empty or unknown; with on_error="skip" rows
-        that are so are left out, and `log` is called with their number.
+        Without test rows a stratified fifth is held out, always the same one. Space around labels is removed.
+        Raises DataError, with file and line, for what is missing, empty or unknown; with on_error="skip" such rows are
+        left out, and `log` is called with their number.
         """
         path = Path(path)
         text = (text,) if isinstance(text, str) else tuple(text)
@@ -99,7 +100,7 @@ class Task:
     def read(
         cls, settings: Settings, path: Path | None = None, *, on_error: OnError = "stop", log: Log = no_log
     ) -> "Task":
-        """The task that the settings describe; errors as in `load`. `path`: the file that says so."""
+        """The task that the settings describe; errors as in `load`. `path`: the file that they are from."""
         if on_error not in get_args(OnError):
             raise DataError(f"--on-error: wanted {' or '.join(get_args(OnError))}, got {on_error!r}: choose one")
         files = [settings.train] if settings.test is None else [settings.train, settings.test]
@@ -116,23 +117,24 @@ class Task:
         if others:
             (test,) = others
         else:
-            kept, held = hold_out(_strata(settings.kind, train), train.groups, seed=0)
-            if not held:
+            kept, held_out = hold_out(_strata(settings.kind, train), train.groups, seed=0)
+            if not held_out:
                 raise DataError(
                     f"{settings.train}: wanted rows that can be held out for the test, found none: name test"
                 )
-            train, test = train.take(kept), train.take(held)
+            train, test = train.take(kept), train.take(held_out)
         seen = {_texts(row, settings.text) for row in test.rows}
-        judged = set(test.groups or ())
+        test_groups = set(test.groups or ())
         own = [
-            place
-            for place, row in enumerate(train.rows)
-            if _texts(row, settings.text) not in seen and (train.groups is None or train.groups[place] not in judged)
+            index
+            for index, row in enumerate(train.rows)
+            if _texts(row, settings.text) not in seen
+            and (train.groups is None or train.groups[index] not in test_groups)
         ]
         dropped, train = len(train) - len(own), train.take(own)
         if not own:
             raise DataError(
-                f"{settings.train}: wanted rows to learn from, but each of them stands in test: name others"
+                f"{settings.train}: wanted rows to learn from, but each of them is in test too: name others"
             )
         labels = _classes(train, test, settings) if settings.kind == "classification" else ()
         prompt = settings.prompt and replace(settings.prompt, words=_stripped(settings.prompt.words))
@@ -148,14 +150,14 @@ class Task:
 
     @property
     def smallest(self) -> int:
-        """The fewest labels worth learning from: 4, or one a class if that is more."""
+        """The fewest labels that compare learns from: 4, or one a class if that is more."""
         return max(4, len(self.labels))
 
     def subset(self, n: int | None, seed: int) -> Examples:
         """N labels to learn from: the first n of one order of the training rows; None for all of them.
 
-        The order is the seed's, the same for every method; its beginnings are nested and stratified, with at least one
-        row a class. Raises DataError for n out of range.
+        The order depends on the seed alone, so subsets are nested and the same for every method; they are stratified,
+        with at least one row a class. Raises DataError for n out of range.
         """
         least = max(1, len(self.labels))
         if n is not None and not least <= n <= len(self.train):
@@ -164,15 +166,15 @@ class Task:
         return self.train.take(stratified_order(_strata(self.kind, self.train), seed)[:n].tolist())
 
     def split_validation(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:
-        """The examples to train on, and a stratified fifth, in whole groups, to validate with.
+        """The examples to train on, and a stratified fifth, in whole groups, for validation.
 
-        Every class stays in the first. The second is empty where every group is too large to be held out.
+        Every class stays in training. The validation part is empty where every group is too large to be held out.
         """
-        kept, held = hold_out(_strata(self.kind, examples), examples.groups, seed)
-        return examples.take(kept), examples.take(held)
+        kept, held_out = hold_out(_strata(self.kind, examples), examples.groups, seed)
+        return examples.take(kept), examples.take(held_out)
 
     def row(self, row: Row | str, where: str = "row") -> Row:
-        """The row itself, or the one that a text stands for in a task of one text column.
+        """The row itself, or a text as a row in a task of one text column.
 
         Raises DataError, naming `where`, for a text column that is not there, and for a row without text.
         """
@@ -183,7 +185,7 @@ class Task:
         return joined_text(self.row(row), self.text, self.input)
 
     def checked_prompt(self) -> Prompt:
-        """The prompt, for those who ask: raises DataError where there is none, or its label words will not do."""
+        """The prompt; raises DataError where there is none, or where its label words cannot be used."""
         if self.prompt is None:
             example = Prompt.default(self.text, self.label).template
             raise DataError(f"{self.path or 'task'}: prompting wants [prompt] and its template, as {example!r}: add it")
@@ -193,18 +195,18 @@ class Task:
         except ChainruleError as error:
             if self.path is None or self.path.suffix == ".toml":
                 raise
-            raise DataError(f"{error}; the task file that holds it is written by: {self._command()}") from None
+            raise DataError(f"{error}; write a task file with: {self._command()}") from None
         return self.prompt
 
     def _command(self) -> str:
-        """What is typed to have the task file of a data file."""
+        """The command that writes a task file for a data file."""
         assert self.path is not None
         named = ["--text", *self.text, "--label", self.label, "--out", self.path.with_suffix(".toml").name]
         return shlex.join(["chainrule", "task", str(self.path), *named])
 
 
 def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = "row", cure: str = _WRITE_ONE) -> Row:
-    """What `Task.row` gives, for the text columns `text`. `cure`: what to do about a row without text."""
+    """`Task.row` for the text columns `text`. `cure`: what the error says to do about a row without text."""
     if isinstance(row, str):
         if len(text) > 1:
             raise DataError(f"{where}: wanted the columns {_listed(text)}, got one text: give a mapping of columns")
@@ -273,7 +275,7 @@ def _read(path: Path, settings: Settings, on_error: OnError, log: Log) -> Exampl
 
 
 def _stripped(words: Mapping[str, str]) -> dict[str, str]:
-    """Label words by labels as they are read: without the space around them."""
+    """Label words by label, without the space around labels."""
     found: dict[str, str] = {}
     for label, word in words.items():
         if found.setdefault(label.strip(), word) != word:
@@ -282,15 +284,13 @@ def _stripped(words: Mapping[str, str]) -> dict[str, str]:
 
 
 def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, ...]:
-    """The sorted labels of train; DataError where it has one only, or the test another."""
+    """The sorted labels of train; DataError where there is one only, or where test has a label that train lacks."""
     labels = tuple(sorted(set(train.labels)))
     if len(labels) < 2:
-        raise DataError(
-            f"{settings.train}: wanted two classes or more in {settings.label!r}, found {labels[0]!r} alone"
-        )
+        raise DataError(f"{settings.train}: wanted two classes or more in {settings.label!r}, found only {labels[0]!r}")
     for label, source in zip(test.labels, test.sources, strict=True):
         if label not in labels:
-            raise DataError(f"{source}: the label {label!r} stands in no training row: correct it, or add some")
+            raise DataError(f"{source}: no training row has the label {label!r}: correct it, or add some")
     return labels
 
 

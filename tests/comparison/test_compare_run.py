@@ -95,7 +95,7 @@ def test_wider_bounds_go_on_from_the_rows_there_are(tmp_path: Path) -> None:
 
 def test_rows_that_would_end_too_late_are_left_out_and_said() -> None:
     task, said = made_task(), []
-    comparison = run_fakes(Fakes(task), Bounds(minutes=1e-4), say=said.append)
+    comparison = run_fakes(Fakes(task), Bounds(minutes=1e-4), log=said.append)
     assert comparison.table.left and all(row.seconds > 0 for row in comparison.table.left)
     assert "are left out: they would end after 0.0001 minutes" in said[-1]
 
@@ -107,7 +107,7 @@ def test_ctrl_c_leaves_a_report_of_the_rows_there_are(tmp_path: Path) -> None:
 
     task, said = made_task(), []
     with pytest.raises(KeyboardInterrupt):
-        run_fakes(Fakes(task), FEW, out=tmp_path, show=stop, say=said.append)
+        run_fakes(Fakes(task), FEW, out=tmp_path, show=stop, log=said.append)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert len(rows) == 2 and (tmp_path / "report.html").is_file()
     assert said[-1].startswith("stopped after 2 of ")
@@ -136,7 +136,7 @@ def test_a_method_that_cannot_be_is_left_out_unless_it_was_named() -> None:
     task, said = made_task(), []
     fakes = Fakes(task)
     fakes.obstacles = {"zero-shot": "prompting wants words"}
-    assert run_fakes(fakes, Bounds(), say=said.append).table.left_out == {"zero-shot": "prompting wants words"}
+    assert run_fakes(fakes, Bounds(), log=said.append).table.left_out == {"zero-shot": "prompting wants words"}
     assert said[0] == "zero-shot is left out: prompting wants words"
     with pytest.raises(ValueError, match="prompting wants words"):
         run_fakes(fakes, Bounds(methods=("zero-shot",)))

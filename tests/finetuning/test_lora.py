@@ -19,7 +19,7 @@ from chainrule.cli import main
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
 from chainrule.finetuning.full import recipe
 from chainrule.finetuning.lora import lora_recipe
-from chainrule.language_model import held
+from chainrule.language_model import make_language_model
 from chainrule.tokens.tokenizer import byte_tokenizer
 
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "brown")
@@ -41,7 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def save_base(folder: Path, family: str, seed: int = 0) -> None:
     tokenizer = byte_tokenizer(mask=family == "bert")
     model = random_model(family, tokenizer.vocabulary_size, context=64, seed=seed)
-    held(model, tokenizer, family).save(folder / family)
+    make_language_model(model, tokenizer, family).save(folder / family)
 
 
 def command(family: str, count: int, out: str = "out", more: str = "") -> list[str]:
@@ -180,7 +180,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line(
 def test_what_can_not_be_asked_for_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_base(folder, "gpt2")
     task = chainrule.Task.load("rows2.csv", text=["text"], label="colour")
-    made_here = held(random_model("gpt2", 257, context=64), byte_tokenizer(), "gpt2")
+    made_here = make_language_model(random_model("gpt2", 257, context=64), byte_tokenizer(), "gpt2")
     with pytest.raises(chainrule.ChainruleError, match="wanted a model that load read"):
         chainrule.finetune(made_here, task, train="lora", out="made")
     assert not (folder / "made").exists()

@@ -13,7 +13,7 @@ import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.features import Features
 from chainrule.finetuning.finetune import finetune
-from chainrule.language_model import LanguageModel, held
+from chainrule.language_model import LanguageModel, make_language_model
 from chainrule.model.formats.adapter import load_adapted_classifier, read_adapter
 from chainrule.tokens.tokenizer import byte_tokenizer
 
@@ -30,7 +30,9 @@ TARGETS = {"olmo2": ["q_proj", "v_proj", "down_proj"]}
 
 def save_base(folder: Path, family: str) -> Path:
     tokenizer = byte_tokenizer(mask=family == "bert")
-    held(random_model(family, tokenizer.vocabulary_size, context=64), tokenizer, family).save(folder / "base")
+    make_language_model(random_model(family, tokenizer.vocabulary_size, context=64), tokenizer, family).save(
+        folder / "base"
+    )
     return folder / "base"
 
 

@@ -115,11 +115,17 @@ def bad(tmp_path: Path, message: str, toml: str = "", **files: list[dict[str, st
 
 def test_a_test_label_that_training_never_saw_is_named_with_its_line(tmp_path: Path):
     test = [{"text": "x", "label": "bad"}, {"text": "y", "label": "awful"}]
-    bad(tmp_path, r"test\.jsonl:2: the label 'awful' stands in no", 'test = "test.jsonl"', train=rows(), test=test)
+    bad(
+        tmp_path,
+        r"test\.jsonl:2: no training row has the label",
+        'test = "test.jsonl"',
+        train=rows(),
+        test=test,
+    )
 
 
 def test_one_class_is_no_task(tmp_path: Path):
-    bad(tmp_path, r"train\.jsonl: wanted two classes or more in 'label', found 'good' alone", train=rows(["good"] * 9))
+    bad(tmp_path, r"train\.jsonl: wanted two classes or more in 'label', found only 'good'", train=rows(["good"] * 9))
 
 
 def test_an_empty_text_or_label_is_named_with_its_line(tmp_path: Path):
@@ -224,7 +230,7 @@ def test_a_data_file_needs_the_names_of_its_columns(tmp_path: Path):
     path.write_text("text,label\n")
     with pytest.raises(ValueError, match=r"wanted --text and --label, .* of a file with rows"):
         Task.load(path)
-    with pytest.raises(ValueError, match="'text' is the label's column, and would tell the answer"):
+    with pytest.raises(ValueError, match="'text' is the label's column, and would give the answer away"):
         Task.load(path, text="text", label="text")
 
 
@@ -245,7 +251,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path):
 
 
 def test_a_train_of_nothing_but_test_rows_is_refused(tmp_path: Path):
-    bad(tmp_path, "each of them stands in test", 'test = "train.jsonl"', train=rows())
+    bad(tmp_path, "each of them is in test too", 'test = "train.jsonl"', train=rows())
 
 
 def test_rows_too_few_to_hold_any_out_are_refused(tmp_path: Path):
@@ -284,7 +290,7 @@ def test_only_prompting_needs_a_prompt_and_words(tmp_path: Path):
             task.checked_prompt()
     path = write(tmp_path / "two words.jsonl", rows(digits))
     with pytest.raises(
-        ValueError, match=r"\[prompt.words\].* is written by: chainrule task '.*/two words\.jsonl' --text"
+        ValueError, match=r"\[prompt.words\].* write a task file with: chainrule task '.*/two words\.jsonl' --text"
     ):
         Task.load(path, text="text", label="label").checked_prompt()
     words = '[prompt]\ntemplate = "{text} {label}"\n[prompt.words]\n0 = "bad"\n1 = "good"'

@@ -53,12 +53,12 @@ def test_the_default_prompt_is_a_line_a_column():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{text}", r"\{label\} once, the answer's place, got it 0 times"),
+        ("{text}", r"\{label\} once, where the answer goes, got it 0 times"),
         ("{text} {{label}}", "got it 0 times"),
         ("{label} {text} {label}", "got it 2 times"),
-        ("{text {label}", "got one alone"),
-        ("text} {label}", "got one alone"),
-        ("{{text} {label}", "got one alone"),
+        ("{text {label}", "got a single one"),
+        ("text} {label}", "got a single one"),
+        ("{{text} {label}", "got a single one"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_refused(template: str, message: str):

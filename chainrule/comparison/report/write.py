@@ -16,7 +16,7 @@ from chainrule.comparison.methods.method import MOST_SHOTS, Role
 from chainrule.comparison.report import curves
 from chainrule.comparison.results import results
 from chainrule.comparison.table import LEVEL, Table
-from chainrule.drawing.charts import standing_alone
+from chainrule.drawing.charts import svg_file
 from chainrule.drawing.pages import render
 from chainrule.storage.files import write_json, write_text
 
@@ -49,7 +49,7 @@ def save(table: Table, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "results.json", results(table))
     if table.cells:
-        write_text(directory / "curves.svg", standing_alone(curves.curves(table), curves.style(table.methods)))
+        write_text(directory / "curves.svg", svg_file(curves.curves(table), curves.style(table.methods)))
         write_text(directory / "report.html", report(table))
 
 

@@ -11,14 +11,14 @@ from conftest import random_model
 from safetensors.torch import load_file
 
 import chainrule
-import chainrule.export
+import chainrule.exporting.export
 from chainrule.cli import main
 from chainrule.errors import ModelError
-from chainrule.export import export_gguf, sample_texts
+from chainrule.exporting.export import export_gguf, sample_texts
+from chainrule.exporting.modelfile import modelfile
 from chainrule.language_model import LanguageModel
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.transformer import Transformer, initialise
-from chainrule.modelfile import modelfile
 from chainrule.tokens import bytepair
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, train_bpe
 
@@ -147,16 +147,16 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_is_left(
 
 def test_a_file_that_is_read_back_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     language_model(train_bpe(["some 12345 text " * 9], 270)).save(tmp_path / "run")
-    right = chainrule.export.tokenizer_metadata
+    right = chainrule.exporting.export.tokenizer_metadata
 
     def wrong(*given: Any) -> dict[str, Any]:
         return {**right(*given), "tokenizer.ggml.merges": [], "tokenizer.ggml.pre": "gpt-2"}
 
-    monkeypatch.setattr(chainrule.export, "tokenizer_metadata", wrong)
+    monkeypatch.setattr(chainrule.exporting.export, "tokenizer_metadata", wrong)
     with pytest.raises(ModelError, match="wanted a GGUF whose tokenizer gives the same ids, got others for"):
         export_gguf(tmp_path / "run", tmp_path / "model.gguf", "f32")
-    monkeypatch.setattr(chainrule.export, "tokenizer_metadata", right)
-    monkeypatch.setitem(chainrule.export.TOLERANCE, "f16", 1e-9)
+    monkeypatch.setattr(chainrule.exporting.export, "tokenizer_metadata", right)
+    monkeypatch.setitem(chainrule.exporting.export.TOLERANCE, "f16", 1e-9)
     with pytest.raises(ModelError, match="wanted log-probabilities within 1e-09 of the model's for --type f16"):
         export_gguf(tmp_path / "run", tmp_path / "model.gguf", "f16")
     assert [entry.name for entry in tmp_path.iterdir()] == ["run"]
