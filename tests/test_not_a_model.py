@@ -54,7 +54,7 @@ CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
     "one by another name": (file("model", b"GGUF\3\0"), "wanted a whole GGUF file"),
     "another file by that name": (file("model.gguf", b"{}"), "wanted a GGUF file, which begins with GGUF, got another"),
     "a folder of one": (folder_of("q4.gguf"), "q4.gguf: wanted a GGUF file, which begins with GGUF"),
-    "a PEFT adapter": (adapter, "found a PEFT adapter, which has only what was added to owner/base; merge them"),
+    "a PEFT adapter": (adapter, "adapter_model.safetensors: wanted a whole safetensors file, got one that is cut"),
     "a pickle": (pickled, "only a pickle, which is never read: where you trust it, convert it"),
     "a pickle without a config": (folder_of("pytorch_model.bin"), "found no config.json, and only a pickle"),
     "a pickle's file": (file("pytorch_model.bin", b"never read"), "found only a pickle, which is never read"),

@@ -15,10 +15,10 @@ def export(
     type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None = None,
     json: Json = False,
 ) -> None:
-    """Write a model as GGUF for llama.cpp and Ollama, or as a Hugging Face folder. An adapter is merged.
+    """Write a model as GGUF for llama.cpp and Ollama, or as a Hugging Face folder.
 
     Args:
-        to: Form; with huggingface, --out is a folder.
+        to: Form; with huggingface, --out is a folder. An adapter is merged.
         out: File to write; an Ollama Modelfile is written beside a GGUF.
         type: Weights of a GGUF (default f16); q8_0 and q4_0 are quantised.
 

@@ -22,6 +22,7 @@ from chainrule.finetuning.lora import lora_recipe
 from chainrule.language_model import make_language_model
 from chainrule.tokens.tokenizer import byte_tokenizer
 
+ENCODERS = ("bert", "roberta", "distilbert")
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "brown")
 TEXTS = ["a red thing", "so blue"]
 
@@ -39,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def save_base(folder: Path, family: str, seed: int = 0) -> None:
-    tokenizer = byte_tokenizer(mask=family == "bert")
+    tokenizer = byte_tokenizer(mask=family in ENCODERS)
     model = random_model(family, tokenizer.vocabulary_size, context=64, seed=seed)
     make_language_model(model, tokenizer, family).save(folder / family)
 
@@ -71,7 +72,7 @@ def stop_at_the_second_step(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Finetuning, "advance", stopped)
 
 
-CASES = [*((family, 3) for family in (*SHAPES, "bert")), ("qwen3", 2), ("qwen3", 7), ("bert", 2), ("gpt2", 7)]
+CASES = [*((family, 3) for family in (*SHAPES, *ENCODERS)), ("qwen3", 2), ("qwen3", 7), ("bert", 2), ("gpt2", 7)]
 
 
 @pytest.mark.parametrize(("family", "count"), CASES)
