@@ -10,9 +10,9 @@ from conftest import MASKED, random_model
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.features import Features
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.families import FAMILIES
+from chainrule.scoring.features import Features
 from chainrule.tokens.tokenizer import byte_tokenizer
 
 TEXTS = ["the cat sat", "the dog sat on a great big mat", "no", "A fine Day, really great!"]

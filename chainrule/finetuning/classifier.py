@@ -21,8 +21,8 @@ from torch import Tensor
 
 from chainrule import machine
 from chainrule.errors import DataError, ModelError
-from chainrule.finetuning.features import Features
 from chainrule.model.formats import classifier as files
+from chainrule.scoring.features import Features
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.examples import Row, checked_row, joined_text

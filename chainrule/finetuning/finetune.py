@@ -21,12 +21,12 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.features import Features, Longer
 from chainrule.finetuning.full import FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.classifier import without_output
+from chainrule.scoring.features import Features, Longer
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from chainrule.tasks.predictor import Predictor
 
 
-MOST_SHOTS = 16  # demonstrations in a prompt
-
-
 class Role(Enum):
     """What a method is compared as."""
 
