@@ -74,6 +74,10 @@ def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed
     return model.eval()
 
 
+# Those that are written as GGUF files.
+GGUF_FAMILIES = ("qwen3", "llama", "mistral", "qwen2", "olmo2", "gemma3_text", "gpt2", "gpt_neox")
+
+
 def exportable_model(family: str, vocabulary_size: int = 61, context: int = 32) -> Transformer:
     """`random_model`, but where llama.cpp scales attention by the width of a head alone."""
     model = random_model(family, vocabulary_size, context)
@@ -86,6 +90,11 @@ def exportable_model(family: str, vocabulary_size: int = 61, context: int = 32) 
 
 @pytest.fixture(params=SHAPES)
 def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=GGUF_FAMILIES)
+def gguf_family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
