@@ -47,7 +47,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
     from transformers import GPT2Config
 
     tokenizer = train_bpe(rows()[0], vocabulary_size)
-    special = {"bos_token_id": tokenizer.bottom, "eos_token_id": tokenizer.bottom}
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.bos_id}
     config = GPT2Config(vocab_size=tokenizer.vocabulary_size, **SHAPE, **special)
     model = Transformer(FAMILIES["gpt2"].read(config.to_dict()))
     initialise(model, 0)

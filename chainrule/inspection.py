@@ -42,7 +42,9 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
         "key_value_heads": config.key_value_heads,
         "context": config.context,
         "vocabulary_size": config.vocabulary_size,
-        "bottom": tokenizer.bottom,
+        "bos": tokenizer.bos,
+        "bos_id": tokenizer.bos_id,
+        "bos_reason": tokenizer.bos_reason,
         "common_words_of_one_token": f"{single} of {len(COMMON_WORDS)}",
     }
     if is_classifier(fields):

@@ -17,6 +17,8 @@ def features(family: Family) -> str:
         "mlp_bias": "MLP biases",
         "tied": "tied or not",
         "segments": "segments",
+        "attention_cap": "caps of scores and logits",
+        "embedding_factor": "factors of the embedding, scores, branches and logits",
     }
     found = [words for field, words in names.items() if field in family.fields and not _settled(family, field)]
     layers = family.layers
@@ -24,6 +26,7 @@ def features(family: Family) -> str:
         f"RoPE θ and scaling ({', '.join(SCALINGS)})": layers.rope is not None,
         "partial rotary": layers.rope is not None and layers.rope.share is not None,
         "sliding window": layers.window is not None,
+        "window by layer": layers.shared_rope,
         "window and θ by layer": layers.window_rope is not None,
     }
     found = [words for words, true in kinds.items() if true] + found
@@ -36,7 +39,13 @@ def _settled(family: Family, field: str) -> bool:
 
 def families() -> str:
     rows = [
-        (f"`{name}`", family.models, f"`{family.architecture}`", f"`{family.classifier}`", features(family))
+        (
+            f"`{name}`",
+            family.models,
+            f"`{family.architecture}`",
+            f"`{family.classifier}`" if family.shared_classifier else "none: it loads here alone",
+            features(family),
+        )
         for name, family in FAMILIES.items()
     ]
     lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]

@@ -24,27 +24,48 @@ SHAPES = {
     "llama": {**GATED, "layer_kinds": (LayerKind(rope=Rope(scaling=RopeScaling(4.0, original_context=16))),)},
     "mistral": {**GATED, "layer_kinds": (LayerKind(7, Rope()),)},
     "qwen2": {**GATED, "query_key_value_bias": True},
+    "smollm3": {**GATED, "layer_kinds": (LayerKind(), LayerKind(rope=Rope(2e6)))},
+    "granite": {
+        **GATED, "embedding_factor": 3.0, "attention_factor": 0.7, "residual_factor": 0.22, "logit_divisor": 1.5,
+    },
+    "phi3": {**GATED, "layer_kinds": (LayerKind(7, Rope(width=6)),)},
     "olmo2": {**GATED, "residual": "reordered", "query_key_norm": "width"},
+    "gemma2": {
+        **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope())), "residual": "sandwich",
+        "norm_offset": 1.0, "scaled_embedding": True, "query_scale_width": 6, "activation": "gelu_tanh", "tied": True,
+        "attention_cap": 2.0, "logit_cap": 3.0,
+    },
     "gemma3_text": {
         **GATED, "layer_kinds": (LayerKind(7, Rope()), LayerKind(rope=Rope(1e6, RopeScaling(2.0)))),
         "residual": "sandwich", "norm_offset": 1.0, "scaled_embedding": True, "query_key_norm": "head",
         "query_scale_width": 6, "activation": "gelu_tanh", "tied": True,
     },
     "gpt2": {**PLAIN, **LEARNED, "activation": "gelu_tanh", "tied": True},
+    "opt": {**PLAIN, **LEARNED, "position_offset": 2, "activation": "relu", "tied": True},
+    "gpt_neo": {
+        **PLAIN, "activation": "gelu_tanh", "tied": True, "learned_positions": True, "query_key_value_bias": False,
+        "layer_kinds": (LayerKind(), LayerKind(7)), "query_scale_width": 1,
+    },
     "gpt_neox": {
         **PLAIN, "hidden": 64, "activation": "gelu", "layer_kinds": (LayerKind(rope=Rope(width=2)),),
         "residual": "parallel",
     },
 }  # fmt: skip
-MASKED = {
+BERT = {
     **PLAIN, **LEARNED, "activation": "gelu", "tied": True,
     "causal": False, "residual": "post", "segments": 2, "masked_head": True,
 }  # fmt: skip
+MASKED = {
+    "bert": BERT,
+    "roberta": {**BERT, "position_offset": 2},
+    "xlm-roberta": {**BERT, "segments": 1, "position_offset": 4},
+    "distilbert": {**BERT, "segments": 0, "norm_epsilon": 1e-12, "pooler_activation": "relu"},
+}
 
 
 def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed: int = 0) -> Transformer:
     """A model in which no weight, gain or bias is at its tame start; its logits are spread by about 2."""
-    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **{**SHAPES, "bert": MASKED}[family]))
+    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **{**SHAPES, **MASKED}[family]))
     initialise(model, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

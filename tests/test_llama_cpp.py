@@ -52,7 +52,7 @@ class LlamaCpp:
 
 
 def agree(lm: LanguageModel, theirs: LlamaCpp, tolerance: float) -> None:
-    tokens = [lm.tokenizer.bottom, *lm.tokenizer.encode(TEXT)][: lm.model.config.context - 1]
+    tokens = [lm.tokenizer.bos_id, *lm.tokenizer.encode(TEXT)][: lm.model.config.context - 1]
     with torch.no_grad():
         ours = lm.model.logits(lm.model.features(torch.tensor([tokens])))[0].float().numpy()
     difference = np.abs(theirs.logits(tokens) - ours).max()
@@ -94,6 +94,6 @@ def test_a_run_of_ours_has_the_same_ids_and_greedy_text(name: str, tmp_path: Pat
         if name != "characters" or set(text) <= set(SAMPLE + TEXT):
             assert theirs.encode(text) == tokenizer.encode(text), text
     agree(lm, theirs, 1e-4)
-    assert theirs.inner.token_bos() == tokenizer.bottom and theirs.inner.token_eos() == tokenizer.bottom
+    assert theirs.inner.token_bos() == tokenizer.bos_id and theirs.inner.token_eos() == tokenizer.bos_id
     begun = theirs.inner.tokenize(b"Hello", add_bos=True)
-    assert begun == [tokenizer.bottom, *tokenizer.encode("Hello")]
+    assert begun == [tokenizer.bos_id, *tokenizer.encode("Hello")]

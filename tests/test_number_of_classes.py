@@ -14,21 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPES, random_model
+from conftest import MASKED, SHAPES, random_model
 from safetensors.torch import load_file
 
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.finetune import Finetuning
 from chainrule.finetuning.head import solve_head
-from chainrule.language_model import held
+from chainrule.language_model import make_language_model
 from chainrule.model.formats.checkpoint import save_weights
 from chainrule.model.formats.classifier import Head
+from chainrule.model.formats.families import FAMILIES as WRITTEN
 from chainrule.tokens.tokenizer import byte_tokenizer
 
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "brown")
 COUNTS = (2, 3, 7)
-FAMILIES = (*SHAPES, "bert")
+FAMILIES = (*SHAPES, *MASKED)
 TEXTS = ["a red thing", "so blue"]
 Ask = Callable[[str], Any]
 
@@ -38,8 +39,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small model of each family, and a task of each number of classes."""
     folder = tmp_path_factory.mktemp("classes")
     for family in FAMILIES:
-        tokenizer = byte_tokenizer(mask=family == "bert")
-        held(random_model(family, tokenizer.vocabulary_size, context=64), tokenizer, family).save(folder / family)
+        tokenizer = byte_tokenizer(mask=family in MASKED)
+        model = random_model(family, tokenizer.vocabulary_size, context=64)
+        make_language_model(model, tokenizer, family).save(folder / family)
     for count in COUNTS:
         rows = [(f"{number} a {COLOURS[number % count]} thing", COLOURS[number % count]) for number in range(6 * count)]
         for name, part in (("train", rows[: 4 * count]), ("test", rows[4 * count :])):
@@ -118,6 +120,8 @@ def test_a_classifier_of_any_family_and_number_of_classes_is_written_read_and_fo
 
     expected = chainrule.load_classifier(files / out, device="cpu", dtype="float32").predict_proba(TEXTS)
     assert expected.shape == (2, count)
+    if not WRITTEN[family].shared_classifier:
+        return  # transformers has no class that reads it
     pipeline = transformers.pipeline("text-classification", str(files / out), top_k=None)
     theirs = [{each["label"]: each["score"] for each in row} for row in pipeline(TEXTS)]
     np.testing.assert_allclose([[row[label] for label in labels] for row in theirs], expected, atol=1e-5)

@@ -69,7 +69,7 @@ def logits(lm: LanguageModel, tokens: list[int]) -> torch.Tensor:
 
 
 def ids(lm: LanguageModel, prompt: str) -> list[int]:
-    return [lm.tokenizer.bottom, *lm.tokenizer.encode(prompt)]
+    return [lm.tokenizer.bos_id, *lm.tokenizer.encode(prompt)]
 
 
 def greedy(lm: LanguageModel, prompt: str) -> str:

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
+from chainrule.commands.options import Bos, Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
 from chainrule.comparison.methods import METHODS
 
 _METHODS = f"{', '.join(method.name for method in METHODS)} (default all)."
@@ -20,6 +20,7 @@ def compare(
     seeds: int = 5,
     limit: Limit = None,
     minutes: float | None = None,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -49,7 +50,7 @@ def compare(
     from chainrule.terminal import live_table, print_json, print_table, say
 
     Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
-    lm, read = load(model, device=device, dtype=dtype), columns.load(task)
+    lm, read = load(model, device=device, dtype=dtype, bos=bos), columns.load(task)
     with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(COLUMNS) as draw:
 
         def show(comparison: Comparison) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
+from chainrule.commands.options import Bos, Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
 from chainrule.errors import MissingPackageError, OptionError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def evaluate(
     shots: int | None = None,
     limit: int | None = None,
     include: Folder | None = None,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -68,7 +69,7 @@ def evaluate(
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
     check_at_least(0, shots=shots)
     check_at_least(1, limit=limit, stride=stride)
-    lm = load(model, device=device, dtype=dtype)
+    lm = load(model, device=device, dtype=dtype, bos=bos)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
         return

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from chainrule.commands.accuracy import print_score
 from chainrule.commands.options import (
+    Bos,
     Columns,
     Device,
     Folder,
@@ -36,6 +37,7 @@ def finetune(
     longer: Longer = "cut",
     seed: int = 0,
     limit: Limit = None,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: TrainingDtype = "auto",
     json: Json = False,
@@ -69,7 +71,7 @@ def finetune(
     check_at_least(1, labels=labels, limit=limit)
     check_seed(seed)
     read = columns.load(task)
-    lm = load(model, device=device, dtype="float32")
+    lm = load(model, device=device, dtype="float32", bos=bos)
     # test rows that would be refused in the end are refused before anything is trained
     Features(lm.model, lm.tokenizer, longer=longer).tokens(
         [read.finetune_text(row) for row in held_out(read, limit).rows]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from chainrule.commands.accuracy import print_prompted
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
+from chainrule.commands.options import Asking, Bos, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
 
 if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
@@ -24,6 +24,7 @@ def in_context(
     show: int = 0,
     answer: Literal["labels", "vocabulary"] = "labels",
     asking: Asking = Asking(),
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -54,7 +55,7 @@ def in_context(
 
     check_at_least(0, shots=shots, show=show)
     check_at_least(1, labels=labels, seeds=seeds, limit=limit)
-    read, lm = columns.load(task), load(model, device=device, dtype=dtype)
+    read, lm = columns.load(task), load(model, device=device, dtype=dtype, bos=bos)
 
     def predictor(seed: int, order: int = 0) -> "Prompted":
         how: dict[str, Any] = {"select": select, "by": by, "labels": labels, "answer": answer, **vars(asking)}

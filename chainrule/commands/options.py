@@ -24,6 +24,10 @@ Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Help(text="auto is bfloat16 on CUDA, else float32.", section="Computing and output"),
 ]
+Bos = Annotated[
+    str | None,
+    Help("TOKEN", "Token in front of every text (default: see chainrule info).", "Computing and output"),
+]
 TrainingDtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Help(text="auto is bfloat16 where it is faster, else float32.", section="Computing and output"),

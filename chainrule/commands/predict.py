@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from chainrule.arguments import Help
 from chainrule.commands.options import (
     Asking,
+    Bos,
     Columns,
     Device,
     Dtype,
@@ -38,6 +39,7 @@ def predict(
     seed: int = 0,
     columns: Columns = Columns(),
     asking: Asking = Asking(),
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -77,7 +79,7 @@ def predict(
     task_columns = columns
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
         task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
-    made = _predictor(predictor, task, task_columns, shots, seed, asking, device, dtype)
+    made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:
@@ -133,18 +135,19 @@ def _predictor(
     shots: int,
     seed: int,
     asking: Asking,
+    bos: str | None,
     device: Device,
     dtype: Dtype,
 ) -> "Predictor":
     if task is None:
         from chainrule.finetuning.classifier import load_classifier
 
-        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, **vars(asking)}
-        default = {"shots": 0, "seed": 0, "text": (), "label": "", **vars(Asking())}
+        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, "bos": bos, **vars(asking)}
+        default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, **vars(Asking())}
         refuse_without("a --task", given, default)
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.language_model import load
     from chainrule.prompting.prompted import in_context
 
-    lm = load(directory, device=device, dtype=dtype)
+    lm = load(directory, device=device, dtype=dtype, bos=bos)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

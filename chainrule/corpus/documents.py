@@ -1,4 +1,4 @@
-"""The documents of some files: what of them validates, and where their text may be cut. Knows no tokens."""
+"""Splits the documents of files into training and validation text, in batches to tokenize. Knows no tokens."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,13 +9,13 @@ from chainrule.corpus.read import Piece, read_documents
 from chainrule.corpus.splitmix import uniform
 from chainrule.storage.records import Log, Skipped, log_once, no_log
 
-BATCH = 1 << 20  # characters that are encoded at once
-SLICE = 1 << 16  # characters of a document that are sampled, or not, together
+BATCH = 1 << 20  # characters that are tokenized together
+SLICE = 1 << 16  # characters of a document, the unit of `sample`
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a document and the split it belongs to."""
+    """Text of a document, and the split it belongs to."""
 
     piece: Piece
     validates: bool
@@ -57,7 +57,7 @@ class Documents:
         return self._skipped.count
 
     def sample(self, limit: int) -> Iterator[str]:
-        """Of the text that trains, slices spread over all of it: about `limit` bytes, or all there is."""
+        """A random sample of the training text, spread over all of it: about `limit` bytes, or all there is."""
         share = limit / max(1, sum(_text_bytes(file) for file in self.files))
         texts = (part.piece.text for part in self.parts() if not part.validates)
         slices = (text[start : start + SLICE] for text in texts for start in range(0, len(text), SLICE))
@@ -68,14 +68,14 @@ class Documents:
 
 
 def _text_bytes(file: str) -> int:
-    """How much text there is in a file, roughly: compressed files hold about four times their size."""
+    """Roughly the bytes of text in a file: compressed files hold about four times their size."""
     return Path(file).stat().st_size * (4 if file.endswith((".gz", ".parquet")) else 1)
 
 
 def tail(pieces: Iterable[Piece], validation: float) -> int | None:
-    """How many characters train before the tail that validates; None where whole documents validate.
+    """How many characters come before the tail that is the validation split; None where it is whole documents.
 
-    The latter is so where `validation` x documents is 10 or more: then only the documents up to there are read.
+    It is whole documents where `validation` times their number is at least 10; only as many documents as that are read.
     """
     if validation == 0:
         return None
@@ -89,7 +89,7 @@ def tail(pieces: Iterable[Piece], validation: float) -> int | None:
 
 
 def assign(pieces: Iterable[Piece], validation: float, tail: int | None) -> Iterator[Part]:
-    """Each piece with its split; where the tail begins, a piece is cut in two and a document begins."""
+    """Each piece with its split. Where the tail begins, a piece is cut in two, and a document begins."""
     document, characters, in_tail = -1, 0, False
     for piece in pieces:
         document += piece.begins
@@ -105,27 +105,27 @@ def assign(pieces: Iterable[Piece], validation: float, tail: int | None) -> Iter
             in_tail = True
 
 
-def _halves(piece: Piece, place: int) -> tuple[Piece, Piece]:
-    begins = piece.begins and place == 0
-    after = replace(piece, text=piece.text[place:], begins=begins, line=piece.line_at(place))
-    return replace(piece, text=piece.text[:place]), after
+def _halves(piece: Piece, index: int) -> tuple[Piece, Piece]:
+    begins = piece.begins and index == 0
+    after = replace(piece, text=piece.text[index:], begins=begins, line=piece.line_at(index))
+    return replace(piece, text=piece.text[:index]), after
 
 
 def recut(parts: Iterable[Part], cut: Callable[[str], int]) -> Iterator[Part]:
-    """The same text in parts whose borders change no id; a document of which no place to `cut` is known stays whole."""
-    held: list[Part] = []
+    """The same text, cut only where that changes no token: at the index that `cut` gives for a text, 0 for nowhere."""
+    pending: list[Part] = []
     for part in parts:
-        if part.piece.begins and held:
-            yield _joined(held)
-            held = []
-        elif held:
-            before, after = _halves(held[-1].piece, cut(held[-1].piece.text))
+        if part.piece.begins and pending:
+            yield _joined(pending)
+            pending = []
+        elif pending:
+            before, after = _halves(pending[-1].piece, cut(pending[-1].piece.text))
             if before.text:
-                yield _joined([*held[:-1], replace(part, piece=before)])
-                held = [replace(part, piece=after)] if after.text else []
-        held.append(part)
-    if held:
-        yield _joined(held)
+                yield _joined([*pending[:-1], replace(part, piece=before)])
+                pending = [replace(part, piece=after)] if after.text else []
+        pending.append(part)
+    if pending:
+        yield _joined(pending)
 
 
 def _joined(parts: Sequence[Part]) -> Part:

@@ -1,7 +1,7 @@
-"""A directory of shards, opened. Knows where each token lies, not what is trained on them.
+"""Reads a directory of shards: token ids on disk. Knows their files, not what is trained on them.
 
 It holds manifest.json, the tokenizer's files, and train-00000.bin, validation-00000.bin and so on: token ids,
-little-endian, 2 or 4 bytes each. Beside each .bin, .offsets says where in it documents begin (8 bytes each).
+little-endian, 2 or 4 bytes each. Beside each .bin is a .offsets: where in it documents begin (8 bytes each).
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Shards:
                 if not each.is_file() or each.stat().st_size != wanted:
                     raise DataError(f"{each}: wanted {wanted} bytes, it is missing or cut: tokenize again")
             self._files |= {file: shard["sha256"], offsets: shard["offsets_sha256"]}
-        self.tokenizer = load_tokenizer(directory)
+        self.tokenizer = load_tokenizer(directory).with_hash(self.manifest["tokenizer"])
         if self.tokenizer.hash != self.manifest["tokenizer"]:
             raise DataError(f"{directory}: its tokenizer is not the one the shards were made with: tokenize again")
 
@@ -66,7 +66,7 @@ class Shards:
 
 
 class Split:
-    """The tokens of one split, one document after another, ⊥ before each; read from the disk where they are asked."""
+    """The tokens of one split: all documents, each after a BOS token. Memory-mapped, not loaded."""
 
     def __init__(self, paths: list[Path], dtype: str) -> None:
         self._paths = paths
@@ -74,14 +74,14 @@ class Split:
         self._starts = np.cumsum([0, *map(len, self._shards)])
 
     def __len__(self) -> int:
-        """How many tokens, ⊥ included."""
+        """How many tokens, BOS tokens included."""
         return int(self._starts[-1])
 
-    def documents(self, room: int) -> NDArray[np.int64]:
-        """Where documents begin, each with at least `room` tokens from there to the end; the first always counts."""
+    def documents(self, tokens: int) -> NDArray[np.int64]:
+        """Where documents begin that have at least `tokens` tokens from there to the split's end; the first always."""
         offsets = [np.fromfile(path.with_suffix(".offsets"), _OFFSET).astype(np.int64) for path in self._paths]
         begins = np.concatenate([each + start for each, start in zip(offsets, self._starts[:-1], strict=True)])
-        return begins[: max(1, int(np.searchsorted(begins, len(self) - room, "right")))]
+        return begins[: max(1, int(np.searchsorted(begins, len(self) - tokens, "right")))]
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """The tokens [start, stop), (stop - start,)."""

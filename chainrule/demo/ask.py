@@ -36,7 +36,7 @@ def ask_all(language_model: LanguageModel, questions: Mapping[str, Sequence[Item
     """
     asked = {(item.prompt, item.answer): False for items in questions.values() for item in items}
     tokenizer = language_model.tokenizer
-    pieces = tokenizer.pieces(range(tokenizer.vocabulary_size))
+    pieces = tokenizer.token_texts(range(tokenizer.vocabulary_size))
     ends = [token for token, piece in enumerate(pieces) if piece.startswith(ANSWER_ENDS)]
     answers = [pair_of(tokenizer, prompt, f" {answer}") for prompt, answer in asked]
     pairs = [Pair(context, [*answer, end]) for context, answer in answers for end in ends]

@@ -21,7 +21,7 @@ from chainrule.language_model import LanguageModel
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
 from chainrule.pretraining.start import open_run
-from chainrule.storage.files import whole_directory, write_json, write_text
+from chainrule.storage.files import atomic_directory, write_json, write_text
 from chainrule.storage.run_folder import find_record
 from chainrule.terminal import progress_bar, say, signals_noted
 from chainrule.tokens.tokenizer import train_bpe
@@ -179,7 +179,7 @@ def world_tokenizer(out: Path, scale: Scale) -> Path:
     if not folder.is_dir():
         with (out / "corpus.jsonl").open(encoding="utf-8") as file:
             texts = [json.loads(line)["text"] for line in file.readlines(TOKENIZER_TEXT)]
-        with whole_directory(folder) as beside:
+        with atomic_directory(folder) as beside:
             train_bpe(texts, scale.vocabulary_size, pattern=PATTERN).save(beside)
     return folder
 

@@ -14,7 +14,7 @@ from chainrule.language_model import LanguageModel, load
 from chainrule.model.formats.checkpoint import config_fields, weights
 from chainrule.model.formats.gguf_write import Type, check_finite_in_half, model_metadata, tensors_to_write
 from chainrule.scoring.documents import score_documents
-from chainrule.storage.files import nothing_left_if_refused, whole_directory, whole_file, write_text
+from chainrule.storage.files import atomic_directory, atomic_write, nothing_left_if_refused, write_text
 from chainrule.storage.gguf import write_gguf
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.gguf_metadata import tokenizer_metadata
@@ -47,13 +47,13 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
             " huggingface"
         )
     lm.model.config.check_language_head()
-    fields = config_fields(lm.model, lm.family, lm.tokenizer.bottom)
+    fields = config_fields(lm.model, lm.family, lm.tokenizer.bos_id)
     tensors = weights(lm.model, lm.family)
     if kind == "f16":
         check_finite_in_half(tensors, Path(model))
     metadata = model_metadata(fields, _name(model), kind)
     metadata |= tokenizer_metadata(lm.tokenizer, lm.stop_tokens, lm.model.config.vocabulary_size)
-    with nothing_left_if_refused(out), whole_file(out) as beside:
+    with nothing_left_if_refused(out), atomic_write(out) as beside:
         write_gguf(beside, metadata, tensors_to_write(tensors, fields, kind))
         change = _check_same(lm, beside, kind)
         size = beside.stat().st_size
@@ -77,7 +77,7 @@ def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
     lm = _as_stored(model)
     if out.is_dir():
         out.rmdir()
-    with whole_directory(out) as beside:
+    with atomic_directory(out) as beside:
         lm.save(beside)
     return {
         "folder": str(out),
@@ -88,13 +88,15 @@ def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
 
 def _as_stored(model: str | Path) -> Any:
     """The model, its weights not converted."""
-    from chainrule.language_model import generation_fields, held, stop_tokens_of
+    from chainrule.language_model import generation_fields, make_language_model, stop_tokens_of
     from chainrule.model.formats.checkpoint import load_model
     from chainrule.tokens.tokenizer import load_tokenizer
 
     directory = model_directory(model)
     transformer, family = load_model(directory, torch.device("cpu"))
-    return held(transformer, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory))
+    return make_language_model(
+        transformer, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory)
+    )
 
 
 def _name(model: str | Path) -> str:
@@ -141,7 +143,7 @@ def _check_same(lm: LanguageModel, path: Path, kind: Type) -> float:
                 f" {_first_difference(ours, theirs)}; export --to huggingface"
             )
     most = min(_SCORED, back.model.config.context)
-    ids = [[lm.tokenizer.bottom, *lm.tokenizer.encode(text)][:most] for text in texts[-2:]]
+    ids = [[lm.tokenizer.bos_id, *lm.tokenizer.encode(text)][:most] for text in texts[-2:]]
     ours_, theirs_ = ([s.log_probs.double() for s in score_documents(each.model, ids)] for each in (lm, back))
     one, two = torch.cat(ours_), torch.cat(theirs_)
     change = float((one - two).square().mean().sqrt() / one.std())

@@ -1,4 +1,4 @@
-"""Finetuning: a linear head on φ, alone or together with θ, learned from a task's labels. Knows rows, labels and files.
+"""Finetuning: a linear head, alone or together with the model, trained on a task's labels. Knows rows, labels, files.
 
 Shapes: N examples, C classes, D width.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
-from chainrule.errors import ChainruleError
+from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.features import Features, Longer
 from chainrule.finetuning.full import FullFinetuning, recipe
@@ -34,15 +34,15 @@ from chainrule.training.classes import LabelledTexts
 from chainrule.training.trainer import Progress
 
 Train = Literal["full", "head"]
-VALIDATED = 64  # from so many labels on a fifth of them validates
+VALIDATED = 64  # with at least so many labels, a fifth of them is for validation
 
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """What a finetuning is asked to be; nothing given is the recipe that needs no tuning."""
+    """Options of a finetuning; the defaults need no tuning."""
 
     train: Train = "full"  # w and θ together, or w alone
-    labels: int | None = None  # how many it learns from; None: all
+    labels: int | None = None  # how many training examples; None: all
     epochs: float | None = None  # of full; None: 3, and at least 100 steps
     learning_rate: float | None = None  # of θ; None: by the width
     class_weights: bool = False  # every class counts the same, however rare
@@ -53,11 +53,11 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         for name, choices in (("train", Train), ("longer", Longer)):
             if getattr(self, name) not in get_args(choices):
-                raise ChainruleError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
+                raise OptionError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ChainruleError(f"{name}: wanted a positive number, got {value}")
+                raise OptionError(f"{name}: wanted a positive number, got {value}")
 
 
 def finetune(
@@ -75,12 +75,13 @@ def finetune(
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier:
-    """A classifier learned from `labels` of the task's training rows; `lm` itself is left as it is.
+    """A classifier trained on `labels` of the task's training rows; `lm` itself does not change.
 
-    "head" leaves θ̂ untouched and solves for w; "full" starts there and trains w and θ together. Below 64 labels the
-    number of steps is fixed; from there on a stratified fifth of them chooses the best state. `out`: the directory that
-    the classifier is saved to, and from which the same call goes on if it was stopped. `features`: those of `lm`, for
-    callers that use them again. Raises ChainruleError for a task of free answers and options out of range.
+    "head" solves for the head w alone; "full" starts from that and trains w and the model θ together. With 64 labels or
+    more, a stratified fifth of them is for validation, which chooses the best state. `out`: the folder that the
+    classifier is saved to, and from which the same call continues if it was stopped. `features`: those of `lm`, for
+    callers that use them again. Raises DataError for a task of free answers, OptionError for options out of range, and
+    FolderError for an `out` that holds something else.
     """
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
     finetuning = Finetuning(lm, task, options, out, features)
@@ -90,9 +91,9 @@ def finetune(
 
 
 class Finetuning:
-    """A finetuning under way: iterate `advance`, then take `classifier`; `finetune` does it in one call.
+    """A finetuning step by step: iterate `advance`, then call `classifier`; `finetune` does it in one call.
 
-    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to go on.
+    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to be continued.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Finetuning:
         features: Features | None = None,
     ) -> None:
         if task.kind != "classification":
-            raise ChainruleError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
+            raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
         self.out = None if out is None else Path(out)
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
@@ -134,12 +135,12 @@ class Finetuning:
             yield from self._training.trainer.steps()
 
     def save(self) -> None:
-        """Keep in `out` what was reached, so that the same finetuning goes on from there."""
+        """Write a checkpoint to `out`, from which the same finetuning continues."""
         if self._training is not None:
             self._training.trainer.save()
 
     def classifier(self) -> Classifier:
-        """What was learned; saved to `out`, where that was given."""
+        """The trained classifier; it is saved to `out`, where that was given."""
         if self.out is not None and self.finished:
             return load_classifier(self.out, device=self.lm.device.type, dtype=_name(self.lm.model.dtype))
         if self._training is None:
@@ -157,14 +158,14 @@ class Finetuning:
         return classifier
 
     def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> FullFinetuning:
-        """w and θ, from θ̂ and the w that is best with it."""
-        held = examples.take([])
+        """The training of w and θ, from θ̂ and the head solved for its features."""
+        validating = examples.take([])
         if len(examples) >= VALIDATED:
-            examples, held = task.split_validation(examples, self.options.seed)
+            examples, validating = task.split_validation(examples, self.options.seed)
         reader = Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer)
         train, validation = (
             LabelledTexts(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
-            for part in (examples, held)
+            for part in (examples, validating)
         )
         self._cut = reader.cut
         return FullFinetuning(
@@ -192,7 +193,7 @@ class Finetuning:
         return solve_head(features, classes, balanced=self.options.class_weights, seed=self.options.seed)
 
     def _weights(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(C,) what a text of each class counts."""
+        """(C,) the weight of a text of each class."""
         if not self.options.class_weights:
             return np.ones(len(self.labels), np.float32)
         return (len(classes) / (len(self.labels) * np.bincount(classes))).astype(np.float32)
@@ -200,7 +201,7 @@ class Finetuning:
 
 @dataclass(frozen=True)
 class Decided:
-    """What was decided once, and is kept when a finetuning goes on: else the last bits would change."""
+    """What was decided once. A resumed finetuning keeps it: else its last bits would change."""
 
     dtype: str  # that the training computes in
     threads: int
@@ -211,7 +212,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOptions) -> dict[str, Any]:
-    """All that the result depends on, as run.toml keeps it."""
+    """All that the result depends on, as run.toml records it."""
     asked = dataclasses.asdict(options)
     asked["device"] = lm.device.type
     content = json.dumps([form.text, form.input, [dict(row) for row in examples.rows], list(examples.labels)])
@@ -225,7 +226,7 @@ def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOpti
 
 
 def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
-    """What was decided for the finetuning in `out`; it is begun if there is none. FolderError if it holds another."""
+    """What was decided for the finetuning in `out`, which is begun if it is new; FolderError if it is another."""
     path = find_record(out, ("run.toml",), "a finetuning")
     if path is None:
         out.mkdir(parents=True, exist_ok=True)

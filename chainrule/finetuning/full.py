@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from chainrule import machine
 from chainrule.finetuning.trimmed_embedding import TrimmedEmbedding
 from chainrule.model.formats.checkpoint import empty_model
 from chainrule.model.formats.classifier import Head
@@ -25,9 +26,6 @@ EPOCHS = 3.0
 LEAST_STEPS = 100  # however few the labels
 VALIDATIONS = 6  # while it trains, beside the one before the first step
 SMOOTHING = 0.1  # of the labels: a few of them are soon fitted, and the probabilities would be all 0 or 1
-# In a micro-batch, with padding. Micro-batches of like length have less padding; a GPU wants few of them, and so does a
-# CPU in bfloat16, where each makes copies of the weights in it.
-_TOKENS_AT_ONCE = {"cpu": 384, "cpu bfloat16": 2**12, "cuda": 2**16, "mps": 2**13}
 
 
 @dataclass(frozen=True)
@@ -93,15 +91,14 @@ class FullFinetuning:
         theta = [parameter for parameter in names if parameter is not self.model.head.w]
         groups = [Group(theta, recipe.rate), Group([self.model.head.w], recipe.head_rate)]
         schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
-        at_once = _TOKENS_AT_ONCE.get(f"{device.type} {str(dtype).removeprefix('torch.')}")
         objective = Classes(
             texts,
             weights,
             recipe.batch_size,
-            at_once or _TOKENS_AT_ONCE[device.type],
-            device,
-            recipe.seed,
-            recipe.smoothing,
+            tokens_at_once=machine.tokens_at_once("finetuning", device, dtype),
+            device=device,
+            seed=recipe.seed,
+            smoothing=recipe.smoothing,
         )
         every = -(-recipe.steps // VALIDATIONS)
         validating = Validating(lambda: objective.validate(self.model, validation), every, keep_best=True)

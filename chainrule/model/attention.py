@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config, LayerKind
-from chainrule.model.kernels import causal_attention, masked_attention, plain_cpu
-from chainrule.model.kv_cache import KVCache, TreeCache, causal_mask, positions
+from chainrule.model.kernels import BLOCK, causal_attention, masked_attention, plain_cpu
+from chainrule.model.kv_cache import causal_mask, positions
 from chainrule.model.rotary import rotation
 
 # "causal": T queries attend to T keys, each to its own position and those before (training, prefill).
@@ -51,7 +52,7 @@ def select(x: Tensor, output_positions: Tensor) -> Tensor:
 def attention_contexts(
     config: Config,
     T: int,
-    cache: KVCache | TreeCache | None,
+    cache: Cache | None,
     padding: Tensor | None,
     last: Tensor | None,
     device: torch.device,
@@ -92,10 +93,17 @@ def _real_tokens(T: int, padding: Tensor | None, last: Tensor | None, device: to
     return None if padding is None else (columns >= padding[:, None])[:, None, None]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, mask: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √K) v over the keys of a pattern: (B, H, T, K) with (B, G, S, K) to (B, H, T, K)."""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, mask: Tensor | None, cap: float | None = None
+) -> Tensor:
+    """softmax(q kᵀ / √K) v over the keys of a pattern: (B, H, T, K) with (B, G, S, K) to (B, H, T, K).
+
+    With a `cap`, scores s = q kᵀ / √K are first made cap · tanh(s / cap).
+    """
     B, H, T, K = query.shape
     S = key.shape[2]
+    if cap is not None:
+        return _capped(query, key, value, pattern, mask, cap)
     if plain_cpu(query) and pattern in ("causal", "causal masked"):
         key, value = (x.repeat_interleave(H // x.shape[1], dim=1) if x.shape[1] < H else x for x in (key, value))
         if mask is not None:
@@ -107,3 +115,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, mask: Te
     return F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=pattern == "causal", enable_gqa=key.shape[1] != H
     )
+
+
+def _capped(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, mask: Tensor | None, cap: float) -> Tensor:
+    """`attend` in plain operations, some queries at once: no fused kernel bends its scores."""
+    T, S, mixed = query.shape[2], key.shape[2], []
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    if mask is None and pattern == "causal":
+        mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril()[None, None]
+    if mask is not None:
+        mask = F.pad(mask, (S - mask.shape[3], 0), value=True).expand(-1, -1, T, -1)
+    for start in range(0, T, BLOCK):
+        scores = query[:, :, start : start + BLOCK] @ key.mT * query.shape[-1] ** -0.5
+        scores = cap * torch.tanh(scores / cap)
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, start : start + BLOCK], -torch.inf)
+        mixed.append(torch.softmax(scores, dim=-1) @ value)
+    return torch.cat(mixed, dim=2)

@@ -38,11 +38,18 @@ class Config:
     norm_epsilon: float = 1e-6
     norm_offset: float = 0.0  # a norm multiplies by this plus its weight
     learned_positions: bool = False  # an embedding of positions is added to that of the tokens
+    position_offset: int = 0  # the row of that embedding which the first position has; `context` counts none before it
     scaled_embedding: bool = False  # the embedding of the tokens is multiplied by √D
-    activation: Literal["silu", "gelu", "gelu_tanh"] = "silu"
+    embedding_factor: float = 1.0  # and by this
+    residual_factor: float = 1.0  # what attention and MLP add to the residual stream is multiplied by this
+    logit_divisor: float = 1.0  # logits are divided by this
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu"] = "silu"
     gated: bool = True  # the MLP multiplies its activation by a second projection (SwiGLU)
     query_key_norm: Literal["head", "width"] | None = "head"  # queries and keys: of each head, or of all heads together
     query_scale_width: float | None = None  # attention scores are divided by the root of this; None: of K
+    attention_factor: float | None = None  # instead of that, attention scores are multiplied by this
+    attention_cap: float | None = None  # attention scores s become cap · tanh(s / cap)
+    logit_cap: float | None = None  # and so do logits
     query_key_value_bias: bool = False
     attention_output_bias: bool = False
     mlp_bias: bool = False
@@ -51,7 +58,8 @@ class Config:
     causal: bool = True  # no position attends to a later one
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
     masked_head: bool = False  # a layer and a norm stand between hidden states and output, which has a bias
-    pooler: bool = False  # a linear head reads tanh of a layer at the first token
+    pooler: bool = False  # a linear head reads a layer at the first token, through `pooler_activation`
+    pooler_activation: Literal["tanh", "relu"] = "tanh"
     language_head: bool = True  # it has logits; an encoder saved without its head has hidden states alone
 
     def __post_init__(self) -> None:
@@ -60,7 +68,9 @@ class Config:
         for name, value in [*((name, getattr(self, name)) for name in sizes), *windows]:
             if not isinstance(value, int) or value < 1:
                 raise ModelError(f"model: wanted {name} of at least 1, got {value!r}")
-        for name in ("norm_epsilon", "query_scale_width"):
+        if not isinstance(self.position_offset, int) or self.position_offset < 0:
+            raise ModelError(f"model: wanted position_offset of at least 0, got {self.position_offset!r}")
+        for name in _POSITIVE:
             number = getattr(self, name)
             if number is not None and (not isinstance(number, int | float) or number <= 0):
                 raise ModelError(f"model: wanted {name} to be a number above 0, got {number!r}")
@@ -123,7 +133,23 @@ _FIRST_FIELDS = (
     "query_key_norm", "query_key_value_bias", "attention_output_bias", "mlp_bias", "parallel", "tied", "causal",
     "post_norm", "segments", "masked_head", "pooler",
 )  # fmt: skip
-_LATER_FIELDS = {"norm_offset": 0.0, "scaled_embedding": False, "query_scale_width": None}
+_POSITIVE = (
+    "norm_epsilon", "query_scale_width", "attention_factor", "embedding_factor", "residual_factor", "logit_divisor",
+    "attention_cap", "logit_cap",
+)  # fmt: skip
+_LATER_FIELDS = {
+    "norm_offset": 0.0,
+    "scaled_embedding": False,
+    "query_scale_width": None,
+    "attention_factor": None,
+    "embedding_factor": 1.0,
+    "residual_factor": 1.0,
+    "logit_divisor": 1.0,
+    "attention_cap": None,
+    "logit_cap": None,
+    "position_offset": 0,
+    "pooler_activation": "tanh",
+}
 
 
 def _shortest(kinds: tuple[LayerKind, ...], layers: int) -> tuple[LayerKind, ...]:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.model.attention import AttentionContext, attend, select
+from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import plain_cpu, rms_norm
-from chainrule.model.kv_cache import KVCache, TreeCache
 from chainrule.model.linear import Linear
 from chainrule.model.rotary import rotate
 
@@ -23,6 +23,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
 }
 
 
@@ -66,14 +67,16 @@ class Attention(nn.Module):
         self.parts = (queries, keys, keys)
         self.query_key_value = Linear(config.width, *self.parts, bias=config.query_key_value_bias)
         self.output = Linear(queries, config.width, bias=config.attention_output_bias)
-        self.norm_by_head = per_head
+        self.norm_by_head, self.cap = per_head, config.attention_cap
         self.query_norm = Norm(config, self.head_width if per_head else queries) if config.query_key_norm else None
         self.key_norm = Norm(config, self.head_width if per_head else keys) if config.query_key_norm else None
         # `attend` divides scores by √K; where another width is wanted, the queries make up for it.
         scale = config.query_scale_width
         self.query_factor = None if scale in (None, config.head_width) else (config.head_width / scale) ** 0.5
+        if config.attention_factor is not None:
+            self.query_factor = config.attention_factor * config.head_width**0.5
 
-    def forward(self, x: Tensor, context: AttentionContext, cache: KVCache | TreeCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, cache: Cache | None, layer: int) -> Tensor:
         """(B, T, D) to (B, T, D), or (B, N, D) at the context's output positions."""
         B, T, _ = x.shape
         query, key, value = self.query_key_value(x).split(self.parts, dim=-1)  # (B, T, H K), (B, T, G K) twice
@@ -91,7 +94,7 @@ class Attention(nn.Module):
         query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)  # (B, H or G, T, K)
         if cache is not None:
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
-        mixed = attend(query, key, value, context.pattern, context.mask)
+        mixed = attend(query, key, value, context.pattern, context.mask, self.cap)
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,30 +129,35 @@ class Block(nn.Module):
     post       h = n(x + A(x)),     n(h + M(h))
     reordered  h = x + n(A(x)),     h + n(M(h))
     sandwich   h = x + n(A(n(x))),  h + n(M(n(h)))
+
+    What is added to x or h is first multiplied by `Config.residual_factor`.
     """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.residual = config.residual
+        self.residual, self.factor = config.residual, config.residual_factor
         self.attention_norm, self.attention = Norm(config, config.width), Attention(config)
         self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
         sandwich = config.residual == "sandwich"
         self.attention_output_norm = Norm(config, config.width) if sandwich else None
         self.mlp_output_norm = Norm(config, config.width) if sandwich else None
 
-    def forward(self, x: Tensor, context: AttentionContext, cache: KVCache | TreeCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, cache: Cache | None, layer: int) -> Tensor:
         """(B, T, D) to (B, T, D), or (B, N, D) at the context's output positions."""
         kept = x if context.output_positions is None else select(x, context.output_positions)
         if self.residual == "post":
-            h = self.attention_norm(kept + self.attention(x, context, cache, layer))
-            return self.mlp_norm(h + self.mlp(h))
+            h = self.attention_norm(self._sum(kept, self.attention(x, context, cache, layer)))
+            return self.mlp_norm(self._sum(h, self.mlp(h)))
         if self.residual == "reordered":
-            h = kept + self.attention_norm(self.attention(x, context, cache, layer))
-            return h + self.mlp_norm(self.mlp(h))
+            h = self._sum(kept, self.attention_norm(self.attention(x, context, cache, layer)))
+            return self._sum(h, self.mlp_norm(self.mlp(h)))
         attended = self.attention(self.attention_norm(x), context, cache, layer)
-        h = kept + (attended if self.attention_output_norm is None else self.attention_output_norm(attended))
+        h = self._sum(kept, attended if self.attention_output_norm is None else self.attention_output_norm(attended))
         added = self.mlp(self.mlp_norm(kept if self.residual == "parallel" else h))
-        return h + (added if self.mlp_output_norm is None else self.mlp_output_norm(added))
+        return self._sum(h, added if self.mlp_output_norm is None else self.mlp_output_norm(added))
+
+    def _sum(self, stream: Tensor, branch: Tensor) -> Tensor:
+        return stream + (branch if self.factor == 1 else branch * self.factor)
 
 
 class MaskedHead(nn.Module):

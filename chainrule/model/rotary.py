@@ -26,11 +26,22 @@ class RopeScaling:
 
 
 @dataclass(frozen=True)
+class LongRope:
+    """Rotations each slowed by a number of its own (LongRoPE: Ding et al., 2024), in the original context."""
+
+    short: tuple[float, ...]  # by how much each is slowed
+    long: tuple[float, ...]  # the same for texts longer than the original context, which are not computed
+    magnitude: float  # what cosines and sines are multiplied by
+    original_context: int
+    whole_context: int
+
+
+@dataclass(frozen=True)
 class Rope:
     """The rotary positions of a layer: its base θ, a scaling, and how much of a head's width is rotated."""
 
     theta: float = 10_000.0
-    scaling: RopeScaling | None = None
+    scaling: RopeScaling | LongRope | None = None
     width: int | None = None  # None: all of it
 
 
@@ -40,6 +51,8 @@ def frequencies(width: int, rope: Rope, device: torch.device) -> Tensor:
     plain, scaling = 1.0 / rope.theta**exponents, rope.scaling
     if scaling is None:
         return plain
+    if isinstance(scaling, LongRope):
+        return plain / torch.tensor(scaling.short, device=device)
     turns = scaling.original_context * plain / (2 * math.pi)
     kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
     return (1 - kept) * plain / scaling.factor + kept * plain
@@ -50,6 +63,8 @@ def rotation(positions: Tensor, head_width: int, rope: Rope, dtype: torch.dtype)
     turns = frequencies(rope.width or head_width, rope, positions.device)
     angles = positions[..., None].float() * turns  # float32: late positions need it
     angles = torch.cat((angles, angles), dim=-1)[:, :, None]
+    if isinstance(rope.scaling, LongRope):
+        return (angles.cos() * rope.scaling.magnitude).to(dtype), (angles.sin() * rope.scaling.magnitude).to(dtype)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
 from chainrule.model.attention import attention_contexts
+from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import linear_cross_entropy, plain_cpu
-from chainrule.model.kv_cache import KVCache, TreeCache
 from chainrule.model.layers import Block, Embedding, MaskedHead, Norm
 from chainrule.model.linear import Linear
 
@@ -32,7 +32,8 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype: torch.dtype | None = None
         self.embedding = Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
-        self.position_embedding = Embedding(config.context, config.width) if config.learned_positions else None
+        rows = config.position_offset + config.context
+        self.position_embedding = Embedding(rows, config.width) if config.learned_positions else None
         self.segment_embedding = Embedding(config.segments, config.width) if config.segments else None
         self.input_norm = Norm(config, config.width) if config.residual == "post" else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
@@ -64,7 +65,7 @@ class Transformer(nn.Module):
         targets: Tensor | None = None,
         features: Tensor | None = None,
         output: Output = "logits",
-        cache: KVCache | TreeCache | None = None,
+        cache: Cache | None = None,
         padding: Tensor | None = None,
         last: Tensor | None = None,
         output_positions: Tensor | None = None,
@@ -95,7 +96,8 @@ class Transformer(nn.Module):
             return self._logits(features)
         features, targets = features.flatten(0, -2), targets.flatten()
         plain = self.head is None and (self.output is None or type(self.output) is Linear)
-        if plain and plain_cpu(features):
+        linear = self.config.logit_divisor == 1 and self.config.logit_cap is None
+        if plain and linear and plain_cpu(features):
             return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
         return F.cross_entropy(self._logits(features).float(), targets)
 
@@ -104,7 +106,7 @@ class Transformer(nn.Module):
     def features(
         self,
         tokens: Tensor,
-        cache: KVCache | TreeCache | None = None,
+        cache: Cache | None = None,
         padding: Tensor | None = None,
         output_positions: Tensor | None = None,
     ) -> Tensor:
@@ -122,7 +124,7 @@ class Transformer(nn.Module):
     def _features(
         self,
         tokens: Tensor,
-        cache: KVCache | TreeCache | None,
+        cache: Cache | None,
         padding: Tensor | None,
         last: Tensor | None,
         output_positions: Tensor | None,
@@ -142,10 +144,12 @@ class Transformer(nn.Module):
         x = self.embedding(tokens)  # (B, T, D)
         if self.config.scaled_embedding:
             x = x * torch.tensor(self.config.width**0.5, dtype=x.dtype, device=x.device)
+        if self.config.embedding_factor != 1:
+            x = x * self.config.embedding_factor
         x = x.to(dtype)
         positions, contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(positions).to(dtype)
+            x = x + self.position_embedding(positions + self.config.position_offset).to(dtype)
         if self.segment_embedding is not None:
             x = x + self.segment_embedding.weight[0].to(dtype)
         if self.input_norm is not None:
@@ -164,13 +168,20 @@ class Transformer(nn.Module):
         assert last is not None, "a summary needs each sequence's last position"
         read = last if self.config.causal else torch.zeros_like(last)
         features = self._features(tokens, None, None, last, read[:, None])[:, 0]
-        return features if self.pooler is None else torch.tanh(self.pooler(features))
+        if self.pooler is None:
+            return features
+        activation = torch.tanh if self.config.pooler_activation == "tanh" else torch.relu
+        return activation(self.pooler(features))
 
     def _logits(self, features: Tensor) -> Tensor:
-        """u = output_weight · φ, (…, D) to (…, V); a masked head stands between."""
+        """u = output_weight · φ, (…, D) to (…, V); a masked head stands between, a divisor and a cap may follow."""
         self.config.check_language_head()
         if self.head is None:
-            return self._output(features, None)
+            logits = self._output(features, None)
+            if self.config.logit_divisor != 1:
+                logits = logits / self.config.logit_divisor
+            cap = self.config.logit_cap
+            return logits if cap is None else cap * torch.tanh(logits / cap)
         return self._output(self.head(features), self.head.bias.to(features.dtype))
 
     def _output(self, features: Tensor, bias: Tensor | None) -> Tensor:

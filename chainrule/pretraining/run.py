@@ -1,4 +1,4 @@
-"""A pretraining run under way: steps made, logged, validated, saved; it can stop anywhere. Knows no terminal."""
+"""A pretraining run: its steps, log, samples and published model; it can stop anywhere. Knows no terminal."""
 
 import json
 import os
@@ -27,18 +27,21 @@ SAMPLE_TOKENS = 48
 
 @dataclass(frozen=True)
 class Decided:
-    """What was decided once for this run and machine, and is kept when it goes on: else the last bits would change."""
+    """What was decided once for this run and machine. A resumed run keeps it: else its last bits would change.
+
+    The names are those of run.toml.
+    """
 
     steps: int
     rows: int  # windows a step
-    micro_rows: int  # of them at once; their gradients are summed
+    micro_rows: int  # windows a forward pass; their gradients are summed
     validate_every: int
     log_every: int
     dtype: str
     compiled: bool
     device: str
     threads: int
-    matmul_rate: float  # of this machine, in operations a second: what `mfu` is a share of
+    matmul_rate: float  # of this machine, in floating-point operations a second
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,12 @@ class Progress:
     mfu: float  # share of the machine's matmul rate
     seconds_left: float
     validation_loss: float | None
-    note: str = ""  # what a person should be told now
+    note: str = ""  # a line for the user, if there is something to say
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to."""
+    """The figures of a run."""
 
     steps: int
     tokens: int
@@ -147,7 +150,7 @@ class Run:
         return weights(self.model, self.language_model.family)
 
     def publish(self) -> None:
-        """Make the newest checkpoint's weights the directory's model, without a copy, and draw the losses."""
+        """Link the newest checkpoint's weights as the folder's model, and at the end draw the losses."""
         beside = self.out / f".model.safetensors.{os.getpid()}.partial"
         beside.unlink(missing_ok=True)
         os.link(self.out / "training" / str(self.step) / "model.safetensors", beside)
@@ -157,7 +160,7 @@ class Run:
             draw_losses(self.log(), self.out / "loss.svg")
 
     def log(self) -> list[dict[str, Any]]:
-        """The lines of log.jsonl; one that a kill cut short is left out."""
+        """The lines of log.jsonl, without a last one that was not written to its end."""
         path = self.out / "log.jsonl"
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
@@ -176,14 +179,14 @@ class Run:
         )
 
     def sample(self) -> str:
-        """What the model says at a validation, so that learning can be watched: a short text from ⊥, from the same
-        stream each time; or the validation text's beginning with the model's words, in brackets, in some places."""
+        """A short text that shows what was learned: one generated from nothing, always with the same seed; of a masked
+        model, the beginning of the validation text with some tokens predicted, in brackets."""
         self.model.eval()
-        room = self.batches.context - 1
+        length = min(SAMPLE_TOKENS, self.batches.context - 1)
         if isinstance(self.language_model, MaskedLanguageModel):
-            room -= len(self.language_model.tokenizer.closing)
-            return self.language_model.filled(self.validation.read(1, 1 + min(SAMPLE_TOKENS, room)).tolist())
-        return self.language_model.generate("", max_tokens=min(SAMPLE_TOKENS, room), seed=0)
+            length = min(length, self.batches.context - 1 - len(self.language_model.tokenizer.closing))
+            return self.language_model.filled(self.validation.read(1, 1 + length).tolist())
+        return self.language_model.generate("", max_tokens=length, seed=0)
 
     def _note(self, skipped: bool) -> str:
         if skipped:
@@ -191,7 +194,7 @@ class Run:
             return f"step {self.step} gave a loss or gradient that is not finite and was skipped {so_far}"
         rows = self.decided.rows
         if self.batches.passes(self.step - 1, rows) > 4 >= self.batches.passes(self.step - 2, rows):
-            return f"from step {self.step} on the text is read for the fifth time: more text would serve better"
+            return f"from step {self.step} on the text is read for the fifth time: more text would help more"
         return ""
 
     def _log(self, made: Made) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chainrule.errors import ModelError
-from chainrule.storage.files import whole_file
+from chainrule.storage.files import atomic_write
 
 MAGIC = b"GGUF"
 _ALIGNMENT = 32  # bytes, where the metadata gives no other
@@ -300,7 +300,7 @@ def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Sequence[Tensor
 
     Whole numbers become uint32 (int32 where negative, and in lists), numbers float32.
     """
-    with whole_file(path) as beside, beside.open("wb") as file:
+    with atomic_write(path) as beside, beside.open("wb") as file:
         file.write(MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
         for key, value in metadata.items():
             file.write(_packed_string(key) + _packed(value))

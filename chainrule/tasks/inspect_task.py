@@ -108,7 +108,7 @@ def _shown(prompt: Prompt, examples: Examples, tokenizer: Tokenizer | None) -> s
     from chainrule.scoring.continuations import pair_of  # imports torch
 
     halves = pair_of(tokenizer, question.before, question.continuation)
-    return "‖".join("|".join(tokenizer.pieces(half)) for half in halves).replace("\n", "↵\n")
+    return "‖".join("|".join(tokenizer.token_texts(half)) for half in halves).replace("\n", "↵\n")
 
 
 def print_task(found: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 
 from chainrule.errors import DataError
 from chainrule.storage.columns import Record
-from chainrule.storage.files import whole_file
+from chainrule.storage.files import atomic_write
 from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
 from chainrule.tasks.examples import Row, example_row
 from chainrule.tasks.predictor import Predictor, generates
@@ -80,7 +80,7 @@ def predict_file(
         for record, _ in read(Skipped(), Skipped()):
             _check_new(record, added)
     count = 0
-    with whole_file(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
         write = _writer(file, format_of(str(out)), added)
         for part in _parts(read(empty, unread)):
             made = predictions(predictor, (row for _, row in part))

@@ -142,7 +142,7 @@ def _special(tokenizer: Tokenizer, stop_tokens: Sequence[int]) -> dict[str, Any]
     """bos, eos and their like, and what the tokenizer puts around a text by itself."""
     named = {role: tokenizer.special.get(tokenizer.named.get(f"{role}_token", "")) for role in ("bos", "unk", "pad")}
     front = _front(tokenizer)
-    bos = named["bos"].id if named["bos"] else tokenizer.bottom
+    bos = named["bos"].id if named["bos"] else tokenizer.bos_id
     found: dict[str, Any] = {
         "bos_token_id": front[0] if front else bos,
         "add_bos_token": bool(front),

@@ -44,7 +44,7 @@ def documents_in(out: Path, split: str) -> list[str]:
     """The texts of a split, told apart by its ⊥."""
     shards = Shards(out)
     tokens = shards.split(split).read(0, len(shards.split(split)))
-    starts = np.flatnonzero(tokens == shards.tokenizer.bottom)
+    starts = np.flatnonzero(tokens == shards.tokenizer.bos_id)
     assert len(tokens) == 0 or starts[0] == 0
     return [shards.tokenizer.decode(part) for part in np.split(tokens, starts[1:]) if len(part)]
 
@@ -124,7 +124,7 @@ def test_the_offsets_say_where_documents_begin(small: None, tmp_path: Path):
         path = tmp_path / "out" / shard["file"]
         tokens = np.fromfile(path, "<u2")
         offsets = np.fromfile(path.with_suffix(".offsets"), "<i8")
-        assert offsets.tolist() == np.flatnonzero(tokens == shards.tokenizer.bottom).tolist()
+        assert offsets.tolist() == np.flatnonzero(tokens == shards.tokenizer.bos_id).tolist()
         assert len(offsets) == shard["documents"]
     assert sum(shard["split"] == "train" for shard in shards.manifest["shards"]) > 2
 
@@ -166,7 +166,7 @@ def test_a_text_read_in_pieces_has_the_ids_of_the_whole(kind: str, small: None, 
     write_shards([str(tmp_path / "a.txt")], tmp_path / "out", options)
     shards = Shards(tmp_path / "out")
     tokens = shards.split("train").read(0, len(shards.split("train"))).tolist()
-    assert tokens == [shards.tokenizer.bottom, *shards.tokenizer.encode(text)]
+    assert tokens == [shards.tokenizer.bos_id, *shards.tokenizer.encode(text)]
     assert (len(shards.manifest["shards"]) == 1) == (kind == "unknown")
 
 
@@ -308,7 +308,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
     ("content", "message"),
     [
         ('{"text": "fine"}\n{"text": ""}\n{"body": "no text"}\n', r"a\.jsonl:3: no column 'text'"),
-        ('{"text": ""}\n', "held none|got none"),
+        ('{"text": ""}\n', "have none|got none"),
         ("", "empty"),
     ],
 )
@@ -459,4 +459,4 @@ def test_byte_tokens_are_two_bytes_each_in_the_file(tmp_path: Path):
     (tmp_path / "a.txt").write_text("ab")
     write_shards([str(tmp_path / "a.txt")], tmp_path / "out", CorpusOptions("byte", validation=0))
     assert (tmp_path / "out" / "train-00000.bin").read_bytes() == b"\x00\x01a\x00b\x00"
-    assert byte_tokenizer().bottom == 0x100
+    assert byte_tokenizer().bos_id == 0x100

@@ -354,7 +354,7 @@ def test_each_number_is_one_token_so_that_eight_examples_fit_the_context(seed: i
     tokenizer = load_tokenizer(world_tokenizer(tmp_path, PLAN))
     assert [answer for answer in room.ANSWERS if len(tokenizer.encode(f" {answer}")) > 1] == []
     question = puzzle_items(make_world(seed).puzzles, "a + b", room.MOST_SHOTS, count=1)[0]
-    tokens = [tokenizer.bottom, *tokenizer.encode(f"{question.prompt} {question.answer}\n")]
+    tokens = [tokenizer.bos_id, *tokenizer.encode(f"{question.prompt} {question.answer}\n")]
     assert len(tokens) - 1 <= PLAN.context  # the last one is not read
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from chainrule import machine
 from chainrule.finetuning import full
 from chainrule.finetuning.classifier import load_classifier
 from chainrule.finetuning.features import Features
@@ -141,7 +142,7 @@ def plain_training(lm: LanguageModel, texts: LabelledTexts, steps: int) -> tuple
 
 
 def test_training_equals_the_plain_way(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(full._TOKENS_AT_ONCE, "cpu", 100)  # a batch in several parts
+    monkeypatch.setitem(machine.TOKENS_AT_ONCE["finetuning"], "cpu", 100)  # a batch in several parts
     lm = make_lm()
     documents = Features(lm.model, lm.tokenizer).tokens([task.finetune_text(row) for row in task.train.rows[:64]])
     texts = LabelledTexts(documents, np.array([task.labels.index(label) for label in task.train.labels[:64]]))

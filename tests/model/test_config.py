@@ -48,6 +48,14 @@ def test_what_earlier_versions_did_not_know_is_written_where_it_is_used() -> Non
             ("norm_offset", 1.0),
             ("scaled_embedding", True),
             ("query_scale_width", 4.0),
+            ("attention_factor", 0.5),
+            ("embedding_factor", 12.0),
+            ("residual_factor", 0.2),
+            ("logit_divisor", 8.0),
+            ("attention_cap", 50.0),
+            ("logit_cap", 30.0),
+            ("position_offset", 2),
+            ("pooler_activation", "relu"),
         )
     ]
     assert len({repr(each) for each in (config, *changed)}) == len(changed) + 1

@@ -17,9 +17,12 @@ from chainrule.model.rotary import Rope, RopeScaling
 
 SMALL = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
 
 
 def small(family: str) -> dict[str, Any]:
+    if family == "gpt_neo":  # the layers that its default attention_types describe
+        return AutoConfig.for_model(family, **{**SMALL, "num_hidden_layers": 24}).to_dict()
     return AutoConfig.for_model(family, **SMALL).to_dict()
 
 
@@ -54,7 +57,32 @@ def small(family: str) -> dict[str, Any]:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "wanted scale_attn_by_inverse_layer_idx to be False"),
         ("gpt2", {"activation_function": "relu"}, "wanted activation_function to be .*, got 'relu'"),
         ("gpt_neox", {"hidden_act": "quick_gelu"}, "wanted hidden_act to be .*, got 'quick_gelu'"),
+        ("gpt_neo", {"attention_types": [[["global"], 3]]}, "wanted attention_types to be .* for each of 24 layers"),
+        ("gpt_neo", {"attention_types": [[["global", "sparse"], 12]]}, "wanted attention_types to be global or local"),
+        ("opt", {"word_embed_proj_dim": 16}, "wanted word_embed_proj_dim to be 32, as hidden_size is, got 16"),
+        ("opt", {"do_layer_norm_before": False}, "wanted do_layer_norm_before to be True, got False"),
+        ("opt", {"enable_bias": False}, "wanted enable_bias to be True, got False"),
+        ("gpt_neo", {"attention_types": 12}, "wanted attention_types to be .*, got 12"),
+        ("gpt_neo", {"window_size": 0}, "wanted window of at least 1, got 0"),
+        ("smollm3", {"no_rope_layers": [1]}, "wanted no_rope_layers to be 0 or 1 for each of 2 layers"),
+        ("smollm3", {"no_rope_layers": [1, "x"]}, "wanted no_rope_layers to be 0 or 1 for each of 2 layers"),
+        ("smollm3", {"no_rope_layers": None, "no_rope_layer_interval": 0}, "no_rope_layer_interval of at least 1"),
+        ("smollm3", {"use_sliding_window": True}, "wanted use_sliding_window to be False, got True"),
+        ("granite", {"logits_scaling": 0}, "wanted logit_divisor to be a number above 0, got 0"),
+        ("granite", {"attention_multiplier": "x"}, "wanted attention_factor to be a number above 0, got 'x'"),
+        ("phi3", {"rope_parameters": {**LONGROPE, "short_factor": [1]}}, "wanted short_factor to be 4 numbers above 0"),
+        ("phi3", {"rope_parameters": {**LONGROPE, "long_factor": [1, 1, 1, 0]}}, "wanted long_factor to be 4 numbers"),
+        ("phi3", {"rope_parameters": {"rope_type": "longrope"}}, "wanted the field 'short_factor', which is missing"),
+        (
+            "phi3",
+            {"rope_parameters": LONGROPE, "original_max_position_embeddings": "4"},
+            "wanted original_max_position",
+        ),
+        ("phi3", {"rope_parameters": {"rope_type": "dynamic"}}, "wanted a rope_type of .*, got 'dynamic'"),
         ("olmo2", {"layer_types": ["sliding_attention"] * 2}, "wanted layer_types to be .*, got 'sliding_attention'"),
+        ("gemma2", {"final_logit_softcapping": 0}, "wanted logit_cap to be a number above 0, got 0"),
+        ("gemma2", {"attn_logit_softcapping": "5"}, "wanted attention_cap to be a number above 0, got '5'"),
+        ("gemma2", {"layer_types": ["full_attention"]}, "wanted layer_types to be .* for each of 2 layers, got"),
         ("gemma3_text", {"final_logit_softcapping": 30.0}, "wanted final_logit_softcapping to be None, got 30.0"),
         ("gemma3_text", {"use_bidirectional_attention": True}, "wanted use_bidirectional_attention to be False"),
         ("gemma3_text", {"layer_types": ["full_attention"]}, "wanted layer_types to be .* for each of 2 layers, got"),
@@ -73,6 +101,10 @@ def small(family: str) -> dict[str, Any]:
         ("bert", {"position_embedding_type": "relative_key"}, "wanted position_embedding_type to be 'absolute', got"),
         ("bert", {"is_decoder": True}, "wanted is_decoder to be False, got True"),
         ("bert", {"tie_word_embeddings": False}, "wanted tie_word_embeddings to be True, got False"),
+        ("roberta", {"pad_token_id": None}, "wanted pad_token_id to leave positions of 512, got None"),
+        ("roberta", {"pad_token_id": 511}, "wanted pad_token_id to leave positions of 512, got 511"),
+        ("roberta", {"max_position_embeddings": "5"}, "wanted pad_token_id to leave positions of '5', got 1"),
+        ("xlm-roberta", {"hidden_act": "silu"}, "wanted hidden_act to be 'gelu' or 'gelu_python', got 'silu'"),
     ],
 )
 def test_a_field_that_changes_the_mathematics_is_refused_by_name(

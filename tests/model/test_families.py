@@ -12,19 +12,28 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     BertConfig,
+    DistilBertConfig,
+    Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
+    GPTNeoConfig,
     GPTNeoXConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Olmo2Config,
+    OPTConfig,
+    Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    RobertaConfig,
+    SmolLM3Config,
+    XLMRobertaConfig,
 )
 
-from chainrule.generation.decode import decode, prefill
+from chainrule.generation.engine import Engine, NewToken
 from chainrule.generation.sampling import Sampling
 from chainrule.model.formats.checkpoint import load_model, save_model
 from chainrule.model.formats.families import FAMILIES
@@ -41,8 +50,19 @@ GATED = {
     "num_hidden_layers": 3,
     "max_position_embeddings": 32,
 }
+PADDED = {**GATED, "pad_token_id": 0}  # by default it is beyond this vocabulary
 GPT2 = {"vocab_size": 61, "n_embd": 36, "n_layer": 3, "n_positions": 24}
 NEOX = {**GATED, "hidden_size": 28}
+OPT = {
+    "vocab_size": 61,
+    "hidden_size": 28,
+    "ffn_dim": 50,
+    "num_hidden_layers": 3,
+    "max_position_embeddings": 30,
+}
+GPT_NEO = {"vocab_size": 61, "hidden_size": 28, "num_layers": 3, "max_position_embeddings": 32}
+DISTILBERT = {"vocab_size": 61, "dim": 28, "hidden_dim": 56, "n_layers": 3, "max_position_embeddings": 32}
+ROBERTA = {**NEOX, "vocab_size": 63, "max_position_embeddings": 95}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 500.0,
@@ -78,10 +98,57 @@ CONFIGS = {
         **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6,
         rope_parameters={"rope_theta": 1e6, "rope_type": "default"},
     ),
+    "smollm3 last layer without rope": SmolLM3Config(
+        **PADDED, num_attention_heads=4, num_key_value_heads=2, no_rope_layers=[1, 1, 0]
+    ),
+    "smollm3 every second layer without rope, biases, untied": SmolLM3Config(
+        **PADDED, num_attention_heads=5, num_key_value_heads=1, no_rope_layer_interval=2, attention_bias=True,
+        mlp_bias=True, tie_word_embeddings=False, rope_parameters={"rope_theta": 50.0, "rope_type": "default"},
+    ),
+    "smollm3 first layers without rope": SmolLM3Config(
+        **PADDED, num_attention_heads=4, num_key_value_heads=4, no_rope_layers=[0, 0, 1], rope_parameters=LLAMA3
+    ),
+    "granite grouped": GraniteConfig(
+        **GATED, num_attention_heads=4, num_key_value_heads=2, embedding_multiplier=12.0, attention_multiplier=0.015625,
+        residual_multiplier=0.22, logits_scaling=8.0,
+    ),
+    "granite tied, biases, llama 3": GraniteConfig(
+        **GATED, num_attention_heads=5, num_key_value_heads=1, embedding_multiplier=0.3, attention_multiplier=1,
+        residual_multiplier=1.4, logits_scaling=0.7, attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+        rope_parameters=LLAMA3,
+    ),
+    "phi3 grouped, window of 5": Phi3Config(
+        **PADDED, num_attention_heads=4, num_key_value_heads=2, sliding_window=5,
+    ),
+    "phi3 partly rotated, tied": Phi3Config(
+        **PADDED, num_attention_heads=5, num_key_value_heads=1, tie_word_embeddings=True, rms_norm_eps=1e-3,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.75},
+    ),
+    "phi3 longrope, partly rotated": Phi3Config(
+        **{**PADDED, "max_position_embeddings": 160}, original_max_position_embeddings=32, num_attention_heads=4,
+        rope_parameters={
+            "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.6,
+            "short_factor": [1.0, 1.3, 2.5], "long_factor": [2.0, 4.0, 9.0],
+        },
+    ),
     "olmo2 grouped": Olmo2Config(**GATED, num_attention_heads=4, num_key_value_heads=2),
     "olmo2 tied, biases, slow rope": Olmo2Config(
         **GATED, num_attention_heads=5, rms_norm_eps=1e-3, attention_bias=True, tie_word_embeddings=True,
         rope_parameters={"rope_theta": 5e5, "rope_type": "default"},
+    ),
+    "gemma2 window of 5 in every second layer": Gemma2Config(
+        **GATED, num_attention_heads=4, num_key_value_heads=2, head_dim=10, query_pre_attn_scalar=7, sliding_window=5,
+        attn_logit_softcapping=0.5, final_logit_softcapping=1.5,
+    ),
+    "gemma2 untied, biases, no caps": Gemma2Config(
+        **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6, query_pre_attn_scalar=6, sliding_window=3,
+        layer_types=["full_attention", "full_attention", "sliding_attention"], tie_word_embeddings=False,
+        attn_logit_softcapping=None, final_logit_softcapping=None, attention_bias=True, hidden_activation="gelu",
+        rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e3},
+    ),
+    "gemma2 windows alone, cap of scores": Gemma2Config(
+        **GATED, num_attention_heads=4, num_key_value_heads=4, head_dim=10, sliding_window=4,
+        layer_types=["sliding_attention"] * 3, attn_logit_softcapping=0.3, final_logit_softcapping=None,
     ),
     "gemma3_text window of 5 in every second layer": Gemma3TextConfig(
         **GATED, num_attention_heads=4, num_key_value_heads=2, head_dim=10, query_pre_attn_scalar=7, sliding_window=5,
@@ -102,6 +169,20 @@ CONFIGS = {
     "gpt2": GPT2Config(**GPT2, n_head=4),
     "gpt2 untied, narrow mlp": GPT2Config(**GPT2, n_head=3, n_inner=50, tie_word_embeddings=False),
     "gpt2 exact gelu, one head": GPT2Config(**GPT2, n_head=1, activation_function="gelu", layer_norm_epsilon=1e-2),
+    "opt odd heads": OPTConfig(**OPT, num_attention_heads=4),
+    "opt untied, gelu, one head": OPTConfig(
+        **OPT, num_attention_heads=1, activation_function="gelu", tie_word_embeddings=False
+    ),
+    "gpt_neo window of 5 in every second layer": GPTNeoConfig(
+        **GPT_NEO, num_heads=4, window_size=5, attention_types=[[["local", "global"], 1], [["local"], 1]]
+    ),
+    "gpt_neo windows alone, untied, narrow mlp": GPTNeoConfig(
+        **GPT_NEO, num_heads=2, window_size=3, attention_types=[[["local"], 3]], intermediate_size=50,
+        tie_word_embeddings=False, layer_norm_epsilon=1e-3,
+    ),
+    "gpt_neo no window, exact gelu": GPTNeoConfig(
+        **GPT_NEO, num_heads=7, attention_types=[[["global"], 3]], activation_function="gelu"
+    ),
     "gpt_neox odd heads, partly rotated": GPTNeoXConfig(
         **NEOX, num_attention_heads=4,
         rope_parameters={"rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.6},
@@ -120,7 +201,15 @@ MASKED = {
     "bert odd heads, one segment": BertConfig(
         **NEOX, num_attention_heads=4, type_vocab_size=1, layer_norm_eps=1e-3, hidden_act="gelu_new"
     ),
-}
+    # The padding is no token of the tests' texts: there it would have a position of its own.
+    "roberta": RobertaConfig(**ROBERTA, num_attention_heads=2, pad_token_id=61),
+    "roberta odd heads, one segment": RobertaConfig(
+        **ROBERTA, num_attention_heads=4, pad_token_id=62, type_vocab_size=1, layer_norm_eps=1e-3
+    ),
+    "xlm-roberta": XLMRobertaConfig(**ROBERTA, num_attention_heads=7, pad_token_id=61),
+    "distilbert odd heads": DistilBertConfig(**DISTILBERT, n_heads=4),
+    "distilbert one head, another gelu": DistilBertConfig(**DISTILBERT, n_heads=1, activation="gelu_new"),
+}  # fmt: skip
 
 
 def random_peer(config: PretrainedConfig) -> PreTrainedModel:
@@ -148,6 +237,14 @@ def empty_cache(model: Transformer, rows: int) -> KVCache:
     config = model.config
     padding = torch.zeros(rows, dtype=torch.long)
     return KVCache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
+
+
+def generated(model: Transformer, tokens: int) -> list[list[NewToken]]:
+    """So many greedy tokens after each of PROMPTS, in one batch."""
+    engine = Engine(model)
+    for prompt in PROMPTS:
+        engine.add(prompt, Sampling(0), max_tokens=tokens)
+    return list(map(list, zip(*(engine.step() for _ in range(tokens)), strict=True)))
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:
@@ -182,11 +279,10 @@ def test_logits_through_a_cache_equal_transformers(name: str, chunks: Sequence[i
 @torch.no_grad()
 def test_logits_of_unequal_prompts_in_a_batch_equal_those_transformers_gives_each_alone(name: str) -> None:
     ours, peer = both(name)
-    features, cache = prefill(ours, PROMPTS, capacity=16)
-    wanted = [peer(torch.tensor([prompt])).logits[0, -1] for prompt in PROMPTS]
-    close(ours.logits(features), torch.stack(wanted))
-    following = ours(torch.tensor([[7], [7], [7]]), cache=cache)[:, -1]
-    close(following, torch.stack([peer(torch.tensor([[*prompt, 7]])).logits[0, -1] for prompt in PROMPTS]))
+    for prompt, found in zip(PROMPTS, generated(ours, 3), strict=True):
+        logits = peer(torch.tensor([[*prompt, *(new.token for new in found)]])).logits[0, len(prompt) - 1 : -1]
+        log_probs = logits.log_softmax(-1).gather(1, torch.tensor([[new.token] for new in found]))[:, 0]
+        close(torch.tensor([new.log_prob for new in found]), log_probs)
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -203,8 +299,7 @@ def test_masked_logits_in_a_padded_batch_equal_those_transformers_gives_each_alo
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
     ours, peer = both(name)
-    steps = list(decode(ours, PROMPTS, Sampling(0), max_tokens=12))
-    for sequence, prompt in enumerate(PROMPTS):
+    for prompt, found in zip(PROMPTS, generated(ours, 12), strict=True):
         tokens = torch.tensor([prompt])
         theirs = peer.generate(
             tokens,
@@ -214,7 +309,7 @@ def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
             eos_token_id=None,
             pad_token_id=0,
         )
-        assert [step.tokens[sequence] for step in steps] == theirs[0, len(prompt) :].tolist()
+        assert [new.token for new in found] == theirs[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("name", ["llama 3", "gpt_neox odd heads, partly rotated", "olmo2 grouped"])
@@ -263,10 +358,17 @@ def test_a_model_that_we_trained_gives_the_same_logits_there(name: str, tmp_path
 def test_each_familys_classifier_is_a_class_that_loads_our_directory(name: str, tmp_path: Path) -> None:
     ours, peer = both(name)
     save_model(ours, peer.config.model_type, tmp_path, bos_id=0)
+    if not FAMILIES[peer.config.model_type].shared_classifier:
+        assert not hasattr(transformers, FAMILIES[peer.config.model_type].classifier)
+        return
     kind = getattr(transformers, FAMILIES[peer.config.model_type].classifier)
     _, wrong = kind.from_pretrained(tmp_path, output_loading_info=True)
-    # What it lacks is the head alone: a linear map, and BERT's pooler before it.
-    assert {name.rsplit(".", 1)[0] for name in wrong["missing_keys"]} <= {"score", "classifier", "bert.pooler.dense"}
+    # What it lacks is the head alone: a linear map, and an encoder's pooler before it.
+    pooler, head = (
+        FAMILIES[peer.config.model_type].modules.get("pooler", ()),
+        FAMILIES[peer.config.model_type].head_name,
+    )
+    assert {name.rsplit(".", 1)[0] for name in wrong["missing_keys"]} <= {head, *pooler}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -281,4 +383,5 @@ def test_a_field_left_out_means_what_it_means_in_transformers(family: str) -> No
         except ValueError as error:
             assert str(error) == f"config.json: wanted the field '{field}', which is missing"
             required += 1
-    assert required == len({"vocabulary", "context", "width", "layers", "heads"}) + (family != "gpt2")  # and hidden
+    sizes = {"vocabulary", "context", "width", "layers", "heads"}
+    assert required == len(sizes) + (family not in ("gpt2", "gpt_neo"))  # and hidden

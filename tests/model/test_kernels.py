@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chainrule.model.attention import Pattern, attend
 from chainrule.model.kernels import BLOCK, LOGITS_AT_ONCE, causal_attention, linear_cross_entropy, plain_cpu, rms_norm
 
 EPSILON = 1e-6
@@ -96,3 +97,18 @@ def test_the_loss_of_bfloat16_features_is_taken_in_float32() -> None:
 def test_they_serve_on_a_cpu_alone() -> None:
     assert plain_cpu(torch.zeros(1))
     assert not plain_cpu(torch.zeros(1, device="meta"))
+
+
+@pytest.mark.parametrize("pattern", ["causal", "causal masked", "masked", "all"])
+def test_capped_attention_is_the_plain_formula_past_a_block_of_queries(pattern: Pattern) -> None:
+    generator = torch.Generator().manual_seed(0)
+    T, S = BLOCK + 9, BLOCK + 9 + (0 if pattern == "causal" else 5)
+    query = torch.randn(2, 4, T, 6, generator=generator, dtype=torch.float64)
+    key, value = (torch.randn(2, 2, S, 6, generator=generator, dtype=torch.float64) for _ in range(2))
+    mask = torch.rand(2, 1, T, S - 3, generator=generator) < 0.5 if "masked" in pattern else None
+    scores = 0.7 * torch.tanh(query @ key.repeat_interleave(2, 1).mT / 6**0.5 / 0.7)
+    hidden = torch.zeros(T, S, dtype=torch.bool) if pattern != "causal" else torch.ones(T, S, dtype=torch.bool).triu(1)
+    if mask is not None:
+        hidden = torch.cat((torch.zeros(2, 1, T, 3, dtype=torch.bool), ~mask), dim=3)
+    wanted = scores.masked_fill(hidden, -torch.inf).softmax(-1) @ value.repeat_interleave(2, 1)
+    torch.testing.assert_close(attend(query, key, value, pattern, mask, cap=0.7), wanted)

@@ -38,7 +38,7 @@ LEARNED = [
 
 def back(tokenizer: Tokenizer, folder: Path, more: dict[str, Any] | None = None, size: int | None = None) -> Tokenizer:
     """What is read of what is written."""
-    metadata = tokenizer_metadata(tokenizer, (tokenizer.bottom,), size or tokenizer.vocabulary_size)
+    metadata = tokenizer_metadata(tokenizer, (tokenizer.bos_id,), size or tokenizer.vocabulary_size)
     write_gguf(folder / "model.gguf", {"general.architecture": "llama", **metadata, **(more or {})}, [])
     return load_tokenizer(folder / "model.gguf")
 
@@ -55,8 +55,8 @@ def test_byte_pairs_come_back_with_their_pattern(pattern: str, tmp_path: Path) -
     ours = train_bpe(LEARNED, 400, pattern=pattern)
     theirs = back(ours, tmp_path, size=410)
     same(ours, theirs)
-    assert (theirs.bottom, theirs.vocabulary_size) == (ours.bottom, ours.vocabulary_size)
-    assert theirs.pieces([ours.bottom]) == ours.pieces([ours.bottom])
+    assert (theirs.bos_id, theirs.vocabulary_size) == (ours.bos_id, ours.vocabulary_size)
+    assert theirs.token_texts([ours.bos_id]) == ours.token_texts([ours.bos_id])
 
 
 def test_bytes_come_back(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_sentencepiece_comes_back(prefix: bool, tmp_path: Path) -> None:
     ours = sentencepiece(prefix)
     theirs = back(ours, tmp_path)
     same(ours, theirs)
-    assert theirs.bottom == 1 and theirs.encode("\U0001f9ff")[-1] != theirs.encode("\U0001f9fe")[-1]
+    assert theirs.bos_id == 1 and theirs.encode("\U0001f9ff")[-1] != theirs.encode("\U0001f9fe")[-1]
 
 
 def test_control_tokens_are_never_made_from_text_and_user_defined_ones_are_no_special_ones(tmp_path: Path) -> None:

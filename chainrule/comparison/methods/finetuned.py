@@ -25,7 +25,7 @@ def needs_classes(study: Study, name: str) -> str | None:
 def texts_cut(study: Study, predictor: Predictor, rows: Sequence[Row]) -> list[str]:
     """The note on texts longer than the context, for all methods that read `task.finetune_text`."""
     context = study.lm.model.config.context
-    cut = sum(len(tokens) > study.features.room for tokens in study.lm.tokenizer.encode_batch(study.texts(rows)))
+    cut = sum(len(tokens) > study.features.max_tokens for tokens in study.lm.tokenizer.encode_batch(study.texts(rows)))
     return [f"{cut} test texts longer than the context of {context} tokens lost their beginning"] if cut else []
 
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
     """The same network and tokenizer before any pretraining, its weights drawn from `seed`: what `finetune` achieves
     from there, pretraining did not contribute to."""
-    from chainrule.language_model import held
+    from chainrule.language_model import make_language_model
     from chainrule.model.transformer import Transformer, initialise
 
     model = Transformer(lm.model.config)
     initialise(model, seed)  # on the CPU, so that every device starts from the same weights
     model.compute_dtype = lm.model.compute_dtype
     model.to(lm.device, lm.model.dtype)
-    return held(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)
+    return make_language_model(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)
 
 
 def _fit(study: Study, labels: int, seed: int) -> Classifier:

@@ -21,7 +21,7 @@ from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
-from chainrule.storage.files import whole_file, write_json
+from chainrule.storage.files import atomic_write, write_json
 from chainrule.storage.gguf import is_gguf
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
@@ -60,7 +60,7 @@ def weights(model: Transformer, family: str) -> dict[str, Tensor]:
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file, whole or not at all; a tensor may have any memory layout."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file(contiguous, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
@@ -112,7 +112,7 @@ def config_fields(model: Transformer, family: str, bos_id: int) -> dict[str, Any
         "architectures": [FAMILIES[family].architecture if config.language_head else FAMILIES[family].bare],
         "model_type": family,
         **described,
-        **dict.fromkeys(_SPECIAL, bos_id),
+        **{name: bos_id for name in _SPECIAL if name not in described},
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
@@ -141,8 +141,10 @@ def described_by(directory: Path, fields: Fields) -> tuple[Config, str, Tensors 
 def with_tensors(config: Config, family: str, fields: Fields, names: Collection[str]) -> Config:
     """A config.json's config, completed by the tensors' names: only these tell whether there is a pooler and, where the
     architecture is that of a bare model, a language-model head."""
-    config = dataclasses.replace(config, pooler=any(name.endswith("pooler.dense.weight") for name in names))
-    head = FAMILIES[family].modules["output" if config.causal else "head"][0]
+    modules, prefix = FAMILIES[family].modules, FAMILIES[family].prefix
+    pooler = {f"{each.removeprefix(start)}.weight" for each in modules.get("pooler", ()) for start in ("", prefix)}
+    config = dataclasses.replace(config, pooler=not pooler.isdisjoint(names))
+    head = modules["output" if config.causal else "head"][0]
     has_head = (
         any(str(name).endswith(_WITH_HEAD) for name in fields.get("architectures") or [])
         or (config.causal and config.tied)

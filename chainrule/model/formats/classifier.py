@@ -54,9 +54,9 @@ class Loaded(NamedTuple):
 def without_output(model: Transformer) -> Transformer:
     """The same Transformer without its output layer, which a classifier's files lack; weights are shared.
 
-    A pooler that pretraining did not have begins as the identity, before its tanh.
+    A pooler that pretraining did not have begins as the identity, before its activation.
     """
-    pooler = not model.config.causal  # in the one family that is not
+    pooler = not model.config.causal
     bare = empty_model(dataclasses.replace(without_head(model.config), pooler=pooler))
     weights = dict(model.named_parameters())
     if pooler and model.pooler is None:

@@ -35,7 +35,7 @@ class Family:
 
     models: str  # examples
     architecture: str  # its class in `transformers`
-    classifier: str  # its class with a linear head
+    classifier: str  # its class with a linear head; see `shared_classifier`
     fields: Mapping[str, str]  # our field -> theirs in config.json
     defaults: Fields  # the values of fields that are missing; all others must be given
     fixed: Fields  # our fields that config.json does not mention
@@ -45,10 +45,13 @@ class Family:
     layers: LayerFields = field(default_factory=LayerFields)
     values: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)  # our field -> their value -> ours
     head_name: str = "score"  # its classifier's linear head
+    shared_classifier: bool = True  # `transformers` has that class; else classifiers load here alone
     transposed: bool = False  # matrices inside the blocks are stored transposed
     interleaved: bool = False  # query, key and value are together, head by head
     ignored: tuple[str, ...] = ()  # endings of tensors that are no weights of the language model
     extra_fields: Fields = field(default_factory=dict)  # what else we write into config.json
+    # The field of the padding's id, where positions count from the next number on, and the context from 0.
+    positions_after: str | None = None
 
     def read(self, fields: Fields) -> Config:
         """A config.json as ours.
@@ -74,6 +77,8 @@ class Family:
             ours["key_value_heads"] = ours.get("key_value_heads") or ours["heads"]
             ours["head_width"] = ours.get("head_width") or ours["width"] // ours["heads"]
             ours["hidden"] = ours["hidden"] or 4 * ours["width"]
+            if self.positions_after is not None:
+                ours |= _after(given[self.positions_after], self.positions_after, ours["context"])
             kinds = self.layers.read(given, ours["layers"], ours["head_width"])
         except KeyError as error:
             raise ModelError(f"config.json: wanted the field {error}, which is missing") from None
@@ -86,6 +91,9 @@ class Family:
             fields[self.fields[name]] = next(
                 theirs for theirs, ours in translation.items() if ours == fields[self.fields[name]]
             )
+        if self.positions_after is not None:
+            fields[self.positions_after] = config.position_offset - 1
+            fields[self.fields["context"]] += config.position_offset
         return {**fields, **self.layers.write(config), **self.extra_fields}
 
     @property
@@ -115,6 +123,13 @@ class Family:
                 heads if self.interleaved and "query_key_value" in module else 0,
             )
         return found
+
+
+def _after(padding: Any, name: str, rows: Any) -> dict[str, int]:
+    """Our fields of positions that begin after the padding's id, of an embedding of so many rows."""
+    if not isinstance(padding, int) or padding < 0 or not isinstance(rows, int) or rows < padding + 2:
+        raise ModelError(f"config.json: wanted {name} to leave positions of {rows!r}, got {padding!r}")
+    return {"position_offset": padding + 1, "context": rows - padding - 1}
 
 
 def _check(name: str, found: Any, values: Iterable[Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from chainrule.errors import ModelError
 from chainrule.model.config import Config, LayerKind
-from chainrule.model.rotary import Rope, RopeScaling
+from chainrule.model.rotary import LongRope, Rope, RopeScaling
 
 _LLAMA3 = {"original_context": "original_max_position_embeddings", "low": "low_freq_factor", "high": "high_freq_factor"}
 SCALINGS = {  # rope_type -> RopeScaling's fields and theirs
@@ -71,6 +71,7 @@ class RopeFields:
     def parameters(self, rope: Rope, head_width: int) -> dict[str, Any]:
         """`rope_parameters` as `transformers` 5 has it."""
         scaling = rope.scaling
+        assert not isinstance(scaling, LongRope), "only phi3 writes it"
         kind = "default" if scaling is None else "llama3" if scaling.original_context else "linear"
         written = {
             "rope_type": kind,
@@ -98,6 +99,7 @@ class LayerFields:
     rope: RopeFields | None = RopeFields()  # None: no rotary positions
     window: str | None = None  # the field of the window's size, if layers may have one
     window_rope: RopeFields | None = None  # layers are of two kinds: this is the rotation of those with a window
+    shared_rope: bool = False  # layers are of two kinds, with and without a window, and both have the rotation `rope`
     pattern: int = 1  # where layers are of two kinds and `layer_types` is missing: every such layer has no window
 
     def read(self, fields: Fields, layers: int, head_width: int) -> tuple[LayerKind, ...]:
@@ -106,8 +108,26 @@ class LayerFields:
         parameters = fields.get("rope_scaling") or fields.get("rope_parameters")
         if self.window_rope is None:
             rope = None if self.rope is None else self.rope.read(fields, parameters, head_width)
-            return (LayerKind(window, rope),)
+            kinds = {_FULL: LayerKind(None, rope), _SLIDING: LayerKind(window, rope)}
+            if not self.shared_rope:
+                return (kinds[_SLIDING],)
+            return tuple(kinds[each] for each in self._types(fields, layers, window))
         assert self.rope is not None, "layers of two kinds have rotary positions"
+        types = self._types(fields, layers, window)
+        nested = fields.get("rope_parameters") or {}
+        if not isinstance(nested, Mapping):
+            raise ModelError(f"config.json: wanted rope_parameters to be an object, got {nested!r}")
+        if not {_FULL, _SLIDING}.issuperset(nested):
+            raise ModelError(f"config.json: wanted rope_parameters to have {_FULL} and {_SLIDING}, got {list(nested)}")
+        full = {**(nested.get(_FULL) or {}), **(fields.get("rope_scaling") or {})}
+        kinds = {
+            _FULL: LayerKind(None, self.rope.read(fields, full, head_width)),
+            _SLIDING: LayerKind(window, self.window_rope.read(fields, nested.get(_SLIDING), head_width)),
+        }
+        return tuple(kinds[each] for each in types)
+
+    def _types(self, fields: Fields, layers: int, window: Any) -> list[str]:
+        """The name of each layer's kind, where layers are of two kinds."""
         pattern = fields.get("sliding_window_pattern") or self.pattern
         types = fields.get("layer_types")
         if not isinstance(pattern, int) or pattern < 1:
@@ -123,30 +143,23 @@ class LayerFields:
             raise ModelError(
                 f"config.json: wanted {self.window} to be a number, as some layers have a window, got None"
             )
-        nested = fields.get("rope_parameters") or {}
-        if not isinstance(nested, Mapping):
-            raise ModelError(f"config.json: wanted rope_parameters to be an object, got {nested!r}")
-        if not {_FULL, _SLIDING}.issuperset(nested):
-            raise ModelError(f"config.json: wanted rope_parameters to have {_FULL} and {_SLIDING}, got {list(nested)}")
-        full = {**(nested.get(_FULL) or {}), **(fields.get("rope_scaling") or {})}
-        kinds = {
-            _FULL: LayerKind(None, self.rope.read(fields, full, head_width)),
-            _SLIDING: LayerKind(window, self.window_rope.read(fields, nested.get(_SLIDING), head_width)),
-        }
-        return tuple(kinds[each] for each in types)
+        return list(types)
 
     def write(self, config: Config) -> dict[str, Any]:
         """The fields that `read` takes back."""
         kinds = [config.kind_of(layer) for layer in range(config.layers)]
         windows = [kind for kind in kinds if kind.window is not None]
-        fields = {} if self.window is None else {self.window: windows[0].window if windows else None}
+        size = windows[0].window if windows else None
+        fields: dict[str, Any] = {} if self.window is None else {self.window: size}
+        types = [_FULL if kind.window is None else _SLIDING for kind in kinds]
         if self.rope is None:
             return fields
         if self.window_rope is None:
             rope = kinds[0].rope
             assert rope is not None
             parameters = self.rope.parameters(rope, config.head_width)
-            return {**fields, **self.rope.older_fields(parameters), "rope_parameters": parameters}
+            fields |= {**self.rope.older_fields(parameters), "rope_parameters": parameters}
+            return {**fields, "layer_types": types} if self.shared_rope else fields
         nested = {}
         for name, names, kind in (
             (_FULL, self.rope, next((kind for kind in kinds if kind.window is None), None)),
@@ -155,7 +168,6 @@ class LayerFields:
             rope = Rope(names.default_theta) if kind is None or kind.rope is None else kind.rope
             nested[name] = names.parameters(rope, config.head_width)
         fields |= {**self.rope.older_fields(nested[_FULL]), self.window_rope.theta: nested[_SLIDING]["rope_theta"]}
-        types = [_FULL if kind.window is None else _SLIDING for kind in kinds]
         return {**fields, "rope_parameters": nested, "layer_types": types}
 
 

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 
 from chainrule.errors import ModelError
 from chainrule.model.formats.families.bert import BERT
+from chainrule.model.formats.families.distilbert import DISTILBERT
+from chainrule.model.formats.families.gemma2 import GEMMA2
 from chainrule.model.formats.families.gemma3 import GEMMA3
 from chainrule.model.formats.families.gpt2 import GPT2
+from chainrule.model.formats.families.gpt_neo import GPT_NEO
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
+from chainrule.model.formats.families.granite import GRANITE
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from chainrule.model.formats.families.olmo2 import OLMO2
+from chainrule.model.formats.families.opt import OPT
+from chainrule.model.formats.families.phi3 import PHI3
+from chainrule.model.formats.families.roberta import ROBERTA, XLM_ROBERTA
+from chainrule.model.formats.families.smollm3 import SMOLLM3
 from chainrule.model.formats.family import Family
 from chainrule.model.formats.layer_fields import Fields
 
@@ -20,11 +28,20 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": MISTRAL,
     "qwen2": QWEN2,
     "qwen3": QWEN3,
+    "smollm3": SMOLLM3,
+    "granite": GRANITE,
+    "phi3": PHI3,
     "olmo2": OLMO2,
+    "gemma2": GEMMA2,
     "gemma3_text": GEMMA3,
     "gpt2": GPT2,
+    "opt": OPT,
+    "gpt_neo": GPT_NEO,
     "gpt_neox": GPT_NEOX,
     "bert": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": XLM_ROBERTA,
+    "distilbert": DISTILBERT,
 }
 
 
