@@ -104,6 +104,15 @@ def small(family: str) -> dict[str, Any]:
         ("roberta", {"pad_token_id": None}, "wanted pad_token_id to leave positions of 512, got None"),
         ("roberta", {"pad_token_id": 511}, "wanted pad_token_id to leave positions of 512, got 511"),
         ("roberta", {"max_position_embeddings": "5"}, "wanted pad_token_id to leave positions of '5', got 1"),
+        ("modernbert", {"classifier_pooling": "max"}, "wanted classifier_pooling to be 'cls' or 'mean', got 'max'"),
+        ("modernbert", {"classifier_activation": "relu"}, "wanted classifier_activation to be 'gelu' or"),
+        ("modernbert", {"decoder_bias": False}, "wanted decoder_bias to be True, got False"),
+        ("modernbert", {"local_attention": None}, "wanted local_attention to be a number, as some layers have"),
+        (
+            "modernbert",
+            {"layer_types": None, "global_attn_every_n_layers": 0},
+            "wanted layer_types to be .*, got \\[\\]",
+        ),
         ("xlm-roberta", {"hidden_act": "silu"}, "wanted hidden_act to be 'gelu' or 'gelu_python', got 'silu'"),
     ],
 )

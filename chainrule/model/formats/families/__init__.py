@@ -15,6 +15,7 @@ from chainrule.model.formats.families.gpt_neo import GPT_NEO
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.granite import GRANITE
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from chainrule.model.formats.families.modernbert import MODERNBERT
 from chainrule.model.formats.families.olmo2 import OLMO2
 from chainrule.model.formats.families.opt import OPT
 from chainrule.model.formats.families.phi3 import PHI3
@@ -42,6 +43,7 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
     "distilbert": DISTILBERT,
+    "modernbert": MODERNBERT,
 }
 
 
