@@ -132,6 +132,24 @@ def test_another_model_type_is_named_with_ours(tmp_path: Path) -> None:
             load_model(tmp_path, torch.device("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("stablelm", "; the nearest is smollm3, which lacks layer_norm_eps$"),
+        ("qwen3_moe", "; the nearest is qwen3, which lacks .*num_experts_per_tok and 2 more$"),
+        ("cohere", "; the nearest is .*, which lacks .*logit_scale"),
+        ("gemma", "; the nearest is gemma2, which has all fields of its config.json, not what else is new$"),
+        ("electra", "; the nearest is .*, which lacks embedding_size"),
+        ("mamba", "got 'mamba'$"),
+        ("t5", "got 't5'$"),
+    ],
+)
+def test_another_model_type_is_told_the_nearest_family_and_what_that_lacks(model_type: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        family_of(AutoConfig.for_model(model_type).to_dict())
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_we_write_is_what_we_read_here_and_in_transformers(family: str, tmp_path: Path) -> None:
     model = random_model(family)
