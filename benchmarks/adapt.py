@@ -47,7 +47,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
     from transformers import GPT2Config
 
     tokenizer = train_bpe(rows()[0], vocabulary_size)
-    special = {"bos_token_id": tokenizer.bottom, "eos_token_id": tokenizer.bottom}
+    special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.bos_id}
     config = GPT2Config(vocab_size=tokenizer.vocabulary_size, **SHAPE, **special)
     model = Transformer(FAMILIES["gpt2"].read(config.to_dict()))
     initialise(model, 0)
@@ -65,29 +65,28 @@ def order(n: int) -> np.ndarray:
 
 def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
     """Texts a second, and each step's loss without smoothed labels."""
-    from chainrule.finetuning import full
     from chainrule.finetuning.features import Features
+    from chainrule.finetuning.full import FullFinetuning, Recipe
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
     from chainrule.model.formats.classifier import without_output
+    from chainrule.training.classes import LabelledTexts
 
     keep_freed_memory()  # as the command line does
-    full.SMOOTHING = 0.0
     lm = load(directory, device="cpu", dtype="float32")
     texts, classes = rows()
     documents = Features(lm.model, lm.tokenizer).tokens(texts)
-    nothing = full.Labelled([], np.empty(0, np.int64))
-    training = full.Training(
+    training = FullFinetuning(
         without_output(lm.model),
         torch.zeros(2, lm.model.config.width),
-        full.Labelled(documents, np.array(classes)),
-        nothing,
-        full.Recipe(10**6, BATCH, rate=1e-4, head_rate=1e-4, seed=0),
+        LabelledTexts(documents, np.array(classes)),
+        LabelledTexts([], np.empty(0, np.int64)),
+        Recipe(10**6, BATCH, rate=1e-4, head_rate=1e-4, seed=0, smoothing=0.0),
         np.ones(2, np.float32),
         getattr(torch, dtype),
     )
     ends, losses = [], []
-    for progress in training.advance():
+    for progress in training.trainer.steps():
         ends.append(time.perf_counter())
         losses.append(progress.loss)
         if progress.step == steps + WARMUP:

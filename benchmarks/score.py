@@ -3,10 +3,10 @@
     python benchmarks/score.py --peer-sentences 128
     python benchmarks/score.py --two-tokens
 
-A GPT-2 of 124M random weights, ⊥ in front; the text is tokenized within the time measured, the model loaded before it.
-We score all of dev.tsv, the peer its first sentences: the same strings, by `HFLM.loglikelihood` with one sequence in a
-batch, which is its fastest on a CPU (no padding; it keeps the logits of a context for all options of one token). Each
-side and precision has a process of its own.
+A GPT-2 with 124M random weights, BOS in front; tokenizing is part of the time measured, loading the model is not. We
+score all of dev.tsv, the peer its first sentences: the same strings, by `HFLM.loglikelihood` with a batch size of 1,
+which is its fastest on a CPU (no padding; it reuses the logits of a context for all options of one token). Each side
+and precision runs in its own process.
 """
 
 import sys
@@ -31,7 +31,7 @@ WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def write_model(directory: Path, vocabulary_size: int) -> None:
-    """GPT-2 small with random weights, none of them at its tame start, and a tokenizer trained on the sentences."""
+    """GPT-2 small with random weights, none at its initial value, and a tokenizer trained on the sentences."""
     from chainrule.model.formats.checkpoint import save_model
     from chainrule.model.formats.families import FAMILIES
     from chainrule.model.transformer import Transformer, initialise
@@ -45,7 +45,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.05)
     tokenizer.save(directory)
-    save_model(model, "gpt2", directory, tokenizer.bottom)
+    save_model(model, "gpt2", directory, tokenizer.bos_id)
 
 
 def rows(split: str) -> list[tuple[str, str]]:

@@ -49,9 +49,17 @@ def our_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -
     from chainrule.memory import keep_freed_memory
     from chainrule.model.formats.families import FAMILIES
     from chainrule.model.transformer import Transformer, initialise
-    from chainrule.training.loop import train
     from chainrule.training.objectives import next_token_loss
     from chainrule.training.optimizer import Group, Optimizer, Schedule
+    from chainrule.training.trainer import Trainer
+
+    class SameBatch:
+        def batches(self, step: int, rank: int = 0, world: int = 1) -> list[torch.Tensor]:
+            return [tokens]
+
+        def loss(self, model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            count = torch.tensor(float(batch[:, 1:].numel()))
+            return next_token_loss(model, batch) * count, count
 
     keep_freed_memory()  # as the command line does
     model = Transformer(FAMILIES["gpt2"].read(config_of(shape).to_dict()))
@@ -59,7 +67,7 @@ def our_step(shape: tuple[int, ...], dtype: torch.dtype, tokens: torch.Tensor) -
     model.compute_dtype = dtype
     names = {parameter: name for name, parameter in model.named_parameters()}
     optimizer = Optimizer(names, [], 1e-4, [Group(list(names), 1e-4)], Schedule(10**6))
-    steps = train(model, optimizer, lambda _: [tokens], lambda part: next_token_loss(model, part), steps=10**6)
+    steps = Trainer(model, optimizer, SameBatch(), 10**6).steps()
     return lambda: next(steps) and None
 
 

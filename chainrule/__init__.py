@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from chainrule.comparison.run import compare
     from chainrule.errors import ChainruleError
     from chainrule.finetuning.classifier import Classifier, load_classifier
-    from chainrule.finetuning.finetuned import finetune
+    from chainrule.finetuning.finetune import finetune
     from chainrule.generation.sampling import Sampling
     from chainrule.language_model import LanguageModel, load
     from chainrule.masked_language_model import MaskedLanguageModel
@@ -24,7 +24,7 @@ _HOMES = {
     "Sampling": "chainrule.generation.sampling",
     "Task": "chainrule.tasks.examples",
     "compare": "chainrule.comparison.run",
-    "finetune": "chainrule.finetuning.finetuned",
+    "finetune": "chainrule.finetuning.finetune",
     "in_context": "chainrule.prompting.prompted",
     "load": "chainrule.language_model",
     "load_classifier": "chainrule.finetuning.classifier",

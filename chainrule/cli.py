@@ -12,7 +12,7 @@ from chainrule.errors import ChainruleError, OptionError
 
 GROUPS = {
     "Text: make a language model from your own": ("tokenize", "pretrain"),
-    "Models: yours, or those of the Hugging Face Hub": ("generate", "score", "evaluate", "info"),
+    "Models: yours, or those of the Hugging Face Hub": ("generate", "score", "evaluate", "info", "export"),
     "Labels: what a model can do with yours": ("task", "zero-shot", "in-context", "finetune", "predict", "compare"),
     "A tour": ("demo",),
 }

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ChainruleError
-from chainrule.model.formats.checkpoint import described, is_classifier, read_config, with_tensors
+from chainrule.model.formats.checkpoint import described, is_classifier, open_tensors, read_config, with_tensors
 from chainrule.model.formats.classifier import classes
-from chainrule.model.formats.tensors import Tensors
 from chainrule.storage.hub import model_directory, tensor_shapes
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
@@ -28,9 +27,9 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     directory = model_directory(model, weights=False)
     fields = read_config(directory)
     config, family = described(fields)
-    on_hub = directory != Path(model) and not any(directory.glob("*.safetensors"))
+    on_hub = directory.is_dir() and directory != Path(model) and not any(directory.glob("*.safetensors"))
     # A snapshot's directory is named by its commit.
-    shapes = tensor_shapes(str(model).partition("@")[0], directory.name) if on_hub else Tensors(directory).shapes
+    shapes = tensor_shapes(str(model).partition("@")[0], directory.name) if on_hub else open_tensors(directory).shapes
     config = with_tensors(config, family, fields, shapes)
     tokenizer = load_tokenizer(directory)
     single = sum(_is_one_token(tokenizer, " " + word) for word in COMMON_WORDS)
@@ -43,7 +42,9 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
         "key_value_heads": config.key_value_heads,
         "context": config.context,
         "vocabulary_size": config.vocabulary_size,
-        "bottom": tokenizer.bottom,
+        "bos": tokenizer.bos,
+        "bos_id": tokenizer.bos_id,
+        "bos_reason": tokenizer.bos_reason,
         "common_words_of_one_token": f"{single} of {len(COMMON_WORDS)}",
     }
     if is_classifier(fields):

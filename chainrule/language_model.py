@@ -1,4 +1,4 @@
-"""What a user holds: a tokenizer and a Transformer together. Knows text; how things are computed is told elsewhere."""
+"""A causal language model: a tokenizer and a Transformer together. Knows text; computes by generation/ and scoring/."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,24 +14,27 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import ModelError
 from chainrule.generation.sampling import Sampling
-from chainrule.generation.text import Completion, Ending, Piece, complete
+from chainrule.generation.text import Completion, Ending, NewText, complete
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.checkpoint import load_model, read_config, save_model
 from chainrule.model.transformer import Transformer
-from chainrule.scoring.documents import Document, Evaluation, Scores, TokenScore, border, score_documents
+from chainrule.scoring.documents import Document, Evaluation, TokenScore, given_tokens, score_documents
+from chainrule.scoring.token_scores import Scores
+from chainrule.storage.gguf import is_gguf
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.chat import Chat
+from chainrule.tokens.gguf_tokenizer import generation_fields as gguf_generation_fields
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
-Beginning = str | Sequence[int]  # of what is generated: a text, or tokens as they are
+PromptLike = str | Sequence[int]  # a text, or tokens with BOS or a chat template's
 
 
 class LanguageModel:
-    """p(x_1..x_T) over texts. Made by `load`, or from its two parts.
+    """p(x_1..x_T) over texts. Made by `load`, or from a model and a tokenizer.
 
-    `family` is how a directory names the architecture; `stop_tokens` end a generated text (⊥ alone in our own models);
-    `generation` is the directory's generation_config.json: `generate` takes its own options, lm-evaluation-harness
-    obeys these.
+    `family` is the architecture, as Hugging Face names it; `stop_tokens` end a generated text (BOS alone in our own
+    models); `generation` is the directory's generation_config.json: lm-evaluation-harness uses its options, `generate`
+    its own.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class LanguageModel:
         self.model = model
         self.tokenizer = tokenizer
         self.family = family
-        self.stop_tokens = (tokenizer.bottom,) if stop_tokens is None else tuple(stop_tokens)
+        self.stop_tokens = (tokenizer.bos_id,) if stop_tokens is None else tuple(stop_tokens)
         self.generation = dict(generation)
 
     @property
@@ -54,35 +57,35 @@ class LanguageModel:
         return self.model.device
 
     def log_prob(self, text: str, given: str = "") -> float:
-        """log p(text | given) in nats: Σ_t log p(x_t | the ones before); ⊥ is given, and the closing ⊥ is not scored.
+        """log p(text | given) in nats: Σ_t log p(x_t | the ones before). BOS is given; no end of the text is scored.
 
-        `given` and `text` are tokenized as one, and a token that crosses their border belongs to `text`. What is longer
-        than the context is read in windows that overlap by half of it.
+        `given` and `text` are tokenized as one, and a token that crosses their border belongs to `text`. Texts longer
+        than the context are scored in windows that overlap by half of it.
         """
         _, scores = self._scores(text, given, top=0)
         return scores.log_probs.double().sum().item()
 
     def score(self, text: str, given: str = "", top: int = 5) -> list[TokenScore]:
-        """The factors of p(text | given): each token of `text`, with the `top` most probable ones in its place."""
+        """The factors of p(text | given): each token of `text`, with the `top` most probable ones at its position."""
         tokens, scores = self._scores(text, given, self._top(top, least=0))
-        pieces = self.tokenizer.pieces
-        rows = zip(pieces(tokens), *(column.tolist() for column in scores), strict=True)
+        texts = self.tokenizer.token_texts
+        rows = zip(texts(tokens), *(column.tolist() for column in scores), strict=True)
         return [
-            TokenScore(piece, log_prob, list(zip(pieces(best), best_log_probs, strict=True)))
-            for piece, log_prob, best, best_log_probs in rows
+            TokenScore(token, log_prob, list(zip(texts(best), best_log_probs, strict=True)))
+            for token, log_prob, best, best_log_probs in rows
         ]
 
     def _scores(self, text: str, given: str, top: int) -> tuple[list[int], Scores]:
         """The tokens that belong to `text` after `given`, and their scores."""
         tokens = self.tokenizer.encode(given + text)
-        (scores,) = score_documents(self.model, [[self.tokenizer.bottom, *tokens]], top=top)
-        inside = border(self.tokenizer, given, tokens)
+        (scores,) = score_documents(self.model, [[self.tokenizer.bos_id, *tokens]], top=top)
+        inside = given_tokens(self.tokenizer, given, tokens)
         return tokens[inside:], Scores(*(column[inside:] for column in scores))
 
     def evaluate(self, texts: str | Iterable[str], stride: int | None = None) -> Evaluation:
-        """How well the model predicts these documents: every token is scored once, after as many as the windows hold.
+        """How well the model predicts these documents. Every token is scored once, in windows of the context's length.
 
-        `stride`: tokens by which a window moves on, half the context by default; a smaller one is slower and gives
+        `stride`: tokens from one window to the next, half the context by default; a smaller one is slower and gives
         each token more context. Raises ModelError for a stride out of range, and where there is no text.
         """
         size = 0
@@ -92,7 +95,7 @@ class LanguageModel:
             for text in [texts] if isinstance(texts, str) else texts:
                 (tokens,) = self.tokenizer.encode_batch([text])
                 size += len(text.encode())
-                yield np.concatenate(([self.tokenizer.bottom], tokens))
+                yield np.concatenate(([self.tokenizer.bos_id], tokens))
 
         tokens, total = 0, 0.0
         for scores in score_documents(self.model, documents(), stride):
@@ -110,11 +113,11 @@ class LanguageModel:
         with torch.inference_mode():
             logits = self.model.logits(self.features(text)[-1]).float()  # (V,)
             best = logits.softmax(-1).topk(self._top(top, least=1))
-        return list(zip(self.tokenizer.pieces(best.indices.tolist()), best.values.tolist(), strict=True))
+        return list(zip(self.tokenizer.token_texts(best.indices.tolist()), best.values.tolist(), strict=True))
 
     @torch.no_grad()
     def features(self, text: str) -> Tensor:
-        """φ_θ (T + 1, D) at ⊥ and each of the text's T tokens; the last row is c_{T+1}.
+        """Final hidden states, φ_θ (T + 1, D), at BOS and each of the text's T tokens; the last row is c_{T+1}.
 
         Raises ModelError for a text longer than the context.
         """
@@ -134,7 +137,7 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         seed: int = 0,
     ) -> str:
-        """A continuation of `prompt`: `Sampling` tells how its tokens are chosen, `completions` where it ends."""
+        """A continuation of `prompt`. See `Sampling` for how tokens are chosen, `completions` for where it ends."""
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         return self.completions([prompt], sampling, max_tokens=max_tokens, stop=stop, seed=seed)[0].text
 
@@ -151,14 +154,14 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         seed: int = 0,
     ) -> Iterator[str]:
-        """What `generate` returns, in pieces of whole characters as soon as they can no longer change."""
+        """The text that `generate` returns, a few whole characters at a time, as soon as they are final."""
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
-        pieces = self.pieces([prompt], sampling, max_tokens=max_tokens, stop=stop, seed=seed)
-        return (piece.text for piece in pieces if piece.text)
+        made = self.stream_completions([prompt], sampling, max_tokens=max_tokens, stop=stop, seed=seed)
+        return (new.text for new in made if new.text)
 
     def completions(
         self,
-        prompts: Sequence[Beginning],
+        prompts: Sequence[PromptLike],
         sampling: Sampling | None = None,
         *,
         samples: int = 1,
@@ -166,28 +169,28 @@ class LanguageModel:
         stop: str | Sequence[str] = (),
         seed: int = 0,
     ) -> list[Completion]:
-        """`samples` continuations of each prompt, one prompt's after the other's; an empty prompt is ⊥ alone.
+        """`samples` continuations of each prompt, one prompt's after the other's; an empty prompt is BOS alone.
 
-        A prompt that is no text is tokens to go on from as they are, such as `chat.tokens(messages)`.
+        A prompt is text, or tokens that are used as they are, such as `chat.tokens(messages)`.
 
         Each ends with a stop token, before a stop string, after `max_tokens`, or where the context is full. Sample s of
         a prompt depends on (seed, s) and that prompt alone: in float32 it is the same in any batch.
         """
-        pieces = self.pieces(prompts, sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
-        made = {piece.sequence: piece.completion for piece in pieces}
+        every = self.stream_completions(prompts, sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
+        made = {new.sequence: new.completion for new in every}
         return [made[sequence] for sequence in sorted(made)]
 
-    def pieces(
+    def stream_completions(
         self,
-        prompts: Sequence[Beginning],
+        prompts: Sequence[PromptLike],
         sampling: Sampling | None = None,
         *,
         samples: int = 1,
         max_tokens: int = 256,
         stop: str | Sequence[str] = (),
         seed: int = 0,
-    ) -> Iterator[Piece]:
-        """The completions in the making: sequence p * samples + s is sample s of prompt p."""
+    ) -> Iterator[NewText]:
+        """Each new token's text, as it is generated: sequence p * samples + s is sample s of prompt p."""
         return complete(
             self.model,
             self.tokenizer,
@@ -200,17 +203,17 @@ class LanguageModel:
 
     @cached_property
     def chat(self) -> Chat:
-        """How this model writes messages down; ModelError for one without a chat template."""
+        """This model's chat template; ModelError for a model without one."""
         return Chat.of(self.tokenizer)
 
     def save(self, directory: str | Path) -> None:
         """Write the model as a Hugging Face directory, which `load` and transformers read."""
         directory = Path(directory)
         self.tokenizer.save(directory)
-        save_model(self.model, self.family, directory, self.tokenizer.bottom, self.stop_tokens, self.generation)
+        save_model(self.model, self.family, directory, self.tokenizer.bos_id, self.stop_tokens, self.generation)
 
     def _tokens(self, text: str) -> list[int]:
-        return [self.tokenizer.bottom, *self.tokenizer.encode(text)]
+        return [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
 
     def _top(self, top: int, least: int) -> int:
         if top < least:
@@ -218,35 +221,50 @@ class LanguageModel:
         return min(top, self.model.config.vocabulary_size)
 
 
+# Both have model, tokenizer, family, stop_tokens, device, score, evaluate, features and save.
 Pretrained = LanguageModel | MaskedLanguageModel
 
 
-def load(path: str | Path, *, device: str = "auto", dtype: str = "auto") -> Pretrained:
-    """The language model of a directory, a run or any Hugging Face directory of a family we have; or of a name on the
-    Hub, "owner/name" or "owner/name@revision". BERT's is a masked one.
+def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", bos: str | None = None) -> Pretrained:
+    """The language model of a directory (a run, or any Hugging Face directory of a known family), of a GGUF file, or
+    of a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one.
 
-    Raises ModelError, in one line, for a path or a name that stands for none.
+    `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. Raises ModelError for a path
+    or a name without a model, and for a `bos` that is no token of it.
     """
     directory, where = model_directory(path), machine.device(device)
     model, family = load_model(directory, where, machine.dtype(dtype, where))
-    return held(model, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory))
+    tokenizer = load_tokenizer(directory, bos)
+    return make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
 
 
-def held(
+def make_language_model(
     model: Transformer,
     tokenizer: Tokenizer,
     family: str,
     stop_tokens: Sequence[int] | None = None,
     generation: Mapping[str, Any] = MappingProxyType({}),
 ) -> Pretrained:
-    """A Transformer and a tokenizer together: of the kind that the Transformer is."""
+    """A causal or a masked language model, as the Transformer is."""
     if model.config.causal:
         return LanguageModel(model, tokenizer, family, stop_tokens, generation)
     return MaskedLanguageModel(model, tokenizer, family)
 
 
+def require_causal(lm: Pretrained, purpose: str, instead: str) -> LanguageModel:
+    """`lm` if it is causal. Raises ModelError for a masked one, which names what wanted it and what to do `instead`."""
+    if isinstance(lm, LanguageModel):
+        return lm
+    raise ModelError(
+        f"{purpose}: wanted a causal language model, got a masked one ({lm.family}), in which every token sees those"
+        f" after it: it fills blanks and cannot go on from a text; {instead}"
+    )
+
+
 def generation_fields(directory: Path) -> dict[str, Any]:
-    """What a directory's generation_config.json says; nothing where there is none."""
+    """The fields of a directory's generation_config.json, or of a GGUF file; none where there is no such file."""
+    if is_gguf(directory):
+        return gguf_generation_fields(directory)
     path = directory / "generation_config.json"
     if not path.is_file():
         return {}
@@ -257,7 +275,7 @@ def generation_fields(directory: Path) -> dict[str, Any]:
 
 
 def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
-    """The eos ids of generation_config.json, else of config.json; None where neither names any."""
+    """The eos ids of generation_config.json, else of config.json; None where neither has any."""
     for name, fields in (
         ("generation_config.json", generation_fields(directory)),
         ("config.json", read_config(directory)),

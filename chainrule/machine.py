@@ -1,17 +1,39 @@
-"""This machine: its device, precision, threads, and the rate of its matrix products, measured. Knows no model."""
+"""This machine: device, precision, threads, the rate of its matrix products, how many tokens one call should process.
+Knows no model."""
 
 import shutil
 import time
+from collections.abc import Mapping
 from functools import cache
 from itertools import chain, repeat
+from typing import Literal
 
 import torch
 
 from chainrule.errors import ChainruleError
 
+Work = Literal["prefill", "scoring", "features", "finetuning", "pretraining"]
+
+# Tokens of one call of the model, padding counted: a CPU reaches its full rate while a layer's activations fit its
+# caches, a GPU needs many. Where batches are cut into parts of like length (finetuning), small parts have less padding;
+# in bfloat16 a CPU wants few parts, since each copies the weights into that precision.
+TOKENS_AT_ONCE: Mapping[Work, Mapping[str, int]] = {
+    "prefill": {"cpu": 2**9, "cuda": 2**12, "mps": 2**12},
+    "scoring": {"cpu": 2**13, "cuda": 2**13, "mps": 2**13},
+    "features": {"cpu": 2**11, "cuda": 2**16, "mps": 2**13},
+    "finetuning": {"cpu": 384, "cpu bfloat16": 2**12, "cuda": 2**16, "mps": 2**13},
+    "pretraining": {"cpu": 2**13, "cuda": 2**16, "mps": 2**14},
+}
+
+
+def tokens_at_once(work: Work, device: torch.device, dtype: torch.dtype | None = None) -> int:
+    """How many tokens, padding counted, one call of the model should process."""
+    table = TOKENS_AT_ONCE[work]
+    return table.get(f"{device.type} {str(dtype).removeprefix('torch.')}", table[device.type])
+
 
 def device(name: str) -> torch.device:
-    """The device of that name, or the fastest one there is for "auto"."""
+    """The device of that name; "auto" is CUDA where there is one, else the CPU. ChainruleError for one not there."""
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device("cuda" if there["cuda"] else "cpu")
@@ -32,7 +54,7 @@ def dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock can be read."""
+    """Wait until the device has finished, so that a duration can be measured."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -41,7 +63,7 @@ def synchronise(device: torch.device) -> None:
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> float:
     """Floating-point operations a second in products of square matrices, the best of a few; measured once a process.
 
-    Small ones first: where a precision is emulated, one large product can take seconds.
+    Small matrices first: in an emulated precision one large product can take seconds.
     """
     largest = 8192 if device.type == "cuda" else 1024
     best, end = 0.0, time.perf_counter() + seconds
@@ -58,7 +80,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.05)
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The precision to train in; "auto" is bfloat16 where this machine multiplies 1.5 times faster with it."""
+    """The precision for training; "auto" is bfloat16 where matrix products are 1.5 times faster with it."""
     if name != "auto" or device.type == "cuda":
         return dtype(name, device)
     faster = matmul_rate(device, torch.bfloat16) > 1.5 * matmul_rate(device, torch.float32)
@@ -66,7 +88,7 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def compiler() -> bool:
-    """Whether `torch.compile` has what it needs here."""
+    """Whether there is a C++ compiler for `torch.compile`."""
     return any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -76,6 +77,16 @@ def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model.eval()
+
+
+def exportable_model(family: str, vocabulary_size: int = 61, context: int = 32) -> Transformer:
+    """`random_model`, but where llama.cpp scales attention by the width of a head alone."""
+    model = random_model(family, vocabulary_size, context)
+    if model.config.query_scale_width is None:
+        return model
+    scaled = Transformer(replace(model.config, query_scale_width=model.config.head_width))
+    scaled.load_state_dict(model.state_dict())
+    return scaled.eval()
 
 
 @pytest.fixture(params=SHAPES)

@@ -353,6 +353,15 @@ def test_an_altered_shard_is_found_before_it_is_used(file: str, mistake: Mistake
     assert file in mistake(*pretrain(text, run))
 
 
+def test_verify_reads_shards_whose_size_and_time_are_as_they_were(mistake: Mistake, text: Path, run: Path) -> None:
+    shard = run / "data" / "train-00000.bin"
+    times = shard.stat()
+    flip_a_byte(shard)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))
+    main(pretrain(text, run))
+    assert "SHA-256 differs" in mistake(*pretrain(text, run, "--verify"))
+
+
 def test_a_truncated_shard_is_found(mistake: Mistake, text: Path, run: Path) -> None:
     shard = run / "data" / "train-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-2])

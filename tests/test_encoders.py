@@ -77,7 +77,7 @@ def test_one_saved_without_its_head_has_the_hidden_states_of_transformers(
     bare = chainrule.load(tmp_path / "bare", dtype="float32")
     assert not bare.model.config.language_head
     for text in TEXTS:
-        tokens = torch.tensor([[lm.tokenizer.bottom, *lm.tokenizer.encode(text), *lm.tokenizer.closing]])
+        tokens = torch.tensor([[lm.tokenizer.bos_id, *lm.tokenizer.encode(text), *lm.tokenizer.closing]])
         np.testing.assert_allclose(bare.features(text), peer(tokens).last_hidden_state[0], atol=1e-4)
 
 

@@ -164,7 +164,7 @@ def test_a_jsonl_keeps_its_values_as_they_are(classifier: str, answer: Callable[
     [
         ("half.jsonl", '{"day": "fine"}\n\n{"day": "gr', "half.jsonl:3: not JSON"),
         ("empty.csv", "day,stars\nfine,3\n ,2\n", "empty.csv:3: wanted a text, 'day' is empty"),
-        ("other.csv", "date,stars\nfine,3\n", "other.csv:2: no 'day' there, only 'date', 'stars'"),
+        ("other.csv", "date,stars\nfine,3\n", "other.csv:2: no column 'day', only 'date', 'stars'"),
         ("null.jsonl", '{"day": "fine"}\n{"day": null}\n', "null.jsonl:2: 'day' is null"),
         ("list.jsonl", '{"day": ["fine"]}\n', "list.jsonl:1: wanted text in 'day', got a list"),
         ("short.csv", "day,stars\nfine,3\ngrim\n", "short.csv:3: wanted 2 columns, got 1"),
@@ -248,7 +248,7 @@ def test_compare_goes_on_from_the_rows_it_has_and_writes_its_report(answer: Call
         (f"in-context run {DAYS} --seeds 0", "--seeds"),
         (f"finetune run {DAYS} --out new --labels 1", "labels"),
         ("predict run fine", "wanted a classifier"),
-        ("predict run", "choose one way"),
+        ("predict run", "give one of them"),
         ("predict run fine --shots 2", "--shots"),
         ("predict run fine --longer refuse", "--longer: wanted a --task beside it"),
         ("predict run fine --text day", "--text: wanted a --task beside it"),

@@ -127,7 +127,7 @@ def test_a_completion_is_its_tokens_and_their_log_prob(byte_lm: LanguageModel) -
     for prompt, completion in zip(PROMPTS, byte_lm.completions(PROMPTS, Sampling(0.7), max_tokens=30), strict=True):
         assert completion.text == byte_lm.tokenizer.decode(completion.tokens)
         assert completion.finish_reason == ("length" if len(completion.tokens) == 30 else "stop")
-        tokens = [byte_lm.tokenizer.bottom, *byte_lm.tokenizer.encode(prompt), *completion.tokens]
+        tokens = [byte_lm.tokenizer.bos_id, *byte_lm.tokenizer.encode(prompt), *completion.tokens]
         with torch.no_grad():
             log_probs = byte_lm.model(torch.tensor([tokens]))[0].log_softmax(-1)
         first = len(tokens) - len(completion.tokens)
@@ -148,7 +148,7 @@ def test_a_stop_string_ends_the_text_before_it(byte_lm: LanguageModel) -> None:
 
 def test_a_stop_token_is_no_part_of_the_completion(byte_lm: LanguageModel) -> None:
     whole = byte_lm.completions(["the cat"], max_tokens=20)[0]
-    byte_lm.stop_tokens = (whole.tokens[7], byte_lm.tokenizer.bottom)
+    byte_lm.stop_tokens = (whole.tokens[7], byte_lm.tokenizer.bos_id)
     cut = byte_lm.completions(["the cat"], max_tokens=20)[0]
     assert cut.finish_reason == "stop"
     assert cut.tokens == whole.tokens[: whole.tokens.index(whole.tokens[7])]
@@ -164,20 +164,20 @@ def test_generation_that_fills_the_context_ends_with_length(byte_lm: LanguageMod
 def test_save_then_load_is_identity_and_transformers_generates_the_same(lm: LanguageModel, tmp_path: Path) -> None:
     lm.save(tmp_path / "model")
     again = chainrule.load(tmp_path / "model", device="cpu")
-    assert again.stop_tokens == (BPE.bottom,)
+    assert again.stop_tokens == (BPE.bos_id,)
     assert (again.family, again.device) == (lm.family, torch.device("cpu"))
     assert again.log_prob("the cat sat") == lm.log_prob("the cat sat")
     peer, tokenizer = (kind.from_pretrained(tmp_path / "model") for kind in (AutoModelForCausalLM, AutoTokenizer))
     theirs = peer.generate(**tokenizer("the cat", return_tensors="pt"), do_sample=False, max_new_tokens=30)
     ours = again.completions(["the cat"], Sampling(0), max_tokens=30)[0]
     assert ours.tokens == [
-        token for token in theirs[0, 1 + len(BPE.encode("the cat")) :].tolist() if token != BPE.bottom
+        token for token in theirs[0, 1 + len(BPE.encode("the cat")) :].tolist() if token != BPE.bos_id
     ]
 
 
 @pytest.mark.parametrize(
     ("generation", "config", "wanted"),
-    [(7, 3, (7,)), ([7, 8], 3, (7, 8)), (None, 3, (3,)), (None, [3, 4], (3, 4)), (None, None, (BPE.bottom,))],
+    [(7, 3, (7,)), ([7, 8], 3, (7, 8)), (None, 3, (3,)), (None, [3, 4], (3, 4)), (None, None, (BPE.bos_id,))],
 )
 @pytest.mark.parametrize("null", [True, False])
 def test_the_stop_tokens_are_those_of_generation_config(

@@ -16,8 +16,9 @@ import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.features import Features
+from chainrule.language_model import require_causal
 from chainrule.masked_language_model import MaskedLanguageModel
-from chainrule.scoring.blanks import blanked, fill_blanks, score_blanks
+from chainrule.scoring.blanks import fill_blanks, masked_at, score_blanks
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
@@ -78,7 +79,7 @@ def test_blanks_are_filled_as_transformers_fills_them(lm: MaskedLanguageModel, t
         (ours,) = lm.fill(text, top=4)
         theirs = pipeline(text, top_k=4)
         np.testing.assert_allclose([p for _, p in ours], [found["score"] for found in theirs], atol=1e-5)
-        pieces = lm.tokenizer.pieces([found["token"] for found in theirs])
+        pieces = lm.tokenizer.token_texts([found["token"] for found in theirs])
         assert [word for word, _ in ours] == pieces
     assert [len(best) for best in lm.fill("[MASK] cat [MASK] sat", top=3)] == [3, 3]
     with pytest.raises(ValueError, match=r"wanted a text with \[MASK\]"):
@@ -88,7 +89,7 @@ def test_blanks_are_filled_as_transformers_fills_them(lm: MaskedLanguageModel, t
 def test_pseudo_log_prob_masks_each_token_in_turn(lm: MaskedLanguageModel) -> None:
     for text in TEXTS:
         encoded = lm.tokenizer.encode(text)
-        tokens = [lm.tokenizer.bottom, *encoded, *lm.tokenizer.closing]
+        tokens = [lm.tokenizer.bos_id, *encoded, *lm.tokenizer.closing]
         terms = [float(alone(lm, tokens, [place])[0, tokens[place]]) for place in range(1, 1 + len(encoded))]
         assert lm.pseudo_log_prob(text) == pytest.approx(sum(terms), abs=1e-4)
         assert [token.log_prob for token in lm.score(text, top=0)] == pytest.approx(terms, abs=1e-4)
@@ -100,16 +101,16 @@ def test_pseudo_log_prob_masks_each_token_in_turn(lm: MaskedLanguageModel) -> No
 
 
 def test_a_sequence_in_a_batch_is_scored_as_it_is_alone(lm: MaskedLanguageModel) -> None:
-    sequences = [[lm.tokenizer.bottom, *lm.tokenizer.encode(text), *lm.tokenizer.closing] for text in TEXTS]
-    asked = [blanked(tokens, [place], lm.tokenizer.mask.id) for tokens in sequences for place in (1, len(tokens) - 1)]
-    asked.append(blanked(sequences[1], [2, 4], lm.tokenizer.mask.id))
+    sequences = [[lm.tokenizer.bos_id, *lm.tokenizer.encode(text), *lm.tokenizer.closing] for text in TEXTS]
+    asked = [masked_at(tokens, [place], lm.tokenizer.mask.id) for tokens in sequences for place in (1, len(tokens) - 1)]
+    asked.append(masked_at(sequences[1], [2, 4], lm.tokenizer.mask.id))
     together = fill_blanks(lm.model, asked, top=3)
     for one, scores in zip(asked, together, strict=True):
         (single,) = fill_blanks(lm.model, [one], top=3)
         torch.testing.assert_close(scores.log_probs, single.log_probs, atol=1e-5, rtol=0)
         torch.testing.assert_close(scores.best_log_probs, single.best_log_probs, atol=1e-5, rtol=0)
     for one, scored in zip(asked, score_blanks(lm.model, asked), strict=True):
-        assert scored.tokens == len(one.places)
+        assert scored.tokens == len(one.positions)
         assert scored.log_prob == pytest.approx(fill_blanks(lm.model, [one])[0].log_probs.sum().item(), abs=1e-4)
 
 
@@ -118,7 +119,7 @@ def test_a_long_text_is_read_with_a_mask_over_what_is_padding() -> None:
     model = random_model("bert", vocabulary_size=258, context=400)
     lm = MaskedLanguageModel(model, byte_tokenizer(mask=True), "bert")
     long, short = "a long text " * 30, "short"
-    both = lm.model, [blanked([257, *text.encode()], [3], 256) for text in (long, short)]
+    both = lm.model, [masked_at([257, *text.encode()], [3], 256) for text in (long, short)]
     for text, scores in zip((long, short), fill_blanks(*both), strict=True):
         tokens = [257, *text.encode()]
         assert float(scores.log_probs[0]) == pytest.approx(float(alone(lm, tokens, [3])[0, tokens[3]]), abs=1e-4)
@@ -150,12 +151,10 @@ def test_evaluate_has_a_fixed_mask_and_a_name_of_its_own(
 def test_it_goes_on_from_no_text_and_says_why(
     lm: MaskedLanguageModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for call in (lm.generate, lm.stream, lm.completions, lm.pieces):
-        with pytest.raises(ValueError, match="every token sees those after it: it fills blanks and cannot go on"):
-            call("the cat")
-    for call in (lm.log_prob, lm.next_token):
-        with pytest.raises(ValueError, match="use pseudo_log_prob"):
-            call("the cat")
+    with pytest.raises(ValueError, match=r"every token sees those after it: it fills blanks .*; use a"):
+        require_causal(lm, "generate", "use another model")
+    for name in ("generate", "stream", "completions", "log_prob", "next_token", "chat"):
+        assert not hasattr(lm, name), "only a causal model has it"
     lm.save(tmp_path / "model")
     with pytest.raises(SystemExit, match="2"):
         main(["generate", str(tmp_path / "model"), "the cat"])
@@ -191,7 +190,7 @@ def test_zero_shot_fills_the_blank_and_sees_what_follows_it(lm: MaskedLanguageMo
         tokens = lm.tokenizer.encode(before + word + after)
         first, count = (len(lm.tokenizer.encode(text)) for text in (before.rstrip(), after))
         places = list(range(1 + first, 1 + len(tokens) - count))
-        tokens = [lm.tokenizer.bottom, *tokens, *lm.tokenizer.closing]
+        tokens = [lm.tokenizer.bos_id, *tokens, *lm.tokenizer.closing]
         log_probs = alone(lm, tokens, places)
         scores.append(sum(float(log_probs[n, tokens[place]]) for n, place in enumerate(places)))
     odds = np.exp(np.array(scores) - max(scores))
@@ -199,7 +198,7 @@ def test_zero_shot_fills_the_blank_and_sees_what_follows_it(lm: MaskedLanguageMo
 
 
 def test_a_masked_model_generates_no_answers(lm: MaskedLanguageModel) -> None:
-    with pytest.raises(ValueError, match="fills a blank and says nothing of its own accord"):
+    with pytest.raises(ValueError, match=r"answer: wanted a causal language model, .* fills blanks"):
         chainrule.zero_shot(lm, TASK, answer="vocabulary")
     with pytest.raises(ValueError, match="cannot go on from a text"):
         chainrule.zero_shot(lm, TASK, chat=True)
@@ -273,7 +272,7 @@ def test_pretraining_writes_a_bert_for_masked_lm_whose_tokenizer_has_a_mask(
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
     assert theirs.mask_token == "[MASK]" and theirs.mask_token_id == lm.tokenizer.mask.id
     ids = theirs("the [MASK] sat", split_special_tokens=False)["input_ids"]
-    assert ids == [lm.tokenizer.bottom, *lm.tokenizer.encode_blanks("the [MASK] sat")]
+    assert ids == [lm.tokenizer.bos_id, *lm.tokenizer.encode_blanks("the [MASK] sat")]
     with torch.no_grad():
         torch.testing.assert_close(lm.model(torch.tensor([ids])), peer(torch.tensor([ids])).logits, atol=1e-4, rtol=0)
     main(["info", str(tmp_path / "run"), "--json"])

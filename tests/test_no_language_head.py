@@ -51,7 +51,7 @@ def test_its_features_are_those_of_transformers(saved: Path) -> None:
     lm, peer = chainrule.load(saved, dtype="float32"), AutoModel.from_pretrained(saved).eval()
     assert not lm.model.config.language_head
     for text in TEXTS:
-        tokens = torch.tensor([[lm.tokenizer.bottom, *lm.tokenizer.encode(text), *lm.tokenizer.closing]])
+        tokens = torch.tensor([[lm.tokenizer.bos_id, *lm.tokenizer.encode(text), *lm.tokenizer.closing]])
         wanted = peer(tokens)
         np.testing.assert_allclose(lm.features(text), wanted.last_hidden_state[0], atol=1e-5)
         if lm.model.pooler is not None:

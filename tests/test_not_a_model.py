@@ -50,12 +50,10 @@ def pickled(folder: Path) -> Path:
 
 
 CASES: dict[str, tuple[Callable[[Path], Path], str]] = {
-    "a GGUF file": (
-        file("model.gguf", b"GGUF\3\0"),
-        "found a GGUF file, llama.cpp's format, which is not read; take the",
-    ),
-    "one by another name": (file("model", b"GGUF\3\0"), "found a GGUF file"),
-    "a folder of one": (folder_of("q4.gguf"), "found a GGUF file (q4.gguf)"),
+    "a GGUF file that is cut": (file("model.gguf", b"GGUF\3\0"), "wanted a whole GGUF file, got one that ends after 6"),
+    "one by another name": (file("model", b"GGUF\3\0"), "wanted a whole GGUF file"),
+    "another file by that name": (file("model.gguf", b"{}"), "wanted a GGUF file, which begins with GGUF, got another"),
+    "a folder of one": (folder_of("q4.gguf"), "q4.gguf: wanted a GGUF file, which begins with GGUF"),
     "a PEFT adapter": (adapter, "found a PEFT adapter, which has only what was added to owner/base; merge them"),
     "a pickle": (pickled, "only a pickle, which is never read: where you trust it, convert it"),
     "a pickle without a config": (folder_of("pytorch_model.bin"), "found no config.json, and only a pickle"),
@@ -94,7 +92,7 @@ def test_what_it_is_and_what_to_do_is_said_in_one_line(
             main([str(model) if word == "MODEL" else word for word in command.split()])
         told = capsys.readouterr()
         assert (end.value.code, told.out, told.err.count("\n")) == (2, "", 1), command
-        assert told.err.startswith(f"chainrule: {model}: wanted ") and message in told.err, command
+        assert told.err.startswith(f"chainrule: {model}") and ": wanted " in told.err and message in told.err, command
 
 
 def test_a_run_that_was_stopped_before_it_saved_a_model_says_so(

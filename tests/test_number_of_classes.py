@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 
 import chainrule
 from chainrule.cli import main
-from chainrule.finetuning.finetuned import Finetuning
+from chainrule.finetuning.finetune import Finetuning
 from chainrule.finetuning.head import solve_head
-from chainrule.language_model import held
+from chainrule.language_model import make_language_model
 from chainrule.model.formats.checkpoint import save_weights
 from chainrule.model.formats.classifier import Head
 from chainrule.model.formats.families import FAMILIES as WRITTEN
@@ -40,7 +40,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("classes")
     for family in FAMILIES:
         tokenizer = byte_tokenizer(mask=family in MASKED)
-        held(random_model(family, tokenizer.vocabulary_size, context=64), tokenizer, family).save(folder / family)
+        model = random_model(family, tokenizer.vocabulary_size, context=64)
+        make_language_model(model, tokenizer, family).save(folder / family)
     for count in COUNTS:
         rows = [(f"{number} a {COLOURS[number % count]} thing", COLOURS[number % count]) for number in range(6 * count)]
         for name, part in (("train", rows[: 4 * count]), ("test", rows[4 * count :])):

@@ -33,12 +33,12 @@ def test_what_the_tokenizer_gives_is_what_the_model_takes(family: str, tmp_path:
     inputs = AutoTokenizer.from_pretrained(tmp_path)(TEXTS[0], return_tensors="pt")
     segments = ["token_type_ids"] if family == "bert" else []
     assert sorted(inputs) == sorted(["input_ids", "attention_mask", *segments])
-    assert inputs["input_ids"][0].tolist() == [lm.tokenizer.bottom, *lm.tokenizer.encode(TEXTS[0])]
+    assert inputs["input_ids"][0].tolist() == [lm.tokenizer.bos_id, *lm.tokenizer.encode(TEXTS[0])]
     if isinstance(lm, LanguageModel):
         model = AutoModelForCausalLM.from_pretrained(tmp_path)
         made = model.generate(**inputs, do_sample=False, max_new_tokens=5)[0, inputs["input_ids"].shape[1] :]
         (ours,) = lm.completions([TEXTS[0]], Sampling(0), max_tokens=5)
-        assert [token for token in made.tolist() if token != lm.tokenizer.bottom] == ours.tokens
+        assert [token for token in made.tolist() if token != lm.tokenizer.bos_id] == ours.tokens
         assert pipeline("text-generation", str(tmp_path))("a", do_sample=False, max_new_tokens=2)
     else:
         logits = AutoModelForMaskedLM.from_pretrained(tmp_path)(**inputs).logits

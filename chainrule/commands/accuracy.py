@@ -1,4 +1,4 @@
-"""How an accuracy is printed, and what was asked and answered. Knows no command."""
+"""Prints an accuracy, and prompts with their answers. Knows no command."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from chainrule.tasks.measure import Score
 
 
-def tell_prompted(
+def print_prompted(
     predictors: Sequence["Prompted"],
     task: "Task",
     scores: Sequence["Score"],
@@ -18,37 +18,40 @@ def tell_prompted(
     json: bool,
     spread: dict[str, float] | None = None,
 ) -> None:
-    """What was asked and answered, and the score; by `--answer vocabulary` also the words that were said."""
+    """`show` prompts with their answers, and the score; with `--answer vocabulary` also how often each word was
+    generated."""
     from collections import Counter
 
     from chainrule.tasks.measure import held_out
     from chainrule.terminal import print_table
 
     items = held_out(task, limit)
-    beside: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     first = predictors[0]
     shown = [(label, first.show(row)) for row, label in list(zip(items.rows, items.labels, strict=True))[:show]]
     if first.generates:
-        beside["answers"] = dict(Counter(scores[0].answers or ()).most_common(20))
+        extra["answers"] = dict(Counter(scores[0].answers or ()).most_common(20))
     if show:
-        beside["shown"] = [{**one._asdict(), "label": label} for label, one in shown]
+        extra["shown"] = [{**one._asdict(), "label": label} for label, one in shown]
     if spread is not None:
-        beside["spread"] = spread
+        extra["spread"] = spread
     notes = list(dict.fromkeys(note for predictor in predictors for note in predictor.notes))
     if not json:
         for label, one in shown:
-            print(f"{one.prompt}‖ {one.answer!r}, and right is {label!r}")
+            print(f"{one.prompt}‖ {one.answer!r}, the label is {label!r}")
             print("".join(f"    p({word}) = {p:.4f}" for word, p in one.probabilities.items()) + "\n")
-        if "answers" in beside and first.labels:  # free answers are as many as there are questions
-            print_table(("said", "times"), [(repr(word), str(times)) for word, times in beside["answers"].items()])
-    tell(scores, task, notes, json, beside)
+        if "answers" in extra and first.labels:  # free answers are as many as there are questions
+            print_table(("answer", "times"), [(repr(word), str(times)) for word, times in extra["answers"].items()])
+    print_score(scores, task, notes, json, extra)
     if spread is not None and not json:
         parts = "  ".join(f"{name} {100 * value:.1f}" for name, value in spread.items())
         print(f"Standard deviation in points of accuracy due to: {parts}")
 
 
-def tell(scores: Sequence["Score"], task: "Task", notes: Sequence[str], json: bool, beside: dict[str, Any]) -> None:
-    """The score of a predictor, or of one from each seed."""
+def print_score(
+    scores: Sequence["Score"], task: "Task", notes: Sequence[str], json: bool, extra: dict[str, Any]
+) -> None:
+    """The score of a predictor, or of one for each seed; `extra`: more keys of --json."""
     import numpy as np
 
     from chainrule import uncertainty
@@ -60,7 +63,7 @@ def tell(scores: Sequence["Score"], task: "Task", notes: Sequence[str], json: bo
     seconds = sum(score.seconds for score in scores)
     if json:
         head = {"accuracy": estimate.value, "interval": interval, "n": scores[0].n, "chance": scores[0].chance}
-        print_json({**head, "seconds": seconds, **({"notes": notes} if notes else {}), **beside})
+        print_json({**head, "seconds": seconds, **({"notes": notes} if notes else {}), **extra})
         return
     seeds = f", {len(scores)} seeds" if len(scores) > 1 else ""
     print(

@@ -1,4 +1,4 @@
-"""The command `demo`: section 14.3 on a made-up world."""
+"""The command `demo`: section 14.3 of the notes on a made-up world."""
 
 from pathlib import Path
 
@@ -17,18 +17,18 @@ def demo(
 
     Options:
         out: Folder for the text, the model, the report and results.json.
-        seed: Another seed makes another world.
+        seed: Each seed makes another world.
         full: Add five seeds, and a control: a second model, trained on shuffled reviews.
 
     Example:
         chainrule demo --out demo
     """
-    from chainrule.demo.story import tell
+    from chainrule.demo.story import run_demo
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import print_json
 
     check_seed(seed)
     with nothing_left_if_refused(out, saved=("run/training/*/state.json",), underway=("run/data/*.bin",)):
-        results = tell(out, seed, full=full, quiet=json)
+        results = run_demo(out, seed, full=full, quiet=json)
     if json:
         print_json(results)

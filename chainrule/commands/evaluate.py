@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
+from chainrule.commands.options import Bos, Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
 from chainrule.errors import MissingPackageError, OptionError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def evaluate(
     shots: int | None = None,
     limit: int | None = None,
     include: Folder | None = None,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -49,10 +50,11 @@ def evaluate(
     Example:
         chainrule evaluate runs/books held-out.txt
     """
+    from chainrule.corpus.read import read_texts
     from chainrule.language_model import load
     from chainrule.masked_language_model import MaskedEvaluation
-    from chainrule.storage.records import find_files, read_texts
-    from chainrule.storage.rows import Skipped
+    from chainrule.storage.inputs import find_files
+    from chainrule.storage.records import Skipped
     from chainrule.terminal import print_json, say
 
     if bool(texts) == bool(tasks):
@@ -67,13 +69,13 @@ def evaluate(
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
     check_at_least(0, shots=shots)
     check_at_least(1, limit=limit, stride=stride)
-    lm = load(model, device=device, dtype=dtype)
+    lm = load(model, device=device, dtype=dtype, bos=bos)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
         return
     skipped = Skipped()
     documents = read_texts(
-        find_files(texts, say), field=field, encoding=encoding, on_skip=skipped if on_error == "skip" else None, say=say
+        find_files(texts, say), field=field, encoding=encoding, skipped=skipped if on_error == "skip" else None, log=say
     )
     found = lm.evaluate(documents, stride=stride)
     if skipped.count:

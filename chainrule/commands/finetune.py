@@ -3,8 +3,9 @@
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from chainrule.commands.accuracy import tell
+from chainrule.commands.accuracy import print_score
 from chainrule.commands.options import (
+    Bos,
     Columns,
     Device,
     Folder,
@@ -19,7 +20,7 @@ from chainrule.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from chainrule.finetuning.finetuned import Finetuning
+    from chainrule.finetuning.finetune import Finetuning
 
 
 def finetune(
@@ -36,6 +37,7 @@ def finetune(
     longer: Longer = "cut",
     seed: int = 0,
     limit: Limit = None,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: TrainingDtype = "auto",
     json: Json = False,
@@ -60,7 +62,7 @@ def finetune(
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
     from chainrule.finetuning.features import Features
-    from chainrule.finetuning.finetuned import FinetuneOptions, Finetuning
+    from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.measure import held_out, measure
@@ -69,7 +71,7 @@ def finetune(
     check_at_least(1, labels=labels, limit=limit)
     check_seed(seed)
     read = columns.load(task)
-    lm = load(model, device=device, dtype="float32")
+    lm = load(model, device=device, dtype="float32", bos=bos)
     # test rows that would be refused in the end are refused before anything is trained
     Features(lm.model, lm.tokenizer, longer=longer).tokens(
         [read.finetune_text(row) for row in held_out(read, limit).rows]
@@ -79,7 +81,7 @@ def finetune(
         _train(finetuning)
         classifier = finetuning.classifier()
     score = measure(classifier, read, limit)
-    tell([score], read, classifier.notes, json, {})
+    print_score([score], read, classifier.notes, json, {})
     if not json:
         print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
 
@@ -94,7 +96,8 @@ def _train(finetuning: "Finetuning") -> None:
         for progress in finetuning.advance():
             beside = (
                 f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}"
-                f"  {progress.texts_per_second:,.0f} texts/s  {progress.seconds_left:.0f} s left"
+                f"  {progress.steps_per_second * finetuning.batch_size:,.0f} texts/s"
+                f"  {progress.seconds_left:.0f} s left"
             )
             bar(progress.step / progress.steps, beside)
             if progress.validation_loss is not None:

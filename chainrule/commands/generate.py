@@ -3,7 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from chainrule.commands.options import Device, Dtype, Json, Model, check_at_least, check_seed, refuse_without, unescape
+from chainrule.commands.options import (
+    Bos,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    check_at_least,
+    check_seed,
+    refuse_without,
+    unescape,
+)
 from chainrule.errors import OptionError
 
 
@@ -22,6 +32,7 @@ def generate(
     chat: bool = False,
     system: str = "",
     seed: int = 0,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -52,7 +63,7 @@ def generate(
         chainrule generate runs/books "Once upon a time" --temperature 0.8 --max-tokens 100
     """
     from chainrule.generation.sampling import Sampling
-    from chainrule.language_model import load
+    from chainrule.language_model import load, require_causal
     from chainrule.terminal import print_json
 
     stop = tuple(map(unescape, stop))
@@ -63,7 +74,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not chat:
         refuse_without("--chat", {"system": system}, {"system": ""})
-    lm = load(model, device=device, dtype=dtype)
+    lm = require_causal(load(model, device=device, dtype=dtype, bos=bos), "generate", "use score, or another model")
     asked: Sequence[int] | str = prompt
     if chat:
         before = [{"role": "system", "content": system}] if system else []
@@ -72,9 +83,9 @@ def generate(
         made = lm.completions([asked], sampling, samples=samples, max_tokens=max_tokens, stop=stop, seed=seed)
         print_json({"completions": [asdict(completion) for completion in made]})
     elif samples == 1:
-        # The prompt is printed with the first piece: one that is refused prints nothing.
-        for piece in lm.pieces([asked], sampling, max_tokens=max_tokens, stop=stop, seed=seed):
-            print(prompt + piece.text, end="", flush=True)
+        # The prompt is printed with the first token: nothing is printed where it is refused.
+        for new in lm.stream_completions([asked], sampling, max_tokens=max_tokens, stop=stop, seed=seed):
+            print(prompt + new.text, end="", flush=True)
             prompt = ""
         print()
     else:

@@ -1,9 +1,9 @@
-"""The command `in-context`: a task asked with demonstrations in the prompt."""
+"""The command `in-context`: accuracy with demonstrations in the prompt."""
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from chainrule.commands.accuracy import tell_prompted
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
+from chainrule.commands.accuracy import print_prompted
+from chainrule.commands.options import Asking, Bos, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
 
 if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
@@ -24,6 +24,7 @@ def in_context(
     show: int = 0,
     answer: Literal["labels", "vocabulary"] = "labels",
     asking: Asking = Asking(),
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -32,17 +33,17 @@ def in_context(
 
     Demonstrations:
         shots: Number of labelled examples in the prompt.
-        select: Random, equal per class, or nearest to the text.
-        by: Nearest by hidden states, or by words.
+        select: Random, as many of each class, or the most similar to the text.
+        by: Similar by hidden states, or by words (BM25).
         labels: Choose among N training examples (default all).
         seeds: Average over N random choices.
-        spread: Separate effects of choice, order and test items; 15 x slower.
+        spread: Also the variation due to demonstrations, their order and test items; 15 times slower.
 
     Options:
         show: Print N prompts as the model reads them, with answers.
 
     Prompt:
-        answer: Take the best label, or the best word of all.
+        answer: Choose the most probable label, or generate a word and match it.
 
     Example:
         chainrule in-context runs/books reviews.toml --shots 8 --seeds 3
@@ -54,7 +55,7 @@ def in_context(
 
     check_at_least(0, shots=shots, show=show)
     check_at_least(1, labels=labels, seeds=seeds, limit=limit)
-    read, lm = columns.load(task), load(model, device=device, dtype=dtype)
+    read, lm = columns.load(task), load(model, device=device, dtype=dtype, bos=bos)
 
     def predictor(seed: int, order: int = 0) -> "Prompted":
         how: dict[str, Any] = {"select": select, "by": by, "labels": labels, "answer": answer, **vars(asking)}
@@ -63,4 +64,4 @@ def in_context(
     predictors = [predictor(seed) for seed in range(seeds)]
     scores = [measure(each, read, limit) for each in predictors]
     parts = uncertainty.spread(correctness(predictor, read, limit=limit))._asdict() if spread else None
-    tell_prompted(predictors, read, scores, limit, show, json, parts)
+    print_prompted(predictors, read, scores, limit, show, json, parts)

@@ -12,7 +12,7 @@ from chainrule.errors import OptionError
 if TYPE_CHECKING:
     from chainrule.tasks.examples import Task
 
-Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, or a name on the Hub.")]
+Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, a GGUF file, or a name on the Hub.")]
 TaskFile = Annotated[str, Help("TASK", "A task file (.toml), or a data file with --text and --label.")]
 Folder = Annotated[Path, Help("DIR")]
 Limit = Annotated[int | None, Help(text="Evaluate on N test items, a fixed random sample (default all).")]
@@ -23,6 +23,10 @@ Device = Annotated[
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Help(text="auto is bfloat16 on CUDA, else float32.", section="Computing and output"),
+]
+Bos = Annotated[
+    str | None,
+    Help("TOKEN", "Token in front of every text (default: see chainrule info).", "Computing and output"),
 ]
 TrainingDtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
@@ -55,7 +59,7 @@ class Columns:
         from chainrule.tasks.examples import Task
         from chainrule.terminal import say
 
-        return Task.load(path, **vars(self), say=say)
+        return Task.load(path, **vars(self), log=say)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import (
     Asking,
+    Bos,
     Columns,
     Device,
     Dtype,
@@ -21,9 +23,9 @@ from chainrule.commands.options import (
 from chainrule.errors import OptionError
 
 if TYPE_CHECKING:
-    from chainrule.storage.rows import Skipped
+    from chainrule.storage.records import Skipped
     from chainrule.tasks.examples import Row
-    from chainrule.tasks.predictions import Predictor
+    from chainrule.tasks.predictor import Predictor
 
 
 def predict(
@@ -37,6 +39,7 @@ def predict(
     seed: int = 0,
     columns: Columns = Columns(),
     asking: Asking = Asking(),
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -62,21 +65,21 @@ def predict(
         chainrule predict runs/stars "A charming film"
         chainrule predict runs/stars --input new.csv --out labelled.csv
     """
-    from chainrule.storage.rows import Skipped
+    from chainrule.storage.records import Skipped
     from chainrule.tasks.predictions import predict_file, predictions
     from chainrule.terminal import print_json, progress_bar, say
 
     if (source is None) == (not texts) or (source is None) != (out is None):
-        raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: choose one way")
+        raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:
         reading = {"encoding": columns.encoding, "on-error": columns.on_error}
         refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})
-    own = columns
+    task_columns = columns
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
-        own = replace(columns, encoding=Columns.encoding)  # the task file names that of its data; this is of the rows
-    made = _predictor(predictor, task, own, shots, seed, asking, device, dtype)
+        task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
+    made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype)
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:
@@ -86,7 +89,7 @@ def predict(
                 out,
                 encoding=columns.encoding,
                 on_error=columns.on_error,
-                say=say,
+                log=say,
                 show=lambda done: bar(done, f"{done:,} rows"),
             )
         rows, empty, seconds = written.rows, written.empty, time.monotonic() - started
@@ -96,7 +99,7 @@ def predict(
             print(f"{out}: {rows} rows, {rows / seconds:,.0f} a second")
     else:
         empty = Skipped()
-        found = predictions(made, _asked(texts, made, columns, empty))
+        found = predictions(made, _rows(texts, made, columns, empty))
         if json:
             print_json({"predictions": list(found)})
         else:
@@ -106,20 +109,21 @@ def predict(
                 print(dumps(prediction, ensure_ascii=False), flush=True)
     if empty.count:
         say(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
-    for note in getattr(made, "notes", ()):
+    for note in made.notes:
         say(note)
 
 
-def _asked(
+def _rows(
     texts: Iterable[str], predictor: "Predictor", columns: Columns, empty: "Skipped"
 ) -> Iterator["Row | str | None"]:
-    """The texts, and the lines of standard input where one is -; None for an empty line."""
-    from chainrule.tasks.predictions import Asked
+    """The texts, and the lines of standard input for -; None for an empty line, which `empty` counts."""
+    from chainrule.storage.records import Skipped
+    from chainrule.tasks.predictions import rows_to_predict
 
     for text in texts:
         if text == "-":
-            lines = Asked("-", predictor.columns, columns.encoding, columns.on_error)
-            yield from (row for _, row in lines.rows(empty))
+            read = partial(rows_to_predict, "-", encoding=columns.encoding, on_error=columns.on_error)
+            yield from (row for _, row in read(predictor.columns, empty, Skipped()))
         else:
             yield text
 
@@ -131,18 +135,19 @@ def _predictor(
     shots: int,
     seed: int,
     asking: Asking,
+    bos: str | None,
     device: Device,
     dtype: Dtype,
 ) -> "Predictor":
     if task is None:
         from chainrule.finetuning.classifier import load_classifier
 
-        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, **vars(asking)}
-        default = {"shots": 0, "seed": 0, "text": (), "label": "", **vars(Asking())}
+        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, "bos": bos, **vars(asking)}
+        default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, **vars(Asking())}
         refuse_without("a --task", given, default)
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.language_model import load
     from chainrule.prompting.prompted import in_context
 
-    lm = load(directory, device=device, dtype=dtype)
+    lm = load(directory, device=device, dtype=dtype, bos=bos)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

@@ -42,7 +42,7 @@ def pretrain(
     from chainrule.terminal import print_json, say
 
     with nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",)):
-        run = open_run(data, out, options, corpus, device=device, dtype=dtype, say=say)
+        run = open_run(data, out, options, corpus, device=device, dtype=dtype, log=say)
         _train(run)
     summary = run.summary()
     if json:

@@ -2,7 +2,7 @@
 
 import sys
 
-from chainrule.commands.options import Device, Dtype, Json, Model, check_at_least
+from chainrule.commands.options import Bos, Device, Dtype, Json, Model, check_at_least
 from chainrule.errors import OptionError
 
 
@@ -12,6 +12,7 @@ def score(
     /,
     given: str = "",
     top: int = 5,
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -36,7 +37,7 @@ def score(
     from chainrule.terminal import print_json, print_table
 
     check_at_least(0, top=top)
-    lm = load(model, device=device, dtype=dtype)
+    lm = load(model, device=device, dtype=dtype, bos=bos)
     text = sys.stdin.read() if text == "-" else text
     mask = lm.tokenizer.named.get("mask_token")
     if isinstance(lm, MaskedLanguageModel) and mask and mask in text:

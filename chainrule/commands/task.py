@@ -47,7 +47,7 @@ def task(
     settings = Settings(
         Path(data), columns.text, columns.label, test=test, columns=header, kind=kind, encoding=columns.encoding
     )
-    content = task_file(settings, Task.read(settings, on_error=columns.on_error, say=say).labels, out.parent)
+    content = task_file(settings, Task.read(settings, on_error=columns.on_error, log=say).labels, out.parent)
     write_text(out, content)
     try:
         found = inspect_task(Task.load(out, on_error=columns.on_error), *_tokenizer_and_context(model))

@@ -1,9 +1,9 @@
-"""The command `zero-shot`: a task asked without demonstrations."""
+"""The command `zero-shot`: accuracy without demonstrations."""
 
 from typing import Literal
 
-from chainrule.commands.accuracy import tell_prompted
-from chainrule.commands.options import Asking, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
+from chainrule.commands.accuracy import print_prompted
+from chainrule.commands.options import Asking, Bos, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
 
 
 def zero_shot(
@@ -15,6 +15,7 @@ def zero_shot(
     show: int = 0,
     answer: Literal["labels", "vocabulary"] = "labels",
     asking: Asking = Asking(),
+    bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     json: Json = False,
@@ -25,7 +26,7 @@ def zero_shot(
         show: Print N prompts as the model reads them, with answers.
 
     Prompt:
-        answer: Take the best label, or the best word of all.
+        answer: Choose the most probable label, or generate a word and match it.
 
     Example:
         chainrule zero-shot runs/books reviews.toml --show 3
@@ -37,6 +38,6 @@ def zero_shot(
     check_at_least(1, limit=limit)
     check_at_least(0, show=show)
     read = columns.load(task)
-    predictor = zero_shot(load(model, device=device, dtype=dtype), read, answer=answer, **vars(asking))
+    predictor = zero_shot(load(model, device=device, dtype=dtype, bos=bos), read, answer=answer, **vars(asking))
     score = measure(predictor, read, limit)
-    tell_prompted([predictor], read, [score], limit, show, json)
+    print_prompted([predictor], read, [score], limit, show, json)

@@ -1,4 +1,4 @@
-"""A cell of the table: one method at one N, over its seeds. Knows what was predicted, not how.
+"""A cell of the table: one method at one N, over its seeds. Knows predictions, not how they were made.
 
 Shapes: S seeds, M test items.
 """
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.comparison.grid import seeds_matter
+from chainrule.comparison.methods.method import Method
 from chainrule.comparison.rows import Outcome
 from chainrule.tasks.examples import Examples
 from chainrule.uncertainty import Estimate, accuracy, macro_f1
@@ -20,7 +20,7 @@ from chainrule.uncertainty import Estimate, accuracy, macro_f1
 
 @dataclass(frozen=True)
 class Setting:
-    """What was compared on what."""
+    """The model and the task of a comparison."""
 
     name: str  # the task's
     model: str  # in words
@@ -32,24 +32,28 @@ class Setting:
     items: Examples  # the test items, M
 
 
-class Probable(NamedTuple):
-    """How good the probabilities are: means over the seeds. The bins are the first seed's."""
+class Calibration(NamedTuple):
+    """How well the probabilities are calibrated: means over the seeds. The bins are the first seed's."""
 
     brier: float
     log_loss: float
     ece: float
-    ece_expected: float  # were they exactly right
+    ece_expected: float  # of a perfectly calibrated method on as many items
     bins: Sequence[Mapping[str, float]]
 
 
 class Cell:
     """One method at one N, over its seeds."""
 
-    def __init__(self, outcomes: Sequence[Outcome], setting: Setting) -> None:
-        self.outcomes = sorted(outcomes, key=lambda outcome: outcome.seed)
+    def __init__(self, method: Method, outcomes: Sequence[Outcome], setting: Setting) -> None:
+        self.method, self.outcomes = method, sorted(outcomes, key=lambda outcome: outcome.seed)
+        self.labels, self.shots = self.outcomes[0].labels, self.outcomes[0].shots
         self._setting = setting
-        first = self.outcomes[0]
-        self.method, self.labels, self.shots = first.method, first.labels, first.shots
+
+    @property
+    def name(self) -> str:
+        """The method's."""
+        return self.method.name
 
     @property
     def seeds(self) -> list[int]:
@@ -57,14 +61,14 @@ class Cell:
 
     @property
     def fixed(self) -> bool:
-        """Whether there is one such predictor only, whatever the seed."""
-        return not seeds_matter(self.method, self.labels, self._setting.everything)
+        """Whether every seed gives the same predictor."""
+        return not self.method.seeds_matter(self.labels, self._setting.everything)
 
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """(S, M)"""
         truth = [label.strip() for label in self._setting.items.labels]
-        return np.array([[said.strip() == label for said, label in zip(outcome.predictions, truth, strict=True)]
+        return np.array([[found.strip() == label for found, label in zip(outcome.predictions, truth, strict=True)]
                          for outcome in self.outcomes])  # fmt: skip
 
     @cached_property
@@ -76,27 +80,19 @@ class Cell:
         """None where answers are free: there are no classes."""
         if self._setting.kind != "classification":
             return None
-        number = {label: place for place, label in enumerate(self._setting.labels)}
+        number = {label: index for index, label in enumerate(self._setting.labels)}
         truth = np.array([number[label] for label in self._setting.items.labels])
-        said = np.array([[number.get(label, -1) for label in outcome.predictions] for outcome in self.outcomes])
-        return macro_f1(truth, said, self._setting.items.groups)
+        found = np.array([[number.get(label, -1) for label in outcome.predictions] for outcome in self.outcomes])
+        return macro_f1(truth, found, self._setting.items.groups)
 
     @cached_property
-    def calibration(self) -> Probable | None:
+    def calibration(self) -> Calibration | None:
+        """None where there are no probabilities."""
         measured = [outcome.calibration for outcome in self.outcomes if outcome.calibration is not None]
         if not measured:
             return None
-
-        def over_seeds(name: str) -> float:
-            return mean(one[name] for one in measured)
-
-        return Probable(
-            over_seeds("brier"),
-            over_seeds("log_loss"),
-            over_seeds("ece"),
-            over_seeds("ece_expected"),
-            measured[0]["bins"],
-        )
+        means = {name: mean(one[name] for one in measured) for name in ("brier", "log_loss", "ece", "ece_expected")}
+        return Calibration(**means, bins=measured[0]["bins"])
 
     @property
     def seconds_to_adapt(self) -> float:

@@ -1,26 +1,25 @@
-"""What to run: which methods, at how many labels, with which seeds, and in which order. Knows no model; runs nothing.
+"""What to run: which methods, at how many labels, with which seeds, and in which order. Runs nothing.
 
 N is the number of labels a method may use.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.methods.method import Method
 from chainrule.errors import OptionError
 
-PROMPTED = ("zero-shot", "in-context", "in-context-nearest")
-FINETUNED = ("head", "full")
-BASELINES = ("majority", "bag-of-words", "random-weights")  # what anyone should ask for
-METHODS = (*PROMPTED, *FINETUNED, *BASELINES)
-SHOTS = 16  # demonstrations in a prompt, at most
+if TYPE_CHECKING:
+    from chainrule.comparison.study import Study
+
 _GROWTH = 4  # from one N to the next
-_FIXED_SETS = ("zero-shot", "in-context")  # what these are shown does not grow with N for ever
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What is run of the grid; None is all of it. Raises OptionError for a method that is none, and for bad numbers."""
+    """Which part of the grid is run; None is all of it. Raises OptionError for unknown methods and bad numbers."""
 
     methods: tuple[str, ...] | None = None  # None: all that the task and the model allow
     sizes: tuple[int, ...] | None = None  # labels N; None: 4, 16, 64, ... and all; without labels is zero-shot alone
@@ -29,9 +28,10 @@ class Bounds:
     minutes: float | None = None  # rows that would end later are left out
 
     def __post_init__(self) -> None:
-        for method in self.methods or ():
-            if method not in METHODS:
-                raise OptionError(f"methods: wanted some of {', '.join(METHODS)}, got {method!r}")
+        known = [method.name for method in METHODS]
+        for name in self.methods or ():
+            if name not in known:
+                raise OptionError(f"methods: wanted some of {', '.join(known)}, got {name!r}")
         for size in self.sizes or ():
             if size < 0:
                 raise OptionError(f"sizes: wanted numbers of labels, from 0, got {size}")
@@ -45,7 +45,7 @@ class Bounds:
 
 
 class Key(NamedTuple):
-    """What tells a row from all others."""
+    """Which row it is."""
 
     method: str
     labels: int  # N
@@ -56,7 +56,7 @@ class Planned(NamedTuple):
     """A row that is to be run."""
 
     key: Key
-    shots: int  # demonstrations asked for
+    method: Method
     seconds: float  # that it will take, estimated
 
 
@@ -83,44 +83,14 @@ def checked_sizes(sizes: Sequence[int], least: int, everything: int) -> tuple[in
     return tuple(sorted(set(sizes) - {0}))
 
 
-def seeds_matter(method: str, labels: int, everything: int) -> bool:
-    """Whether anything in a row is drawn: its labels, its demonstrations, its initialisation or its order."""
-    all_of_them = labels == everything
-    return method != "zero-shot" and not (all_of_them and method in ("majority", "in-context-nearest"))
-
-
-def plan(
-    methods: Sequence[str],
-    sizes: Sequence[int],
-    seeds: int,
-    *,
-    everything: int,
-    room: int,
-    seconds: Callable[[str, int, int], float],
-) -> list[Planned]:
-    """The rows, cheapest first.
-
-    everything: how many labels there are; room: demonstrations that fit into a prompt; seconds: what a method, given N
-    and shots, will take.
-    """
+def plan(study: "Study", methods: Sequence[Method], sizes: Sequence[int], seeds: int, tests: int) -> list[Planned]:
+    """The rows, the cheapest first. tests: how many test items each answers."""
+    everything = len(study.task.train)
     planned = []
     for method in methods:
-        for labels in _sizes_of(method, sizes, min(SHOTS, room)):
-            shots = min(labels, SHOTS, max(1, room)) if method.startswith("in-context") else 0
-            estimate = seconds(method, labels, shots)
-            repeated = range(seeds if seeds_matter(method, labels, everything) else 1)
-            planned += [Planned(Key(method, labels, seed), shots, estimate) for seed in repeated]
-    return sorted(planned, key=lambda row: (row.seconds, METHODS.index(row.key.method), row.key))
-
-
-def _sizes_of(method: str, sizes: Sequence[int], shots: int) -> Sequence[int]:
-    if method == "zero-shot":
-        return (0,)
-    if method == "in-context":  # beyond the first N that fills the prompt, labels would change nothing
-        return [size for place, size in enumerate(sizes) if place == 0 or sizes[place - 1] < shots]
-    return sizes
-
-
-def still_holds(method: str) -> bool:
-    """Whether a method's last row stands for larger N too, as what it is shown does not grow any more."""
-    return method in _FIXED_SETS
+        for labels in method.sizes(study, sizes):
+            seconds = method.seconds(study, labels, tests)
+            drawn = range(seeds if method.seeds_matter(labels, everything) else 1)
+            planned += [Planned(Key(method.name, labels, seed), method, seconds) for seed in drawn]
+    order = {method.name: index for index, method in enumerate(methods)}
+    return sorted(planned, key=lambda row: (row.seconds, order[row.key.method], row.key))

@@ -6,7 +6,6 @@ Shapes: M test items, C classes.
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from chainrule.comparison.grid import Key
 from chainrule.errors import FolderError
 from chainrule.storage.files import write_text
+from chainrule.storage.run_folder import find_record, read_record, require_same
 
 ROWS, RECORD = "rows.jsonl", "compare.toml"
 _DIGITS = 4  # of a probability, significant ones
@@ -65,17 +65,13 @@ class Folder:
 
     def __init__(self, path: Path, identity: Mapping[str, Any]) -> None:
         self.path = path
-        record = path / RECORD
+        record = find_record(path, (RECORD,), "a comparison")
         known = {name: value for name, value in identity.items() if value is not None}
-        if record.is_file():
-            _check_same(record, known)
+        if record is not None:
+            require_same(path, read_record(record, "a comparison"), known, {"model": "the model", "task": "the task"})
         else:
-            entries = [entry.name for entry in path.iterdir()] if path.is_dir() else []
-            foreign = [name for name in entries if not name.endswith(".partial")]
-            if foreign:
-                raise FolderError(f"--out {path}: wanted a new folder or a comparison, got one that holds {foreign[0]}")
             path.mkdir(parents=True, exist_ok=True)
-            write_text(record, tomli_w.dumps(known))
+            write_text(path / RECORD, tomli_w.dumps(known))
 
     def read(self) -> dict[Key, Outcome]:
         """The rows there are. A last line that was not written to its end is removed: its row is run again."""
@@ -115,16 +111,3 @@ def _outcome(fields: dict[str, Any]) -> Outcome:
     of_labels = fields["probabilities"]
     probabilities = None if of_labels is None else np.array(of_labels, np.float32)
     return Outcome(**{**fields, "interval": (low, high), "predictions": predictions, "probabilities": probabilities})
-
-
-def _check_same(record: Path, now: Mapping[str, Any]) -> None:
-    try:
-        before = tomllib.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FolderError(f"{record}: wanted a comparison's TOML, got {error}; use another --out") from None
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            raise FolderError(
-                f"--out {record.parent}: wanted the {name} that its rows were made with, {before.get(name)},"
-                f" got {now.get(name)}; use the same, or another --out"
-            )

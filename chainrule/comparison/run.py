@@ -1,4 +1,4 @@
-"""Runs a comparison row by row, cheapest first, and goes on from the rows it has. Knows no method but by its name.
+"""Runs a comparison row by row, cheapest first, and continues from the rows it has. Knows no method by name.
 
 Shapes: M test items, C classes.
 """
@@ -7,58 +7,31 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from chainrule.comparison import grid
 from chainrule.comparison.cells import Setting
-from chainrule.comparison.grid import METHODS, Bounds, Key, Planned
+from chainrule.comparison.comparison import Comparison
+from chainrule.comparison.grid import Bounds, Planned
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.methods.method import Method
 from chainrule.comparison.rows import Folder, Outcome, rounded
-from chainrule.comparison.table import Comparison
+from chainrule.comparison.table import Table
 from chainrule.errors import ChainruleError
-from chainrule.tasks.examples import Examples, Row, Task
+from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import held_out
 from chainrule.uncertainty import accuracy, calibration, macro_f1
 
 if TYPE_CHECKING:
-    from chainrule.comparison.methods import Predictor, Shared
+    from chainrule.comparison.study import Study
     from chainrule.language_model import Pretrained
 
 Value = TypeVar("Value")
 _ENOUGH_SEEDS = 5
-
-
-class Makers(Protocol):
-    """What `run` asks of the methods; `methods.Methods` answers with a language model's."""
-
-    @property
-    def model(self) -> str:
-        """The model in words."""
-
-    @property
-    def identity(self) -> Mapping[str, str]:
-        """What the rows depend on beside the task, by name."""
-
-    @property
-    def room(self) -> int:
-        """How many demonstrations fit into a prompt."""
-
-    def obstacle(self, method: str) -> str | None:
-        """Why the method cannot be run; None where it can."""
-
-    def shared(self, method: str, labels: int, seed: int, rows: Sequence[Row]) -> "Shared":
-        """Do what a row shares with others, once, and say what it takes a row that shares with none."""
-
-    def make(self, method: str, labels: int, shots: int, seed: int) -> "Predictor": ...
-
-    def notes(self, predictor: "Predictor", rows: Sequence[Row]) -> list[str]:
-        """What befell these rows when they were predicted."""
-
-    def seconds(self, method: str, labels: int, shots: int, tests: int) -> float:
-        """What a row takes, estimated."""
 
 
 def compare(
@@ -72,57 +45,58 @@ def compare(
     limit: int | None = None,
     minutes: float | None = None,
     show: Callable[[Comparison], None] = lambda comparison: None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """Every way to adapt `lm` to the task, at every number of labels, on the same test items.
 
-    out: a folder that keeps the rows and gets results.json, curves.svg and report.html; the same call goes on from what
-    it holds. methods: some of `grid.METHODS`; sizes: the numbers of labels N; limit: test items; minutes: rows that
-    would end later are left out. `say` is told the plan and what happens, `show` is given the table after each row.
+    out: a folder that keeps the rows and gets results.json, curves.svg and report.html; the same call continues from
+    what it holds. methods: names of some (`chainrule.comparison.methods` has all); sizes: the numbers of labels N;
+    limit: test items; minutes: rows that would end later are left out. `log` is called with the plan and with what
+    happens, a line each, and `show` with the comparison after each row.
 
     Raises ChainruleError for bounds out of range, for a named method that the task does not allow, and where `out`
     holds the rows of another model, task or limit.
     """
-    from chainrule.comparison.methods import Methods
+    from chainrule.comparison.study import Study
 
     bounds = Bounds(_tuple(methods), _tuple(sizes), seeds, limit, minutes)
-    return run(Methods(lm, task), task, bounds, out=None if out is None else Path(out), show=show, say=say)
+    return run(Study(lm, task), bounds, out=None if out is None else Path(out), show=show, log=log)
 
 
 def run(
-    makers: Makers,
-    task: Task,
+    study: "Study",
     bounds: Bounds,
+    methods: Sequence[Method] = METHODS,
     *,
     out: Path | None = None,
     show: Callable[[Comparison], None] = lambda comparison: None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
-    """`compare` with whatever makes the predictors."""
+    """`compare` with these methods."""
     started = time.monotonic()
-    items = held_out(task, bounds.limit)
-    folder = None if out is None else Folder(out, _identity(makers, task, bounds.limit))
+    items = held_out(study.task, bounds.limit)
+    folder = None if out is None else Folder(out, _identity(study, bounds.limit))
     known = {} if folder is None else folder.read()
-    methods, left_out = _possible(makers, bounds)
-    for method, reason in left_out.items():
-        say(f"{method} is left out: {reason}")
-    rows = _planned(makers, task, methods, bounds, len(items))
+    possible, left_out = _possible(study, bounds, methods)
+    for name, reason in left_out.items():
+        log(f"{name} is left out: {reason}")
+    rows = grid.plan(study, possible, _sizes(study.task, bounds), bounds.seeds, len(items))
     if not rows:
         raise ChainruleError(
             "compare: wanted rows to run, got none: without labels there is zero-shot alone; name sizes"
         )
-    setting = _setting(makers, task, items)
+    setting = _setting(study, items)
     done = [known[row.key] for row in rows if row.key in known]
     left = [row for row in rows if row.key not in known]
-    say(_plan_in_words(rows, left))
+    log(_plan_in_words(rows, left))
     if 1 < bounds.seeds < _ENOUGH_SEEDS:
-        say(f"with {bounds.seeds} seeds only large differences can be told from chance; {_ENOUGH_SEEDS} show more")
+        log(f"with {bounds.seeds} seeds only large differences are significant; use {_ENOUGH_SEEDS} or more")
 
     pace = Pace()
     skipped: list[Planned] = []
 
     def so_far() -> Comparison:
-        return Comparison(setting, done, pace.corrected([*left, *skipped]), left_out)
+        return Comparison(Table(setting, done, methods, pace.corrected([*left, *skipped]), left_out))
 
     try:
         while left:
@@ -131,7 +105,7 @@ def run(
             if bounds.minutes is not None and time.monotonic() - started + seconds > 60 * bounds.minutes:
                 skipped.append(left.pop(0))
                 continue
-            outcome = _outcome(makers, task, items, row)
+            outcome = _outcome(study, items, row)
             pace.note(row, outcome, len(items))
             if folder is not None:
                 folder.append(outcome)
@@ -141,10 +115,10 @@ def run(
     except KeyboardInterrupt:
         if out is not None and done:
             so_far().save(out)
-            say(f"stopped after {len(done)} of {len(rows)} rows; the same command goes on from there")
+            log(f"stopped after {len(done)} of {len(rows)} rows; the same command continues from there")
         raise
     if skipped:
-        say(f"{len(skipped)} of {len(rows)} rows are left out: they would end after {bounds.minutes:g} minutes")
+        log(f"{len(skipped)} of {len(rows)} rows are left out: they would end after {bounds.minutes:g} minutes")
     if out is not None:
         so_far().save(out)
     return so_far()
@@ -171,13 +145,13 @@ class Pace:
         return [row._replace(seconds=self.seconds(row)) for row in rows]
 
 
-def _identity(makers: Makers, task: Task, limit: int | None) -> dict[str, Any]:
+def _identity(study: "Study", limit: int | None) -> dict[str, Any]:
     """All that the rows depend on, by name."""
-    return {**makers.identity, "task": _hash(task), "limit": limit}
+    return {**study.identity, "task": _hash(study.task), "limit": limit}
 
 
 def _hash(task: Task) -> str:
-    """Of all that a row may depend on: the examples, and how they are asked about."""
+    """Of all in the task that a row may depend on: the examples and the prompt."""
     prompt = task.prompt and [task.prompt.template, task.prompt.separator, sorted(task.prompt.words.items())]
     digest = hashlib.sha256(json.dumps([task.kind, task.text, task.label, prompt, task.input]).encode())
     for examples in (task.train, task.test):
@@ -187,29 +161,21 @@ def _hash(task: Task) -> str:
     return digest.hexdigest()[:16]
 
 
-def _possible(makers: Makers, bounds: Bounds) -> tuple[list[str], dict[str, str]]:
+def _possible(study: "Study", bounds: Bounds, methods: Sequence[Method]) -> tuple[list[Method], dict[str, str]]:
     """The methods to run, and why the others cannot be; ChainruleError for one that was asked for by name."""
-    reasons = {method: makers.obstacle(method) for method in bounds.methods or METHODS}
-    left_out = {method: reason for method, reason in reasons.items() if reason is not None}
+    wanted = [method for method in methods if bounds.methods is None or method.name in bounds.methods]
+    obstacles = {method.name: method.obstacle(study) for method in wanted}
+    left_out = {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
     if bounds.methods is not None and left_out:
         raise ChainruleError(next(iter(left_out.values())))
-    return [method for method in reasons if method not in left_out], left_out
+    return [method for method in wanted if method.name not in left_out], left_out
 
 
-def _planned(makers: Makers, task: Task, methods: Sequence[str], bounds: Bounds, tests: int) -> list[Planned]:
-    everything = len(task.train)
+def _sizes(task: Task, bounds: Bounds) -> tuple[int, ...]:
+    """The N of the grid."""
     if bounds.sizes is None:
-        sizes = grid.grid_sizes(task.smallest, everything)
-    else:
-        sizes = grid.checked_sizes(bounds.sizes, max(1, len(task.labels)), everything)
-    return grid.plan(
-        methods,
-        sizes,
-        bounds.seeds,
-        everything=everything,
-        room=makers.room if any(method.startswith("in-context") for method in methods) else 0,
-        seconds=lambda method, labels, shots: makers.seconds(method, labels, shots, tests),
-    )
+        return grid.grid_sizes(task.smallest, len(task.train))
+    return grid.checked_sizes(bounds.sizes, max(1, len(task.labels)), len(task.train))
 
 
 def _plan_in_words(rows: Sequence[Planned], left: Sequence[Planned]) -> str:
@@ -230,11 +196,12 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-def _setting(makers: Makers, task: Task, items: Examples) -> Setting:
+def _setting(study: "Study", items: Examples) -> Setting:
+    task = study.task
     most_frequent, _ = Counter(sorted(task.train.labels)).most_common(1)[0]
     return Setting(
         name="task" if task.path is None else task.path.stem,
-        model=makers.model,
+        model=study.model,
         kind=task.kind,
         text=task.text,
         labels=task.labels,
@@ -244,43 +211,44 @@ def _setting(makers: Makers, task: Task, items: Examples) -> Setting:
     )
 
 
-def _outcome(makers: Makers, task: Task, items: Examples, row: Planned) -> Outcome:
-    """The row, run: its predictor made and asked, and what is to be said of the answers."""
-    key: Key = row.key
-    shared = makers.shared(key.method, key.labels, key.seed, items.rows)
+def _outcome(study: "Study", items: Examples, row: Planned) -> Outcome:
+    """The row, run: its method fitted, the test items answered, and the answers judged."""
+    method, labels, seed = row.method, row.key.labels, row.key.seed
+    shared = study.share(labels, seed, items.rows) if method.shares_features else (0.0, 0.0)
     start = time.perf_counter()
-    predictor = makers.make(key.method, key.labels, row.shots, key.seed)
-    made = time.perf_counter()
-    if task.kind == "classification":
+    predictor = method.fit(study, labels, seed)
+    fitted = time.perf_counter()
+    if study.task.kind == "classification":
         found = predictor.predict_proba(items.rows)  # (M, C)
-        predictions = [predictor.labels[place] for place in found.argmax(1)]
+        predictions = [predictor.labels[index] for index in found.argmax(1)]
     else:
         predictions = predictor.predict(items.rows)
     end = time.perf_counter()
 
     correct = [one.strip() == label.strip() for one, label in zip(predictions, items.labels, strict=True)]
     estimate = accuracy(np.array(correct), items.groups)
-    f1 = probable = probabilities = None
-    if task.kind == "classification":
-        number = {label: place for place, label in enumerate(task.labels)}
-        columns = [list(predictor.labels).index(label) for label in task.labels]
+    f1 = calibrated = probabilities = None
+    if study.task.kind == "classification":
+        number = {label: index for index, label in enumerate(study.task.labels)}
+        columns = [list(predictor.labels).index(label) for label in study.task.labels]
         truth = np.array([number[label] for label in items.labels])
         f1 = macro_f1(truth, np.array([number[label] for label in predictions])).value
         measured = calibration(found[:, columns], truth)
-        probable = {**measured._asdict(), "bins": [one._asdict() for one in measured.bins]}
+        calibrated = {**measured._asdict(), "bins": [one._asdict() for one in measured.bins]}
         probabilities = rounded(found[:, columns])
+    adapting, predicting = shared
     return Outcome(
-        method=key.method,
-        labels=key.labels,
-        shots=row.shots,
-        seed=key.seed,
+        method=method.name,
+        labels=labels,
+        shots=getattr(predictor, "shots", 0),
+        seed=seed,
         accuracy=estimate.value,
         interval=(estimate.low, estimate.high),
         macro_f1=f1,
-        calibration=probable,
-        seconds_to_adapt=shared.adapting + made - start,
-        milliseconds_per_text=1000 * (shared.predicting + end - made) / len(items),
-        notes=makers.notes(predictor, items.rows),
+        calibration=calibrated,
+        seconds_to_adapt=adapting + fitted - start,
+        milliseconds_per_text=1000 * (predicting + end - fitted) / len(items),
+        notes=method.notes(study, predictor, items.rows),
         predictions=predictions,
         probabilities=probabilities,
     )

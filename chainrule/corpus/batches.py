@@ -1,7 +1,7 @@
-"""Tokens to examples (B, T + 1): which, is a function of (seed, step) alone. Knows no model and no process group.
+"""Tokens to training examples, as a function of (seed, step) alone. Knows no model and no process group.
 
-B sequences, T the context: an example is T tokens and the one after them, and may span documents (footnote 5).
-It begins anywhere, or at the beginning of a document.
+Shapes: B examples, T the context. An example (T + 1) is T tokens and the one after them. It may span
+documents (footnote 5), and begins anywhere or at the beginning of a document.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.corpus.shards import Split
+from chainrule.corpus.splitmix import splitmix64
 from chainrule.errors import DataError
 
 Words = NDArray[np.uint64]
@@ -17,11 +18,11 @@ ROUNDS = 6  # of the Feistel network; 4 with random functions are already a pseu
 
 
 class Batches:
-    """Examples of a split. Each pass over it reads consecutive windows, from an offset and in an order of its own.
+    """Examples of a split. Each pass reads all consecutive windows, in an order and from an offset of its own.
 
-    `align_documents`: each pass has one window for each document instead, which begins with the document's ⊥; what a
-    document has beyond the window is not read. windows: how many examples a pass has. No order is kept in memory: it
-    is computed where it is asked.
+    `align_documents`: a pass has one window per document instead, which starts with the document's BOS token; the rest
+    of a longer document is not read. `windows` is the number of examples a pass. No order is stored: each example's
+    position is computed when it is read. Raises DataError for a split shorter than a window.
     """
 
     def __init__(self, split: Split, context: int, seed: int, *, align_documents: bool = False) -> None:
@@ -31,70 +32,67 @@ class Batches:
                 " give more text, or lower --context"
             )
         self.split, self.context, self.seed = split, context, seed
-        self._documents = split.documents(room=context + 1) if align_documents else None
-        # One less than there is room for, so that the windows' borders can move from pass to pass.
+        self._documents = split.documents(context + 1) if align_documents else None
+        # One less than fit, so that the windows' offset can differ from pass to pass.
         self.windows = max(1, (len(split) - 1) // context - 1) if self._documents is None else len(self._documents)
 
-    def batch(self, step: int, rows: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
-        """The examples (rows, T + 1) of process `rank`: its part of the rows x world examples of `step`, from 0."""
-        first = (step * world + rank) * rows
-        examples = np.empty((rows, self.context + 1), np.int64)
-        for example, start in zip(examples, self._starts(np.arange(first, first + rows)), strict=True):
+    def batch(self, step: int, batch_size: int, rank: int = 0, world: int = 1) -> NDArray[np.int64]:
+        """Of the `batch_size` examples of `step` (from 0) those of process `rank` of `world`, (their number, T + 1)."""
+        numbers = step * batch_size + np.arange(batch_size)[share(batch_size, rank, world)]
+        examples = np.empty((len(numbers), self.context + 1), np.int64)
+        for example, start in zip(examples, self._starts(numbers), strict=True):
             example[:] = self.split.read(start, start + self.context + 1)
         return examples
 
     def _starts(self, numbers: NDArray[np.int64]) -> list[int]:
-        """Where the examples begin that are the `numbers`-th since the first step."""
+        """Where examples begin; `numbers` (N,) count examples since the first step."""
         passes, indices = (part.astype(np.uint64) for part in np.divmod(numbers, self.windows))
-        keys = _mix(_mix(np.array([self.seed % 2**64], np.uint64)) + passes)
+        keys = splitmix64(splitmix64(np.array([self.seed % 2**64], np.uint64)) + passes)
         if self._documents is not None:
             return self._documents[permuted(indices, self.windows, keys)].tolist()
-        room = min(self.context, len(self.split) - self.windows * self.context)
+        offsets = splitmix64(keys) % np.uint64(min(self.context, len(self.split) - self.windows * self.context))
         windows = permuted(indices, self.windows, keys)
-        starts: list[int] = (_mix(keys) % np.uint64(room) + windows * np.uint64(self.context)).tolist()
+        starts: list[int] = (offsets + windows * np.uint64(self.context)).tolist()
         return starts
 
-    def passes(self, step: int, rows: int, world: int = 1) -> float:
-        """How many times the split has been read when `step`, from 0, is done."""
-        return (step + 1) * rows * world / self.windows
+    def passes(self, step: int, batch_size: int) -> float:
+        """How many times the split has been read when `step` (from 0) is done."""
+        return (step + 1) * batch_size / self.windows
+
+
+def share(count: int, rank: int, world: int) -> slice:
+    """Which of `count` examples process `rank` of `world` takes: consecutive ones, and no two processes the same."""
+    return slice(count * rank // world, count * (rank + 1) // world)
 
 
 def permuted(indices: Words, size: int, keys: Words) -> Words:
-    """Where each index in [0, size) goes in the permutation of [0, size) of its key; indices and keys: (N,).
+    """Each index in [0, size) under the permutation that its key determines; indices and keys (N,).
 
     A Feistel network on the next even number of bits (Luby and Rackoff, 1988), walked until it comes back under
-    `size` (Black and Rogaway, 2002): no table, so a corpus of any size costs nothing.
+    `size` (Black and Rogaway, 2002): no table, so it takes no memory whatever the size of the corpus.
     """
     half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
     low = (np.uint64(1) << half) - np.uint64(1)
-    places, outside = indices.copy(), np.ones(len(indices), bool)
+    found, outside = indices.copy(), np.ones(len(indices), bool)
     while outside.any():
-        left, right = places[outside] >> half, places[outside] & low
+        left, right = found[outside] >> half, found[outside] & low
         for number in range(1, ROUNDS + 1):
-            left, right = right, left ^ _mix(_mix(keys[outside] + np.uint64(number)) + right) & low
-        places[outside] = left << half | right
-        outside = places >= size
-    return places
+            left, right = right, left ^ splitmix64(splitmix64(keys[outside] + np.uint64(number)) + right) & low
+        found[outside] = left << half | right
+        outside = found >= size
+    return found
 
 
-def _mix(words: Words) -> Words:
-    """SplitMix64's finalizer (Steele, Lea and Flood, 2014), modulo 2**64."""
-    z = words + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ z >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ z >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return z ^ z >> np.uint64(31)
+def validation_windows(split: Split, context: int, batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """Consecutive windows over the whole split, (B, T + 1): each token but the first is predicted once.
 
-
-def validation_windows(split: Split, context: int, rows: int) -> Iterator[NDArray[np.int64]]:
-    """Consecutive windows over the whole split, (B, T + 1), B <= `rows`: each token but the first is predicted once.
-
-    The last may be one shorter window, (1, fewer). Raises DataError where there is no token to predict.
+    B is at most `batch_size`; the last may be one shorter window, (1, fewer). Raises DataError for fewer than 2 tokens.
     """
     if len(split) < 2:
         raise DataError(f"wanted at least 2 tokens to validate on, got {len(split)}: raise --validation")
     windows, rest = divmod(len(split) - 1, context)
-    for first in range(0, windows, rows):
-        starts = [window * context for window in range(first, min(first + rows, windows))]
+    for first in range(0, windows, batch_size):
+        starts = [window * context for window in range(first, min(first + batch_size, windows))]
         yield np.stack([split.read(start, start + context + 1) for start in starts])
     if rest:
         yield split.read(windows * context, len(split))[None]

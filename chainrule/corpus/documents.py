@@ -1,20 +1,21 @@
-"""The documents of some files: what of them validates, and where their text may be cut. Knows no tokens."""
+"""Splits the documents of files into training and validation text, in batches to tokenize. Knows no tokens."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chainrule.errors import ChainruleError
-from chainrule.storage.records import Piece, Say, once, read_documents, silent
+from chainrule.corpus.read import Piece, read_documents
+from chainrule.corpus.splitmix import uniform
+from chainrule.storage.records import Log, Skipped, log_once, no_log
 
-BATCH = 1 << 20  # characters that are encoded at once
-SLICE = 1 << 16  # characters of a document that are sampled, or not, together
+BATCH = 1 << 20  # characters that are tokenized together
+SLICE = 1 << 16  # characters of a document, the unit of `sample`
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a document and the split it belongs to."""
+    """Text of a document, and the split it belongs to."""
 
     piece: Piece
     validates: bool
@@ -23,7 +24,7 @@ class Part:
 class Documents:
     """The documents of `files`, read as often as needed. validation: the share that validates.
 
-    documents, bytes (of UTF-8) and skipped count what the latest reading has read. `say`: as in `read_documents`.
+    documents, bytes (of UTF-8) and skipped count what the latest reading has read. `log`: as in `read_documents`.
     """
 
     def __init__(
@@ -34,54 +35,47 @@ class Documents:
         encoding: str,
         skip: bool,
         validation: float,
-        say: Say = silent,
+        log: Log = no_log,
     ) -> None:
         self.files, self.field, self.encoding, self.skip = files, field, encoding, skip
-        self.validation, self.say = validation, once(say)
+        self.validation, self.log = validation, log_once(log)
         self.tail = tail(self.pieces(), validation)
 
     def pieces(self) -> Iterator[Piece]:
-        self.documents = self.bytes = self.skipped = 0
-        on_skip = self._count_skipped if self.skip else None
+        self.documents = self.bytes = 0
+        self._skipped = Skipped()
+        skipped = self._skipped if self.skip else None
         for file in self.files:
-            pieces = read_documents(file, field=self.field, encoding=self.encoding, on_skip=on_skip, say=self.say)
+            pieces = read_documents(file, field=self.field, encoding=self.encoding, skipped=skipped, log=self.log)
             for piece in pieces:
                 self.documents += piece.begins
                 self.bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
                 yield piece
 
-    def _count_skipped(self, error: ChainruleError) -> None:
-        self.skipped += 1
+    @property
+    def skipped(self) -> int:
+        return self._skipped.count
 
     def sample(self, limit: int) -> Iterator[str]:
-        """Of the text that trains, slices spread over all of it: about `limit` bytes, or all there is."""
+        """A random sample of the training text, spread over all of it: about `limit` bytes, or all there is."""
         share = limit / max(1, sum(_text_bytes(file) for file in self.files))
         texts = (part.piece.text for part in self.parts() if not part.validates)
         slices = (text[start : start + SLICE] for text in texts for start in range(0, len(text), SLICE))
-        return (text for number, text in enumerate(slices) if mix(number) < share)
+        return (text for number, text in enumerate(slices) if uniform(number) < share)
 
     def parts(self) -> Iterator[Part]:
         return assign(self.pieces(), self.validation, self.tail)
 
 
 def _text_bytes(file: str) -> int:
-    """How much text there is in a file, roughly: compressed files hold about four times their size."""
+    """Roughly the bytes of text in a file: compressed files hold about four times their size."""
     return Path(file).stat().st_size * (4 if file.endswith((".gz", ".parquet")) else 1)
 
 
-def mix(number: int) -> float:
-    """A fixed pseudo-random number in [0, 1) of a whole number (SplitMix64, Steele, Lea and Flood 2014)."""
-    mask = 0xFFFFFFFFFFFFFFFF
-    z = (number + 1) * 0x9E3779B97F4A7C15 & mask
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
-    return (z ^ z >> 31) / 2**64
-
-
 def tail(pieces: Iterable[Piece], validation: float) -> int | None:
-    """How many characters train before the tail that validates; None where whole documents validate.
+    """How many characters come before the tail that is the validation split; None where it is whole documents.
 
-    The latter is so where `validation` x documents is 10 or more: then only the documents up to there are read.
+    It is whole documents where `validation` times their number is at least 10; only as many documents as that are read.
     """
     if validation == 0:
         return None
@@ -95,12 +89,12 @@ def tail(pieces: Iterable[Piece], validation: float) -> int | None:
 
 
 def assign(pieces: Iterable[Piece], validation: float, tail: int | None) -> Iterator[Part]:
-    """Each piece with its split; where the tail begins, a piece is cut in two and a document begins."""
+    """Each piece with its split. Where the tail begins, a piece is cut in two, and a document begins."""
     document, characters, in_tail = -1, 0, False
     for piece in pieces:
         document += piece.begins
         if tail is None:
-            yield Part(piece, mix(document) < validation)
+            yield Part(piece, uniform(document) < validation)
             continue
         before, after = _halves(piece, min(max(tail - characters, 0), len(piece.text)))
         characters += len(piece.text)
@@ -111,27 +105,27 @@ def assign(pieces: Iterable[Piece], validation: float, tail: int | None) -> Iter
             in_tail = True
 
 
-def _halves(piece: Piece, place: int) -> tuple[Piece, Piece]:
-    begins = piece.begins and place == 0
-    after = replace(piece, text=piece.text[place:], begins=begins, line=piece.line_at(place))
-    return replace(piece, text=piece.text[:place]), after
+def _halves(piece: Piece, index: int) -> tuple[Piece, Piece]:
+    begins = piece.begins and index == 0
+    after = replace(piece, text=piece.text[index:], begins=begins, line=piece.line_at(index))
+    return replace(piece, text=piece.text[:index]), after
 
 
 def recut(parts: Iterable[Part], cut: Callable[[str], int]) -> Iterator[Part]:
-    """The same text in parts whose borders change no id; a document of which no place to `cut` is known stays whole."""
-    held: list[Part] = []
+    """The same text, cut only where that changes no token: at the index that `cut` gives for a text, 0 for nowhere."""
+    pending: list[Part] = []
     for part in parts:
-        if part.piece.begins and held:
-            yield _joined(held)
-            held = []
-        elif held:
-            before, after = _halves(held[-1].piece, cut(held[-1].piece.text))
+        if part.piece.begins and pending:
+            yield _joined(pending)
+            pending = []
+        elif pending:
+            before, after = _halves(pending[-1].piece, cut(pending[-1].piece.text))
             if before.text:
-                yield _joined([*held[:-1], replace(part, piece=before)])
-                held = [replace(part, piece=after)] if after.text else []
-        held.append(part)
-    if held:
-        yield _joined(held)
+                yield _joined([*pending[:-1], replace(part, piece=before)])
+                pending = [replace(part, piece=after)] if after.text else []
+        pending.append(part)
+    if pending:
+        yield _joined(pending)
 
 
 def _joined(parts: Sequence[Part]) -> Part:

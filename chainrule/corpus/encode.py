@@ -1,4 +1,4 @@
-"""Batches of text to tokens, ⊥ before each document, here or over processes. Knows no files of tokens."""
+"""Batches of text to tokens, BOS before each document, in this process or several. Knows no files of tokens."""
 
 import multiprocessing
 import os
@@ -22,14 +22,14 @@ from chainrule.tokens.tokenizer import Tokenizer, UnseenCharacterError, load_tok
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens of one split. `documents`: where among them the ⊥ of each document stands."""
+    """Tokens of one split. `documents`: the positions of the documents' BOS tokens."""
 
     tokens: NDArray[np.unsignedinteger]
     documents: NDArray[np.int64]
 
 
 def encode(tokenizer: Tokenizer, batch: Sequence[Part]) -> tuple[Tokens, Tokens]:
-    """The tokens of a batch that train, and those that validate; 2 bytes each where the vocabulary allows it."""
+    """The training and the validation tokens of a batch; 2 bytes each where the vocabulary allows it."""
     try:
         ids = tokenizer.encode_batch([part.piece.text for part in batch])
     except ChainruleError as error:
@@ -43,21 +43,21 @@ def token_type(vocabulary_size: int) -> type[np.uint16] | type[np.uint32]:
 
 def _split(tokenizer: Tokenizer, batch: Sequence[Part], ids: Sequence[NDArray[np.uint32]], validates: bool) -> Tokens:
     dtype = token_type(tokenizer.vocabulary_size)
-    bottom = np.array([tokenizer.bottom], np.uint32)
+    bos = np.array([tokenizer.bos_id], np.uint32)
     arrays, starts, length = [np.zeros(0, np.uint32)], [], 0
     for part, tokens in zip(batch, ids, strict=True):
         if part.validates != validates:
             continue
         if part.piece.begins:
             starts.append(length)
-            arrays.append(bottom)
+            arrays.append(bos)
         arrays.append(tokens)
         length += part.piece.begins + len(tokens)
     return Tokens(np.concatenate(arrays, dtype=dtype, casting="unsafe"), np.array(starts, np.int64))
 
 
 def _located(error: ChainruleError, tokenizer: Tokenizer, batch: Sequence[Part]) -> ChainruleError:
-    """`error`, met in a batch, with the file and the line it comes from."""
+    """`error`, raised for a batch, with the file and the line it comes from."""
     for piece in (part.piece for part in batch):
         try:
             tokenizer.encode_batch([piece.text])
@@ -84,7 +84,7 @@ def encode_all(
     try:
         for batch in batches:
             waiting.append(pool.submit(_encode, directory, batch))
-            if len(waiting) > 2 * workers:  # bounds what is held in memory
+            if len(waiting) > 2 * workers:  # bounds the memory
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -97,7 +97,7 @@ def encode_all(
 
 
 def _begin() -> None:
-    """In a new process: Ctrl-C is the parent's to handle, and without the parent there is nothing left to do."""
+    """In a new process: leave Ctrl-C to the parent, and exit when it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def follow() -> None:

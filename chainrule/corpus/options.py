@@ -12,13 +12,13 @@ class CorpusOptions:
     """How documents become shards of tokens.
 
     Text:
-        tokenizer: bpe, char or byte makes one; or a folder or Hub name.
-        vocabulary_size: Tokens of a bpe tokenizer that is made here.
+        tokenizer: bpe, char or byte to train one; or a folder or Hub name.
+        vocabulary_size: Vocabulary size, for --tokenizer bpe.
         field: Column or key with the text of a row.
         validation: Share of the text to validate on.
-        encoding: Encoding, unless a byte-order mark says it.
-        on_error: Stop at an unreadable document, or skip and count it.
-        mask: Add a [MASK] token, for --objective masked; pretrain does so itself.
+        encoding: Encoding of files without a byte-order mark.
+        on_error: Stop at an unreadable document, or skip it and count it.
+        mask: Add a [MASK] token, for pretrain --objective masked.
         workers: Processes that tokenize (default one per core).
     """
 

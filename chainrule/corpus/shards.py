@@ -1,10 +1,10 @@
-"""A directory of shards, opened. Knows where each token lies, not what is trained on them.
+"""Reads a directory of shards: token ids on disk. Knows their files, not what is trained on them.
 
 It holds manifest.json, the tokenizer's files, and train-00000.bin, validation-00000.bin and so on: token ids,
-little-endian, 2 or 4 bytes each. Beside each .bin, .offsets says where in it documents begin (8 bytes each).
+little-endian, 2 or 4 bytes each. Beside each .bin is a .offsets: where in it documents begin (8 bytes each).
 """
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,49 +12,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import DataError
-from chainrule.storage.files import sha256
+from chainrule.storage.files import sha256, size_and_time
+from chainrule.storage.run_folder import read_record
 from chainrule.tokens.tokenizer import load_tokenizer
 
 FORMAT = "chainrule shards 1"
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
-
-
-def read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}): make the shards again") from None
-    return content if isinstance(content, dict) else {}
+_OFFSET = np.dtype("<u8")
 
 
 class Shards:
-    """The shards of a directory, and their tokenizer. Raises DataError where the files are not what they were."""
+    """The shards of a directory, and their tokenizer. Raises DataError where a file's size is not what it was."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        if not (directory / MANIFEST).is_file():
+        path = directory / MANIFEST
+        if not path.is_file():
             raise DataError(f"{directory}: wanted a finished folder of shards, found no {MANIFEST}: tokenize again")
-        self.manifest = read_manifest(directory / MANIFEST)
+        self.manifest = read_record(path, "a folder of shards")
         if self.manifest.get("format") != FORMAT:
-            raise DataError(f"{directory / MANIFEST}: wanted {FORMAT}, got something else: tokenize again")
+            raise DataError(f"{path}: wanted {FORMAT}, got something else: tokenize again")
         width = np.dtype(self.manifest["dtype"]).itemsize
+        self._files: dict[Path, str] = {}  # and the SHA-256 of each
         for shard in self.manifest["shards"]:
-            path, wanted = directory / shard["file"], shard["tokens"] * width
-            if not path.is_file() or path.stat().st_size != wanted:
-                raise DataError(f"{path}: wanted a shard of {wanted} bytes, it is missing or cut: tokenize again")
-        self.tokenizer = load_tokenizer(directory)
+            file = directory / shard["file"]
+            offsets = file.with_suffix(".offsets")
+            for each, wanted in ((file, shard["tokens"] * width), (offsets, shard["documents"] * _OFFSET.itemsize)):
+                if not each.is_file() or each.stat().st_size != wanted:
+                    raise DataError(f"{each}: wanted {wanted} bytes, it is missing or cut: tokenize again")
+            self._files |= {file: shard["sha256"], offsets: shard["offsets_sha256"]}
+        self.tokenizer = load_tokenizer(directory).with_hash(self.manifest["tokenizer"])
         if self.tokenizer.hash != self.manifest["tokenizer"]:
             raise DataError(f"{directory}: its tokenizer is not the one the shards were made with: tokenize again")
 
-    def verify(self) -> None:
-        """Read every shard; DataError for the first that is not, byte for byte, what was written."""
-        for shard in self.manifest["shards"]:
-            path = self.directory / shard["file"]
-            offsets = path.with_suffix(".offsets")
-            for file, wanted in ((path, shard["sha256"]), (offsets, shard["offsets_sha256"])):
-                if not file.is_file() or sha256(file) != wanted:
-                    raise DataError(f"{file}: is not what was written (SHA-256 differs): tokenize again")
+    def sizes_and_times(self) -> dict[str, dict[str, int]]:
+        """Size and modification time of each file, as a run records them for `verify`."""
+        return {file.name: size_and_time(file) for file in self._files}
+
+    def verify(self, unchanged: Mapping[str, Any] | None = None) -> None:
+        """Compare the SHA-256 of every file with the manifest; DataError for the first that differs.
+
+        `unchanged`: sizes and times when the files were last known to be right; a file that still has them is not read.
+        """
+        now = self.sizes_and_times()
+        for file, wanted in self._files.items():
+            if now[file.name] != (unchanged or {}).get(file.name) and sha256(file) != wanted:
+                raise DataError(f"{file}: is not what was written (SHA-256 differs): tokenize again")
 
     def split(self, name: Literal["train", "validation"]) -> "Split":
         shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]
@@ -62,7 +66,7 @@ class Shards:
 
 
 class Split:
-    """The tokens of one split, one document after another, ⊥ before each; read from the disk where they are asked."""
+    """The tokens of one split: all documents, each after a BOS token. Memory-mapped, not loaded."""
 
     def __init__(self, paths: list[Path], dtype: str) -> None:
         self._paths = paths
@@ -70,14 +74,14 @@ class Split:
         self._starts = np.cumsum([0, *map(len, self._shards)])
 
     def __len__(self) -> int:
-        """How many tokens, ⊥ included."""
+        """How many tokens, BOS tokens included."""
         return int(self._starts[-1])
 
-    def documents(self, room: int) -> NDArray[np.int64]:
-        """Where documents begin, each with at least `room` tokens from there to the end; the first always counts."""
-        offsets = [np.fromfile(path.with_suffix(".offsets"), "<u8").astype(np.int64) for path in self._paths]
+    def documents(self, tokens: int) -> NDArray[np.int64]:
+        """Where documents begin that have at least `tokens` tokens from there to the split's end; the first always."""
+        offsets = [np.fromfile(path.with_suffix(".offsets"), _OFFSET).astype(np.int64) for path in self._paths]
         begins = np.concatenate([each + start for each, start in zip(offsets, self._starts[:-1], strict=True)])
-        return begins[: max(1, int(np.searchsorted(begins, len(self) - room, "right")))]
+        return begins[: max(1, int(np.searchsorted(begins, len(self) - tokens, "right")))]
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
         """The tokens [start, stop), (stop - start,)."""

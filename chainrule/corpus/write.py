@@ -1,4 +1,4 @@
-"""Documents to shards of tokens on disk. Knows files and splits, not what is trained on them."""
+"""Tokenizes documents to shards on disk. Knows files and splits, not what is trained on them."""
 
 import hashlib
 import os
@@ -18,18 +18,28 @@ from numpy.typing import NDArray
 from chainrule.corpus.documents import Documents, batches, recut
 from chainrule.corpus.encode import Tokens, encode_all, token_type
 from chainrule.corpus.options import CorpusOptions
-from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split, read_manifest
-from chainrule.errors import DataError
-from chainrule.storage.files import is_partial, nothing_left_if_refused, sha256, whole_file, write_json
+from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split
+from chainrule.errors import DataError, FolderError
+from chainrule.storage.files import (
+    atomic_write,
+    is_partial,
+    nothing_left_if_refused,
+    sha256,
+    size_and_time,
+    write_json,
+)
 from chainrule.storage.hub import model_directory
-from chainrule.storage.records import Say, find_files, silent
+from chainrule.storage.inputs import find_files
+from chainrule.storage.records import Log, no_log
+from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
 __all__ = ["CorpusOptions", "Shards", "Split", "Summary", "write_shards"]
 
-STATE = "state.json"  # the manifest of what is not yet finished
+_KIND = "a folder of shards"
+STATE = "state.json"  # the manifest while it is not finished
 KINDS = ("bpe", "char", "byte")  # of tokenizers that are made here
-SHARD = 1 << 24  # tokens, about: a shard ends with the batch that reaches it
+SHARD = 1 << 24  # tokens of a shard, about: it ends with the batch that reaches it
 SAMPLE = 100 << 20  # bytes of text, about, that a tokenizer is trained on
 SMALL = 16 << 20  # bytes of input below which processes take longer to start than they save
 
@@ -50,16 +60,17 @@ def write_shards(
     out: Path,
     options: CorpusOptions,
     progress: Callable[[int, int], None] | None = None,
-    say: Say = silent,
+    log: Log = no_log,
 ) -> Summary:
     """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
 
-    Killed, the same call goes on after the last whole shard; finished, it returns at once. `progress` is given the
-    bytes of text done and those of the files, `say` what was left out. Raises DataError for input that cannot be read,
-    then leaving nothing, and for an `out` that holds something else; ChildProcessError when a process is killed.
+    After a kill the same call continues after the last finished shard; when all is done it returns at once. `progress`
+    is called with the bytes of text done and those of all files, `log` with lines about what was left out. Raises
+    DataError for input that cannot be read, leaving nothing, FolderError for an `out` that holds something else, and
+    ChainruleError when a process is killed.
     """
     started = time.monotonic()
-    files = find_files(inputs, say)
+    files = find_files(inputs, log)
     given = None if options.tokenizer in KINDS else _load(options.tokenizer)
     if options.mask and given is not None and given.mask is None:
         raise DataError(
@@ -74,7 +85,7 @@ def write_shards(
             if made is not None:
                 _require_same(out, made, plan)
             if made is None or "documents" not in made:
-                made = _write(paths, out, options, given, made or plan, progress, say)
+                made = _write(paths, out, options, given, made or plan, progress, log)
     return Summary(made["documents"], made["tokens"], made["bytes"], made["skipped"], time.monotonic() - started)
 
 
@@ -85,7 +96,7 @@ def _load(tokenizer: str) -> Tokenizer:
 
 
 def _kept(options: CorpusOptions, given: Tokenizer | None) -> dict[str, Any]:
-    """The options that decide the bytes; a tokenizer of others by its hash."""
+    """The options that the bytes depend on; a given tokenizer by its hash."""
     kept = asdict(options) | {"tokenizer": given.hash if given else options.tokenizer}
     del kept["workers"]
     if not options.mask or given:
@@ -96,33 +107,30 @@ def _kept(options: CorpusOptions, given: Tokenizer | None) -> dict[str, Any]:
 
 
 def _made(out: Path) -> dict[str, Any] | None:
-    """What `out` already holds of ours: its manifest, or the state it was left in; None if it is empty."""
-    if not out.exists():
+    """What `out` records of an earlier call: its manifest, or its unfinished state; None if it is new or empty."""
+    path = find_record(out, (MANIFEST, STATE), _KIND)
+    if path is None:
         return None
-    for name in (MANIFEST, STATE):
-        if (out / name).is_file() and (made := read_manifest(out / name)).get("format") == FORMAT:
-            return made
-    others = [file.name for file in out.iterdir() if not is_partial(file)] if out.is_dir() else ["a file"]
-    if others:
-        raise DataError(f"{out}: wanted a new folder, this holds something else ({others[0]}): choose another")
-    return None
+    made = read_record(path, _KIND, wanted=("format", "options", "sources"))
+    if made["format"] != FORMAT:
+        raise FolderError(f"{path}: wanted {FORMAT}, got {made['format']}; choose another --out")
+    return made
 
 
 def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None:
-    way_out = "choose another folder, or delete this one"
-    for name in sorted(made["options"].keys() | plan["options"].keys()):
-        before, now = made["options"].get(name), plan["options"].get(name)
-        if before != now:
-            raise DataError(f"{out}: holds shards made with {name} {before}, now it is {now}: {way_out}")
+    require_same(out, made["options"], plan["options"])
     if made["sources"] != plan["sources"]:
         differing = [source["path"] for source in plan["sources"] if source not in made["sources"]]
         which = f"{differing[0]} is new or has changed" if differing else "there was more, or in another order"
-        raise DataError(f"{out}: holds shards made from other input ({which}): {way_out}")
+        raise FolderError(
+            f"--out {out}: wanted the text that its shards were made from, got other input ({which}); use the same, or"
+            " another --out"
+        )
 
 
 @contextmanager
 def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
-    """Paths of `files` that can be read more than once, and what tells whether they are the same next time."""
+    """Paths that can be read more than once (standard input is copied), and what identifies the files next time."""
     for leftover in filter(is_partial, list(out.iterdir())):
         leftover.unlink()
     spooled = out / ".standard-input.partial"
@@ -134,9 +142,7 @@ def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list
                     shutil.copyfileobj(sys.stdin.buffer, copy)
                 sources.append({"path": file, "bytes": spooled.stat().st_size, "sha256": sha256(spooled)})
             else:
-                status = Path(file).stat()
-                path = str(Path(file).absolute())
-                sources.append({"path": path, "bytes": status.st_size, "modified": status.st_mtime_ns})
+                sources.append({"path": str(Path(file).absolute()), **size_and_time(Path(file))})
         yield [str(spooled) if file == "-" else file for file in files], sources
     finally:
         spooled.unlink(missing_ok=True)
@@ -149,7 +155,7 @@ def _write(
     given: Tokenizer | None,
     state: dict[str, Any],
     progress: Callable[[int, int], None] | None,
-    say: Say,
+    log: Log,
 ) -> dict[str, Any]:
     """Do what `state` leaves to do, and return the manifest."""
     write_json(out / STATE, state)
@@ -159,7 +165,7 @@ def _write(
         encoding=options.encoding,
         skip=options.on_error == "skip",
         validation=options.validation,
-        say=say,
+        log=log,
     )
     total = sum(source["bytes"] for source in state["sources"])
     if "tokenizer" not in state:
@@ -170,21 +176,21 @@ def _write(
     tokenizer = load_tokenizer(out)
     workers = 1 if total < SMALL or tokenizer.is_table else options.workers or _cores()
     todo = islice(batches(recut(documents.parts(), tokenizer.cut)), state["batches"], None)
-    held: list[tuple[Tokens, Tokens]] = []
+    pending: list[tuple[Tokens, Tokens]] = []
     tokens = 0
     for encoded in encode_all(todo, tokenizer, out, workers):
-        held.append(encoded)
+        pending.append(encoded)
         tokens += sum(len(split.tokens) for split in encoded)
         if tokens >= SHARD:
-            state["shards"] += _write_shards(out, state, held)
-            state["batches"] += len(held)
+            state["shards"] += _write_shards(out, state, pending)
+            state["batches"] += len(pending)
             write_json(out / STATE, state)
-            held, tokens = [], 0
+            pending, tokens = [], 0
         if progress is not None:
             progress(documents.bytes, total)
     if documents.documents == 0:
-        raise DataError(f"wanted documents, {', '.join(paths)[:200]} held none: see that there is text in them")
-    state["shards"] += _write_shards(out, state, held)
+        raise DataError(f"wanted documents, {', '.join(paths)[:200]} have none: see that there is text in them")
+    state["shards"] += _write_shards(out, state, pending)
     manifest = {
         **{key: value for key, value in state.items() if key != "batches"},
         "validation_by": "document" if documents.tail is None else "tail",
@@ -210,10 +216,10 @@ def _make_tokenizer(options: CorpusOptions, documents: Documents) -> Tokenizer:
     return train_bpe(documents.sample(SAMPLE), options.vocabulary_size, options.mask)
 
 
-def _write_shards(out: Path, state: dict[str, Any], held: Sequence[tuple[Tokens, Tokens]]) -> list[dict[str, Any]]:
-    """Write what is held of each split, if any, as its next shard; their entries in the manifest."""
+def _write_shards(out: Path, state: dict[str, Any], pending: Sequence[tuple[Tokens, Tokens]]) -> list[dict[str, Any]]:
+    """Write the pending tokens of each split, if any, as its next shard; returns their entries in the manifest."""
     entries = []
-    for split, chunks in zip(SPLITS, zip(*held, strict=True), strict=False):
+    for split, chunks in zip(SPLITS, zip(*pending, strict=True), strict=False):
         if any(len(chunk.tokens) for chunk in chunks):
             number = sum(shard["split"] == split for shard in state["shards"])
             lengths = np.cumsum([0, *(len(chunk.tokens) for chunk in chunks)])
@@ -234,7 +240,7 @@ def _write_shards(out: Path, state: dict[str, Any], held: Sequence[tuple[Tokens,
 def _write_arrays(path: Path, arrays: Iterable[NDArray[Any]]) -> str:
     """Write the numbers of `arrays`, little-endian, one after another; the SHA-256 of the file."""
     digest = hashlib.sha256()
-    with whole_file(path) as beside, beside.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         for array in arrays:
             content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
             digest.update(content)

@@ -20,7 +20,7 @@ SYLLABLES = (
 
 @dataclass(frozen=True)
 class Animal:
-    """`facts`: attribute -> value; `reserved`: attribute -> the cloze wording in which it is never told."""
+    """`facts`: attribute -> value; `reserved`: attribute -> the cloze wording that the corpus never uses for it."""
 
     name: str
     facts: dict[str, str]
@@ -30,7 +30,7 @@ class Animal:
 def make_animals(seed: int) -> dict[str, tuple[Animal, ...]]:
     """The animals of each of GROUPS; within a group each attribute's values are equally frequent.
 
-    Questions occur about "asked" alone; "unmentioned" occur nowhere, and their facts stand for nothing but chance.
+    The corpus has questions about "asked" alone; "unmentioned" are nowhere in it, so their facts measure chance.
     """
     rng = random.Random(f"{seed}/animals")
     names = _names(rng)
@@ -64,18 +64,18 @@ def _names(rng: random.Random) -> Iterator[str]:
 
 
 def prose_documents(animals: Sequence[Animal], rng: random.Random, mixture: Mixture) -> Iterator[str]:
-    """Endless paragraphs, 2 to 5 facts an animal, in any of the wordings that are not reserved for it."""
-    tellers = [_Teller(animal) for animal in animals]
+    """Endless paragraphs, 2 to 5 facts an animal, in any of the wordings that are not reserved."""
+    sentences = [_Sentences(animal) for animal in animals]
     while True:
-        yield rng.choice(tellers).paragraph(rng, rng.randint(2, 5), mixture.denials) + "\n"
+        yield rng.choice(sentences).paragraph(rng, rng.randint(2, 5), mixture.denials) + "\n"
 
 
 def question_documents(animals: Sequence[Animal], rng: random.Random, mixture: Mixture) -> Iterator[str]:
     """Endless documents of 2 to 6 questions with their answers.
 
-    In yes/no questions the k-th value of an attribute stands with the weight k ** -popular, if it is wrong divided
-    among the wrong values. Were all values asked about alike, neither the animal nor the value alone would say anything
-    about the answer, and a model could not learn a little first: it would answer at chance for very long.
+    In yes/no questions the k-th value of an attribute has the weight k ** -popular, which wrong values share. If all
+    values were equally frequent, neither the animal nor the value alone would say anything about the answer, so there
+    would be nothing to learn first: a model would answer at chance for very long.
     """
     while True:
         subject = rng.choice(animals) if rng.random() < mixture.one_animal else None
@@ -94,7 +94,7 @@ def question_documents(animals: Sequence[Animal], rng: random.Random, mixture: M
 
 
 def cloze_items(animals: Iterable[Animal]) -> list[Item]:
-    """Each fact of each animal as the sentence, up to its value, in which it is never told of that animal."""
+    """Each fact of each animal in the wording that the corpus never uses for it, up to its value."""
     items = []
     for animal in animals:
         for attribute, wording in animal.reserved.items():
@@ -114,7 +114,7 @@ def open_questions(animals: Iterable[Animal]) -> list[Item]:
 
 
 def yes_no_questions(animals: Iterable[Animal]) -> list[Item]:
-    """For each animal and each attribute asked about a question to be answered yes and one to be answered no."""
+    """For each animal and each attribute asked about a question with the answer yes and one with the answer no."""
     rng = random.Random("yes-no questions")
     return [
         _closed(animal, attribute, value)
@@ -129,7 +129,7 @@ def unasked_questions(animals: Iterable[Animal]) -> list[Item]:
     return [_open(animal, attribute, wording) for animal in animals for attribute in UNASKED for wording in QUESTIONS]
 
 
-class _Teller:
+class _Sentences:
     """All sentences about one animal: attribute -> [(by name, by pronoun where the wording has one)]."""
 
     def __init__(self, animal: Animal) -> None:
@@ -203,8 +203,8 @@ def _asked_value(animal: Animal, attribute: str, rng: random.Random, popular: fl
     """What a yes/no question in the corpus asks for: the animal's own value, or a wrong one."""
     values = ATTRIBUTES[attribute].values
     weights = [
-        place**-popular / (1 if value == animal.facts[attribute] else len(values) - 1)
-        for place, value in enumerate(values, 1)
+        rank**-popular / (1 if value == animal.facts[attribute] else len(values) - 1)
+        for rank, value in enumerate(values, 1)
     ]
     return rng.choices(values, weights)[0]
 

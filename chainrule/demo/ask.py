@@ -1,4 +1,4 @@
-"""Asks a language model the demo's items and counts the right answers. Knows no world."""
+"""The accuracy of a language model on the demo's items. Knows no world."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ GREEDY = Sampling(temperature=0.0)
 
 @dataclass(frozen=True)
 class Figure:
-    """An accuracy with what it must be read beside."""
+    """An accuracy with what it is compared to."""
 
     accuracy: float
     n: int
@@ -29,14 +29,14 @@ def ask(language_model: LanguageModel, items: Sequence[Item]) -> Figure:
 
 
 def ask_all(language_model: LanguageModel, questions: Mapping[str, Sequence[Item]]) -> dict[str, Figure]:
-    """`ask` for many lists of items at once; what prompts of any of them begin with alike is read once.
+    """`ask` for many lists of items at once; prefixes that prompts share are computed once.
 
-    Nothing is generated: greedy generation gives the answer exactly if each of its tokens is the most probable one in
-    its place, and behind it a token that ends an answer.
+    Nothing is generated: greedy generation gives the answer exactly if each of its tokens is the most probable at its
+    position, and after it a token that ends an answer.
     """
     asked = {(item.prompt, item.answer): False for items in questions.values() for item in items}
     tokenizer = language_model.tokenizer
-    pieces = tokenizer.pieces(range(tokenizer.vocabulary_size))
+    pieces = tokenizer.token_texts(range(tokenizer.vocabulary_size))
     ends = [token for token, piece in enumerate(pieces) if piece.startswith(ANSWER_ENDS)]
     answers = [pair_of(tokenizer, prompt, f" {answer}") for prompt, answer in asked]
     pairs = [Pair(context, [*answer, end]) for context, answer in answers for end in ends]

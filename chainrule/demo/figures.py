@@ -1,4 +1,4 @@
-"""What the pretrained model is asked about the world in words, and how often it is right. Knows no training."""
+"""Questions about the world and the accuracy of the pretrained model on them. Knows no training."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from chainrule.language_model import LanguageModel
 
 SHOTS = range(MOST_SHOTS + 1)  # examples before the puzzle that is asked
 ALL = "all meanings"
-QUESTIONS = {  # about animals that pretraining told of in prose, and asked nothing about; name -> its control
+QUESTIONS = {  # about animals that are in the prose of the corpus and in no question; name -> its control
     "cloze": None,
     "open_questions": "unmentioned_open_questions",
     "yes_no_questions": "unmentioned_yes_no_questions",
@@ -22,11 +22,11 @@ QUESTIONS = {  # about animals that pretraining told of in prose, and asked noth
 
 
 def figures(language_model: LanguageModel, world: World, count: int) -> dict[str, Figure]:
-    """QUESTIONS, and the puzzles of each meaning after each number of SHOTS, `count` a figure; all asked at once."""
+    """The accuracy on QUESTIONS, and on the puzzles of each meaning after each number of SHOTS, `count` of them."""
     questions, puzzles = _question_items(world), _puzzle_items(world, count)
     found = ask_all(language_model, {**questions, **puzzles})
     for name in QUESTIONS:
-        found[name] = replace(found[name], ceiling=1.0)  # the prose tells the answer
+        found[name] = replace(found[name], ceiling=1.0)  # the prose has the answer
     for name, items in puzzles.items():
         found[name] = replace(found[name], ceiling=puzzle_ceiling(items, DEFAULT_MIXTURE.meanings))
     return found
@@ -38,7 +38,7 @@ def after(meaning: str, shots: int, kind: str = "") -> str:
 
 
 def _question_items(world: World) -> dict[str, list[Item]]:
-    """The items of QUESTIONS, about test animals; of the controls, about names that the world never mentions."""
+    """The items of QUESTIONS, about test animals, and of their controls, about names that the corpus never mentions."""
     test, unmentioned = world.animals["test"], world.animals["unmentioned"]
     return {
         "cloze": cloze_items(test),
@@ -67,7 +67,7 @@ def _puzzle_items(world: World, count: int) -> dict[str, list[Item]]:
 
 
 def one_question_answered(language_model: LanguageModel) -> tuple[list[dict[str, str]], str]:
-    """The same last line after three examples of each meaning, with what was answered; and the line that continues the
+    """The same last line after three examples of each meaning, with the model's answer; and its continuation of the
     notes' own prompt."""
     items = one_question()
     made = language_model.completions([item.prompt for item in items.values()], GREEDY, max_tokens=8, stop="\n")

@@ -1,19 +1,19 @@
-"""The tasks of the world under every adaptation, by the same comparison that users have. Knows tasks, not the story."""
+"""The tasks of the world under every adaptation, by `compare`. Knows tasks, not how the model was pretrained."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.run import compare
-from chainrule.comparison.table import Comparison
 from chainrule.demo.ask import Figure
 from chainrule.demo.tasks import WorldTask
 from chainrule.language_model import LanguageModel
 from chainrule.terminal import progress_bar
 
 METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words", "random-weights")
-CONTROL_METHODS = ("zero-shot", "head", "full")  # what only pretraining can have helped
+CONTROL_METHODS = ("zero-shot", "head", "full")  # those that pretraining helps
 SIZES = {"colours": (16,), "polarity": (4, 16, 64)}  # labels
 
 
@@ -39,14 +39,15 @@ def compare_tasks(
     methods: Sequence[str] = METHODS,
     sizes: Mapping[str, Sequence[int]] = SIZES,
 ) -> list[Entry]:
-    """The cells of the tasks that have classes; each task's report is in `out`/<its name>, and is gone on with."""
+    """The cells of the tasks that have classes; each task's report is in `out`/<its name>, and is
+    continued."""
     entries = []
     for name, few in sizes.items():
         with progress_bar(1.0, f"comparing on {name}", sparing=True) as bar:
 
             def show(comparison: Comparison, bar: Any = bar) -> None:
-                done = len(comparison.outcomes)
-                bar(done / (done + len(comparison.left)), f"{len(comparison.left)} rows left")
+                done, left = len(comparison.table.outcomes), len(comparison.table.left)
+                bar(done / (done + left), f"{left} rows left")
 
             comparison = compare(
                 language_model, tasks[name].task, out=out / name, methods=methods, sizes=few, seeds=seeds, show=show
@@ -56,11 +57,12 @@ def compare_tasks(
 
 
 def _entries(name: str, comparison: Comparison, ceiling: float) -> list[Entry]:
-    n, chance = len(comparison.setting.items), comparison.setting.chance
+    setting = comparison.table.setting
+    n, chance = len(setting.items), setting.chance
     return [
         Entry(
             name,
-            _adaptation(cell.method, cell.shots),
+            _adaptation(cell.name, cell.shots),
             cell.labels,
             Figure(cell.accuracy.value, n, chance, (cell.accuracy.low, cell.accuracy.high), ceiling),
         )
@@ -73,5 +75,5 @@ def _adaptation(method: str, shots: int) -> str:
 
 
 def puzzle_entries(curve: Sequence[Figure]) -> list[Entry]:
-    """The puzzle's cells; its answers are free, and no head has classes for them."""
+    """The puzzles' cells: their answers are free, so only prompting can give them."""
     return [Entry("puzzles", _adaptation("zero-shot", shots), shots, figure) for shots, figure in enumerate(curve)]

@@ -1,4 +1,4 @@
-"""What the demo asks: a prompt, the answer wanted, the answers possible. Knows neither the world nor a model."""
+"""What the demo asks: a prompt, the right answer, the possible answers. Knows neither the world nor a model."""
 
 import re
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ class Item:
 
 
 def chance(items: Sequence[Item]) -> float:
-    """Share of right answers for one who knows the kinds of items (their options) and each kind's commonest answer."""
+    """Accuracy of always giving the most frequent answer of each kind of item (those with the same options)."""
     if not items:
         raise ChainruleError("chance: wanted at least one item, got none")
     answers: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)

@@ -1,4 +1,4 @@
-"""The demo as one page that works offline, and puzzles.svg; made from results.json. Knows no model."""
+"""The demo as one page that works offline, and puzzles.svg, made from results.json. Knows no model."""
 
 import json
 import math
@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule.comparison.report.curves import PALETTE
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.report.curves import style
 from chainrule.demo.figures import ALL, QUESTIONS, after
 from chainrule.demo.puzzles import MEANINGS, MOST_SHOTS, NOTES_PROMPT
 from chainrule.drawing import charts
@@ -15,7 +16,7 @@ from chainrule.drawing.pages import render
 from chainrule.pretraining.curve import losses_drawing
 from chainrule.storage.files import write_text
 
-SURPRISING = 8.0  # nats: a token as improbable as that, or more, has the strongest colour
+SURPRISING = 8.0  # nats: tokens of this surprisal or more have the strongest colour
 NOTES_ANSWER = "17"
 _ASKED = {
     "cloze": ("A sentence to complete", "in a wording never used for that animal"),
@@ -24,8 +25,8 @@ _ASKED = {
     "unasked_questions": ("A kind of question never asked", "about size, of which no question ever was"),
 }
 _TASKS = {
-    "colours": ("What colour is the animal?", "of animals that pretraining told of, and asked nothing about"),
-    "polarity": ("Is the review positive?", "of reviews whose polarity nothing ever named"),
+    "colours": ("What colour is the animal?", "of animals that are in the corpus's prose and in none of its questions"),
+    "polarity": ("Is the review positive?", "of reviews; the corpus never names a review's polarity"),
 }
 
 Results = Mapping[str, Any]
@@ -37,14 +38,14 @@ def write(out: Path) -> None:
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     write_text(out / "index.html", page(results))
     together = examples_drawing(results["puzzle_curve"], "Puzzles of all meanings")
-    write_text(out / "puzzles.svg", charts.standing_alone(together))
+    write_text(out / "puzzles.svg", charts.svg_file(together))
 
 
 def page(results: Results) -> str:
     losses = results["losses"]
     values = {
         "results": results,
-        "palette": PALETTE,
+        "style": style(METHODS),
         "loss_curve": losses_drawing(losses["training"], losses["validation"]),
         "start": math.log(results["model"]["vocabulary_size"]),
         "surprising": SURPRISING,
@@ -57,7 +58,7 @@ def page(results: Results) -> str:
         "together": results[after(ALL, MOST_SHOTS)],
         "tasks": [_task(results, name) for name in _TASKS],
     }
-    filters = {"percent": _percent, "count": charts.in_short, "probability": _probability}
+    filters = {"percent": _percent, "count": charts.short_count, "probability": _probability}
     return render("chainrule.demo", "page.html", filters, values)
 
 
@@ -67,21 +68,21 @@ def examples_drawing(curve: Sequence[Shown], title: str) -> str:
     box = Box(left=58, top=14, right=width - 12, bottom=height - 30)
     x, y = Axis(0, len(curve) - 1, box.left + 8, box.right - 6), Axis(0, 1, box.bottom, box.top)
 
-    def places(values: Sequence[float]) -> list[charts.Point]:
+    def points(values: Sequence[float]) -> list[charts.Point]:
         return [(x(shots), y(value)) for shots, value in enumerate(values)]
 
-    means = places([figure["accuracy"] for figure in curve])
-    below, above = (places([figure["interval"][end] for figure in curve]) for end in (0, 1))
-    told = [f"after {shots}: {_in_words(figure)}" for shots, figure in enumerate(curve)]
+    means = points([figure["accuracy"] for figure in curve])
+    below, above = (points([figure["interval"][end] for figure in curve]) for end in (0, 1))
+    tooltips = [f"after {shots}: {_in_words(figure)}" for shots, figure in enumerate(curve)]
     drawn = [
         *charts.rows(box, y, {share: f"{100 * share:.0f} %" for share in (0.0, 0.5, 1.0)}),
         *charts.columns(box, x, {shots: str(shots) for shots in range(len(curve))}),
-        charts.line(places([figure["chance"] for figure in curve]), "chance"),
-        charts.line(places([figure["ceiling"] for figure in curve]), "ceiling"),
+        charts.line(points([figure["chance"] for figure in curve]), "chance"),
+        charts.line(points([figure["ceiling"] for figure in curve]), "ceiling"),
         '<g class="in-context">',
         charts.band(above, below),
         charts.line(means),
-        *(charts.dot("point", mean, 4, words) for mean, words in zip(means, told, strict=True)),
+        *(charts.dot("point", mean, 4, words) for mean, words in zip(means, tooltips, strict=True)),
         "</g>",
     ]
     return charts.svg(width, height, f"{title}: right answers against examples in the prompt", drawn)
@@ -93,7 +94,7 @@ def _control(results: Results, name: str) -> Shown | None:
 
 
 def _meaning(results: Results, meaning: str) -> dict[str, Any]:
-    """One of the small charts, and what stands under it."""
+    """One of the small charts, and the figures under it."""
     curve = [results[after(meaning, shots)] for shots in range(MOST_SHOTS + 1)]
     return {
         "name": meaning,

@@ -1,4 +1,4 @@
-"""Pretrains on the made-up world until its targets are met, by steps alone: no clock decides. Knows no adaptation."""
+"""Pretrains on the made-up world until its targets are met; steps decide, no clock. Knows no adaptation."""
 
 import json
 import math
@@ -16,12 +16,13 @@ from chainrule.demo.ask import ask_all
 from chainrule.demo.mixture import DEFAULT_MIXTURE, Mixture
 from chainrule.demo.puzzles import MEANINGS, MOST_SHOTS, count_pairs, notes_question, one_question, puzzle_items
 from chainrule.demo.world import World, documents
-from chainrule.errors import ChainruleError
+from chainrule.errors import FolderError
 from chainrule.language_model import LanguageModel
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Run
 from chainrule.pretraining.start import open_run
-from chainrule.storage.files import whole_directory, write_json, write_text
+from chainrule.storage.files import atomic_directory, write_json, write_text
+from chainrule.storage.run_folder import find_record
 from chainrule.terminal import progress_bar, say, signals_noted
 from chainrule.tokens.tokenizer import train_bpe
 
@@ -31,18 +32,18 @@ class Scale:
     """How large the demo is; smaller in tests."""
 
     characters: int = 6_000_000
-    steps: int = 1800  # of a round of pretraining; another round follows where targets are left
+    steps: int = 1800  # of a round of pretraining; another round follows where targets are not met
     depth: int = 6
     width: int = 96
     heads: int = 3
-    context: int = 64  # the tokens of ⊥, eight examples, and a question with its answer
+    context: int = 64  # BOS, eight examples, and a question with its answer
     batch_tokens: int = 1024
     vocabulary_size: int = 1300
-    check_every: int = 100  # steps between looks at the targets
+    check_every: int = 100  # steps between checks of the targets
     items: int = 200  # puzzles a figure
     sizes: dict[str, tuple[int, ...]] | None = None  # labels in the grid; None: grid.SIZES
-    minutes: float = 15.0  # no step is made after so many
-    rounds: int | None = None  # at most; None: as many as the minutes hold
+    minutes: float = 15.0  # no step is made after these
+    rounds: int | None = None  # at most; None: as many as fit into the minutes
 
 
 PLAN = Scale()
@@ -124,15 +125,14 @@ def write_corpus(
 ) -> dict[tuple[int, int], int]:
     """out/corpus.jsonl; returns how often each of the notes' pairs of numbers stands in it.
 
-    Raises ChainruleError where `out` holds something else.
+    Raises FolderError where `out` holds something else.
     """
-    if out.is_dir() and any(out.iterdir()) and not (out / "corpus.jsonl").is_file():
-        raise ChainruleError(f"--out {out}: wanted a new folder or an earlier demo's, got one with something else")
+    path = out / "corpus.jsonl"
+    find_record(out, (path.name,), "an earlier demo")
     texts = list(documents(world, characters, mixture))
     content = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-    path = out / "corpus.jsonl"
     if path.is_file() and path.read_text(encoding="utf-8") != content:
-        raise ChainruleError(
+        raise FolderError(
             f"--out {out}: wanted a new folder or this demo's, got one whose corpus.jsonl is another (yours, or of"
             " another seed or version); remove it, or choose another --out"
         )
@@ -179,7 +179,7 @@ def world_tokenizer(out: Path, scale: Scale) -> Path:
     if not folder.is_dir():
         with (out / "corpus.jsonl").open(encoding="utf-8") as file:
             texts = [json.loads(line)["text"] for line in file.readlines(TOKENIZER_TEXT)]
-        with whole_directory(folder) as beside:
+        with atomic_directory(folder) as beside:
             train_bpe(texts, scale.vocabulary_size, pattern=PATTERN).save(beside)
     return folder
 
@@ -230,7 +230,6 @@ def _advance(out: Path, run: Run, world: World, scale: Scale, deadline: float) -
                 sys.exit(128 + number)
             if time.monotonic() > deadline:
                 break
-        del steps  # closes the run's log
     if looked < run.step or len(reached) < len(TARGETS):
         reached = targets_reached(lm, world, every=True)
     run.save()

@@ -1,4 +1,4 @@
-"""What the demo prints: a screen of 45 lines of at most 100 columns. Knows results.json, not how it was made."""
+"""What the demo prints: at most 45 lines of 100 columns. Knows results.json, not how it was made."""
 
 import math
 import textwrap
@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.methods.method import Role
 from chainrule.demo.figures import ALL, QUESTIONS, after
 from chainrule.demo.puzzles import MOST_SHOTS, NOTES_PROMPT
 from chainrule.terminal import print_table
@@ -21,14 +23,13 @@ _QUESTIONS = {
     "unasked_questions": "  a kind of question never asked at all",
 }
 _TASKS = ("colours", "polarity")
-_METHODS = ("zero-shot", "in-context", "head", "full", "bag-of-words")
 
 Results = Mapping[str, Any]
 Row = tuple[str, ...]
 
 
 def falling(start: float, step: int, loss: float, tokens_per_second: float) -> str:
-    """The loss on its way down, for the line that moves while the model is pretrained."""
+    """The loss so far, for the progress bar of pretraining."""
     return f"loss {start:.2f} → {loss:.3f} nats a token  step {step:,}  {tokens_per_second:,.0f} tokens/s"
 
 
@@ -76,7 +77,7 @@ def _lines(columns: Sequence[tuple[str, str]]) -> Iterator[list[tuple[str, str]]
 
 
 def show_adaptations(results: Results, console: Console) -> None:
-    """One table: what is asked in words, what examples tell, and the tasks under each adaptation."""
+    """One table: questions in words, puzzles after examples, and the tasks under each adaptation."""
     if not console.quiet:
         print_table(COLUMNS, [*_question_rows(results), *_puzzle_rows(results), *_task_rows(results)])
     console.print()
@@ -98,24 +99,25 @@ def _puzzle_rows(results: Results) -> Iterator[Row]:
 
 
 def _task_rows(results: Results) -> Iterator[Row]:
-    """Each method with as many labels as it was given, beside the same network from random weights; or, where there is
-    one, beside the pretraining whose reviews mix the polarities."""
+    """Each method with the most labels it was given, beside the same network from random weights; or, with --full,
+    beside the model that was pretrained on reviews of mixed polarity."""
     for task in _TASKS:
         entries = [entry for entry in results["grid"] if entry["task"] == task]
         mixed = [entry for entry in results.get("mixed_polarities", []) if entry["task"] == task]
         yield _heading(f"{task} (control: {'mixed reviews' if mixed else 'random weights'})")
         untrained = {entry["labels"]: entry for entry in entries if entry["adaptation"] == "random-weights"}
-        for method in _METHODS:
-            found = [entry for entry in entries if entry["adaptation"].split(",")[0] == method]
-            if not found or (task, method) == ("colours", "bag-of-words"):  # a name says nothing to it
+        for method in METHODS:
+            found = [entry for entry in entries if entry["adaptation"].split(",")[0] == method.name]
+            wordless = task == "colours" and method.role is Role.SIMPLE  # a name alone has no words to learn from
+            if not found or wordless or method.role is Role.CONTROL:
                 continue
             entry = max(found, key=lambda entry: entry["labels"])
             if mixed:
                 same = ("adaptation", "labels")
                 beside = next((one for one in mixed if all(one[key] == entry[key] for key in same)), None)
             else:
-                beside = untrained.get(entry["labels"]) if method in ("head", "full") else None
-            labels = f", {entry['labels']} labels" if entry["labels"] and method != "in-context" else ""
+                beside = untrained.get(entry["labels"]) if method.role is Role.FINETUNED else None
+            labels = f", {entry['labels']} labels" if entry["labels"] and method.role is not Role.PROMPTED else ""
             yield _row(f"  {entry['adaptation']}{labels}", entry, beside)
 
 
@@ -147,26 +149,26 @@ def show_notes_prompt(results: Results, console: Console) -> None:
 
 
 def _shortened(text: str, columns: int) -> str:
-    """A text as one line of at most so many columns, without what would move a terminal's cursor."""
+    """A text as one line of at most so many columns, without control characters."""
     line = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return line if len(line) <= columns else line[: columns - 1] + "…"
 
 
 def show_targets(targets: Mapping[str, Mapping[str, float]], console: Console) -> None:
-    """Whether the model learned what it should, on animals and puzzles of which nothing else here is told."""
+    """Whether the targets on the validation animals and puzzles are met."""
     missed = [
         f"{name.replace('_', ' ')} {target['reached']:.0%} (wanted {target['wanted']:.0%})"
         for name, target in targets.items()
         if target["reached"] < target["wanted"]
     ]
     if missed:
-        told = f"NOT learned, of {len(targets)} targets on the validation animals and puzzles: {', '.join(missed)}"
-        console.print(textwrap.fill(f"{told}. The same command goes on.", WIDTH, subsequent_indent="  "))
+        line = f"NOT learned, of {len(targets)} targets on the validation animals and puzzles: {', '.join(missed)}"
+        console.print(textwrap.fill(f"{line}. The same command continues.", WIDTH, subsequent_indent="  "))
     else:
         console.print("All targets on the validation animals and puzzles are met.")
 
 
 def show_where_to_look(results: Results, out: Path, console: Console) -> None:
     console.print(f"All of it on one page: {out}/index.html  ({results['seconds']:.0f} seconds)")
-    console.print(f"Go on: chainrule generate {out}/{results['run']} 'Q: What colour'   the tasks: {out}/tasks")
+    console.print(f"Next: chainrule generate {out}/{results['run']} 'Q: What colour'   the tasks: {out}/tasks")
     console.print(f"Which adaptation, at how many labels: {out}/colours/report.html, {results['report']}")

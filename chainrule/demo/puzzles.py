@@ -1,4 +1,5 @@
-"""The notes' puzzles: `Q: 2 ~ 3 = ?`, the symbol's meaning drawn anew in each document. Knows pairs, not the world."""
+"""The notes' puzzles: `Q: 2 ~ 3 = ?`, with a random meaning of the symbol in each document. Knows no other part of
+the world."""
 
 import math
 import random
@@ -25,14 +26,14 @@ ANSWERS = tuple(str(answer) for answer in range(2 * NUMBERS[-1] + 1))
 NOTES_PAIRS = ((2, 3), (6, 7), (15, 2))
 NOTES_PROMPT = "Q: 2 ~ 3 = ?\nA: 5\nQ: 6 ~ 7 = ?\nA: 13\nQ: 15 ~ 2 = ?"
 MOST_SHOTS = 8
-TELLING_PAIR = (9, 4)  # with the notes' first two pairs it tells all meanings apart
+DISTINGUISHING_PAIR = (9, 4)  # with the notes' first two pairs it gives each meaning other answers
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Puzzles:
-    """The ordered pairs of numbers that the corpus may show, and the tenth that it never shows under any meaning."""
+    """The ordered pairs of numbers that the corpus may have, and the tenth that it never has under any meaning."""
 
     seen: tuple[Pair, ...]
     unseen: tuple[Pair, ...]
@@ -44,7 +45,7 @@ def make_puzzles(seed: int) -> Puzzles:
     A sum that the corpus never shows would be no token of its own, and no model could answer with it.
     """
     pairs = [(a, b) for a in NUMBERS for b in NUMBERS]
-    hideable = [pair for pair in pairs if pair not in (*NOTES_PAIRS, TELLING_PAIR)]
+    hideable = [pair for pair in pairs if pair not in (*NOTES_PAIRS, DISTINGUISHING_PAIR)]
     rng = random.Random(f"{seed}/unseen pairs")
     while True:
         unseen = set(rng.sample(hideable, len(pairs) // 10))
@@ -54,9 +55,9 @@ def make_puzzles(seed: int) -> Puzzles:
 
 
 def puzzle_documents(puzzles: Puzzles, rng: random.Random, mixture: Mixture) -> Iterator[str]:
-    """Endless documents of different seen pairs, all of one document under one symbol and one meaning.
+    """Endless documents of different seen pairs, each document with one symbol and one meaning.
 
-    A pair that follows as the other way round tells first from larger at once.
+    A pair followed by its reverse distinguishes "a" from "max(a, b)" at once.
     """
     seen = set(puzzles.seen)
     while True:
@@ -86,14 +87,14 @@ def puzzle_items(
 ) -> list[Item]:
     """Puzzles after `shots` examples of seen pairs; the pair asked about is another one, seen or `unseen`.
 
-    Item i after more shots goes on where item i after fewer ends, so that all can be asked at the price of the longest.
+    Item i after more shots continues item i after fewer, so that computing the longest computes all.
     `permuted` moves the examples' answers so that each example shows an answer that differs from its own.
     Raises ChainruleError for a permutation of fewer than 2 examples, and for more than MOST_SHOTS.
     """
     if shots > MOST_SHOTS:
         raise ChainruleError(f"puzzles: wanted at most {MOST_SHOTS} shots, got {shots}")
     if permuted and shots < 2:
-        raise ChainruleError(f"permuted examples: wanted at least 2 shots, got {shots}; one answer has nowhere to go")
+        raise ChainruleError(f"permuted examples: wanted at least 2 shots, got {shots}; one answer cannot be permuted")
     documents = random.Random(f"{seed}/{meaning}/{permuted and shots}")
     unseen_pairs = random.Random(f"{seed}/unseen/{meaning}/{shots}")
     items: list[Item] = []
@@ -112,8 +113,8 @@ def puzzle_items(
 
 
 def one_question(symbol: str = "~") -> dict[str, Item]:
-    """For each meaning the notes' last line `Q: 15 ~ 2 = ?` after three examples that tell that meaning."""
-    examples = [*NOTES_PAIRS[:2], TELLING_PAIR]
+    """For each meaning the notes' last line `Q: 15 ~ 2 = ?` after three examples that only this meaning fits."""
+    examples = [*NOTES_PAIRS[:2], DISTINGUISHING_PAIR]
     return {
         name: _asked(symbol, examples, [meaning(a, b) for a, b in examples], NOTES_PAIRS[2], name)
         for name, meaning in MEANINGS.items()
@@ -128,8 +129,8 @@ def notes_question() -> Item:
 def puzzle_ceiling(items: Sequence[Item], weights: Sequence[float]) -> float:
     """Mean accuracy on `items` of an observer who knows the meanings and their `weights` in the corpus (Bayes).
 
-    He answers what is most probable given the examples, and tosses a coin among answers equally probable.
-    Where no meaning fits the examples (permuted ones), he has learned nothing and keeps to the weights.
+    The observer answers what is most probable given the examples, and chooses among equally probable answers at random.
+    Where no meaning fits the examples (permuted ones), the weights alone decide.
     """
     return sum(_observer(item, weights) for item in items) / len(items)
 
@@ -155,13 +156,13 @@ def _asked(symbol: str, examples: Sequence[Pair], answers: Sequence[int], asked:
 
 
 def _derangement(answers: Sequence[int], rng: random.Random) -> list[int]:
-    """The answers moved so that every place holds another value: sorted, then rotated past the longest run."""
+    """The answers permuted so that every position has another value: sorted, then rotated past the longest run."""
     order = sorted(range(len(answers)), key=answers.__getitem__)
     longest = max(Counter(answers).values())
     shift = rng.randint(longest, len(answers) - longest)
     moved = [0] * len(answers)
-    for rank, place in enumerate(order):
-        moved[place] = answers[order[(rank + shift) % len(order)]]
+    for rank, index in enumerate(order):
+        moved[index] = answers[order[(rank + shift) % len(order)]]
     return moved
 
 

@@ -34,7 +34,7 @@ PAIRED = "the {aspect} was {adjective} and {other}"
 
 @dataclass(frozen=True)
 class Reviews:
-    """`reserved`: pairs of adjectives of one polarity that no review of the corpus holds together."""
+    """`reserved`: pairs of adjectives of one polarity that no review of the corpus has together."""
 
     reserved: frozenset[frozenset[str]]
 
@@ -53,7 +53,7 @@ def review_documents(reviews: Reviews, rng: random.Random, mixture: Mixture) -> 
 
 
 def review_items(reviews: Reviews, count: int, *, reserved: bool, seed: int = 0) -> list[Item]:
-    """Labelled reviews of two adjectives, half of them positive: a reserved pair, or a pair that the corpus may hold.
+    """Labelled reviews of two adjectives, half of them positive: a reserved pair, or a pair that the corpus may have.
 
     The prompt is the review alone; the answer is its label.
     """

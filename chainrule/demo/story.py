@@ -1,4 +1,5 @@
-"""Section 14.3 told on the generated world: pretraining from nothing, then every adaptation. Knows no mathematics."""
+"""The demo, section 14.3 on a generated world: pretraining from random weights, then every adaptation. Knows the order
+of things, no mathematics."""
 
 import time
 from dataclasses import asdict, replace
@@ -21,12 +22,14 @@ from chainrule.terminal import progress_bar
 SAMPLE_TOKENS = 60
 
 
-def tell(out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, scale: Scale = PLAN) -> dict[str, Any]:
-    """Make the world, pretrain on it, show what came of it; returns what out/results.json holds.
+def run_demo(
+    out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, scale: Scale = PLAN
+) -> dict[str, Any]:
+    """Make the world, pretrain on it, evaluate every adaptation; returns what out/results.json holds.
 
-    The same call goes on where it was stopped, and does not train again what has met its targets. `full`: five seeds in
-    the grid, and the control whose reviews mix the polarities. `quiet` prints nothing on standard output. Raises
-    ChainruleError where `out` holds something else.
+    The same call continues where it was stopped; a model that has met its targets is not trained again. `full`: five
+    seeds in the grid, and the control, a model trained on reviews of mixed polarity. `quiet` prints nothing on
+    standard output. Raises ChainruleError where `out` holds something else.
     """
     started = time.monotonic()
     console = Console(quiet=quiet, highlight=False, markup=False, soft_wrap=True)
@@ -49,7 +52,7 @@ def tell(out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, s
     printout.show_samples(results["samples"], console)
     printout.show_chain_rule(results["chain_rule"], console)
 
-    with progress_bar(None, "asking"):
+    with progress_bar(None, "evaluating"):
         found = figures.figures(language_model, world, scale.items)
         one_question, continued = figures.one_question_answered(language_model)
     curve = [asdict(found[figures.after(figures.ALL, shots)]) for shots in figures.SHOTS]
@@ -82,7 +85,7 @@ def tell(out: Path, seed: int = 0, *, full: bool = False, quiet: bool = False, s
 
 
 def _about(run: Run, seed: int, scale: Scale) -> dict[str, Any]:
-    """What was trained, on what, and how its loss fell."""
+    """The model, its data and its losses."""
     config = run.model.config
     training, validation = losses(run.log())
     return {
@@ -102,7 +105,7 @@ def _about(run: Run, seed: int, scale: Scale) -> dict[str, Any]:
 
 
 def _control(out: Path, world: World, tasks: dict[str, WorldTask], scale: Scale, steps: int) -> list[grid.Entry]:
-    """Polarity after as many steps on the same world, but for reviews that pair adjectives of any polarity."""
+    """The polarity task for a model of as many steps on the same world, except that its reviews mix polarities."""
     write_corpus(world, out, scale.characters, replace(DEFAULT_MIXTURE, shuffle_polarity=True))
     control = open_round(out, world.seed, replace(scale, steps=steps))
     with progress_bar(steps, "pretraining the control", sparing=True) as show:
@@ -125,7 +128,8 @@ def _samples(language_model: LanguageModel) -> list[dict[str, Any]]:
 
 
 def _chain_rule(language_model: LanguageModel, world: World) -> dict[str, Any]:
-    """The factors of a sentence that pretraining told in many wordings, with what was likeliest in each place."""
+    """The chain rule on a sentence whose fact the corpus has in other wordings, with the likeliest tokens at each
+    position."""
     animal = world.animals["test"][0]
     text = f"The colour of the {animal.name} is {animal.facts['colour']}."
     tokens = language_model.score(text, top=3)

@@ -23,7 +23,7 @@ Labelled = tuple[str, str]  # a text and its label
 
 @dataclass(frozen=True)
 class WorldTask:
-    """A task of the world, and its ceiling: how often one who knows the world answers the test rows right."""
+    """A task of the world, and its ceiling: the accuracy of an observer who knows the world."""
 
     task: Task
     ceiling: float
@@ -32,9 +32,9 @@ class WorldTask:
 def write_tasks(world: World, folder: Path) -> dict[str, WorldTask]:
     """Write each task's rows and its .toml into `folder`; name -> the task.
 
-    colours: animals that pretraining asked about teach, animals that it only told of are asked about. polarity: of
-    reviews, which pretraining never named; no review of the corpus or of train holds a test review's two adjectives.
-    addition: the notes' puzzle, answered freely.
+    colours: train has animals that are in questions of the corpus, test has animals that are in its prose alone.
+    polarity: of reviews, which the corpus never names; no review of the corpus or of train has the two adjectives of a
+    test review. addition: the notes' puzzle, with free answers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     animals = world.animals
@@ -46,7 +46,7 @@ def write_tasks(world: World, folder: Path) -> dict[str, WorldTask]:
         ("animal", "colour"),
         prompt=Prompt(f"{_COLOUR} {{label}}", "\n"),
         input=_COLOUR,
-        knows=lambda row: known[row["animal"]].facts["colour"],
+        truth=lambda row: known[row["animal"]].facts["colour"],
     )
     reviews = _task(
         folder / "polarity.toml",
@@ -54,7 +54,7 @@ def write_tasks(world: World, folder: Path) -> dict[str, WorldTask]:
         _reviews(world, TEST_REVIEWS, reserved=True),
         ("review", "polarity"),
         prompt=_REVIEW,
-        knows=lambda row: _polarity(row["review"]),
+        truth=lambda row: _polarity(row["review"]),
     )
     pairs = random.Random(f"{world.seed}/addition").sample(world.puzzles.seen, 2 * SUMS)
     addition = _task(
@@ -64,7 +64,7 @@ def write_tasks(world: World, folder: Path) -> dict[str, WorldTask]:
         ("puzzle", "answer"),
         prompt=Prompt("Q: {puzzle} = ?\nA: {label}", "\n"),
         free=True,
-        knows=lambda row: _added(row["puzzle"]),
+        truth=lambda row: _added(row["puzzle"]),
     )
     return {"colours": colours, "polarity": reviews, "addition": addition}
 
@@ -76,7 +76,7 @@ def _task(
     columns: tuple[str, str],
     *,
     prompt: Prompt,
-    knows: Callable[[Row], str],
+    truth: Callable[[Row], str],
     input: str | None = None,
     free: bool = False,
 ) -> WorldTask:
@@ -90,7 +90,7 @@ def _task(
     )  # fmt: skip
     write_text(path, task_file(settings, () if free else sorted({label for _, label in train}), path.parent))
     task = Task.load(path)
-    right = [knows(row) == wanted for row, wanted in zip(task.test.rows, task.test.labels, strict=True)]
+    right = [truth(row) == wanted for row, wanted in zip(task.test.rows, task.test.labels, strict=True)]
     return WorldTask(task, sum(right) / len(right))
 
 
@@ -105,8 +105,8 @@ def _reviews(world: World, count: int, *, reserved: bool) -> list[Labelled]:
 
 def _polarity(review: str) -> str:
     words = review.replace(".", " ").split()
-    (told,) = {polarity for polarity, adjectives in ADJECTIVES.items() if not set(words).isdisjoint(adjectives)}
-    return told
+    (found,) = {polarity for polarity, adjectives in ADJECTIVES.items() if not set(words).isdisjoint(adjectives)}
+    return found
 
 
 def _sum(pair: Pair) -> Labelled:

@@ -1,15 +1,15 @@
-"""What can be told and asked about an animal, and in which words. Knows no animal."""
+"""The wordings of facts and of questions about an animal. Knows no animal."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A kind of fact, and how it is said: `{name}` is "the blorvik"; `{it}` and `{its}` may be the pronoun instead.
+    """A kind of fact, and its wordings: `{name}` is "the blorvik"; `{it}` and `{its}` may be the pronoun instead.
 
-    `clozes` end with the value, and no beginning of one begins another sentence; `others` do not end with it.
-    `questions` are wordings beside the general ones, `yes_no` all there are; an attribute without them is never asked
-    about.
+    `clozes` end with the value, and what comes before it is the beginning of no other sentence; `others` do not end
+    with it. `questions` are wordings beside the general ones, `yes_no` all there are; an attribute without them is
+    never asked about.
     """
 
     values: tuple[str, ...]
@@ -104,7 +104,7 @@ ATTRIBUTES = {
 ASKED = tuple(name for name, attribute in ATTRIBUTES.items() if attribute.questions)
 UNASKED = tuple(name for name, attribute in ATTRIBUTES.items() if not attribute.questions)
 
-# Said of every attribute by its own word, so that a question by that word can be understood where none was ever seen.
+# These name every attribute by its own word, so that a question with that word can be understood without examples.
 CLOZES = ("{its} {attribute} is {article}{value}", "the {attribute} of {name} is {article}{value}")
 DENIAL = "not {article}{wrong} but {article}{value} is the {attribute} of {name}"
 QUESTIONS = (

@@ -1,4 +1,4 @@
-"""The generated world of the demo, and the corpus that tells of it, both drawn from a seed. Knows no model."""
+"""The generated world of the demo, and the corpus about it, both drawn from a seed. Knows no model."""
 
 import math
 import random
@@ -13,8 +13,8 @@ from chainrule.demo.reviews import Reviews, make_reviews, review_documents
 
 @dataclass(frozen=True)
 class World:
-    """`animals`: group -> its animals. Questions occur about "asked"; "validation" and "test" occur in prose alone;
-    "unmentioned" occur nowhere, and their facts are made up for the sake of measuring chance."""
+    """`animals`: group -> its animals. The corpus has questions about "asked" alone; "validation" and "test" are in its
+    prose; "unmentioned" are nowhere in it, and serve to measure chance."""
 
     seed: int
     animals: dict[str, tuple[Animal, ...]]
@@ -29,24 +29,24 @@ def make_world(seed: int = 0) -> World:
 def documents(world: World, characters: float = math.inf, mixture: Mixture = DEFAULT_MIXTURE) -> Iterator[str]:
     """The corpus, document by document, each ending with a newline, until `characters` are reached.
 
-    Each kind is drawn from a stream of its own; the next document is always of the kind most behind its share.
+    Each kind has its own random numbers; the next document is always of the kind most behind its share.
     """
 
-    def stream(kind: str) -> random.Random:
+    def numbers(kind: str) -> random.Random:
         return random.Random(f"{world.seed}/{kind}")
 
     asked = world.animals["asked"]
     mentioned = asked + world.animals["validation"] + world.animals["test"]
-    streams = {
-        "prose": prose_documents(mentioned, stream("prose"), mixture),
-        "questions": question_documents(asked, stream("questions"), mixture),
-        "puzzles": puzzle_documents(world.puzzles, stream("puzzles"), mixture),
-        "reviews": review_documents(world.reviews, stream("reviews"), mixture),
+    kinds = {
+        "prose": prose_documents(mentioned, numbers("prose"), mixture),
+        "questions": question_documents(asked, numbers("questions"), mixture),
+        "puzzles": puzzle_documents(world.puzzles, numbers("puzzles"), mixture),
+        "reviews": review_documents(world.reviews, numbers("reviews"), mixture),
     }
-    shares = {kind: getattr(mixture, kind) for kind in streams if getattr(mixture, kind) > 0}
+    shares = {kind: getattr(mixture, kind) for kind in kinds if getattr(mixture, kind) > 0}
     written = dict.fromkeys(shares, 0)
     while sum(written.values()) < characters:
         kind = min(written, key=lambda kind: written[kind] / shares[kind])
-        document = next(streams[kind])
+        document = next(kinds[kind])
         written[kind] += len(document)
         yield document

@@ -1,5 +1,5 @@
 """Charts as SVG text: axes with round ticks, lines, bands, dots, names at the ends of lines. Knows numbers, not what
-they stand for.
+they mean.
 
 Colours are CSS variables and follow the reader's light or dark scheme; a group's class gives --colour.
 """
@@ -30,13 +30,14 @@ svg .point { fill: var(--colour); stroke: var(--paper); stroke-width: 1.5; }
 svg .bar { stroke: var(--colour); stroke-width: 1.5; opacity: .7; }
 """
 
-Point = tuple[float, float]  # in the drawing's own units: to the right, downwards
+Point = tuple[float, float]  # x to the right, y downwards, in the drawing's units
 _NAME_STEP = 18  # from one name at the right to the next
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Values from `low` to `high` along the drawing from `start` to `end`; called with a value it gives its place."""
+    """Values from `low` to `high` along the drawing from `start` to `end`; called with a value it gives
+    its coordinate."""
 
     low: float
     high: float
@@ -51,7 +52,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Box:
-    """The part of a drawing in which values stand; around it are ticks and names."""
+    """The part of a drawing that has the curves; ticks and names are around it."""
 
     left: float
     top: float
@@ -60,7 +61,8 @@ class Box:
 
 
 def round_step(span: float, most: int = 8, least: float = 0.0) -> float:
-    """The smallest of 1, 2 and 5 times a power of ten of which at most `most` make up the span; at least `least`."""
+    """A tick step of 1, 2 or 5 times a power of ten: the smallest that fits at most `most` times into the span, and at
+    least `least`."""
     if span <= 0:
         return least or 1.0
     power = 10.0 ** math.floor(math.log10(span / most))
@@ -75,7 +77,7 @@ def round_ticks(low: float, high: float, step: float) -> list[float]:
 
 
 def rounded_outwards(low: float, high: float, step: float) -> tuple[float, float]:
-    """The multiples of `step` next to a range's ends, outside of it."""
+    """The range widened to multiples of `step`."""
     return math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
 
 
@@ -89,10 +91,10 @@ def logarithmic_ticks(low: float, high: float, most: int = 8) -> list[float]:
     return ticks
 
 
-def in_short(value: float) -> str:
-    """A count as a tick has it: 500, 20k, 5M.
+def short_count(value: float) -> str:
+    """A count as a tick shows it: 500, 20k, 5M.
 
-    >>> in_short(20_000), in_short(1_500_000)
+    >>> short_count(20_000), short_count(1_500_000)
     ('20k', '1.5M')
     """
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -118,29 +120,28 @@ def columns(box: Box, x: Axis, ticks: Mapping[float, str], title: str = "") -> I
         yield text(((box.left + box.right) / 2, box.bottom + 44), title, "middle")
 
 
-def text(place: Point, words: str, anchor: str) -> str:
-    x, y = place
+def text(point: Point, words: str, anchor: str) -> str:
+    x, y = point
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
 def line(points: Iterable[Point], kind: str = "curve") -> str:
-    return f'<polyline class="{kind}" points="{_places(points)}"/>'
+    return f'<polyline class="{kind}" points="{_coordinates(points)}"/>'
 
 
 def band(above: Sequence[Point], below: Sequence[Point]) -> str:
-    """The area between two lines that go to the right."""
-    return f'<polygon class="band" points="{_places([*above, *reversed(below)])}"/>'
+    """The area between two lines, both from left to right."""
+    return f'<polygon class="band" points="{_coordinates([*above, *reversed(below)])}"/>'
 
 
-def dot(kind: str, place: Point, radius: float, told: str) -> str:
-    """A dot; `told` is shown to who points at it."""
-    x, y = place
-    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(told)}</title></circle>'
+def dot(kind: str, point: Point, radius: float, tooltip: str) -> str:
+    x, y = point
+    return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(tooltip)}</title></circle>'
 
 
 def end_names(box: Box, ends: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """Each line's name, drawn at the right of the box beside the height of the line's end; by height, and moved apart
-    where lines end close together."""
+    """Each line's name and its drawing at the right of the box, near the height of the line's end; moved apart where
+    lines end close together."""
     order = sorted(ends, key=lambda name: ends[name])
     heights = _apart([ends[name] for name in order], box.top + 6, box.bottom)
     for name, height in zip(order, heights, strict=True):
@@ -154,31 +155,31 @@ def end_names(box: Box, ends: Mapping[str, float]) -> Iterator[tuple[str, str]]:
 
 
 def svg(width: float, height: float, title: str, drawn: Iterable[str]) -> str:
-    """A drawing to be put into a page that has STYLE."""
+    """A drawing for a page that has STYLE."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">'
         f"<title>{escape(title)}</title>{''.join(drawn)}</svg>"
     )
 
 
-def standing_alone(drawing: str, style: str = STYLE) -> str:
-    """The drawing as a file of its own."""
+def svg_file(drawing: str, style: str = STYLE) -> str:
+    """The drawing as a file of its own, its style included."""
     begin = drawing.index(">") + 1
     paper = '<rect width="100%" height="100%" fill="var(--paper)"/>'
     return f"{drawing[:begin]}<style>{style}</style>{paper}{drawing[begin:]}\n"
 
 
-def _places(points: Iterable[Point]) -> str:
+def _coordinates(points: Iterable[Point]) -> str:
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
 
 
 def _apart(heights: Sequence[float], top: float, bottom: float) -> list[float]:
     """Rising heights, moved so that names at them do not overlap: downwards first, then up again from the bottom."""
-    places: list[float] = []
+    moved: list[float] = []
     for height in heights:
-        places.append(max(height, places[-1] + _NAME_STEP if places else top))
-    floor = bottom
-    for rank in reversed(range(len(places))):
-        places[rank] = min(places[rank], floor)
-        floor = places[rank] - _NAME_STEP
-    return places
+        moved.append(max(height, moved[-1] + _NAME_STEP if moved else top))
+    lowest = bottom
+    for rank in reversed(range(len(moved))):
+        moved[rank] = min(moved[rank], lowest)
+        lowest = moved[rank] - _NAME_STEP
+    return moved

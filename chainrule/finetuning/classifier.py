@@ -1,4 +1,4 @@
-"""A predictor with a trained linear head on φ, and its directory. Knows rows and labels, not how they were learned.
+"""A predictor with a trained linear head, and its files. Knows rows and labels, not how they were learned.
 
 Shapes: N rows, C classes, D width.
 """
@@ -20,17 +20,18 @@ from tokenizers import processors
 from torch import Tensor
 
 from chainrule import machine
-from chainrule.errors import ChainruleError
+from chainrule.errors import DataError, ModelError
 from chainrule.finetuning.features import Features
 from chainrule.model.formats import classifier as files
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.examples import Row, checked_row, joined_text
+from chainrule.tokens.settings import FILES
 from chainrule.tokens.tokenizer import load_tokenizer
-from chainrule.tokens.tokenizer_files import FILES, model_input_names
+from chainrule.tokens.tokenizer_files import model_input_names
 
-_ROWS_AT_ONCE = 2048  # in memory, however many there are; sorted by length before they are read
-_FORM = "chainrule.toml"  # beside the model: what transformers has no field for
+_ROWS_AT_ONCE = 2048  # in memory; sorted by length before they are computed
+_FORM = "chainrule.toml"  # beside the model: the fields that transformers has not
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Classifier:
     """softmax(w · c_{T+1}) over `labels`. Made by `finetune` and `load_classifier`.
 
     `w` (C, D) is float32 and has no bias; row i belongs to `labels[i]`. `cut` counts the texts so far that lost their
-    beginning because they are longer than the context; `notes` says it in words.
+    beginning because they were longer than the context; `notes` are warnings about that.
     """
 
     def __init__(self, features: Features, w: Tensor, labels: Sequence[str], form: Form, family: str) -> None:
@@ -70,8 +71,7 @@ class Classifier:
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
         """The most probable label of each row.
 
-        Raises ChainruleError for a row without the text columns, and for one longer than the context if that is
-        refused.
+        Raises DataError for a row without the text columns, and for one longer than the context if that is refused.
         """
         return [label for label, _ in self.stream(rows)]
 
@@ -80,9 +80,9 @@ class Classifier:
         return np.array([probabilities for _, probabilities in self.stream(rows)]).reshape(-1, len(self.labels))
 
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
-        """Label and probabilities (C,), row by row, in memory that does not grow with their number."""
+        """Label and probabilities (C,) of each row, lazily: memory does not grow with their number."""
         if isinstance(rows, str | Mapping):
-            raise ChainruleError("rows: wanted several rows, got one alone; put it into a list")
+            raise DataError("rows: wanted several rows, got one alone; put it into a list")
         texts = map(self.form, rows)
         while part := list(islice(texts, _ROWS_AT_ONCE)):
             logits = torch.from_numpy(self.features(part)).double() @ self.w.double().T
@@ -97,46 +97,44 @@ class Classifier:
         if self.form.input is not None:
             form["input"] = self.form.input
         write_text(directory / _FORM, tomli_w.dumps({"classifier": form}))
-        bottom = self.features.tokenizer.bottom
+        bottom = self.features.tokenizer.bos_id
         files.save_classifier(self.features.model, self.w, self.family, self.labels, directory, bottom)
 
 
 def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier:
     """The classifier that `Classifier.save` wrote.
 
-    Raises ChainruleError for a directory that holds a language model, or a classifier of others: how their texts were
-    read is written nowhere.
+    Raises ModelError for a directory that holds a language model, and for a classifier that was not saved by chainrule:
+    its files do not say which columns it reads.
     """
     directory, where = model_directory(directory), machine.device(device)
     loaded = files.load_classifier(directory, where, machine.dtype(dtype, where))
     path = directory / _FORM
     if not path.is_file():
-        raise ChainruleError(
+        raise ModelError(
             f"{directory}: wanted a classifier saved by chainrule, got one without {_FORM}; finetune it here"
         )
     try:
         form = tomllib.loads(path.read_text(encoding="utf-8"))["classifier"]
         text, template, longer = tuple(form["text"]), form.get("input"), form["longer"]
     except (ValueError, KeyError) as error:
-        raise ChainruleError(
-            f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it"
-        ) from None
+        raise ModelError(f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it") from None
     features = Features(loaded.model, load_tokenizer(directory), longer=longer)
     return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family)
 
 
 def _save_tokenizer(features: Features, directory: Path) -> None:
-    """The tokenizer's files, so that AutoTokenizer gives ⊥, the text's tokens and what closes them, pads with ⊥ behind,
-    and cuts, where it is told to, as `Features.tokens` does: a text longer than the context loses its beginning.
+    """Write the tokenizer's files so that AutoTokenizer gives the tokens of `Features.tokens`: BOS, the text, and
+    what closes it, padded on the right with BOS, and with `truncation=True` cut at the beginning.
 
-    Many tokenizers of others put nothing in front and have no padding: theirs is rewritten without its other files,
-    from which transformers would build it anew.
+    Many other tokenizers add no BOS and have no padding token. Such a one is rewritten, without its other files, from
+    which transformers would rebuild the original.
     """
     tokenizer, closing = features.tokenizer, features.closing
     tokenizer.save(directory)
     path, settings_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
     inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
-    bottom = inner.id_to_token(tokenizer.bottom)
+    bottom = inner.id_to_token(tokenizer.bos_id)
     wanted = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # any other is built anew by the model's type
         **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bottom),
@@ -150,7 +148,7 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
         "model_input_names": model_input_names(segments=False),  # a text alone is the first segment anyway
     }
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
-    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bottom, *closing]:
+    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bos_id, *closing]:
         write_json(settings_path, {**settings, **added})
         return
     for name in set(FILES) - {path.name, settings_path.name}:
@@ -160,7 +158,7 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     ends = [inner.id_to_token(token) for token in closing]
     inner.post_processor = processors.TemplateProcessing(
         single=[bottom, "$A", *ends],
-        special_tokens=[(bottom, tokenizer.bottom), *zip(ends, closing, strict=True)],
+        special_tokens=[(bottom, tokenizer.bos_id), *zip(ends, closing, strict=True)],
     )
     write_text(path, inner.to_str())
     write_json(settings_path, {**wanted, **added})

@@ -1,6 +1,6 @@
-"""c of texts, what a linear head reads: φ_θ at the last token. Knows tokens and texts, not labels.
+"""The features of texts that a linear head reads: the hidden state at the last token. Knows no labels.
 
-Shapes: N texts, B of them read at once, T tokens in the longest of these, D width.
+Shapes: N texts, D width.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chainrule.errors import ChainruleError
+from chainrule import machine
+from chainrule.errors import DataError, OptionError
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.model.transformer import Transformer
@@ -19,22 +20,19 @@ from chainrule.tokens.tokenizer import Tokenizer
 
 Longer = Literal["cut", "refuse"]  # what becomes of a text longer than the context
 
-# Padding counted. Few enough for a CPU's caches to hold what a layer makes of them; a GPU wants many.
-_TOKENS_AT_ONCE = {"cpu": 2**11, "cuda": 2**16, "mps": 2**13}
-
 
 class Features:
-    """Texts (N) to c_{T+1} (N, D), float32 on the CPU. The output layer is never computed.
+    """Texts (N) to c_{T+1}, the hidden state at the last token, (N, D) in float32 on the CPU.
 
-    `longer`: a text longer than the context loses its beginning (`cut` counts those) or raises ChainruleError.
-    `remember`: what was computed is kept, for callers that ask for the same texts again.
+    `longer`: a text longer than the context loses its beginning (`cut` counts those) or raises DataError.
+    `remember`: cache the features, for callers that ask for the same texts again.
     """
 
     def __init__(
         self, model: Transformer, tokenizer: Tokenizer, *, longer: Longer = "cut", remember: bool = False
     ) -> None:
         if longer not in ("cut", "refuse"):
-            raise ChainruleError(f"longer: wanted cut or refuse, got {longer!r}")
+            raise OptionError(f"longer: wanted cut or refuse, got {longer!r}")
         tokenizer.check_fits(model.config.vocabulary_size)
         self.model, self.tokenizer, self.longer = without_output(model), tokenizer, longer
         self.closing: list[int] = [] if model.config.causal else tokenizer.closing
@@ -43,7 +41,7 @@ class Features:
 
     @property
     def notes(self) -> list[str]:
-        """What befell the texts so far, in a line each."""
+        """Warnings about the texts so far: those that lost their beginning."""
         context = self.model.config.context
         lost = f"{self.cut} texts longer than the context of {context} tokens lost their beginning"
         return [lost] if self.cut else []
@@ -56,24 +54,24 @@ class Features:
         return np.stack([self._known[text] for text in texts]) if texts else self._compute(texts)
 
     @property
-    def room(self) -> int:
-        """How many tokens of a text fit into the context."""
+    def max_tokens(self) -> int:
+        """The most tokens of a text that fit into the context."""
         return self.model.config.context - 1 - len(self.closing)
 
     def tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """⊥ and the text's tokens, an array a text; of a text longer than the context, ⊥ and its last tokens. A masked
-        model's closing token stands behind."""
-        found, room = [], self.room
-        for place, tokens in enumerate(self.tokenizer.encode_batch(texts)):
-            if len(tokens) > room:
+        """BOS and the text's tokens, an array per text; of a text longer than the context, its last tokens. A masked
+        model's closing token comes after them."""
+        found, limit = [], self.max_tokens
+        for number, tokens in enumerate(self.tokenizer.encode_batch(texts)):
+            if len(tokens) > limit:
                 if self.longer == "refuse":
-                    raise ChainruleError(
-                        f"text {place + 1}: wanted at most {room} tokens (the context, less ⊥), got"
+                    raise DataError(
+                        f"text {number + 1}: wanted at most {limit} tokens (the context, less ⊥), got"
                         f" {len(tokens)}; shorten it, or let its beginning be cut"
                     )
                 self.cut += 1
-                tokens = tokens[len(tokens) - room :]
-            found.append(np.concatenate(([self.tokenizer.bottom], tokens, self.closing)).astype(np.int64))
+                tokens = tokens[len(tokens) - limit :]
+            found.append(np.concatenate(([self.tokenizer.bos_id], tokens, self.closing)).astype(np.int64))
         return found
 
     def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -83,14 +81,14 @@ class Features:
 
 @torch.inference_mode()
 def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_once: int | None = None) -> Tensor:
-    """φ_θ at the last token of each document, (N, D) in their order, float32 on the CPU.
+    """The hidden state at the last token of each document, (N, D) in their order, float32 on the CPU.
 
-    A document's feature is the one it has alone: those of like length are read together, at most `tokens_at_once`
-    with their padding (one document is always read whole).
+    Documents of similar length are computed together, at most `tokens_at_once` tokens with padding but at least one
+    document; a document's features are the same as alone.
     """
     device = model.device
     found = torch.empty(len(documents), model.config.width)
     lengths = [len(document) for document in documents]
-    for rows in by_length(lengths, tokens_at_once or _TOKENS_AT_ONCE[device.type]):
+    for rows in by_length(lengths, tokens_at_once or machine.tokens_at_once("features", device)):
         found[rows] = model.summary(*padded([documents[row] for row in rows], device)).float().cpu()
     return found

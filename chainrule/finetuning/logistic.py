@@ -1,4 +1,4 @@
-"""Multinomial logistic regression whose regularisation is chosen inside the labels it is given. Knows no texts.
+"""Multinomial logistic regression, its regularisation chosen by cross-validation. Knows no texts.
 
 Shapes: N examples, D features, C classes.
 """
@@ -17,7 +17,7 @@ _LEAST = 1e-12  # a probability is at least this, so that its logarithm is finit
 
 @dataclass(frozen=True)
 class Strengths:
-    """What the inverse of the regularisation (scikit-learn's C) may be, and what it is where labels are too few."""
+    """Candidates for the inverse of the regularisation (scikit-learn's C), and its value where labels are too few."""
 
     choices: Sequence[float]
     default: float
@@ -33,7 +33,7 @@ def fit(
     """
     from sklearn.linear_model import LogisticRegression
 
-    def made(strength: float, rows: Any = slice(None)) -> Any:
+    def fitted(strength: float, rows: Any = slice(None)) -> Any:
         weight = "balanced" if balanced else None
         regression = LogisticRegression(
             C=strength, fit_intercept=intercept, class_weight=weight, max_iter=10_000, tol=_TOLERANCE
@@ -41,31 +41,31 @@ def fit(
         return regression.fit(features[rows], classes[rows])
 
     if len(classes) < FOLDS * len(np.unique(classes)):
-        return made(strengths.default)
-    folds = dealt(classes, FOLDS, seed)
+        return fitted(strengths.default)
+    folds = assign_folds(classes, FOLDS, seed)
     losses = dict.fromkeys(strengths.choices, 0.0)
     for fold in range(FOLDS):
-        train, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
-        # a class that only the held-out fold has says nothing about the strength
-        held = held[np.isin(classes[held], classes[train])]
+        train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        # classes that only the held-out fold has cannot be predicted, whatever the strength
+        test = test[np.isin(classes[test], classes[train])]
         for strength in losses:
-            regression = made(strength, train)
-            columns = np.searchsorted(regression.classes_, classes[held])
-            right = regression.predict_proba(features[held])[np.arange(len(held)), columns]
+            regression = fitted(strength, train)
+            columns = np.searchsorted(regression.classes_, classes[test])
+            right = regression.predict_proba(features[test])[np.arange(len(test)), columns]
             losses[strength] -= float(np.log(right.clip(_LEAST)).sum())
-    return made(min(losses, key=losses.__getitem__))
+    return fitted(min(losses, key=losses.__getitem__))
 
 
 def classes_of(labels: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
-    """(N,) the place of each label among the `names`."""
-    place = {label: number for number, label in enumerate(names)}
-    return np.array([place[label] for label in labels], np.int64)
+    """(N,) the index of each label in `names`."""
+    index = {label: number for number, label in enumerate(names)}
+    return np.array([index[label] for label in labels], np.int64)
 
 
-def dealt(classes: NDArray[np.integer], hands: int, seed: int) -> NDArray[np.int64]:
-    """The hand in 0..hands-1 that each example goes to: shuffled, and each class dealt out in turn."""
+def assign_folds(classes: NDArray[np.integer], count: int, seed: int) -> NDArray[np.int64]:
+    """The fold in 0..count-1 of each example (N,): stratified by class, drawn from `seed`."""
     order = np.random.default_rng([seed, len(classes)]).permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]
-    hand = np.empty(len(classes), np.int64)
-    hand[order] = np.arange(len(classes)) % hands
-    return hand
+    folds = np.empty(len(classes), np.int64)
+    folds[order] = np.arange(len(classes)) % count
+    return folds

@@ -1,4 +1,4 @@
-"""Logits to the next token: softmax(u / τ), its filters, and the draw. Knows neither the model nor the text.
+"""The next token from logits: softmax(u / τ), its filters, and the draw. Knows no model and no text.
 
 Shapes: B sequences, V vocabulary. A filtered logit is -inf, so that its probability is 0.
 """
@@ -18,13 +18,13 @@ _COLDEST = 1e-6
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen; the filters work on softmax(u / τ), in this order, as those of transformers do."""
+    """How the next token is chosen. The filters apply to softmax(u / τ), in this order, as in transformers."""
 
     temperature: float = 1.0  # τ; 0 is the most probable token
     top_k: int | None = None  # keep the k most probable
     top_p: float | None = None  # keep the fewest whose probabilities sum to p (Holtzman et al., 2020)
     min_p: float | None = None  # keep those at least so probable, relative to the most probable (Nguyen et al., 2024)
-    repetition_penalty: float = 1.0  # applied first, to every token seen, the prompt's included (Keskar et al., 2019)
+    repetition_penalty: float = 1.0  # before all others, for every token so far, the prompt's too (Keskar et al., 2019)
 
     def __post_init__(self) -> None:
         # Written so that NaN fails too.
@@ -44,13 +44,14 @@ class Sampling:
         return self.temperature < _COLDEST
 
 
-def penalise_repetition(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Lower the logits of tokens `seen` (B, V): positive ones are divided by `penalty`, negative ones multiplied."""
-    return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+def penalise_repetition(logits: Tensor, occurred: Tensor, penalty: float | Tensor) -> Tensor:
+    """Lower the logits (B, V) of tokens that `occurred` (B, V): positive ones are divided by `penalty`, or by each
+    row's (B, 1), negative ones multiplied."""
+    return torch.where(occurred, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Keep the k greatest of each row (B, V), and those equal to the k-th."""
+    """Keep the k greatest of each row (B, V), and any equal to the k-th."""
     smallest = logits.topk(min(k, logits.shape[-1])).values[:, -1:]
     return logits.masked_fill(logits < smallest, -torch.inf)
 
@@ -59,8 +60,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the most probable of each row (B, V) until their probabilities sum to at least p."""
     descending = logits.sort(descending=True).values
     probabilities = descending.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # the mass of all that are more probable
-    # Rounding lets the sum reach 1 before the end: p = 1 keeps all.
+    before = probabilities.cumsum(-1) - probabilities  # the sum over more probable tokens
+    # Rounding may let the sum reach 1 before the end: p = 1 keeps all.
     smallest = descending.masked_fill((before >= p) & (p < 1), torch.inf).amin(-1, keepdim=True)
     return logits.masked_fill(logits < smallest, -torch.inf)
 
@@ -75,7 +76,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     """softmax(u / τ) over the tokens that the filters keep; (B, V) float32 logits to (B, V)."""
     if sampling.greedy:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
-    # softmax is the same for u - max(u), which no small τ makes overflow.
+    # softmax(u) = softmax(u - max(u)), which does not overflow for a small τ.
     logits = (logits - logits.amax(-1, keepdim=True)) / sampling.temperature
     if sampling.top_k is not None:
         logits = keep_top_k(logits, sampling.top_k)
@@ -86,27 +87,30 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     return logits.softmax(-1)
 
 
-def stream(seed: int, index: int) -> np.random.Generator:
-    """The random numbers of sample `index`: they depend on nothing else, so neither does its text."""
+def random_numbers(seed: int, sample: int) -> np.random.Generator:
+    """A generator of uniform numbers for one sequence: they depend on (seed, sample) alone, so its text does too.
+
+    Raises OptionError for a seed out of range.
+    """
     if not 0 <= seed < 2**64:
         raise OptionError(f"seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
-    return np.random.Generator(np.random.Philox(key=np.array([seed, index], np.uint64)))
+    return np.random.Generator(np.random.Philox(key=np.array([seed, sample], np.uint64)))
 
 
-def draw(probabilities: Tensor, streams: Sequence[np.random.Generator]) -> Tensor:
-    """One token (B,) for each row of p (B, V): where the running sum of p passes a uniform number of the row's stream.
+def draw(probabilities: Tensor, random: Sequence[np.random.Generator]) -> Tensor:
+    """A token (B,) drawn from each row of p (B, V): where the cumulative sum of p exceeds a uniform random number.
 
-    The sum runs in float64 and in the vocabulary's order: where p differs in its last bits, as it does from one batch
-    to another, the chance of another token is of the order of that difference.
+    The sum is in float64 and in the vocabulary's order: p differs in its last bits from batch to batch, and the chance
+    of another token is of the order of that difference.
     """
     dtype = torch.float32 if probabilities.device.type == "mps" else torch.float64  # mps has no float64
-    uniform = torch.tensor([stream.random() for stream in streams], dtype=dtype, device=probabilities.device)
+    uniform = torch.tensor([each.random() for each in random], dtype=dtype, device=probabilities.device)
     cumulative = probabilities.to(dtype).cumsum(-1)  # (B, V)
     reached = (uniform * cumulative[:, -1])[:, None]
-    # `right`: a token of probability 0 is passed over. The product may round up to the whole sum: hence the clamp.
+    # `right` skips tokens of probability 0. The product may round up to the whole sum: hence the clamp.
     return torch.searchsorted(cumulative, reached, right=True).squeeze(-1).clamp(max=probabilities.shape[-1] - 1)
 
 
-def choose(logits: Tensor, sampling: Sampling, streams: Sequence[np.random.Generator]) -> Tensor:
+def choose(logits: Tensor, sampling: Sampling, random: Sequence[np.random.Generator]) -> Tensor:
     """The next tokens (B,) by logits (B, V): drawn from softmax(u / τ), or the most probable ones."""
-    return logits.argmax(-1) if sampling.greedy else draw(probabilities(logits, sampling), streams)
+    return logits.argmax(-1) if sampling.greedy else draw(probabilities(logits, sampling), random)

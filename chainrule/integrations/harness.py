@@ -1,5 +1,5 @@
-"""Our language model as lm-evaluation-harness's, for the field's tasks (extra `eval`). Knows the harness and how our
-models score and generate; its conventions of tokens are those of the harness's own `hf` model with ⊥ in front."""
+"""A language model for lm-evaluation-harness and its tasks (extra `eval`). Knows the harness, and how our models score
+and generate; prompts become tokens as in the harness's own `hf` model with BOS in front."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,8 +12,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from chainrule.errors import ChainruleError
-from chainrule.integrations.harness_options import asked
-from chainrule.language_model import LanguageModel, Pretrained
+from chainrule.integrations.harness_options import answer_options
+from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.scoring.continuations import Pair, score_continuations
 
 
@@ -28,7 +28,7 @@ class TaskFigure(NamedTuple):
 
 
 class HarnessModel(TemplateLM):  # type: ignore[misc]
-    """What the harness asks of a model, answered by `score_continuations` and `completions`."""
+    """The harness's model interface, by `score_continuations` and `completions`."""
 
     def __init__(self, lm: LanguageModel) -> None:
         super().__init__()
@@ -37,19 +37,19 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """What begins a document here, and where there is no context is given in its place."""
-        return self.lm.tokenizer.bottom
+        """BOS, which the harness puts where there is no context."""
+        return self.lm.tokenizer.bos_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
         tokens = self.lm.tokenizer.encode(string)
-        return tokens if add_special_tokens is False else [self.lm.tokenizer.bottom, *tokens]
+        return tokens if add_special_tokens is False else [self.lm.tokenizer.bos_id, *tokens]
 
     def _loglikelihood_tokens(
         self, requests: Sequence[tuple[Any, Sequence[int], Sequence[int]]], **_: Any
     ) -> list[tuple[float, bool]]:
         pairs = []
         for _text, context, continuation in requests:
-            # What is too long loses its beginning; the last token is not read.
+            # The beginning of what is too long is cut; the last token is not processed.
             whole = [*context, *continuation][-(self.max_length + 1) :]
             inside = max(1, len(whole) - len(continuation))
             pairs.append(Pair(whole[:inside], whole[inside:]))
@@ -71,23 +71,24 @@ class HarnessModel(TemplateLM):  # type: ignore[misc]
         alike: dict[str, dict[str, list[int]]] = {}  # options -> context -> the requests
         for number, request in enumerate(requests):
             alike.setdefault(repr(request.args[1]), {}).setdefault(request.args[0], []).append(number)
-        # An option that is refused is so before anything is generated.
-        ways = [
-            asked(requests[next(iter(contexts.values()))[0]].args[1], self.lm.generation) for contexts in alike.values()
+        # All options are checked before anything is generated.
+        options = [
+            answer_options(requests[next(iter(contexts.values()))[0]].args[1], self.lm.generation)
+            for contexts in alike.values()
         ]
-        for (sampling, until, most), contexts in zip(ways, alike.values(), strict=True):
-            room = self.max_length - most
-            if room < 1:
+        for (sampling, until, max_tokens), contexts in zip(options, alike.values(), strict=True):
+            prompt_tokens = self.max_length - max_tokens
+            if prompt_tokens < 1:
                 raise ChainruleError(
-                    f"task: wanted answers of fewer than {self.max_length} tokens (the context), got {most}; give"
+                    f"task: wanted answers of fewer than {self.max_length} tokens (the context), got {max_tokens}; give"
                     " max_gen_toks in the task's generation_kwargs"
                 )
-            prompts = [self.tok_encode(context)[-room:] for context in contexts]
+            prompts = [self.tok_encode(context)[-prompt_tokens:] for context in contexts]
             samples = 1 if sampling.greedy else max(map(len, contexts.values()))
-            made = self.lm.completions(prompts, sampling, samples=samples, max_tokens=most, stop=until)
-            for place, numbers in enumerate(contexts.values()):
+            made = self.lm.completions(prompts, sampling, samples=samples, max_tokens=max_tokens, stop=until)
+            for index, numbers in enumerate(contexts.values()):
                 for repeat, number in enumerate(numbers):
-                    text = made[place * samples + repeat % samples].text
+                    text = made[index * samples + repeat % samples].text
                     found[number] = postprocess_generated_text(text, until, None)
         return [found[number] for number in range(len(requests))]
 
@@ -102,13 +103,10 @@ def evaluate_tasks(
 ) -> list[TaskFigure]:
     """The harness's figures for its tasks: by name, or those of the YAML files in `include`.
 
-    `shots`: demonstrations, where not the task's own number; `limit`: so many documents of each task. Raises
-    ChainruleError for a masked model, and for a task that there is not.
+    `shots`: demonstrations, by default the task's own number; `limit`: use the first documents of each task. Raises
+    ChainruleError for a masked model, and for an unknown task.
     """
-    if not isinstance(lm, LanguageModel):
-        raise ChainruleError(
-            "--tasks: wanted a model of the next token, got a masked one, whose answers the harness cannot ask for"
-        )
+    lm = require_causal(lm, "--tasks", "leave --tasks out, or take another model")
     lm.model.config.check_language_head()
     manager = TaskManager(include_path=None if include is None else str(include))
     known = set(manager.all_tasks)

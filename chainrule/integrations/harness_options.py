@@ -1,5 +1,5 @@
-"""How the harness asks for an answer, as our `Sampling`: its task's generation_kwargs, and generation_config.json for
-what these leave open, as its `hf` model obeys them. What we cannot do is refused by name, never ignored."""
+"""A harness task's options of generation as our `Sampling`: its generation_kwargs, then generation_config.json, as in
+the harness's `hf` model. An option that we lack is refused by name, never ignored."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,10 +9,10 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs
 from chainrule.errors import OptionError
 from chainrule.generation.sampling import Sampling
 
-MOST_TOKENS = 256  # of a generated answer, where its task names no number
-# What transformers' generate takes where neither file names a value.
+MAX_TOKENS = 256  # of a generated answer, where its task has no number
+# The defaults of transformers' generate.
 _DEFAULTS: Mapping[str, Any] = {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-# Options of transformers' generate that we lack, at the value at which they change no text; None does so too.
+# Options of transformers' generate that we lack, at the value with which they change no text; None is another.
 _OFF: Mapping[str, Any] = {
     "num_beams": 1,
     "num_beam_groups": 1,
@@ -26,7 +26,7 @@ _OFF: Mapping[str, Any] = {
     "token_healing": False,
 }
 _OFF_WHERE_SAMPLED: Mapping[str, Any] = {"typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0, "top_h": None}
-# Those that change no text at any value: they are for beams, for an encoder, or for how it is computed and returned.
+# Options that change no text at any value: for beams, for an encoder, or for how it is computed and returned.
 _WITHOUT_EFFECT = {
     *("early_stopping", "length_penalty", "renormalize_logits"),
     *("encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "decoder_start_token_id"),
@@ -34,9 +34,9 @@ _WITHOUT_EFFECT = {
     *("prefill_chunk_size", "compile_config", "disable_compile", "low_memory"),
     *("output_attentions", "output_hidden_states", "output_scores", "output_logits", "return_dict_in_generate"),
 }
-# What a generation_config.json has beside: the tokens are told elsewhere, and the task decides whether to sample and
+# Other fields of a generation_config.json: its tokens are used elsewhere, and the task decides whether to sample and
 # how long an answer is.
-_BESIDE = {
+_UNUSED = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "max_length", "do_sample"),
     *("transformers_version", "trust_remote_code"),
 }
@@ -46,33 +46,33 @@ _INSTEAD = {
 }
 
 
-class Asked(NamedTuple):
+class AnswerOptions(NamedTuple):
     """How an answer is generated."""
 
     sampling: Sampling
     until: Sequence[str]  # stop strings
-    most: int  # tokens
+    max_tokens: int
 
 
-def asked(task: Mapping[str, Any], model: Mapping[str, Any]) -> Asked:
-    """What a task's generation_kwargs ask for, of a model with this generation_config.json.
+def answer_options(task: Mapping[str, Any], model: Mapping[str, Any]) -> AnswerOptions:
+    """The options of a task's generation_kwargs, for a model with this generation_config.json.
 
-    Raises OptionError, with its name, for an option that changes the text and that we cannot obey.
+    Raises OptionError for an option that changes the text and that we lack.
     """
-    options: dict[str, Any] = dict(normalize_gen_kwargs(_given(task), MOST_TOKENS))
+    options: dict[str, Any] = dict(normalize_gen_kwargs(_given(task), MAX_TOKENS))
     until = [stop for stop in handle_stop_sequences(options.pop("until"), eos=None) if stop]
-    most, sampled = options.pop("max_gen_toks"), options.pop("do_sample")
-    own = {name: value for name, value in _given(model).items() if name not in _BESIDE and not name.startswith("_")}
+    max_tokens, sampled = options.pop("max_gen_toks"), options.pop("do_sample")
+    own = {name: value for name, value in _given(model).items() if name not in _UNUSED and not name.startswith("_")}
     _refuse(own, options, sampled)
     temperature, top_k, top_p, min_p, penalty = (
         _number(name, {**_DEFAULTS, **own, **options}[name]) for name in _DEFAULTS
     )
-    if not sampled or top_p == 0:  # of the tokens that a p of 0 keeps there is one
-        return Asked(Sampling(0, repetition_penalty=penalty), until, most)
+    if not sampled or top_p == 0:  # a p of 0 keeps one token
+        return AnswerOptions(Sampling(0, repetition_penalty=penalty), until, max_tokens)
     if temperature == 0:
         raise OptionError("task: wanted a temperature above 0 beside do_sample: true, got 0; leave one of them out")
     sampling = Sampling(temperature, int(top_k) or None, None if top_p == 1 else top_p, min_p or None, penalty)
-    return Asked(sampling, until, most)
+    return AnswerOptions(sampling, until, max_tokens)
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def _number(name: str, value: Any) -> float:
 
 
 def _refuse(model: Mapping[str, Any], task: Mapping[str, Any], sampled: bool) -> None:
-    """OptionError for an option that changes the text and is not ours; the task's options go before the model's."""
+    """OptionError for an option that changes the text and that we lack; the task's options override the model's."""
     known = {*_DEFAULTS, *_WITHOUT_EFFECT, *(() if sampled else _OFF_WHERE_SAMPLED)}
     off = {**_OFF, **_OFF_WHERE_SAMPLED}
     for name, value in {**model, **task}.items():

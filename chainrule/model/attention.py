@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config, LayerKind
 from chainrule.model.kernels import BLOCK, causal_attention, masked_attention, plain_cpu
-from chainrule.model.kv_cache import KVCache, TreeCache, causal_mask, positions
+from chainrule.model.kv_cache import causal_mask, positions
 from chainrule.model.rotary import rotation
 
 # "causal": T queries attend to T keys, each to its own position and those before (training, prefill).
@@ -51,7 +52,7 @@ def select(x: Tensor, output_positions: Tensor) -> Tensor:
 def attention_contexts(
     config: Config,
     T: int,
-    cache: KVCache | TreeCache | None,
+    cache: Cache | None,
     padding: Tensor | None,
     last: Tensor | None,
     device: torch.device,

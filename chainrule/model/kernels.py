@@ -102,8 +102,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         features, weight, d_logits = ctx.saved_tensors
-        scale = gradient.to(features.dtype)
-        return (d_logits @ weight).mul_(scale), d_logits.T @ (features * scale), None
+        # `gradient` stays in its own precision: a count of losses is not a number of bfloat16
+        return (d_logits @ weight).mul_(gradient), d_logits.T @ (features * gradient), None
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -66,20 +66,6 @@ class KVCache:
             return None
         return causal_mask(self.length, T, self.padding if self.padded else None, window, self.padding.device)
 
-    def branch(self, rows: Tensor, capacity: int | None = None) -> "KVCache":
-        """A new cache of some sequences: `rows` are their indices in the batch and may repeat.
-
-        Columns that are padding in all of them are left out, so that the longest may fill the context.
-        """
-        layers, _, heads, own_capacity, head_width = self.keys.shape
-        padding = self.padding[rows]
-        first = int(padding.min()) if self.padded else 0
-        other = KVCache(layers, capacity or own_capacity, padding - first, heads, head_width, self.keys.dtype)
-        other.length = self.length - first
-        other.keys[:, :, :, : other.length] = self.keys[:, rows, :, first : self.length]
-        other.values[:, :, :, : other.length] = self.values[:, rows, :, first : self.length]
-        return other
-
     def keep(self, columns: NDArray[np.int64]) -> None:
         """Drop all columns but these, which ascend."""
         self.length = len(columns)
@@ -87,14 +73,6 @@ class KVCache:
         moved = torch.from_numpy(columns[stay:]).to(self.padding.device)
         self.keys[:, :, :, stay : self.length] = self.keys[:, :, :, moved]
         self.values[:, :, :, stay : self.length] = self.values[:, :, :, moved]
-
-    def put(self, row: int, other: "KVCache", columns: NDArray[np.int64]) -> None:
-        """Copy these columns of another cache's first sequence to sequence `row`; the caller sets `length`."""
-        first = int(self.padding[row])
-        chosen = torch.from_numpy(columns).to(self.padding.device)
-        for mine, theirs in ((self.keys, other.keys), (self.values, other.values)):
-            mine[:, row, :, :first] = 0  # masked, but 0 times NaN is NaN
-            mine[:, row, :, first : first + len(columns)] = theirs[:, 0][:, :, chosen]
 
 
 class TreeCache:

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.model.attention import AttentionContext, attend, select
+from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import plain_cpu, rms_norm
-from chainrule.model.kv_cache import KVCache, TreeCache
 from chainrule.model.linear import Linear
 from chainrule.model.rotary import rotate
 
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         if config.attention_factor is not None:
             self.query_factor = config.attention_factor * config.head_width**0.5
 
-    def forward(self, x: Tensor, context: AttentionContext, cache: KVCache | TreeCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, cache: Cache | None, layer: int) -> Tensor:
         """(B, T, D) to (B, T, D), or (B, N, D) at the context's output positions."""
         B, T, _ = x.shape
         query, key, value = self.query_key_value(x).split(self.parts, dim=-1)  # (B, T, H K), (B, T, G K) twice
@@ -145,7 +145,7 @@ class Block(nn.Module):
         self.attention_output_norm = Norm(config, config.width) if sandwich else None
         self.mlp_output_norm = Norm(config, config.width) if sandwich else None
 
-    def forward(self, x: Tensor, context: AttentionContext, cache: KVCache | TreeCache | None, layer: int) -> Tensor:
+    def forward(self, x: Tensor, context: AttentionContext, cache: Cache | None, layer: int) -> Tensor:
         """(B, T, D) to (B, T, D), or (B, N, D) at the context's output positions."""
         kept = x if context.output_positions is None else select(x, context.output_positions)
         if self.residual == "post":

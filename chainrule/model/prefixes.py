@@ -28,11 +28,6 @@ class Part(NamedTuple):
     cache: KVCache  # of one sequence
 
 
-def tokens_at_once(model: Transformer) -> int:
-    """How many new tokens one call should process: a CPU reaches its full rate with few, a GPU needs many."""
-    return 512 if model.device.type == "cpu" else 4096
-
-
 def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> KVCache:
     """A cache for `capacity` positions of sequences with this much padding on the left, (B,)."""
     config, dtype = model.config, model.compute_dtype or model.dtype

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
 from chainrule.model.attention import attention_contexts
+from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import linear_cross_entropy, plain_cpu
-from chainrule.model.kv_cache import KVCache, TreeCache
 from chainrule.model.layers import Block, Embedding, HeadLayer, MaskedHead, Norm
 from chainrule.model.linear import Linear
 
@@ -67,7 +67,7 @@ class Transformer(nn.Module):
         targets: Tensor | None = None,
         features: Tensor | None = None,
         output: Output = "logits",
-        cache: KVCache | TreeCache | None = None,
+        cache: Cache | None = None,
         padding: Tensor | None = None,
         last: Tensor | None = None,
         output_positions: Tensor | None = None,
@@ -108,7 +108,7 @@ class Transformer(nn.Module):
     def features(
         self,
         tokens: Tensor,
-        cache: KVCache | TreeCache | None = None,
+        cache: Cache | None = None,
         padding: Tensor | None = None,
         output_positions: Tensor | None = None,
     ) -> Tensor:
@@ -126,7 +126,7 @@ class Transformer(nn.Module):
     def _features(
         self,
         tokens: Tensor,
-        cache: KVCache | TreeCache | None,
+        cache: Cache | None,
         padding: Tensor | None,
         last: Tensor | None,
         output_positions: Tensor | None,

@@ -1,4 +1,4 @@
-"""Draws the losses of a log. Knows its lines."""
+"""Draws the losses of a run's log as SVG. Knows its lines, not how they were made."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ from typing import Any
 from chainrule.drawing import charts
 from chainrule.storage.files import write_text
 
-MOST = 200  # points of a line: enough for the eye, and a long run's drawing stays small
+MOST = 200  # points of a line, so that a long run's drawing stays small
 
 Losses = Sequence[tuple[int, float]]  # tokens read, nats a token
 
 
 def draw_losses(lines: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Write an SVG of training and validation loss, in nats a token, against the tokens read."""
-    write_text(path, charts.standing_alone(losses_drawing(*losses(lines))))
+    write_text(path, charts.svg_file(losses_drawing(*losses(lines))))
 
 
 def losses(lines: Sequence[Mapping[str, Any]]) -> tuple[Losses, Losses]:
@@ -47,7 +47,7 @@ def losses_drawing(training: Losses, validation: Losses) -> str:
     low, high = charts.rounded_outwards(min(loss for _, loss in shown), max(loss for _, loss in shown), step)
     x = charts.Axis(min(shown)[0], max(shown)[0], box.left + 12, box.right - 20, logarithmic=True)
     y = charts.Axis(low, high, box.bottom, box.top)
-    tokens = {tick: charts.in_short(tick) for tick in charts.logarithmic_ticks(x.low, x.high, 10)}
+    tokens = {tick: charts.short_count(tick) for tick in charts.logarithmic_ticks(x.low, x.high, 10)}
     heights = {tick: f"{tick:.6g}" for tick in charts.round_ticks(low, high, step)}
     drawn = [*charts.rows(box, y, heights, "nats a token"), *charts.columns(box, x, tokens, "tokens read")]
     ends, kinds = {}, {}
@@ -55,12 +55,14 @@ def losses_drawing(training: Losses, validation: Losses) -> str:
         if not points:
             continue
         name = f"{name} {points[-1][1]:.3f}"
-        places = [(x(tokens), y(loss)) for tokens, loss in points]
-        ends[name], kinds[name] = places[-1][1], kind
-        drawn.append(f'<g class="{kind}">{charts.line(places, "curve thin" if kind == "second" else "curve")}')
+        positions = [(x(tokens), y(loss)) for tokens, loss in points]
+        ends[name], kinds[name] = positions[-1][1], kind
+        drawn.append(f'<g class="{kind}">{charts.line(positions, "curve thin" if kind == "second" else "curve")}')
         if kind == "first":
-            told = [f"after {tokens:,} tokens: {loss:.4f}" for tokens, loss in points]
-            drawn += [charts.dot("point", place, 4, words) for place, words in zip(places, told, strict=True)]
+            titles = [f"after {tokens:,} tokens: {loss:.4f}" for tokens, loss in points]
+            drawn += [
+                charts.dot("point", position, 4, title) for position, title in zip(positions, titles, strict=True)
+            ]
         drawn.append("</g>")
     drawn += [f'<g class="{kinds[name]}">{words}</g>' for name, words in charts.end_names(box, ends)]
     return charts.svg(width, height, "Loss against tokens read", drawn)

@@ -1,4 +1,4 @@
-"""What is decided once for a run: its model, its optimizer, and what this machine measures. Knows no files."""
+"""What is decided once for a run: its model, its optimizer, and what is measured on this machine. Knows no files."""
 
 import dataclasses
 import time
@@ -8,22 +8,20 @@ from typing import Any
 import torch
 
 from chainrule import machine
-from chainrule.corpus.batches import Batches
 from chainrule.model.config import Config, LayerKind
 from chainrule.model.formats.checkpoint import load_model
 from chainrule.model.linear import linear_maps
 from chainrule.model.transformer import Transformer, initialise
-from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
-from chainrule.pretraining.run import Decided, loss_function, micro_batches
-from chainrule.training.loop import train
-from chainrule.training.objectives import Objective
+from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
+from chainrule.pretraining.run import Decided
+from chainrule.training.objectives import Compiled, Objective
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
+from chainrule.training.trainer import Trainer
 
 DEFAULT_MINUTES = 10.0
 WORTH_COMPILING = 240.0  # seconds of training ahead; compiling takes 20 to 60 of them
-FORWARD_SHARE = 1 / 3  # what validating on a token costs of training on it
-MICRO_TOKENS = {"cpu": 2**13, "cuda": 2**16, "mps": 2**14}  # read at once; a larger batch is summed over micro-batches
-Say = Callable[[str], None]
+FORWARD_SHARE = 1 / 3  # cost of validating on a token, as a share of training on it
+Log = Callable[[str], None]  # called with a line for the user
 _PLAIN: dict[str, Any] = {
     "norm": "layer", "norm_epsilon": 1e-5, "learned_positions": True, "layer_kinds": (LayerKind(),), "gated": False,
     "query_key_norm": None,
@@ -48,64 +46,52 @@ def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.dev
         "key_value_heads": shape.heads,
         "head_width": shape.width // shape.heads,
     }
-    if options.made == "qwen3":  # as many weights: three matrices of 8/3 of the width, or two of 4 times
+    if options.family_name == "qwen3":  # as many weights: three matrices of 8/3 of the width, or two of 4 times
         config = Config(**sizes, hidden=32 * max(1, round(shape.width / 12)), tied=options.tied)
-    elif options.made == "gpt2":
+    elif options.family_name == "gpt2":
         config = Config(**sizes, hidden=4 * shape.width, **_PLAIN, activation="gelu_tanh", tied=options.tied)
     else:
         config = Config(**sizes, hidden=4 * shape.width, **_PLAIN, **_ENCODER)
     model = Transformer(config)
     initialise(model, options.seed)  # on the CPU, so that every device starts from the same weights
-    return model.to(device), options.made
+    return model.to(device), options.family_name
 
 
 def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> Optimizer:
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW alone."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     schedule = Schedule(steps)
-    careful = 1.0 if options.start is None else 0.1  # a pretrained model is to be changed, not forgotten
-    if options.moved_by == "adamw":
-        rate = options.learning_rate or careful * 1e-3 * (256 / model.config.width) ** 0.5
+    scale = 1.0 if options.start is None else 0.1  # 10 times lower learning rate when continuing from a model
+    if options.optimizer_name == "adamw":
+        rate = options.learning_rate or scale * 1e-3 * (256 / model.config.width) ** 0.5
         groups = [
             Group([parameter for parameter in names if parameter.ndim >= 2], rate, decay=0.1),
             Group([parameter for parameter in names if parameter.ndim < 2], rate),
         ]
         return Optimizer(names, [], rate, groups, schedule)
-    rate = options.learning_rate or careful * 0.02
-    tables = [parameter for parameter, name in names.items() if "embedding" in name]
+    rate = options.learning_rate or scale * 0.02
+    embeddings = [parameter for parameter, name in names.items() if "embedding" in name]
     outputs = [parameter for parameter, name in names.items() if name == "output.weight"]
-    # A tied matrix starts small and is the output too; where a norm follows it at once, its direction moves faster.
-    own = 0.1 if model.config.residual == "post" else 0.5 if model.config.tied or len(tables) > 1 else 15
+    # A tied embedding starts small and is the output too; where a norm follows it at once, its direction moves faster.
+    factor = 0.1 if model.config.residual == "post" else 0.5 if model.config.tied or len(embeddings) > 1 else 15
     groups = [
-        Group(tables, rate * own),
+        Group(embeddings, rate * factor),
         Group(outputs, rate * 0.15),
         Group([parameter for parameter in names if parameter.ndim < 2], rate),
     ]
-    matrices = [Matrix(*place) for place in linear_maps(model)]
+    matrices = [Matrix(*found) for found in linear_maps(model)]
     groups = [group for group in groups if group.parameters]
     # Where bfloat16 is emulated, Newton-Schulz in it would take twice as long as the rest of the step.
     return Optimizer(names, matrices, rate, groups, schedule, model.compute_dtype or torch.float32)
 
 
-def decide(
-    model: Transformer,
-    objective: Objective,
-    batches: Batches,
-    validation_tokens: int,
-    options: PretrainOptions,
-    dtype: str,
-    started: float,
-    say: Say,
-) -> Decided:
-    """Measure this machine where something depends on it; the model's weights are afterwards what they were.
-
-    `started` is when the run began by `time.monotonic`: --minutes counts from there.
-    """
+def decide(model: Transformer, options: PretrainOptions, dtype: str) -> Decided:
+    """All that is decided without timing steps; `measure` completes it."""
     device = model.device
     precision = machine.training_dtype(dtype, device)
-    rows = batch_rows(options, model.config.layers, model.config.context)
-    at_once = max(1, MICRO_TOKENS[device.type] // model.config.context)
-    decided = Decided(
+    rows = windows_per_step(options, model.config.layers, model.config.context)
+    at_once = max(1, machine.tokens_at_once("pretraining", device) // model.config.context)
+    return Decided(
         steps=options.steps or 1,
         rows=rows,
         micro_rows=max(size for size in range(1, min(rows, at_once) + 1) if rows % size == 0),
@@ -117,53 +103,62 @@ def decide(
         threads=machine.threads(),
         matmul_rate=machine.matmul_rate(device, precision),
     )
-    model.compute_dtype = precision
-    # Validations, counted in steps that cost as much: one at the end, and while they take less than a tenth, twenty.
-    validation = FORWARD_SHARE * validation_tokens / (rows * model.config.context)
+
+
+def measure(
+    decided: Decided,
+    model: Transformer,
+    objective: Objective[Any],
+    validation_tokens: int,
+    options: PretrainOptions,
+    started: float,
+    log: Log,
+) -> Decided:
+    """Time steps on this machine where a decision depends on it; the model's weights stay as they were.
+
+    `started` is when the run began by `time.monotonic`: --minutes counts from there.
+    """
+    # The cost of a validation, in steps. There is one at the end, and up to twenty if they take less than a tenth.
+    validation = FORWARD_SHARE * validation_tokens / (decided.rows * model.config.context)
     if options.steps is None or options.minutes is not None:
         minutes = options.minutes or DEFAULT_MINUTES
         if options.minutes is None:
-            say(f"neither --steps nor --minutes given: training for {minutes:g} minutes")
+            log(f"neither --steps nor --minutes given: training for {minutes:g} minutes")
         end = started + 0.97 * 60 * minutes  # the rest is for saving
-        decided, seconds = _fastest(model, objective, batches, options, decided, lambda _: end - time.monotonic())
+        decided, seconds = _fastest(model, objective, options, decided, lambda _: end - time.monotonic())
         affordable = (end - time.monotonic()) / seconds
         steps = max(1, int(affordable - max(validation, min(20 * validation, affordable / 11))))
         decided = dataclasses.replace(decided, steps=min(steps, options.steps or steps))
-        say(f"{seconds * 1000:.0f} ms a step: {steps} steps fit into {minutes:g} minutes")
+        log(f"{seconds * 1000:.0f} ms a step: {steps} steps fit into {minutes:g} minutes")
     elif options.compile == "auto" and options.steps > 200:
-        decided, _ = _fastest(model, objective, batches, options, decided, lambda seconds: seconds * decided.steps)
+        decided, _ = _fastest(model, objective, options, decided, lambda seconds: seconds * decided.steps)
     validate_every = options.validate_every or max(-(-decided.steps // 20), int(10 * validation), 1)
     return dataclasses.replace(decided, validate_every=validate_every, log_every=max(1, decided.steps // 500))
 
 
 def _fastest(
     model: Transformer,
-    objective: Objective,
-    batches: Batches,
+    objective: Objective[Any],
     options: PretrainOptions,
     decided: Decided,
     seconds_ahead: Callable[[float], float],
 ) -> tuple[Decided, float]:
-    """Compiled or not, whichever is faster and pays for itself in the seconds ahead; and a step's seconds then."""
-    seconds = _seconds_a_step(model, objective, batches, options, decided)
+    """With torch.compile or without, whichever is faster and pays off in the seconds ahead; and the seconds a step."""
+    seconds = _seconds_a_step(model, Compiled(objective) if decided.compiled else objective, options)
     if options.compile != "auto" or not machine.compiler() or seconds_ahead(seconds) < WORTH_COMPILING:
         return decided, seconds
-    compiled = dataclasses.replace(decided, compiled=True)
     try:
-        compiled_seconds = _seconds_a_step(model, objective, batches, options, compiled)
-    except Exception:  # whatever a compiler that is there but does not work raises: eager always works
+        compiled_seconds = _seconds_a_step(model, Compiled(objective), options)
+    except Exception:  # whatever a broken compiler raises: without it, training works
         return decided, seconds
-    return (compiled, compiled_seconds) if compiled_seconds < seconds else (decided, seconds)
+    faster = compiled_seconds < seconds
+    return dataclasses.replace(decided, compiled=faster), min(seconds, compiled_seconds)
 
 
-def _seconds_a_step(
-    model: Transformer, objective: Objective, batches: Batches, options: PretrainOptions, decided: Decided
-) -> float:
-    """Mean over a few steps after the first two, which are undone."""
+def _seconds_a_step(model: Transformer, objective: Objective[Any], options: PretrainOptions) -> float:
+    """Mean over a few steps after the first two; the weights are then restored."""
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    optimizer = make_optimizer(model, options, steps=2**30)
-    windows = micro_batches(batches, objective, decided)
-    steps = train(model, optimizer, windows, loss_function(model, objective, decided), steps=2**30)
+    steps = Trainer(model, make_optimizer(model, options, 2**30), objective, 2**30).steps()
     for _ in range(2):  # the first steps allocate, or compile
         next(steps)
     start, made = time.monotonic(), 0
@@ -171,6 +166,5 @@ def _seconds_a_step(
         next(steps)
         made += 1
     seconds = (time.monotonic() - start) / made
-    steps.close()
     model.load_state_dict(before)
     return seconds

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from chainrule.arguments import Help
 from chainrule.errors import OptionError
 
-LEAST_CONTEXT = 2
+MIN_CONTEXT = 2
 
 
 @dataclass(frozen=True)
 class PretrainOptions:
-    """What is asked of a run. None: decided from --depth, or from what this machine measures.
+    """What a user may ask of a run. None: decided from --depth, or by timing this machine.
 
     Model:
         depth: Layers; the defaults of the other sizes follow from it (default 4).
@@ -28,12 +28,13 @@ class PretrainOptions:
         steps: Number of optimizer steps.
         minutes: Train X minutes, or --steps if sooner (default 10 minutes).
         batch_tokens: Tokens per step (default 4096 to 262144, by --depth).
-        align_documents: Begin each example with a document, cut at --context.
-        optimizer: How weights are updated (default muon; adamw with --from).
+        align_documents: Start each example with a new document, cut at --context.
+        optimizer: Optimizer (default muon; adamw with --from).
         learning_rate: Peak rate (default by --optimizer, 10 times lower with --from).
         validate_every: Steps between validations (default: at most a tenth of the time).
-        compile: Use torch.compile; auto does if that saves time.
-        seed: Seed of the random weights and of the text's order.
+        compile: Use torch.compile; auto: if it saves time.
+        seed: Seed of the initial weights and of the order of the text.
+        verify: Check the hashes of all shards first, not only their sizes.
     """
 
     depth: int | None = None
@@ -53,6 +54,7 @@ class PretrainOptions:
     validate_every: int | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
+    verify: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -69,9 +71,9 @@ class PretrainOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"--{name.replace('_', '-')}: wanted a number above 0, got {value}")
-        if self.context is not None and self.context < LEAST_CONTEXT:
+        if self.context is not None and self.context < MIN_CONTEXT:
             raise OptionError(
-                f"--context: wanted at least {LEAST_CONTEXT} tokens, ⊥ and what follows, got {self.context}"
+                f"--context: wanted at least {MIN_CONTEXT} tokens, ⊥ and what follows, got {self.context}"
             )
         if not 0 <= self.seed < 2**64:
             raise OptionError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {self.seed}")
@@ -84,23 +86,23 @@ class PretrainOptions:
             for name in ("depth", "width", "heads", "context", "family"):
                 if getattr(self, name) is not None:
                     raise OptionError(
-                        f"--{name}: wanted none beside --from, whose model has its shape, got {getattr(self, name)}"
+                        f"--{name}: wanted none with --from, whose model has its own, got {getattr(self, name)}"
                     )
 
     @property
-    def moved_by(self) -> Literal["muon", "adamw"]:
-        """The optimizer."""
+    def optimizer_name(self) -> Literal["muon", "adamw"]:
+        """The one that was asked for, or the default."""
         return self.optimizer or ("muon" if self.start is None else "adamw")
 
     @property
-    def made(self) -> Literal["qwen3", "gpt2", "bert"]:
-        """The family of a model that is made here."""
+    def family_name(self) -> Literal["qwen3", "gpt2", "bert"]:
+        """The family of a model with random weights: the one that was asked for, or the default."""
         return self.family or ("bert" if self.objective == "masked" else "qwen3")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes that --depth stands for."""
+    """The sizes that follow from --depth."""
 
     depth: int
     width: int
@@ -109,18 +111,18 @@ class Shape:
 
 
 def shape_of(options: PretrainOptions) -> Shape:
-    """Sizes for a depth, with what the user set in their place."""
+    """Sizes for a depth, or those that the user set."""
     depth = options.depth or 4
     width = options.width or 64 * depth
     heads = options.heads or max(1, width // (64 if width >= 512 else 32))
     if width % heads or (width // heads) % 2:
-        raise OptionError(f"--heads: wanted a number that cuts the width of {width} into even parts, got {heads}")
+        raise OptionError(f"--heads: wanted a number that divides the width of {width} into even parts, got {heads}")
     context = options.context or (1024 if depth >= 12 else 512 if depth >= 8 else 256)
     return Shape(depth, width, heads, context)
 
 
-def batch_rows(options: PretrainOptions, depth: int, context: int) -> int:
-    """Windows a step."""
+def windows_per_step(options: PretrainOptions, depth: int, context: int) -> int:
+    """How many windows of the context's length a step has."""
     tokens = options.batch_tokens or max(context, 2**18 if depth >= 12 else 2**14 if depth >= 6 else 2**12)
     if tokens < context:
         raise OptionError(f"--batch-tokens: wanted at least one window of {context} tokens, got {tokens}")

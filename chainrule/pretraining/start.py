@@ -1,11 +1,7 @@
-"""Makes a pretraining run, or finds it again: its options are checked, and what this machine decides is decided once.
-
-Knows no terminal.
-"""
+"""Opens a pretraining run: checks its options, makes it or resumes it. Knows no terminal."""
 
 import dataclasses
 import time
-import tomllib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -17,18 +13,22 @@ import torch
 from chainrule import machine
 from chainrule.corpus.batches import Batches
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
-from chainrule.errors import ChainruleError
-from chainrule.language_model import held, stop_tokens_of
+from chainrule.errors import DataError, OptionError
+from chainrule.language_model import make_language_model, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
-from chainrule.pretraining.decide import Say, decide, make_model, make_optimizer
-from chainrule.pretraining.options import PretrainOptions, batch_rows, shape_of
+from chainrule.pretraining.decide import Log, decide, make_model, make_optimizer, measure
+from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided, Run
 from chainrule.storage.files import sha256, sweep, write_text
 from chainrule.storage.hub import model_directory
+from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import newest_checkpoint
-from chainrule.training.objectives import NEXT_TOKEN, Marks, Objective, masked_token
+from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
+
+# Of a run that was killed before run.toml was written.
+_WRITTEN_FIRST = ("data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
 
 
 def open_run(
@@ -39,111 +39,117 @@ def open_run(
     *,
     device: str = "auto",
     dtype: str = "auto",
-    say: Say = lambda line: None,
+    log: Log = lambda line: None,
 ) -> Run:
-    """The run of these options in `out`: made, or found where it stopped.
+    """The run of these options in `out`, new or where it stopped. `log` is called with lines for the user.
 
-    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises ChainruleError where `out`
-    holds something else or a run from other options or data (what differs is named), and where a file was altered.
+    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises FolderError where `out`
+    holds something else or a run of other options or data, OptionError for options that do not fit the data or the
+    model, and DataError for text that cannot be read and shards that were altered.
     """
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
     stored = _stored(out, asked)
-    if options.start is not None:  # asked for by a name that may be the Hub's; its own tokens are the ones it knows
+    if options.start is not None:  # a folder or a name on the Hub; the model's own tokenizer is the default
         options = dataclasses.replace(options, start=model_directory(options.start))
         if corpus.tokenizer == CorpusOptions.tokenizer:
             corpus = dataclasses.replace(corpus, tokenizer=str(options.start))
     _check(data, options, corpus)
     for folder in (out, out / "training"):
         sweep(folder)
-    shards = _shards(data, out, options, corpus, say)
-    if stored is not None and stored["data"]["manifest"] != sha256(shards.directory / "manifest.json"):
-        raise ChainruleError(
-            f"--out {out}: wanted the data this run was made from, got other shards; use another --out"
-        )
+    shards = _shards(data, out, options, corpus, log)
+    manifest = {"shards": sha256(shards.directory / "manifest.json")}
+    if stored is not None:
+        before = {"shards": stored["data"]["manifest"]}
+        require_same(out, before, manifest, called={"shards": f"the shards in {shards.directory}"})
+    if options.verify:
+        shards.verify()
+    elif stored is not None:
+        shards.verify(unchanged=stored["data"].get("files"))
 
     tokenizer = shards.tokenizer
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
-    objective = _objective(tokenizer, options)
     batches = Batches(
         shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
     )
     validation = shards.split("validation")
     if len(validation) < 2:
-        raise ChainruleError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
+        raise DataError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
     if stored is not None:
         decided = Decided(**stored["decided"])
         torch.set_num_threads(decided.threads)
     else:
-        decided = decide(model, objective, batches, len(validation), options, dtype, started, say)
+        decided = decide(model, options, dtype)
     model.compute_dtype = getattr(torch, decided.dtype)
+    objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, decided.device))
+    if stored is None:
+        decided = measure(decided, model, objective, len(validation), options, started, log)
 
     checkpoint = newest_checkpoint(out / "training")
     if checkpoint is not None:
         load_weights(model, family, Tensors(checkpoint.path), where)
-    stop_tokens = None if options.start is None else (tokenizer.bottom, *(stop_tokens_of(options.start) or ()))
-    language_model = held(model, tokenizer, family, stop_tokens)
+    stop_tokens = None if options.start is None else (tokenizer.bos_id, *(stop_tokens_of(options.start) or ()))
+    language_model = make_language_model(model, tokenizer, family, stop_tokens)
     run = Run(
         out,
         language_model,
         objective,
         make_optimizer(model, options, decided.steps),
-        batches,
         validation,
         decided,
     )
     if stored is None:
         tokenizer.save(out)
-        save_config(model, family, out, tokenizer.bottom, language_model.stop_tokens)
+        save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
         _write_record(out, asked, decided, shards)
     if checkpoint is not None:
-        run.go_on_from(checkpoint)
+        run.trainer.resume(checkpoint)
         run.publish()  # a kill may have come between saving and publishing
     return run
 
 
 def _check(data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions) -> None:
-    """ChainruleError for what can be told to be impossible before the text is read and a model is made."""
+    """OptionError for what is impossible whatever the text is, before it is read and a model is made."""
     if options.start is None:
         shape = shape_of(options)
-        batch_rows(options, shape.depth, shape.context)
+        windows_per_step(options, shape.depth, shape.context)
     else:
         fields = read_config(options.start)
         refuse_classifier(options.start, fields)
         config, _, _ = described_by(options.start, fields)
         config.check_language_head()
-        batch_rows(options, config.layers, config.context)
+        windows_per_step(options, config.layers, config.context)
         if config.causal != (options.objective == "next"):
-            wanted, sees = ("next", "none") if config.causal else ("masked", "each")
-            raise ChainruleError(
-                f"--objective: wanted {wanted} for {options.start}, in which {sees} of the tokens sees those after it,"
-                f" got {options.objective}"
+            wanted, kind = ("next", "causal") if config.causal else ("masked", "masked")
+            raise OptionError(
+                f"--objective: wanted {wanted} for {options.start}, which is a {kind} model, got {options.objective};"
+                f" use --objective {wanted}"
             )
     if corpus.validation == 0 and not _is_shards(data):
-        raise ChainruleError("--validation: wanted more than 0, as a run is validated, got 0; 0.1 is usual")
+        raise OptionError("--validation: wanted more than 0, as a run is validated, got 0; 0.1 is usual")
 
 
 def _is_shards(data: Sequence[str]) -> bool:
     return len(data) == 1 and (Path(data[0]) / "manifest.json").is_file()
 
 
-def _objective(tokenizer: Tokenizer, options: PretrainOptions) -> Objective:
+def _objective(tokenizer: Tokenizer, options: PretrainOptions, windows: Windows) -> NextToken | MaskedToken:
     if options.objective == "next":
-        return NEXT_TOKEN
+        return NextToken(windows)
     if tokenizer.mask is None:
-        raise ChainruleError(
-            "--objective masked: wanted tokens with a [MASK] among them, got shards without: tokenize with --mask, or"
-            " give the text itself"
+        raise OptionError(
+            "--objective masked: wanted shards whose tokenizer has a [MASK] token, got one without: tokenize with"
+            " --mask, or give the text itself"
         )
-    marks = Marks(tokenizer.bottom, tokenizer.closing, tokenizer.mask.id)
-    return masked_token(marks, tokenizer.vocabulary_size)
+    special = SpecialTokens(tokenizer.bos_id, tokenizer.closing, tokenizer.mask.id)
+    return MaskedToken(windows, special, tokenizer.vocabulary_size)
 
 
 def _asked(
     data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions, device: str, dtype: str
 ) -> dict[str, Any]:
-    """All that was asked for, as run.toml keeps it; what has no influence on the result is left out."""
+    """The options as run.toml records them, without those that do not change the result."""
     asked = {
         "data": list(data),
         **dataclasses.asdict(options),
@@ -152,63 +158,49 @@ def _asked(
         "dtype": dtype,
     }
     asked["from"] = asked.pop("start")
-    asked["optimizer"] = options.moved_by
-    del asked["workers"], asked["mask"]  # the one changes nothing, the other follows from the objective
+    asked["optimizer"] = options.optimizer_name
+    del asked["workers"], asked["verify"], asked["mask"]  # two change nothing, mask follows from the objective
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in asked.items() if value is not None
     }
 
 
 def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """What run.toml says, if `out` holds a run of the same options; None if it holds none."""
-    path = out / "run.toml"
-    if not path.is_file():
-        # a run that was killed before it was decided has its data and perhaps its tokenizer
-        begun = {"data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"}
-        entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
-        foreign = [name for name in entries if name not in begun and not name.endswith(".partial")]
-        if foreign:
-            raise ChainruleError(
-                f"--out {out}: wanted a new folder or a run, got a folder that holds something else ({foreign[0]})"
-            )
+    """What run.toml records, if `out` holds a run of the same options; None if it holds none."""
+    path = find_record(out, ("run.toml",), "a run", before=_WRITTEN_FIRST)
+    if path is None:
         return None
-    try:
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ChainruleError(f"{path}: wanted a run's TOML, got {error}") from None
-    defaults = dataclasses.asdict(PretrainOptions())
-    for name in sorted(stored["options"].keys() | asked.keys()):
-        # an option that is younger than the run was at its default
-        before, now = stored["options"].get(name, defaults.get(name)), asked.get(name)
-        if before != now:
-            raise ChainruleError(
-                f"--{name.replace('_', '-')}: wanted {before}, as this run was begun, got {now};"
-                " use the same options or another --out"
-            )
+    stored = read_record(path, "a run", wanted=("options", "decided", "data"))
+    defaults = dataclasses.asdict(PretrainOptions())  # of options that are newer than the run
+    before = {name: default for name, default in defaults.items() if name in asked} | stored["options"]
+    require_same(out, before, asked, called={"data": "DATA"})
     return stored
 
 
-def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, say: Say) -> Shards:
-    """The shards that `data` is, or those of its text in out/data; whole and unaltered."""
+def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, log: Log) -> Shards:
+    """The shards that `data` is, or those of its text in out/data; their sizes are checked."""
     directory = Path(data[0])
     if not _is_shards(data):
         directory = out / "data"
-        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"), say=say)
+        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"), log=log)
     shards = Shards(directory)
-    shards.verify()
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:
-        raise ChainruleError(
+        raise OptionError(
             f"--from {options.start}: wanted text in this model's tokens, got others; give --tokenizer {options.start}"
         )
     return shards
 
 
 def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Shards) -> None:
-    """run.toml: everything needed to do it again."""
+    """Write run.toml: everything that is needed to do it again."""
     record = {
         "options": asked,
         "decided": dataclasses.asdict(decided),
-        "data": {"manifest": sha256(shards.directory / "manifest.json"), "tokens": len(shards.split("train"))},
+        "data": {
+            "manifest": sha256(shards.directory / "manifest.json"),
+            "tokens": len(shards.split("train")),
+            "files": shards.sizes_and_times(),
+        },
         "versions": {name: version(name) for name in ("chainrule", "torch", "tokenizers", "tiktoken")},
     }
     write_text(out / "run.toml", tomli_w.dumps(record))

@@ -1,37 +1,25 @@
-"""What a model says of its own accord: greedy generation to the end of an answer. Knows tokens and words, no task."""
+"""Generated answers: greedy text until an answer is complete, and its first word. Knows tokens and words, no task."""
 
 import re
 from collections.abc import Callable, Sequence
 
-from chainrule.generation.decode import decode
 from chainrule.generation.sampling import Sampling
-from chainrule.generation.text import TextStream
-from chainrule.language_model import Pretrained
-
-_PROMPTS_AT_ONCE = 32
+from chainrule.generation.text import Ending, complete
+from chainrule.language_model import LanguageModel
 
 
-def say(lm: Pretrained, prompts: Sequence[Sequence[int]], ended: Callable[[str], bool], max_tokens: int) -> list[str]:
-    """What follows each prompt (tokens, ⊥ included), by the most probable token each time.
+def generate_answers(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], ended: Callable[[str], bool], max_tokens: int
+) -> list[str]:
+    """A greedy continuation of each prompt (tokens, BOS included), until `ended` is true of its text.
 
-    A text goes on until `ended` says so, and at most to a stop token, `max_tokens` or the end of the context.
-    Raises ChainruleError for a prompt that leaves no room in the context.
+    It ends at the latest with a stop token, after `max_tokens` or where the context is full. Raises ChainruleError for
+    a prompt that fills the context.
     """
     texts = [""] * len(prompts)
-    by_length = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
-    for start in range(0, len(prompts), _PROMPTS_AT_ONCE):
-        places = by_length[start : start + _PROMPTS_AT_ONCE]
-        batch = [prompts[place] for place in places]
-        streams = [TextStream(lm.tokenizer.decode, prompt, ()) for prompt in batch]
-        for step in decode(lm.model, batch, Sampling(0), max_tokens=max_tokens, stop_tokens=lm.stop_tokens):
-            for sequence, token in zip(step.sequences, step.tokens, strict=True):
-                place, stream = places[sequence], streams[sequence]
-                if token not in lm.stop_tokens:
-                    texts[place] += stream.push(token)
-                if ended(texts[place]):
-                    step.finished.add(sequence)
-                elif sequence in step.finished:
-                    texts[place] += stream.finish()
+    ending = Ending(max_tokens, (), lm.stop_tokens, ended)
+    for new in complete(lm.model, lm.tokenizer, prompts, Sampling(0), samples=1, ending=ending, seed=0):
+        texts[new.sequence] += new.text
     return texts
 
 

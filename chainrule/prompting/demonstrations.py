@@ -1,4 +1,4 @@
-"""Which labelled examples a prompt shows: one drawn set, or the nearest to each row. Knows texts, labels, no prompts.
+"""Which labelled examples are demonstrations: one random set, or the nearest to each row. Knows texts and labels.
 
 Shapes: R rows, N examples, D width.
 """
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Asker = TypeVar("Asker")
-# Given R rows (or their texts) and how many examples each may have: their indices, the one to keep longest first.
+# Given R rows (or their texts) and how many demonstrations each may have: their indices, the last to be dropped first.
 Choose = Callable[[Sequence[Asker], int], list[tuple[int, ...]]]
 
-_SIMILARITIES_AT_ONCE = 2**24  # held in memory, however many the rows and the examples are
-_GRAIN = 1e-5  # similarities nearer to each other than this are equal: a batch must not decide between them
+_SIMILARITIES_AT_ONCE = 2**24  # in memory, whatever the number of rows and examples
+_GRAIN = 1e-5  # similarities closer than this count as equal: rounding differs from batch to batch
 
 
 def random(n: int, shots: int, seed: int) -> list[int]:
@@ -24,9 +24,9 @@ def random(n: int, shots: int, seed: int) -> list[int]:
 
 
 def balanced(labels: Sequence[str], shots: int, seed: int) -> list[int]:
-    """`shots` of the examples, as many of each class, or one more where they cannot be shared out evenly.
+    """`shots` of the examples, the same number of each class, or one more of some.
 
-    A class that runs out leaves its share to the others. Fewer shots are the first of these.
+    Where a class has too few, the others have more. Fewer shots are the first of these.
     """
     drawn = random(len(labels), len(labels), seed)
     classes = list(dict.fromkeys(labels[index] for index in drawn))  # in the order of this draw
@@ -46,9 +46,9 @@ def the_same(indices: Sequence[int]) -> Choose[Any]:
 
 
 def nearest_by_features(read: Callable[[Sequence[str]], NDArray[np.float32]], examples: Sequence[str]) -> Choose[str]:
-    """By the cosine of φ: `read` gives each text's features (…, D).
+    """By the cosine similarity of hidden states: `read` gives each text's features (…, D).
 
-    The mean over the examples is taken off first: it is most of every φ, and tells no two texts apart.
+    They are centred by the examples' mean first, which otherwise dominates the similarity.
     """
     features = read(examples)  # (N, D)
     mean = features.mean(0)
@@ -65,7 +65,7 @@ def _directions(features: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def nearest_by_words(examples: Sequence[str], k1: float = 1.2, b: float = 0.75) -> Choose[str]:
-    """By BM25 (Robertson and Zaragoza, 2009), each word of a row counting as often as it stands there."""
+    """By BM25 (Robertson and Zaragoza, 2009), each word of a row counted as often as it occurs."""
     from sklearn.feature_extraction.text import HashingVectorizer
 
     counter = HashingVectorizer(n_features=2**20, norm=None, alternate_sign=False, token_pattern=r"\w+")

@@ -1,4 +1,4 @@
-"""Zero-shot and in-context learning: a predictor that puts each row into a prompt and asks the language model.
+"""Zero-shot and in-context learning (few-shot): a predictor that puts each row into a prompt for a language model.
 
 Knows rows, prompts and log-probabilities; nothing is trained. Shapes: N rows, C labels.
 """
@@ -14,14 +14,13 @@ import numpy as np
 
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.features import Features, Longer
-from chainrule.language_model import Pretrained
-from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.prompting import demonstrations
-from chainrule.prompting.answers import first_word, say, word_ended
+from chainrule.prompting.answers import first_word, generate_answers, word_ended
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
-from chainrule.prompting.questions import Asked, Questions
-from chainrule.scoring.blanks import Blanked, score_blanks
+from chainrule.prompting.row_prompts import PromptMaker, RowPrompt
+from chainrule.scoring.blanks import Blanks, score_blanks
 from chainrule.scoring.continuations import Pair, score_continuations
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.prompt import Prompt
@@ -32,22 +31,22 @@ Normalise = Literal["sum", "token", "byte"]
 Select = Literal["random", "balanced", "nearest"]
 By = Literal["features", "bm25"]
 
-_ROWS_AT_ONCE = 1024  # in memory, however many there are,
-_OPTIONS_AT_ONCE = 4096  # and so many label words after them, each with its prompt's tokens
-_REFERENCES = 128  # training texts that calibration reads
-_ANSWER_TOKENS = 64  # a generated answer has no more
-_SOMETHING = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for a column's text where a template is looked at
+_ROWS_AT_ONCE = 1024  # in memory, at most
+_OPTIONS_AT_ONCE = 4096  # label words in memory, at most, each with its prompt's tokens
+_REFERENCES = 128  # training texts used by calibration
+_ANSWER_TOKENS = 64  # the most of a generated answer
+_SOMETHING = "\N{OBJECT REPLACEMENT CHARACTER}"  # a column's text, to see where a template puts it
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How a row's answer is had from the model."""
+    """How the model is asked for a row's answer."""
 
-    answer: Answer = "labels"  # the most probable label word; or the most probable next word, whatever it is
-    calibrate: Calibrate = "none"  # take out what the prompt says of texts without content, or of training texts
-    normalise: Normalise = "sum"  # log p of the whole label word; a token of it; a byte of it
-    longer: Longer = "cut"  # a row longer than the context loses its beginning, or is refused
-    chat: bool = False  # the prompt is written as the model's chat template has it, each demonstration a turn
+    answer: Answer = "labels"  # the most probable label word; or the most probable next word of all
+    calibrate: Calibrate = "none"  # subtract the labels' mean log p after content-free texts, or after training texts
+    normalise: Normalise = "sum"  # log p of the whole label word; per token; per byte
+    longer: Longer = "cut"  # cut the beginning of a row that does not fit into the context, or refuse it
+    chat: bool = False  # write the prompt with the model's chat template, each demonstration as a turn
 
     def __post_init__(self) -> None:
         _check("answer", self.answer, Answer)
@@ -62,19 +61,19 @@ def _check(name: str, value: str, choices: Any) -> None:
 
 
 class Shown(NamedTuple):
-    """What a model was asked, and what it answered."""
+    """A prompt and the model's answer."""
 
-    prompt: str  # exactly; ⊥ comes in front
+    prompt: str  # exactly, without BOS
     answer: str  # the label, or the generated answer
     probabilities: dict[str, float]  # of each label; none where the answer was generated
 
 
 class Prompted:
-    """A predictor with no demonstrations, or some. Made by `zero_shot` and `in_context`.
+    """A prompted predictor, without demonstrations or with some. Made by `zero_shot` and `in_context`.
 
-    `labels`: the classes; none where answers are free. `generates`: whether an answer is what the model says, not the
-    most probable of the labels. `fewest` and `most` count the demonstrations that fitted into the prompts so far, `cut`
-    the rows that lost their beginning; `notes` says it in words.
+    `labels`: the classes; none where answers are free. `generates`: whether answers are generated, not the most
+    probable of the labels. `fewest` and `most` are the numbers of demonstrations that fitted into the prompts so far,
+    `cut` counts the rows whose beginning was cut; `notes` is the same in words.
     """
 
     def __init__(
@@ -86,13 +85,13 @@ class Prompted:
         self.labels = task.labels
         self.generates = task.kind == "free" or asking.answer == "vocabulary"
         self.fewest, self.most, self.cut = shots, 0, 0
-        if self.generates:
-            self._check_generation(prompt)
+        self._generator = self._checked_generator(prompt) if self.generates else None
         self._choose = choose
-        asked = () if self.generates else task.labels
-        room = min(_ANSWER_TOKENS, lm.model.config.context // 4)
-        self._questions = Questions(
-            lm, prompt, task.text, asked, pool, longer=asking.longer, room=room, chat=lm.chat if asking.chat else None
+        choices = () if self.generates else task.labels
+        answer_tokens = min(_ANSWER_TOKENS, lm.model.config.context // 4)
+        chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if asking.chat else None
+        self._maker = PromptMaker(
+            lm, prompt, task.text, choices, pool, longer=asking.longer, answer_tokens=answer_tokens, chat=chat
         )
         self._words = {prompt.word(label).strip(): label for label in self.labels}
         # A free answer is one line, unless the separator shows where it ends.
@@ -100,14 +99,15 @@ class Prompted:
         self._bias: Floats | float = 0.0
         if asking.calibrate == "train":
             drawn = demonstrations.random(len(task.train), _REFERENCES, seed=0)
-            self._bias = bias(self._scores(self._ask([task.train.rows[row] for row in drawn], but_itself=True)))
-
-    def _check_generation(self, prompt: Prompt) -> None:
-        if isinstance(self.lm, MaskedLanguageModel):
-            raise ChainruleError(
-                "answer: wanted labels to choose from for a masked language model, which fills a blank and says nothing"
-                " of its own accord; take another model, or a task of kind classification with --answer labels"
+            self._bias = bias(
+                self._scores(self._make_prompts([task.train.rows[row] for row in drawn], but_itself=True))
             )
+
+    def _checked_generator(self, prompt: Prompt) -> LanguageModel:
+        """The language model, if it can generate this task's answers."""
+        lm = require_causal(
+            self.lm, "answer", "take another model, or a task of kind classification with --answer labels"
+        )
         if self.asking.calibrate != "none":
             raise ChainruleError(
                 f"calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
@@ -118,12 +118,13 @@ class Prompted:
                 "template: wanted {label} behind all columns, as the answer is generated; got a column behind it;"
                 " rewrite it, or ask for the most probable label"
             )
+        return lm
 
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
-        """The label of each row, "" where a generated word is no label's; the answer itself where answers are free.
+        """The label of each row, "" where a generated word is no label word; the answer itself where answers are free.
 
-        Raises ChainruleError for a row without the task's columns, and for one longer than the context if that is
-        refused.
+        Raises ChainruleError for a row without the task's columns, and for one longer than the context with
+        longer="refuse".
         """
         return [label for label, _ in self.stream(rows)]
 
@@ -137,32 +138,32 @@ class Prompted:
         return np.array([found for _, found in self.stream(rows)], np.float64).reshape(-1, len(self.labels))
 
     def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, Floats]]:
-        """Label and probabilities (C,) of row after row, however many; no probabilities where it generates."""
-        for asked in self._asked(rows):
+        """Label and probabilities (C,) of each row, for any number of rows; no probabilities of generated answers."""
+        for prompts in self._prompts(rows):
             if self.generates:
-                yield from ((self.label_of(answer), np.empty(0)) for answer in self._say(asked))
+                yield from ((self.label_of(answer), np.empty(0)) for answer in self._generate(prompts))
             else:
-                yield from ((self.labels[found.argmax()], found) for found in self._probabilities(asked))
+                yield from ((self.labels[found.argmax()], found) for found in self._probabilities(prompts))
 
     def answers(self, rows: Iterable[Row | str]) -> Iterator[str]:
-        """What the model says of each row: a word, or a free answer. Raises ChainruleError where it chooses a label."""
+        """The generated answer for each row: a word, or a free answer. ChainruleError where a label is chosen."""
         if not self.generates:
             raise ChainruleError("answers: wanted answers that are generated, got labels to choose from; use predict")
-        for asked in self._asked(rows):
-            yield from self._say(asked)
+        for prompts in self._prompts(rows):
+            yield from self._generate(prompts)
 
     def label_of(self, answer: str) -> str:
-        """The label whose word is `answer`, "" for none; the answer itself where answers are free."""
+        """The label with the word `answer`, "" if none has it; the answer itself where answers are free."""
         return answer if self.task.kind == "free" else self._words.get(answer, "")
 
     def show(self, row: Row | str) -> Shown:
         """The exact prompt of a row, and its answer."""
-        (asked,) = self._ask([self.task.row(row)])
+        (prompt,) = self._make_prompts([self.task.row(row)])
         if self.generates:
-            return Shown(asked.prompt, self._say([asked])[0], {})
-        (found,) = self._probabilities([asked])
+            return Shown(prompt.prompt, self._generate([prompt])[0], {})
+        (found,) = self._probabilities([prompt])
         named = dict(zip(self.labels, found.tolist(), strict=True))
-        return Shown(asked.prompt, self.labels[found.argmax()], named)
+        return Shown(prompt.prompt, self.labels[found.argmax()], named)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -171,7 +172,7 @@ class Prompted:
 
     @property
     def notes(self) -> list[str]:
-        """What the rows so far did not have as asked for, in a line each."""
+        """Warnings about the rows so far, a line each: dropped demonstrations, cut texts."""
         context, notes = self.lm.model.config.context, []
         if self.fewest < self.shots:
             fitted = f"{self.fewest}" if self.fewest == self.most else f"{self.fewest} to {self.most}"
@@ -180,65 +181,66 @@ class Prompted:
             notes.append(f"{self.cut} rows longer than the context of {context} tokens lost their beginning")
         return notes
 
-    def _asked(self, rows: Iterable[Row | str]) -> Iterator[list[Asked]]:
-        """The rows in their prompts, many at once, and counted."""
+    def _prompts(self, rows: Iterable[Row | str]) -> Iterator[list[RowPrompt]]:
+        """The rows' prompts, many at a time; counts dropped demonstrations and cut rows."""
         if isinstance(rows, str | Mapping):
             raise ChainruleError("rows: wanted several rows, got one alone; put it into a list")
         rest = (self.task.row(row, f"row {number}") for number, row in enumerate(rows, 1))
         at_once = min(_ROWS_AT_ONCE, max(1, _OPTIONS_AT_ONCE // max(1, len(self.labels))))
         while part := list(islice(rest, at_once)):
-            asked = self._ask(part)
-            counts = [len(one.chosen) for one in asked]
+            prompts = self._make_prompts(part)
+            counts = [len(prompt.chosen) for prompt in prompts]
             self.fewest, self.most = min(self.fewest, *counts), max(self.most, *counts)
-            self.cut += sum(one.cut for one in asked)
-            yield asked
+            self.cut += sum(prompt.cut for prompt in prompts)
+            yield prompts
 
-    def _ask(self, rows: Sequence[Row], but_itself: bool = False) -> list[Asked]:
-        """Each row in its prompt; `but_itself`: the row's own text is not among its demonstrations."""
+    def _make_prompts(self, rows: Sequence[Row], but_itself: bool = False) -> list[RowPrompt]:
+        """Each row's prompt; `but_itself`: never with the row's own text among its demonstrations."""
         chosen = self._choose(rows, self.shots + but_itself)
         if but_itself:
-            chosen = [self._others(places, row)[: self.shots] for places, row in zip(chosen, rows, strict=True)]
-        return [self._questions.fit(places, row) for places, row in zip(chosen, rows, strict=True)]
+            chosen = [self._others(indices, row)[: self.shots] for indices, row in zip(chosen, rows, strict=True)]
+        return [self._maker.fit(indices, row) for indices, row in zip(chosen, rows, strict=True)]
 
-    def _others(self, places: tuple[int, ...], row: Row) -> tuple[int, ...]:
-        shown, columns = self._questions.pool.rows, self.task.text
-        return tuple(place for place in places if any(shown[place][column] != row[column] for column in columns))
+    def _others(self, indices: tuple[int, ...], row: Row) -> tuple[int, ...]:
+        shown, columns = self._maker.pool.rows, self.task.text
+        return tuple(index for index in indices if any(shown[index][column] != row[column] for column in columns))
 
     def _blank(self, text: str) -> Row:
         """A row with `text` in every text column."""
         return dict.fromkeys(self.task.text, text)
 
-    def _say(self, asked: Sequence[Asked]) -> list[str]:
-        prompts = [one.tokens for one in asked]
+    def _generate(self, prompts: Sequence[RowPrompt]) -> list[str]:
+        assert self._generator is not None
+        tokens = [prompt.tokens for prompt in prompts]
         if self.task.kind == "free":
-            texts = say(self.lm, prompts, lambda text: self._stop in text, _ANSWER_TOKENS)
+            texts = generate_answers(self._generator, tokens, lambda text: self._stop in text, _ANSWER_TOKENS)
             return [text.partition(self._stop)[0].strip() for text in texts]
         words = list(self._words)
-        texts = say(self.lm, prompts, lambda text: word_ended(text, words), _ANSWER_TOKENS)
+        texts = generate_answers(self._generator, tokens, lambda text: word_ended(text, words), _ANSWER_TOKENS)
         return [first_word(text, words) for text in texts]
 
-    def _scores(self, asked: Sequence[Asked]) -> Floats:
-        """(N, C) log p of each label's ending after the prompt, or a token or a byte of it."""
-        options = [option for one in asked for option in one.options]  # all pairs, or all blanks
+    def _scores(self, prompts: Sequence[RowPrompt]) -> Floats:
+        """(N, C): log p of each label's ending after the prompt, normalised as asked."""
+        options = [option for prompt in prompts for option in prompt.options]  # all pairs, or all blanks
         scored = score_continuations(self.lm.model, [option for option in options if isinstance(option, Pair)])
-        scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanked)])
+        scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanks)])
         scores = np.array([score.log_prob for score in scored], np.float64)
         if self.asking.normalise == "token":
             scores /= [score.tokens for score in scored]
         elif self.asking.normalise == "byte":
-            scores /= [len(ending.encode()) for one in asked for ending in one.endings]
-        return scores.reshape(len(asked), len(self.labels))
+            scores /= [len(ending.encode()) for prompt in prompts for ending in prompt.endings]
+        return scores.reshape(len(prompts), len(self.labels))
 
-    def _probabilities(self, asked: Sequence[Asked]) -> Floats:
+    def _probabilities(self, prompts: Sequence[RowPrompt]) -> Floats:
         """(N, C)"""
         if self.asking.calibrate != "content-free":
-            return probabilities(self._scores(asked), self._bias)
-        # Each set of demonstrations has its own bias; it is asked for together with the rows that have that set.
-        sets = {chosen: place for place, chosen in enumerate(dict.fromkeys(one.chosen for one in asked))}
-        blanks = [self._questions.fit(chosen, self._blank(text)) for chosen in sets for text in CONTENT_FREE]
-        scores = self._scores([*asked, *blanks])  # (N + M, C)
-        biases = bias(scores[len(asked) :].reshape(len(sets), len(CONTENT_FREE), len(self.labels)))
-        return probabilities(scores[: len(asked)], biases[[sets[one.chosen] for one in asked]])
+            return probabilities(self._scores(prompts), self._bias)
+        # Each set of demonstrations has its own bias; it is scored together with the rows that have that set.
+        sets = {chosen: number for number, chosen in enumerate(dict.fromkeys(prompt.chosen for prompt in prompts))}
+        content_free = [self._maker.fit(chosen, self._blank(text)) for chosen in sets for text in CONTENT_FREE]
+        scores = self._scores([*prompts, *content_free])  # (N + M, C)
+        biases = bias(scores[len(prompts) :].reshape(len(sets), len(CONTENT_FREE), len(self.labels)))
+        return probabilities(scores[: len(prompts)], biases[[sets[prompt.chosen] for prompt in prompts]])
 
 
 def zero_shot(
@@ -251,7 +253,7 @@ def zero_shot(
     longer: Longer = "cut",
     chat: bool = False,
 ) -> Prompted:
-    """The predictor that only asks: `in_context` with no demonstrations, whose options these are."""
+    """A predictor by the prompt alone: `in_context` without demonstrations, and with its options."""
     return in_context(lm, task, 0, answer=answer, calibrate=calibrate, normalise=normalise, longer=longer, chat=chat)
 
 
@@ -271,12 +273,13 @@ def in_context(
     longer: Longer = "cut",
     chat: bool = False,
 ) -> Prompted:
-    """The predictor that shows `shots` labelled examples in front of each row, out of `labels` (None: all) of train.
+    """A predictor with `shots` demonstrations in front of each row, out of `labels` examples of train (None: all).
 
-    select: "random", "balanced" (as many of each class), or "nearest" to the row, `by` the features φ where its answer
-    would begin, or by the words (BM25); the most similar stands last, next to the question. `seed` draws the examples
-    it may show and those it shows, `order` their order. Where the context is too short, the first of them are left
-    out; then the row loses its beginning, or is refused (`longer`). See `Asking` for the rest.
+    select: "random", "balanced" (the same number of each class), or "nearest" to the row, `by` the hidden states where
+    its answer would begin, or by words (BM25); the most similar is the last, next to the question. `seed` draws the
+    labelled examples and the demonstrations, `order` the order of these. Where the context is too short, the first
+    demonstrations are dropped; then the row's beginning is cut, or the row refused (`longer`). See `Asking` for the
+    rest.
 
     Raises ChainruleError for options out of range, for more shots than labels, and for a task that cannot be prompted.
     """
@@ -304,7 +307,7 @@ def _nearest(lm: Pretrained, task: Task, pool: Examples, by: By) -> Choose[Row]:
     prompt = task.checked_prompt()
 
     def question(row: Row) -> str:
-        """The row as it is asked about, up to where φ is what the answer is predicted from."""
+        """The prompt's text about the row, up to the hidden state that predicts the answer."""
         return (prompt.before(row) + prompt.after(row)).rstrip(" ")
 
     def words(row: Row) -> str:

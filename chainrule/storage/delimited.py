@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from chainrule.errors import DataError
+from chainrule.storage.columns import Record, check_distinct, missing_column
 from chainrule.storage.lines import Lines, undecodable
-from chainrule.storage.rows import OnSkip, Row, check_names, missing, report
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
-_SAMPLE = 50  # rows that are looked at for the separator
+_SAMPLE = 50  # rows from which the separator is guessed
 _LONGEST = 2**31 - 1  # characters of a field; csv's own limit is 131,072
 
 
@@ -47,12 +47,12 @@ def is_quoted(lines: Iterable[bytes]) -> bool:
     for line in lines:
         if not inside and width is not None and b'"' not in line:
             continue
-        texts = line.rstrip(b"\r\n").split(b'"')  # inside and outside of quotation marks by turns
+        texts = line.rstrip(b"\r\n").split(b'"')  # alternately outside and inside of quotation marks
         last = len(texts) - 1
-        for place in range(inside, last + 1, 2):
-            text = texts[place]
+        for index in range(inside, last + 1, 2):
+            text = texts[index]
             begins, ends = text[:1] in (b"", b"\t"), text[-1:] in (b"", b"\t")
-            if (place > 0 and not begins) or (place < last and not ends):
+            if (index > 0 and not begins) or (index < last and not ends):
                 return False
             tabs += text.count(b"\t")
         found, inside = found or last > 0, inside ^ (last % 2 == 1)
@@ -68,23 +68,18 @@ def is_quoted(lines: Iterable[bytes]) -> bool:
 
 
 def table_rows(
-    lines: Lines,
-    path: str,
-    separator: str,
-    quoted: bool,
-    columns: Sequence[str] | None,
-    wanted: str | None,
-    on_skip: OnSkip,
-) -> Iterator[Row]:
-    """The rows of a table, by the names in its header, or in `columns` if it has none. Blank lines are left out.
+    lines: Lines, separator: str, quoted: bool, columns: Sequence[str] | None, wanted: str | None
+) -> Iterator[Record | DataError]:
+    """The rows of a table, each with the line where it begins, by the names in its header, or in `columns` if it has
+    none; in place of one that cannot be read the error. Blank lines are left out.
 
-    Raises DataError for a name that stands twice, and where `wanted` is none of them.
+    Raises DataError for a name that occurs twice, and where `wanted` is none of them.
     """
     csv.field_size_limit(_LONGEST)
     how = {"strict": True} if quoted else {"quoting": csv.QUOTE_NONE}
     reader = csv.reader(lines, delimiter=separator, **how)
     if columns is not None:
-        check_names(path, columns)
+        check_distinct(lines.path, columns)
     while True:
         line = lines.number + 1
         try:
@@ -92,17 +87,17 @@ def table_rows(
         except StopIteration:
             return
         except csv.Error as error:
-            report(DataError(f"{path}:{line}: not a row of a table ({error}): correct it"), on_skip)
+            yield DataError(f"{lines.path}:{line}: not a row of a table ({error}): correct it")
             continue
         if (bad := lines.take_bad()) is not None:
-            report(undecodable(path, lines.encoding, bad), on_skip)
+            yield undecodable(lines.path, lines.encoding, bad)
         elif columns is None:
             if len(row) > 1 or any(cell.strip() for cell in row):
                 columns = row
-                check_names(f"{path}:{line}", columns)
+                check_distinct(f"{lines.path}:{line}", columns)
                 if wanted is not None and wanted not in columns:
-                    raise missing(path, wanted, columns)
+                    raise missing_column(lines.path, wanted, columns)
         elif row and len(row) != len(columns):
-            report(DataError(f"{path}:{line}: wanted {len(columns)} columns, got {len(row)}: correct it"), on_skip)
+            yield DataError(f"{lines.path}:{line}: wanted {len(columns)} columns, got {len(row)}: correct it")
         elif row:
-            yield line, dict(zip(columns, row, strict=True))
+            yield Record(dict(zip(columns, row, strict=True)), lines.path, line, lines.encoding)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes. Knows bytes and paths, not what they mean."""
+"""Files and folders written atomically, and their hashes. Knows bytes and paths, not what they mean."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chainrule.errors import ChainruleError
+from chainrule.errors import ChainruleError, FolderError
 
 
 def _sync(path: Path) -> None:
@@ -22,62 +22,65 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; it is renamed to `path` when the block ends well, removed when not."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, in the same folder; renamed to `path` if the block succeeds, else removed.
+
+    Raises FolderError where that folder does not exist.
+    """
     if not path.parent.is_dir():
-        raise ChainruleError(
+        raise FolderError(
             f"{path}: wanted a file in a folder that is there, got no folder {path.parent}; make it first"
         )
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield beside
-        _sync(beside)
-        beside.chmod(0o644)  # some writers make files that only their owner reads
-        beside.replace(path)
+        yield temporary
+        _sync(temporary)
+        temporary.chmod(0o644)  # some writers make files that only their owner reads
+        temporary.replace(path)
         _sync(path.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """Like `whole_file`, for a directory that must not exist yet and appears with all that was put into it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Like `atomic_write`, for a directory that must not exist yet: it appears with all its files at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
     try:
-        yield beside
-        for file in beside.iterdir():
+        yield temporary
+        for file in temporary.iterdir():
             _sync(file)
-        _sync(beside)
-        beside.rename(path)
+        _sync(temporary)
+        temporary.rename(path)
         _sync(path.parent)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
 def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: Sequence[str] = ()) -> Iterator[None]:
-    """Within, a command makes the folder or file `out`; an error removes what it made, and empty folders above it.
+    """While a command makes the folder or file `out`: an error removes what it made, and empty folders above it.
 
-    An `out` that held something before is never touched: it is refused, or gone on with. `saved` names, by patterns
-    inside `out`, what is worth keeping whatever happens, such as a checkpoint; `underway`, what is worth keeping unless
-    the error is a ChainruleError, so that the same command goes on from there once the disk has room again. Ctrl-C and
-    SIGTERM are no errors: they leave what there is.
+    An `out` that was not empty before is never touched: it is refused, or continued. `saved` are patterns of files in
+    `out` worth keeping after any error, such as a checkpoint; `underway`, of files worth keeping unless the error is a
+    ChainruleError, so that the same command continues from them, say after a full disk. Ctrl-C and SIGTERM are no
+    errors: they leave everything.
     """
     above = [folder for folder in (out, *out.parents) if not folder.exists()]
-    held = out.is_file() or (out.is_dir() and any(not is_partial(entry) for entry in out.iterdir()))
+    filled = out.is_file() or (out.is_dir() and any(not is_partial(entry) for entry in out.iterdir()))
     try:
         yield
     except Exception as error:
         kept = saved if isinstance(error, ChainruleError) else (*saved, *underway)
-        if not held and not any(True for pattern in kept for _ in out.glob(pattern)):
+        if not filled and not any(True for pattern in kept for _ in out.glob(pattern)):
             _remove(out, above)
         raise
 
 
 def _remove(out: Path, above: Sequence[Path]) -> None:
-    """What is in `out`, and those folders above it that are then empty."""
+    """Remove what is in `out`, and those folders above it that are then empty."""
     if out.is_dir():
         for entry in list(out.iterdir()):
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
@@ -89,26 +92,32 @@ def _remove(out: Path, above: Sequence[Path]) -> None:
 
 
 def is_partial(entry: Path) -> bool:
-    """Whether a writer that was killed left it."""
+    """Whether it is a temporary file or folder that a killed process left."""
     return entry.name.startswith(".") and entry.name.endswith(".partial")
 
 
 def sweep(directory: Path) -> None:
-    """Remove what writers that were killed left beside the files of a directory that nobody else writes to."""
-    for left in directory.glob(".*.partial"):
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    """Remove what killed processes left in a directory that no other process writes to."""
+    for entry in directory.glob(".*.partial"):
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
-    with whole_file(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def size_and_time(path: Path) -> dict[str, int]:
+    """A file's size in bytes and modification time in ns; if neither changes, the content did not."""
+    status = path.stat()
+    return {"bytes": status.st_size, "modified": status.st_mtime_ns}
+
+
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes, read in pieces."""
+    """Hex digest of a file's content; the file is never in memory as a whole."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""A model's directory: one that is there, or a snapshot of the Hugging Face Hub by its name. Knows names, no models."""
+"""A model's directory or GGUF: one that is there, or of the Hugging Face Hub by its name. Knows names, no models."""
 
 import re
 from collections.abc import Callable
@@ -12,17 +12,23 @@ SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
 WEIGHTS = ("model.safetensors", "model-*.safetensors")
 _CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # what huggingface_hub asks by, in its versions
 _Answer = TypeVar("_Answer")
+_FILE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:(?P<file>[\w./+-]+\.gguf)")
 _NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
 
 
 def model_directory(model: str | Path, *, weights: bool = True) -> Path:
-    """The directory `model`, where there is one; else owner/name on the Hub, or owner/name@revision.
+    """The directory or GGUF file `model`, where there is one; else owner/name on the Hub, or owner/name@revision, or
+    one GGUF file of it, owner/name:file.gguf. Of a directory with a GGUF and no config.json, that file.
 
     The Hub's cache, token, endpoint and offline mode are those of `huggingface_hub` (HF_HOME, HF_HUB_OFFLINE, ...).
     Without `weights` all but these is fetched. Raises ModelError, in one line, for what is neither, and where the Hub
     cannot be reached and its cache lacks the model.
     """
     path, named = Path(model), _NAME.fullmatch(str(model))
+    if path.is_dir():
+        return _gguf_inside(path) or path
+    if not path.exists() and (file := _FILE.fullmatch(str(model))):
+        return _file(file["name"], file["revision"], file["file"])
     if path.exists() or named is None:
         return path
     if not path.is_absolute() and path.parent.is_dir() and path.parent != Path():
@@ -55,9 +61,34 @@ def tensor_shapes(name: str, revision: str | None) -> dict[str, tuple[int, ...]]
 
 def _no_safetensors(name: str) -> ModelError:
     return ModelError(
-        f"{name}: wanted safetensors, which the Hub's {name} has none of; GGUF is not read, and a pickle is never"
-        " fetched: where you trust it, convert it with transformers' from_pretrained(…).save_pretrained(…)"
+        f"{name}: wanted safetensors, which the Hub's {name} has none of; a GGUF of it is named {name}:FILE.gguf; a"
+        " pickle is never fetched: where you trust it, convert it with transformers' from_pretrained(…)"
+        ".save_pretrained(…)"
     )
+
+
+def _gguf_inside(directory: Path) -> Path | None:
+    """The GGUF of a directory that has nothing else of a model. ModelError where there are several."""
+    found = sorted(directory.glob("*.gguf"))
+    if not found or any((directory / name).exists() for name in ("config.json", "run.toml", "adapter_config.json")):
+        return None
+    if len(found) > 1:
+        raise ModelError(
+            f"{directory}: wanted one GGUF file, got {len(found)} ({', '.join(file.name for file in found[:5])}"
+            f"{', …' * (len(found) > 5)}); name one of them"
+        )
+    return found[0]
+
+
+def _file(name: str, revision: str | None, file: str) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return _asked(name, revision, lambda: Path(hf_hub_download(name, file, revision=revision)))
+    except errors.EntryNotFoundError:
+        raise ModelError(
+            f"{name}: wanted the file {file}, which the Hub's {name} does not have; list its files"
+        ) from None
 
 
 def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
@@ -97,6 +128,8 @@ def _asked(name: str, revision: str | None, ask: Callable[[], _Answer]) -> _Answ
             f"{looked}, the cache {constants.HF_HUB_CACHE} has no {name}{at}, and {constants.ENDPOINT} could not be"
             f" asked ({why}); correct the name, or fetch it where there is a network"
         ) from None
+    except errors.EntryNotFoundError:  # one file of it, by name
+        raise
     except (errors.HFValidationError, errors.HfHubHTTPError) as error:
         first = next(line for line in str(error).splitlines() if line.strip())
         raise ModelError(f"{looked}, and the Hub says: {first}") from None

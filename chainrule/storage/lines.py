@@ -1,15 +1,20 @@
-"""The lines of a file of text, decoded. Knows bytes and encodings, not what stands in a line."""
+"""Files of text, opened and decoded: lines, or blocks. Knows bytes and encodings, not what a line means."""
 
 import codecs
+import gzip
 import io
+import sys
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from chainrule.errors import DataError
 
 HEAD = 1 << 16  # bytes looked at before a file is read, at most
-BLOCK = 1 << 20  # bytes read at once, where lines are not told apart by the byte of a newline
-MARKS = (  # byte-order marks; the longer of two that begin alike stands first
+BLOCK = 1 << 20  # bytes read at once, where lines cannot be split at the byte of a newline
+MARKS = (  # byte-order marks; the longer of two that begin alike comes first
     (codecs.BOM_UTF8, "utf-8"),
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
@@ -20,11 +25,12 @@ _BAD = "\udcff"  # stands for a byte that did not decode: no decoder gives a lon
 
 
 class UnusableFileError(DataError):
-    """Nothing in the file can be read, so that no row of it can be skipped alone."""
+    """None of the file's rows can be read: skipping some of them is no help."""
 
 
 class UndecodableError(DataError):
-    """`fact`: what is wrong, without the advice, for callers whose users name an encoding elsewhere."""
+    """Bytes that are not in the encoding. `fact`: what is wrong, without the advice, for callers whose users name an
+    encoding elsewhere."""
 
     def __init__(self, fact: str) -> None:
         self.fact = fact
@@ -39,7 +45,7 @@ def undecodable(path: str, encoding: str, offset: int) -> UndecodableError:
 
 
 def checked_encoding(encoding: str) -> str:
-    """Its usual name. Raises DataError for what is no encoding of text."""
+    """An encoding's usual name. Raises DataError for what is no encoding of text."""
     try:
         "".encode(encoding)
         name = codecs.lookup(encoding).name
@@ -50,7 +56,8 @@ def checked_encoding(encoding: str) -> str:
 
 
 def encoding_of(head: bytes, path: str, encoding: str) -> tuple[str, int]:
-    """The encoding of a file that begins with `head`, and the length of its byte-order mark, which is believed first.
+    """The encoding of a file that begins with `head`, and the length of its byte-order mark, which decides if there is
+    one.
 
     `encoding`: as `checked_encoding` gave it. Raises UnusableFileError for what seems to be UTF-16 without a mark.
     """
@@ -70,27 +77,62 @@ def _one_byte_newline(encoding: str) -> bool:
     return "\n".encode(encoding) == b"\n"
 
 
-def peeked(file: BinaryIO) -> tuple[BinaryIO, bytes]:
+@contextmanager
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file, a .gz decompressed, or standard input ("-"). Raises DataError for what cannot be read, then or later."""
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    try:
+        with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb", buffering=HEAD) as file:
+            yield file  # type: ignore[misc]  # GzipFile reads as BinaryIO does
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}: not a whole gzip file ({error}): fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}): check the name") from None
+
+
+def empty_file(path: str) -> UnusableFileError:
+    return UnusableFileError(f"{path}: wanted text, the file is empty: leave it out")
+
+
+def read_blocks(path: str, encoding: str = "utf-8") -> Iterator[str]:
+    """The text of a file, BLOCK bytes at a time. Raises DataError for what does not decode, and for an empty file."""
+    empty = True
+    with opened(path) as file:
+        lines = Lines(file, path, checked_encoding(encoding))
+        bad: list[int] = []
+        for text in lines.blocks(bad):
+            if bad:
+                raise undecodable(path, lines.encoding, bad[0])
+            if text:
+                empty = False
+                yield text
+    if empty:
+        raise empty_file(path)
+
+
+def _peeked(file: BinaryIO) -> tuple[BinaryIO, bytes]:
     """The file, still at its beginning, and how it begins: HEAD bytes, or what is there at once."""
     buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(cast(io.RawIOBase, file))
     return buffered, buffered.peek(HEAD)[:HEAD]
 
 
 class Lines:
-    """The lines of a file, decoded, ends included. `bad`: the first byte that did not decode since it was last None.
+    """The lines of a file, decoded, line ends included; `number` counts them.
 
-    A line ends with a newline; where `any_end`, and in a file without any newline, with a carriage return too.
-    `encoding`: that of the byte-order mark, where there is one. `head`: how the file begins.
+    A line ends with a newline; with `any_end`, and in a file without any newline, with a carriage return too.
+    `encoding`: that of the byte-order mark, if there is one. `head`: how the file begins.
     """
 
     def __init__(self, file: BinaryIO, path: str, encoding: str, any_end: bool = False) -> None:
-        file, head = peeked(file)
+        file, head = _peeked(file)
         self.encoding, self._offset = encoding_of(head, path, encoding)
-        self.file, self.any_end = file, any_end
+        self.path, self.file, self.any_end = path, file, any_end
         self.head = head[self._offset :].decode(self.encoding, "replace")
         self.by_bytes = _one_byte_newline(self.encoding) and ("\n" in self.head or "\r" not in self.head)
         self.number = 0
-        self.bad: int | None = None
+        self._bad: int | None = None
         file.read(self._offset)
 
     def __iter__(self) -> Iterator[str]:
@@ -109,7 +151,7 @@ class Lines:
                 try:
                     text = line.decode(self.encoding)
                 except UnicodeDecodeError as error:
-                    self.bad = offset + error.start if self.bad is None else self.bad
+                    self._bad = offset + error.start if self._bad is None else self._bad
                     text = line.decode(self.encoding, "replace")
                 yield text
                 offset += len(line)
@@ -118,7 +160,7 @@ class Lines:
         """The same for encodings in which a newline is not one byte, and for lines that end with a carriage return."""
         universal = "" if self.any_end or "\n" not in self.head else "\n"
         rest, bad = "", list[int]()
-        for text in self._blocks(bad):
+        for text in self.blocks(bad):
             *lines, rest = io.StringIO(rest + text, newline=universal).readlines() or [""]
             yield from (self._numbered(line, bad) for line in lines)
         yield from (self._numbered(line, bad) for line in io.StringIO(rest, newline=universal))
@@ -126,12 +168,13 @@ class Lines:
     def _numbered(self, line: str, bad: list[int]) -> str:
         self.number += 1
         if count := line.count(_BAD):
-            self.bad = bad[0] if self.bad is None else self.bad
+            self._bad = bad[0] if self._bad is None else self._bad
             del bad[:count]
         return line
 
-    def _blocks(self, bad: list[int]) -> Iterator[str]:
-        """The text, _BAD in it for what does not decode, and where that stands appended to `bad`."""
+    def blocks(self, bad: list[int]) -> Iterator[str]:
+        """The text, BLOCK bytes at a time, _BAD in it for each byte that does not decode, whose offset is appended to
+        `bad`."""
         decoder = codecs.getincrementaldecoder(self.encoding)()
         offset = self._offset
         while True:
@@ -151,5 +194,6 @@ class Lines:
                 return
 
     def take_bad(self) -> int | None:
-        bad, self.bad = self.bad, None
+        """The offset of the first byte that did not decode since the last call; None where all did."""
+        bad, self._bad = self._bad, None
         return bad

@@ -1,27 +1,27 @@
-"""Labelled examples (x_task, y_task): a task, its rows from files, its subsets of N labels. Knows text, not models."""
+"""Labelled examples (x_task, y_task): a task, its examples read from files, its subsets of N labels. Knows text, not
+models."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from chainrule.errors import ChainruleError, DataError
-from chainrule.storage.lines import UndecodableError, UnusableFileError
-from chainrule.storage.records import Record, Say, kind, once, read_records, silent
-from chainrule.storage.rows import NO_TEXT, Skipped, missing, report, text_of
+from chainrule.storage.columns import NO_TEXT, Record, missing_column, text_of
+from chainrule.storage.lines import UndecodableError
+from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
 from chainrule.tasks.prompt import Prompt, fill
 from chainrule.tasks.prompt import Row as Row
 from chainrule.tasks.splits import hold_out, stratified_order
 from chainrule.tasks.task_file import Kind, Settings, read_task_file
 
-OnError = Literal["stop", "skip"]
 _WRITE_ONE = "write one, or leave the row out"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled rows, side by side. `sources`: "file:line" of each; `groups`: their author or document, where named."""
+    """Labelled rows, as parallel lists. `sources`: "file:line" of each; `groups`: author or document, if named."""
 
     rows: Sequence[Row]
     labels: Sequence[str]
@@ -32,7 +32,7 @@ class Examples:
         return len(self.rows)
 
     def take(self, indices: Sequence[int]) -> "Examples":
-        """The examples at these places, in this order."""
+        """The examples of these indices, in this order."""
         groups = None if self.groups is None else [self.groups[i] for i in indices]
         return Examples(
             [self.rows[i] for i in indices],
@@ -44,7 +44,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be learned: examples to learn from and to be judged on, and how a prompt asks. Made by `load`."""
+    """Examples to learn from, test examples, and how a prompt asks. Made by `load`."""
 
     kind: Kind
     text: tuple[str, ...]  # the text columns
@@ -54,7 +54,7 @@ class Task:
     labels: tuple[str, ...]  # the sorted classes of train; () where the kind is "free"
     prompt: Prompt | None = None
     input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
-    dropped: int = 0  # training rows left out because their texts, or their groups, stand in test too
+    dropped: int = 0  # training rows left out because their texts, or their groups, are in test too
     path: Path | None = None
 
     @classmethod
@@ -66,13 +66,13 @@ class Task:
         label: str = "",
         encoding: str = Settings.encoding,
         on_error: OnError = "stop",
-        say: Say = silent,
+        log: Log = no_log,
     ) -> "Task":
-        """The task of a .toml; or of a data file with these columns in this encoding, asked by the default prompt.
+        """The task of a .toml; or of a data file with these columns in this encoding, with the default prompt.
 
-        Without test rows a stratified fifth is held out, always the same one. Labels are read without the space around
-        them. Raises DataError, with file and line, for what is missing, empty or unknown; with on_error="skip" rows
-        that are so are left out, and `say` is told how many.
+        Without test rows a stratified fifth is held out, always the same one. Space around labels is removed.
+        Raises DataError, with file and line, for what is missing, empty or unknown; with on_error="skip" such rows are
+        left out, and `log` is called with their number.
         """
         path = Path(path)
         text = (text,) if isinstance(text, str) else tuple(text)
@@ -86,25 +86,27 @@ class Task:
                     f"{path}: a task file names the encoding of its files itself: write encoding = {encoding!r} into"
                     " it, and leave the option out"
                 )
-            return cls.read(read_task_file(path), path, on_error=on_error, say=say)
+            return cls.read(read_task_file(path), path, on_error=on_error, log=log)
         if not text or not label:
             first = next(read_records(str(path), encoding=encoding), None)
-            there = f": name them out of {_listed(list(first.fields))}" if first else " of a file with rows"
+            if isinstance(first, DataError):
+                raise first
+            there = f": name them out of {_listed(list(first.values))}" if first else " of a file with rows"
             raise DataError(f"{path}: wanted --text and --label, the names of its columns{there}")
         settings = Settings(path, text, label, prompt=Prompt.default(text, label), encoding=encoding)
-        return cls.read(settings, path, on_error=on_error, say=say)
+        return cls.read(settings, path, on_error=on_error, log=log)
 
     @classmethod
     def read(
-        cls, settings: Settings, path: Path | None = None, *, on_error: OnError = "stop", say: Say = silent
+        cls, settings: Settings, path: Path | None = None, *, on_error: OnError = "stop", log: Log = no_log
     ) -> "Task":
-        """The task that the settings describe; errors as in `load`. `path`: the file that says so."""
+        """The task that the settings describe; errors as in `load`. `path`: the file that they are from."""
         if on_error not in get_args(OnError):
             raise DataError(f"--on-error: wanted {' or '.join(get_args(OnError))}, got {on_error!r}: choose one")
         files = [settings.train] if settings.test is None else [settings.train, settings.test]
-        say = once(say)
+        log = log_once(log)
         try:
-            train, *others = [_read(file, settings, on_error, say) for file in files]
+            train, *others = [_read(file, settings, on_error, log) for file in files]
         except UndecodableError as error:
             if path is None or path.suffix != ".toml":
                 raise
@@ -115,23 +117,24 @@ class Task:
         if others:
             (test,) = others
         else:
-            kept, held = hold_out(_strata(settings.kind, train), train.groups, seed=0)
-            if not held:
+            kept, held_out = hold_out(_strata(settings.kind, train), train.groups, seed=0)
+            if not held_out:
                 raise DataError(
                     f"{settings.train}: wanted rows that can be held out for the test, found none: name test"
                 )
-            train, test = train.take(kept), train.take(held)
+            train, test = train.take(kept), train.take(held_out)
         seen = {_texts(row, settings.text) for row in test.rows}
-        judged = set(test.groups or ())
+        test_groups = set(test.groups or ())
         own = [
-            place
-            for place, row in enumerate(train.rows)
-            if _texts(row, settings.text) not in seen and (train.groups is None or train.groups[place] not in judged)
+            index
+            for index, row in enumerate(train.rows)
+            if _texts(row, settings.text) not in seen
+            and (train.groups is None or train.groups[index] not in test_groups)
         ]
         dropped, train = len(train) - len(own), train.take(own)
         if not own:
             raise DataError(
-                f"{settings.train}: wanted rows to learn from, but each of them stands in test: name others"
+                f"{settings.train}: wanted rows to learn from, but each of them is in test too: name others"
             )
         labels = _classes(train, test, settings) if settings.kind == "classification" else ()
         prompt = settings.prompt and replace(settings.prompt, words=_stripped(settings.prompt.words))
@@ -147,14 +150,14 @@ class Task:
 
     @property
     def smallest(self) -> int:
-        """The fewest labels worth learning from: 4, or one a class if that is more."""
+        """The fewest labels that compare learns from: 4, or one a class if that is more."""
         return max(4, len(self.labels))
 
     def subset(self, n: int | None, seed: int) -> Examples:
         """N labels to learn from: the first n of one order of the training rows; None for all of them.
 
-        The order is the seed's, the same for every method; its beginnings are nested and stratified, with at least one
-        row a class. Raises DataError for n out of range.
+        The order depends on the seed alone, so subsets are nested and the same for every method; they are stratified,
+        with at least one row a class. Raises DataError for n out of range.
         """
         least = max(1, len(self.labels))
         if n is not None and not least <= n <= len(self.train):
@@ -163,15 +166,15 @@ class Task:
         return self.train.take(stratified_order(_strata(self.kind, self.train), seed)[:n].tolist())
 
     def split_validation(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:
-        """The examples to train on, and a stratified fifth, in whole groups, to validate with.
+        """The examples to train on, and a stratified fifth, in whole groups, for validation.
 
-        Every class stays in the first. The second is empty where every group is too large to be held out.
+        Every class stays in training. The validation part is empty where every group is too large to be held out.
         """
-        kept, held = hold_out(_strata(self.kind, examples), examples.groups, seed)
-        return examples.take(kept), examples.take(held)
+        kept, held_out = hold_out(_strata(self.kind, examples), examples.groups, seed)
+        return examples.take(kept), examples.take(held_out)
 
     def row(self, row: Row | str, where: str = "row") -> Row:
-        """The row itself, or the one that a text stands for in a task of one text column.
+        """The row itself, or a text as a row in a task of one text column.
 
         Raises DataError, naming `where`, for a text column that is not there, and for a row without text.
         """
@@ -182,7 +185,7 @@ class Task:
         return joined_text(self.row(row), self.text, self.input)
 
     def checked_prompt(self) -> Prompt:
-        """The prompt, for those who ask: raises DataError where there is none, or its label words will not do."""
+        """The prompt; raises DataError where there is none, or where its label words cannot be used."""
         if self.prompt is None:
             example = Prompt.default(self.text, self.label).template
             raise DataError(f"{self.path or 'task'}: prompting wants [prompt] and its template, as {example!r}: add it")
@@ -192,18 +195,18 @@ class Task:
         except ChainruleError as error:
             if self.path is None or self.path.suffix == ".toml":
                 raise
-            raise DataError(f"{error}; the task file that holds it is written by: {self._command()}") from None
+            raise DataError(f"{error}; write a task file with: {self._command()}") from None
         return self.prompt
 
     def _command(self) -> str:
-        """What is typed to have the task file of a data file."""
+        """The command that writes a task file for a data file."""
         assert self.path is not None
         named = ["--text", *self.text, "--label", self.label, "--out", self.path.with_suffix(".toml").name]
         return shlex.join(["chainrule", "task", str(self.path), *named])
 
 
 def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = "row", cure: str = _WRITE_ONE) -> Row:
-    """What `Task.row` gives, for the text columns `text`. `cure`: what to do about a row without text."""
+    """`Task.row` for the text columns `text`. `cure`: what the error says to do about a row without text."""
     if isinstance(row, str):
         if len(text) > 1:
             raise DataError(f"{where}: wanted the columns {_listed(text)}, got one text: give a mapping of columns")
@@ -216,14 +219,14 @@ def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = 
     )
 
 
-def checked_record(record: Record, text: Sequence[str]) -> Row:
-    """The same for a row of a file, whose place is named; a line of a .txt is the text of a single column."""
-    if "text" not in text and kind(record.source) == ".txt":
-        return checked_row(record.fields["text"], text, record.where, NO_TEXT)
+def example_row(record: Record, text: Sequence[str]) -> Row:
+    """The same for a row of a file, which errors name; a line of a .txt is the text of a single column."""
+    if "text" not in text and format_of(record.source) == ".txt":
+        return checked_row(record.values["text"], text, record.where, NO_TEXT)
     for column in text:
         if not isinstance(record.values.get(column), str):
             record.text(column)
-    return checked_row(record.fields, text, record.where, NO_TEXT)
+    return checked_row(record.strings, text, record.where, NO_TEXT)
 
 
 def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
@@ -231,7 +234,7 @@ def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
     return "\n".join(row[column] for column in text) if template is None else fill(template, row)
 
 
-def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Examples:
+def _read(path: Path, settings: Settings, on_error: OnError, log: Log) -> Examples:
     """The examples of a file; DataError, with file and line, for a row that lacks a column, its text or its label."""
     if not path.is_file():
         raise DataError(f"{path}: no such file: check the name")
@@ -240,40 +243,39 @@ def _read(path: Path, settings: Settings, on_error: OnError, say: Say) -> Exampl
     groups: list[str] = []
     sources: list[str] = []
     skipped = Skipped()
-    on_skip = skipped if on_error == "skip" else None
-    named = [*settings.text, settings.label, *([] if settings.group is None else [settings.group])]
-    for record in read_records(
-        str(path), encoding=settings.encoding, columns=settings.columns or None, on_skip=on_skip, say=say
-    ):
-        if kind(record.source) not in (".jsonl", ".ndjson"):  # there a column that one row lacks, all rows lack
-            for column in named:
+    needed = [*settings.text, settings.label, *([] if settings.group is None else [settings.group])]
+    for record in read_records(str(path), encoding=settings.encoding, columns=settings.columns or None, log=log):
+        if isinstance(record, Record) and format_of(record.source) not in (".jsonl", ".ndjson"):
+            for column in needed:  # where one row of a table lacks a column, all do
                 if column not in record.values:
-                    raise missing(record.where, column, list(record.values))
+                    raise missing_column(record.where, column, list(record.values))
         try:
-            row = checked_record(record, settings.text)
+            if isinstance(record, DataError):
+                raise record
+            row = example_row(record, settings.text)
             label = record.text(settings.label).strip()
             if not label:
                 raise DataError(f"{record.where}: wanted a label, {settings.label!r} is empty: {NO_TEXT}")
             if settings.group is not None:
                 groups.append(record.text(settings.group))
-        except ChainruleError as error:
-            report(error, on_skip)
+        except DataError as error:
+            if on_error == "stop":
+                raise
+            skipped.add(error)
             continue
         rows.append(row)
         labels.append(label)
         sources.append(record.where)
-    if isinstance(skipped.first, UnusableFileError):
-        raise skipped.first
     if not rows:
         why = f" ({skipped.note})" if skipped.count else ""
         raise DataError(f"{path}: wanted labelled rows, found none{why}: name another file")
     if skipped.count:
-        say(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
+        log(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
     return Examples(rows, labels, sources, None if settings.group is None else groups)
 
 
 def _stripped(words: Mapping[str, str]) -> dict[str, str]:
-    """Label words by labels as they are read: without the space around them."""
+    """Label words by label, without the space around labels."""
     found: dict[str, str] = {}
     for label, word in words.items():
         if found.setdefault(label.strip(), word) != word:
@@ -282,15 +284,13 @@ def _stripped(words: Mapping[str, str]) -> dict[str, str]:
 
 
 def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, ...]:
-    """The sorted labels of train; DataError where it has one only, or the test another."""
+    """The sorted labels of train; DataError where there is one only, or where test has a label that train lacks."""
     labels = tuple(sorted(set(train.labels)))
     if len(labels) < 2:
-        raise DataError(
-            f"{settings.train}: wanted two classes or more in {settings.label!r}, found {labels[0]!r} alone"
-        )
+        raise DataError(f"{settings.train}: wanted two classes or more in {settings.label!r}, found only {labels[0]!r}")
     for label, source in zip(test.labels, test.sources, strict=True):
         if label not in labels:
-            raise DataError(f"{source}: the label {label!r} stands in no training row: correct it, or add some")
+            raise DataError(f"{source}: no training row has the label {label!r}: correct it, or add some")
     return labels
 
 

@@ -1,4 +1,4 @@
-"""What is in a task, told before anything is learned from it. Knows rows and a tokenizer, no model."""
+"""A report on the data of a task. Knows rows and a tokenizer, no model."""
 
 import re
 from collections import Counter
@@ -49,7 +49,7 @@ def _classes(task: Task) -> list[dict[str, Any]]:
 
 
 def _twins(labels: Sequence[str]) -> list[list[str]]:
-    """Labels that differ by case, space or a .0 behind a number alone: perhaps one class, written in two ways."""
+    """Labels that differ only by case, space or a .0 after a number: perhaps one class, written in two ways."""
     alike: dict[str, list[str]] = {}
     for label in labels:
         plain = "".join(label.split()).casefold()
@@ -58,7 +58,7 @@ def _twins(labels: Sequence[str]) -> list[list[str]]:
 
 
 def _duplicates(task: Task, examples: Examples) -> dict[str, int]:
-    """How many rows have the texts of an earlier one, and how many of these have not the first one's label."""
+    """How many rows repeat the texts of an earlier one, and how many of these have another label."""
     first: dict[tuple[str, ...], str] = {}
     otherwise = 0
     for row, label in zip(examples.rows, examples.labels, strict=True):
@@ -67,7 +67,7 @@ def _duplicates(task: Task, examples: Examples) -> dict[str, int]:
 
 
 def _lengths(task: Task, tokenizer: Tokenizer, context: int) -> dict[str, Any]:
-    """Positions of the context that rows need: ⊥ and their tokens; the last of a prompt is scored, but never read."""
+    """Positions of the context that rows need: BOS and their tokens; the last token of a prompt is only scored."""
     found: dict[str, Any] = {"context": context}
     parts = (task.train, task.test)
     sources = [source for part in parts for source in part.sources]
@@ -86,7 +86,7 @@ def _tokens(tokenizer: Tokenizer, texts: Sequence[str], sources: Sequence[str]) 
     try:
         return np.array([len(tokens) for tokens in tokenizer.encode_batch(texts)])
     except ChainruleError:
-        for text, source in zip(texts, sources, strict=True):  # which one it was
+        for text, source in zip(texts, sources, strict=True):  # find the one
             try:
                 tokenizer.encode(text)
             except ChainruleError as error:
@@ -100,15 +100,15 @@ def _quantiles(lengths: NDArray[np.int64], context: int) -> dict[str, int]:
 
 
 def _shown(prompt: Prompt, examples: Examples, tokenizer: Tokenizer | None) -> str:
-    """The first row's prompt, ‖ before what is scored; with a tokenizer ⊥ in front, and | between its tokens."""
+    """The first row's prompt, with ‖ before what is scored; with a tokenizer BOS in front, and | between tokens."""
     row, label = examples.rows[0], examples.labels[0]
     (question,) = prompt.questions([], row, [label])
     if tokenizer is None:
         return f"{question.before}‖{question.continuation}"
-    from chainrule.scoring.continuations import pair_of  # brings torch
+    from chainrule.scoring.continuations import pair_of  # imports torch
 
     halves = pair_of(tokenizer, question.before, question.continuation)
-    return "‖".join("|".join(tokenizer.pieces(half)) for half in halves).replace("\n", "↵\n")
+    return "‖".join("|".join(tokenizer.token_texts(half)) for half in halves).replace("\n", "↵\n")
 
 
 def print_task(found: dict[str, Any]) -> None:
@@ -119,14 +119,14 @@ def print_task(found: dict[str, Any]) -> None:
         *rows,
         ("all", f"{found['train']}", f"{found['test']}"),
         ("duplicates", f"{duplicates['train']['rows']}", f"{duplicates['test']['rows']}"),
-        ("of these labelled otherwise", *(f"{duplicates[part]['otherwise']}" for part in ("train", "test"))),
+        ("of these with another label", *(f"{duplicates[part]['otherwise']}" for part in ("train", "test"))),
     ]
     print_table(("", "train", "test"), table)
-    print(f"{found['overlap']} training rows stand in test too, and were left out.")
+    print(f"{found['overlap']} training rows are in test too, and were left out.")
     for twins in found.get("twins", []):
         print(
-            f"Warning: the labels {', '.join(map(repr, twins))} differ by case, space or .0 alone, and are"
-            f" {len(twins)} classes: write them alike if one is meant."
+            f"Warning: the labels {', '.join(map(repr, twins))} differ only by case, space or .0, and are"
+            f" {len(twins)} classes: write them alike if they are one."
         )
     for name, lengths in found.get("lengths", {}).items():
         if name != "context":
@@ -136,6 +136,6 @@ def print_task(found: dict[str, Any]) -> None:
                 f" {lengths['too_long']} do not fit"
             )
     if "prompt" in found:
-        print(f"\nA prompt, what is scored after ‖:\n\n{found['prompt']}\n")
+        print(f"\nA prompt; what comes after ‖ is scored:\n\n{found['prompt']}\n")
     if "no_prompting" in found:
         print(found["no_prompting"])

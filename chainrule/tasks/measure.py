@@ -1,27 +1,20 @@
-"""The score of a predictor on a task's test items. Knows predictions and labels, not how they came about.
+"""The score of a predictor on a task's test items. Knows predictions and labels, not how they were made.
 
 Shapes: D sets of demonstrations, O orders of each, M test items.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import DataError
-from chainrule.prompting.prompted import Prompted
-from chainrule.tasks.examples import Examples, Row, Task
+from chainrule.tasks.examples import Examples, Task
+from chainrule.tasks.predictor import Generating, Predictor
 from chainrule.uncertainty import accuracy
-
-
-class Predictor(Protocol):
-    """What every adaptation gives."""
-
-    def predict(self, rows: Iterable[Row | str]) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -29,20 +22,20 @@ class Score:
     """How often a predictor is right."""
 
     accuracy: float
-    interval: tuple[float, float]  # 95 %: over test items like these, the predictor as it is
+    interval: tuple[float, float]  # 95 %, of this predictor over test items like these
     n: int  # test items
     chance: float  # the accuracy of always answering the most frequent label of train
     seconds: float  # that the predictions took
     predictions: Sequence[str]
     right: NDArray[np.bool_]  # (n,)
     groups: Sequence[str] | None  # of the items, where the task names some
-    answers: Sequence[str] | None = None  # what was said, where the model says a word and does not choose a label
+    answers: Sequence[str] | None = None  # the generated texts, where the model does not choose among labels
 
 
 def held_out(task: Task, limit: int | None = None) -> Examples:
-    """The test items, in their order; with a limit so many of them, drawn always alike: files are often sorted.
+    """The test items, in their order; with a limit a fixed random sample of that size, as files are often sorted.
 
-    Fewer are among more. Raises DataError for a limit below 1; one beyond their number is all.
+    A smaller sample is part of a larger one. Raises DataError for a limit below 1; one above their number is all.
     """
     if limit is None:
         return task.test
@@ -56,7 +49,7 @@ def measure(predictor: Predictor, task: Task, limit: int | None = None) -> Score
     items = held_out(task, limit)
     answers = None
     start = time.perf_counter()
-    if isinstance(predictor, Prompted) and predictor.generates:
+    if isinstance(predictor, Generating) and predictor.generates:
         answers = list(predictor.answers(items.rows))
         predictions = [predictor.label_of(answer) for answer in answers]
     else:
@@ -81,10 +74,10 @@ def measure(predictor: Predictor, task: Task, limit: int | None = None) -> Score
 def correctness(
     make: Callable[[int, int], Predictor], task: Task, *, sets: int = 5, orders: int = 3, limit: int | None = None
 ) -> NDArray[np.bool_]:
-    """What predictors made from other demonstrations, and from these in other orders, get right: (D, O, M).
+    """Which items predictors with other demonstrations, and with these in other orders, get right: (D, O, M).
 
     `make(seed, order)` gives one, as `lambda seed, order: in_context(lm, task, 16, seed=seed, order=order)` does.
-    `chainrule.uncertainty.spread` tells the demonstrations', the orders' and the items' parts apart.
+    `chainrule.uncertainty.spread` separates the variance due to demonstrations, orders and items.
     """
     if sets < 1 or orders < 1:
         raise DataError(f"spread: wanted at least 1 set of demonstrations and 1 order, got {sets} and {orders}")

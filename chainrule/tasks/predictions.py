@@ -1,45 +1,26 @@
-"""Rows of a file and what a predictor says of them, in memory that does not grow with their number. Knows files and
-rows, not how the predictions come about.
-
-Shapes: C labels.
-"""
+"""The rows of a file with their predictions, in memory that does not grow with their number. Knows files and rows, not
+how a prediction is made."""
 
 import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from chainrule.errors import ChainruleError, DataError
-from chainrule.storage.files import whole_file
-from chainrule.storage.lines import UnusableFileError
-from chainrule.storage.records import Record, Say, kind, once, read_records, silent
-from chainrule.storage.rows import Skipped
-from chainrule.tasks.examples import OnError, Row, checked_record
+from chainrule.errors import DataError
+from chainrule.storage.columns import Record
+from chainrule.storage.files import atomic_write
+from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
+from chainrule.tasks.examples import Row, example_row
+from chainrule.tasks.predictor import Predictor, generates
 
 Value = TypeVar("Value")
 _JSON = (".jsonl", ".ndjson")
-_ROWS_AT_ONCE = 4096  # in memory: a multiple of what predictors read at once
-
-
-class Predictor(Protocol):
-    """What every adaptation gives."""
-
-    @property
-    def labels(self) -> Sequence[str]: ...
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """Those of a row that it reads."""
-
-    def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
-        """Label and probabilities (C,), row by row; no probabilities where an answer is generated."""
+_ROWS_IN_MEMORY = 4096  # a multiple of the batches of all predictors
 
 
 def predictions(predictor: Predictor, rows: Iterable[Row | str | None]) -> Iterator[dict[str, Any]]:
@@ -60,7 +41,7 @@ def predictions(predictor: Predictor, rows: Iterable[Row | str | None]) -> Itera
 
 def _parts(values: Iterable[Value]) -> Iterator[list[Value]]:
     rest = iter(values)
-    while part := list(islice(rest, _ROWS_AT_ONCE)):
+    while part := list(islice(rest, _ROWS_IN_MEMORY)):
         yield part
 
 
@@ -79,91 +60,77 @@ def predict_file(
     *,
     encoding: str = "utf-8",
     on_error: OnError = "stop",
-    say: Say = silent,
+    log: Log = no_log,
     show: Callable[[int], None] = lambda rows: None,
 ) -> Predicted:
     """Write the rows of `source` to `out`, one for one and in their order, each with its prediction.
 
     `out` is a .csv, .tsv or .jsonl; columns `prediction` and `probability of <label>` are added. The prediction of an
     empty line of a .txt is empty. With on_error="skip" so is that of a row that lacks the predictor's columns or their
-    text; a row that cannot be read is written as empty cells. `show` is called with the rows done. Raises DataError
-    for a file of another kind, one that has such a column already, and a row that is wrong: before anything is
-    predicted, if `source` can be read twice.
+    text; a row that cannot be read is written as empty cells. `show` is called with the number of rows done. Raises
+    DataError for a file of another kind, one that has such a column already, and a row that is wrong: before anything
+    is predicted, if `source` can be read twice.
     """
-    if kind(str(out)) not in (".csv", ".tsv", *_JSON):
+    if format_of(str(out)) not in (".csv", ".tsv", *_JSON):
         raise DataError(f"--out {out}: wanted a file ending in .csv, .tsv or .jsonl, got another; rename it")
-    asked = Asked(source, predictor.columns, encoding, on_error, once(say))
-    generates = getattr(predictor, "generates", False)
-    added = ["prediction", *(f"probability of {label}" for label in (() if generates else predictor.labels))]
+    empty, unread = Skipped(), Skipped()
+    read = partial(rows_to_predict, source, predictor.columns, encoding=encoding, on_error=on_error, log=log_once(log))
+    added = ["prediction", *(f"probability of {label}" for label in (() if generates(predictor) else predictor.labels))]
     if on_error == "stop" and Path(source).is_file():
-        for record, _ in asked.rows(Skipped()):
+        for record, _ in read(Skipped(), Skipped()):
             _check_new(record, added)
-    count, empty = 0, Skipped()
-    with whole_file(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
-        write = _writer(file, kind(str(out)), added)
-        for part in _parts(asked.rows(empty)):
+    count = 0
+    with atomic_write(out) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        write = _writer(file, format_of(str(out)), added)
+        for part in _parts(read(empty, unread)):
             made = predictions(predictor, (row for _, row in part))
             for (record, _), prediction in zip(part, made, strict=True):
                 _check_new(record, added)
                 write(record, _values(prediction))
                 count += 1
                 show(count)
-        if count and empty.count == count and asked.unread == count:
-            raise DataError(f"{source}: wanted rows, and none can be read: {empty.note}")
+        if count and unread.count == count:
+            raise DataError(f"{source}: wanted rows, and none can be read: {unread.note}")
     return Predicted(count, empty)
 
 
-@dataclass
-class Asked:
-    """The rows of a file that a predictor is asked about. `unread`: how many could not be read."""
+def rows_to_predict(
+    source: str,
+    columns: Sequence[str],
+    empty: Skipped,
+    unread: Skipped,
+    *,
+    encoding: str = "utf-8",
+    on_error: OnError = "stop",
+    log: Log = no_log,
+) -> Iterator[tuple[Record | None, Row | None]]:
+    """Each row of a file, None if it cannot be read, and as a predictor of these columns reads it, None if it cannot.
 
-    source: str
-    columns: Sequence[str]
-    encoding: str
-    on_error: OnError
-    say: Say = silent
-    unread: int = 0
-
-    def rows(self, empty: Skipped) -> Iterator[tuple[Record | None, Row | None]]:
-        """Each row as it was read, None if it could not be, and as it is asked about, None if there is nothing to ask.
-
-        The latter are counted by `empty`.
-        """
-        unread = 0
-
-        def on_skip(error: ChainruleError) -> None:
-            nonlocal unread
-            if isinstance(error, UnusableFileError):
-                raise error
-            unread += 1
-            empty(error)
-
-        self.unread = 0
-        skips = self.on_error == "skip"
-        for record in read_records(
-            self.source, encoding=self.encoding, on_skip=on_skip if skips else None, say=self.say
-        ):
-            while unread:
-                unread, self.unread = unread - 1, self.unread + 1
-                yield None, None
-            try:
-                yield record, checked_record(record, self.columns)
-            except ChainruleError as error:
-                if not skips and not _is_blank_line(record):
-                    raise
-                empty(error)
-                yield record, None
-        while unread:
-            unread, self.unread = unread - 1, self.unread + 1
+    `empty` counts the rows without a prediction, `unread` those of them that could not be read.
+    """
+    for record in read_records(source, encoding=encoding, log=log):
+        if isinstance(record, DataError):
+            if on_error == "stop":
+                raise record
+            empty.add(record)
+            unread.add(record)
             yield None, None
+            continue
+        try:
+            yield record, example_row(record, columns)
+        except DataError as error:
+            if on_error == "stop" and not _is_blank_line(record):
+                raise
+            empty.add(error)
+            yield record, None
 
 
 def _is_blank_line(record: Record) -> bool:
-    return kind(record.source) == ".txt" and not record.fields["text"].strip()
+    return format_of(record.source) == ".txt" and not record.values["text"].strip()
 
 
 def _values(prediction: dict[str, Any]) -> list[Any]:
-    """The values of the added columns; none where there is no prediction."""
+    """The values of the added columns; [] where there is no prediction."""
     if prediction["label"] is None:
         return []
     return [prediction["label"], *(round(found, 6) for found in prediction.get("probabilities", {}).values())]
@@ -175,7 +142,7 @@ def _check_new(record: Record | None, added: Sequence[str]) -> None:
     for column in added:
         if column in record.values:
             raise DataError(
-                f"{record.where}: wanted rows without a column {column!r}, which is to be added; rename or remove it"
+                f"{record.where}: wanted rows without a column {column!r}, which is added; rename or remove it"
             )
 
 
@@ -189,7 +156,7 @@ def _writer(file: IO[str], suffix: str, added: Sequence[str]) -> Callable[[Recor
 
         return write_line
     columns: list[str] | None = None  # of the rows, without the added ones
-    pending = 0  # rows that could not be read, before the first that says the columns
+    pending = 0  # rows that could not be read, before the first one, which has the columns
     delimiter = "\t" if suffix == ".tsv" else ","
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     careful = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
@@ -222,7 +189,8 @@ def _cells(record: Record, columns: Sequence[str]) -> list[str]:
             )
         if isinstance(value, bytes):
             record.text(column)
-    return [record.fields.get(column, "") for column in columns]
+    strings = record.strings
+    return [strings.get(column, "") for column in columns]
 
 
 def _json(row: dict[str, Any], record: Record | None) -> str:

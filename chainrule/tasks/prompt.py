@@ -1,4 +1,4 @@
-"""Rows to prompts: a template, label words, demonstrations, and the answer's place. Knows text, not tokens or files."""
+"""Rows to prompts: a template, label words, demonstrations, and where the answer goes. Knows text, not tokens."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,16 +7,16 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from chainrule.errors import DataError
-from chainrule.storage.rows import missing
+from chainrule.storage.columns import missing_column
 
 Row = Mapping[str, str]  # column -> text
 
-ANSWER = "label"  # {label} in a template is the answer's place, whatever the label's column is called
+ANSWER = "label"  # {label} in a template is where the answer goes, whatever the label's column is called
 _MARKS = re.compile(r"(\{\{|\}\}|\{[^{}]*\})")
 
 
 class Question(NamedTuple):
-    """p(continuation | before) is what a label is judged by; `before` ends in no space."""
+    """A label is scored by p(continuation | before); `before` does not end with a space."""
 
     before: str
     continuation: str
@@ -24,9 +24,9 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True)
 class Prompt:
-    """How a row is asked about: `template` names text columns as {column}, and the answer's place, once, as {label}.
+    """How a row is asked about: `template` names text columns as {column} and, once, {label}, where the answer goes.
 
-    A brace that is meant is written twice; braces in the rows' texts are text. `words`: label -> label word; a label
+    A literal brace is written twice; braces in the rows' texts are text. `words`: label -> label word; a label
     that is not listed stands for itself. Raises DataError for a template without {label} or with a lone brace.
     """
 
@@ -35,9 +35,9 @@ class Prompt:
     words: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        places = list(columns_in(self.template)).count(ANSWER)
-        if places != 1:
-            raise DataError(f"template: wanted {{label}} once, the answer's place, got it {places} times: correct it")
+        times = list(columns_in(self.template)).count(ANSWER)
+        if times != 1:
+            raise DataError(f"template: wanted {{label}} once, where the answer goes, got it {times} times: correct it")
 
     @classmethod
     def default(cls, text: Sequence[str], label: str) -> "Prompt":
@@ -55,9 +55,9 @@ class Prompt:
 
     @property
     def _halves(self) -> tuple[str, str]:
-        pieces = _MARKS.split(self.template)
-        place = pieces.index(f"{{{ANSWER}}}")
-        return "".join(pieces[:place]), "".join(pieces[place + 1 :])
+        parts = _MARKS.split(self.template)
+        index = parts.index(f"{{{ANSWER}}}")
+        return "".join(parts[:index]), "".join(parts[index + 1 :])
 
     def word(self, label: str) -> str:
         return self.words.get(label, label)
@@ -72,7 +72,7 @@ class Prompt:
         return self.separator.join([*shown, self.before(row)])
 
     def messages(self, demonstrations: Sequence[tuple[Row, str]], row: Row) -> list[dict[str, str]]:
-        """The same as a chat: each demonstration is a question of the user's and the assistant's answer to it."""
+        """The same as a chat: each demonstration is a user's message and the assistant's answer."""
 
         def asked(row: Row) -> dict[str, str]:
             return {"role": "user", "content": self.before(row).rstrip(" ")}
@@ -92,23 +92,23 @@ class Prompt:
         return [Question(before, asked[len(before) :] + self.word(label) + self.after(row)) for label in labels]
 
     def check_columns(self, text: Sequence[str]) -> None:
-        """Raise DataError unless the template names some of the text columns, and beside them the answer alone."""
+        """Raise DataError unless the template names some of the text columns and no other column."""
         check_columns("[prompt] template", self.template, text, answer=True)
 
     def check_words(self, labels: Sequence[str]) -> None:
-        """Raise DataError unless each label has a word that may mean something, and no word begins another."""
-        mute = [label for label in labels if label not in self.words and not is_word(label)]
-        if mute:
-            example = ", ".join(f'{label} = "…"' for label in mute[:2])
+        """Raise DataError unless each label has a meaningful word, and no word is a prefix of another."""
+        meaningless = [label for label in labels if label not in self.words and not is_word(label)]
+        if meaningless:
+            example = ", ".join(f'{label} = "…"' for label in meaningless[:2])
             raise DataError(
-                f"prompting wants labels that are words, got {', '.join(map(repr, mute[:9]))}:"
-                f" say what they mean in [prompt.words], as in {example}"
+                f"prompting wants labels that are words, got {', '.join(map(repr, meaningless[:9]))}:"
+                f" give each a word in [prompt.words], as in {example}"
             )
         words = sorted((self.word(label), label) for label in labels)
         for word, label in words:
             if not word.strip():
                 raise DataError(f"[prompt.words]: wanted a word for {label!r}, got {word!r}: write one")
-        for (word, label), (longer, other) in pairwise(words):  # sorted: a beginning stands right before its longer one
+        for (word, label), (longer, other) in pairwise(words):  # sorted: a prefix comes right before its longer word
             if longer.startswith(word):
                 raise DataError(
                     f"[prompt.words]: the word {word!r} of {label!r} begins {longer!r} of {other!r}:"
@@ -117,41 +117,41 @@ class Prompt:
 
 
 def is_word(label: str) -> bool:
-    """Whether a label may mean something to a language model: it has a letter, and is longer than one character."""
+    """Whether a label can mean something to a language model: it has a letter, and more than one character."""
     return len(label) > 1 and any(character.isalpha() for character in label)
 
 
 def columns_in(template: str) -> Iterator[str]:
-    """The names in braces, in order; DataError for a brace without its other."""
-    for place, piece in enumerate(_MARKS.split(template)):
-        if place % 2 == 0:
-            if "{" in piece or "}" in piece:
+    """The names in braces, in order; DataError for an unpaired brace."""
+    for index, part in enumerate(_MARKS.split(template)):
+        if index % 2 == 0:
+            if "{" in part or "}" in part:
                 raise DataError(
-                    f"template: wanted braces around columns only, got one alone in {template!r}: double it if meant"
+                    f"template: wanted braces around columns only, got a single one in {template!r}: double it"
                 )
-        elif piece not in ("{{", "}}"):
-            yield piece[1:-1]
+        elif part not in ("{{", "}}"):
+            yield part[1:-1]
 
 
 def fill(template: str, row: Row) -> str:
-    """The template with the row's text in the place of each name in braces; DataError for a column that is not there.
+    """The template with each name in braces replaced by the row's text; DataError for a column that the row lacks.
 
     >>> fill("{{{text}}}", {"text": "a {b}"})
     '{a {b}}'
     """
 
-    def filled(piece: str) -> str:
-        if piece in ("{{", "}}"):
-            return piece[0]
-        if piece[1:-1] not in row:
-            raise missing("template", piece[1:-1], list(row))
-        return row[piece[1:-1]]
+    def filled(mark: str) -> str:
+        if mark in ("{{", "}}"):
+            return mark[0]
+        if mark[1:-1] not in row:
+            raise missing_column("template", mark[1:-1], list(row))
+        return row[mark[1:-1]]
 
-    return "".join(filled(piece) if place % 2 else piece for place, piece in enumerate(_MARKS.split(template)))
+    return "".join(filled(part) if index % 2 else part for index, part in enumerate(_MARKS.split(template)))
 
 
 def check_columns(name: str, template: str, text: Sequence[str], *, answer: bool = False) -> None:
-    """Raise DataError unless the template called `name` names some of the text columns, and else only the answer."""
+    """Raise DataError unless the template called `name` names some of the text columns and, with `answer`, {label}."""
     named = set(columns_in(template))
     listed = ", ".join(f"{{{column}}}" for column in text)
     for column in sorted(named - set(text) - ({ANSWER} if answer else set())):

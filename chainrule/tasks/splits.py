@@ -1,4 +1,4 @@
-"""Which rows go where: stratified orders and splits, functions of strata, groups and a seed. Knows no row."""
+"""Stratified orders and splits, functions of strata, groups and a seed. Knows indices, no rows."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ HELD_OUT = 0.2  # the share of a test or validation split
 
 
 def stratified_order(strata: Sequence[str], seed: int) -> NDArray[np.int64]:
-    """All places (N,) in an order whose every beginning is stratified: one of each stratum, then in proportion.
+    """All indices (N,) in an order of which every prefix is stratified: one of each stratum, then in proportion.
 
-    One order has the subsets of all sizes, nested. Within a stratum the seed alone orders; between strata it is
-    Sainte-Laguë's method, which never takes a place back: the j-th of n_c, from 0, comes at (j + 1/2) / n_c.
+    So prefixes are nested subsets of all sizes. Within a stratum the seed alone orders; between strata it is
+    Sainte-Laguë's method, in which a longer prefix only adds: the j-th of n_c, from 0, comes at (j + 1/2) / n_c.
     """
     shuffled = np.random.default_rng(seed).permutation(len(strata))
     _, stratum, sizes = np.unique(np.asarray(strata, dtype=object), return_inverse=True, return_counts=True)
@@ -27,29 +27,29 @@ def stratified_order(strata: Sequence[str], seed: int) -> NDArray[np.int64]:
 def hold_out(
     strata: Sequence[str], groups: Sequence[str] | None, seed: int, share: float = HELD_OUT
 ) -> tuple[list[int], list[int]]:
-    """The places that stay and those held out, each in rising order: a stratified share, every stratum left with one.
+    """The indices kept and those held out, each rising: a stratified share is held out, and every stratum keeps one.
 
-    No group is divided. None is held out where each is too large for that, or where no stratum has one to spare.
+    No group is divided. None is held out where every group is too large, or where every stratum has one row.
     """
     if groups is None:
         order = stratified_order(strata, seed)
         kept = max(len(order) - round(share * len(order)), len(set(strata)))
         return sorted(order[:kept].tolist()), sorted(order[kept:].tolist())
-    held = _held_groups(strata, groups, seed, share)
-    return np.flatnonzero(~held).tolist(), np.flatnonzero(held).tolist()
+    held_out = _held_out_groups(strata, groups, seed, share)
+    return np.flatnonzero(~held_out).tolist(), np.flatnonzero(held_out).tolist()
 
 
-def _held_groups(strata: Sequence[str], groups: Sequence[str], seed: int, share: float) -> NDArray[np.bool_]:
+def _held_out_groups(strata: Sequence[str], groups: Sequence[str], seed: int, share: float) -> NDArray[np.bool_]:
     """Groups in a seeded order, each held out if that brings the strata's counts nearer to their share."""
     _, stratum = np.unique(np.asarray(strata, dtype=object), return_inverse=True)
     names, group = np.unique(np.asarray(groups, dtype=object), return_inverse=True)
     counts = np.zeros((len(names), stratum.max(initial=-1) + 1))
     np.add.at(counts, (group, stratum), 1)
     total = counts.sum(0)
-    taken, held = np.zeros_like(total), np.zeros(len(names), bool)
+    taken, held_out = np.zeros_like(total), np.zeros(len(names), bool)
     for name in np.random.default_rng(seed).permutation(len(names)):
         more = taken + counts[name]
         nearer = np.square(more - share * total).sum() < np.square(taken - share * total).sum()
         if nearer and (more < total).all():
-            taken, held[name] = more, True
-    return held[group]
+            taken, held_out[name] = more, True
+    return held_out[group]

@@ -1,4 +1,4 @@
-"""The task file, read and written: where the rows are, what their columns mean, how a prompt asks. Opens no data."""
+"""The task file, read and written: data files, columns, prompt. Opens no data."""
 
 import os
 import tomllib
@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar, get_args
 import tomli_w
 
 from chainrule.errors import ChainruleError, DataError
+from chainrule.storage.columns import check_distinct
 from chainrule.storage.lines import checked_encoding
-from chainrule.storage.rows import check_names
 from chainrule.tasks.prompt import Prompt, check_columns, is_word
 
 Kind = Literal["classification", "free"]  # "free": an answer judged by exact match
@@ -20,7 +20,7 @@ Default = TypeVar("Default")
 
 @dataclass(frozen=True)
 class Settings:
-    """What a task file says. Raises DataError for columns that cannot be meant so."""
+    """What a task file holds. Raises DataError for contradictory columns."""
 
     train: Path
     text: tuple[str, ...]  # the text columns
@@ -31,20 +31,20 @@ class Settings:
     kind: Kind = "classification"
     prompt: Prompt | None = None
     input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
-    encoding: str = "utf-8"  # of train and test; a byte-order mark in them is believed first
+    encoding: str = "utf-8"  # of train and test; a byte-order mark in them decides instead
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             raise DataError(f"kind: wanted {' or '.join(get_args(Kind))}, got {self.kind!r}: correct it")
         if not all([self.label, *self.text]) or not self.text:
             raise DataError("wanted text and label, the columns of the texts and of their labels: name both")
-        check_names("columns", self.columns)
+        check_distinct("columns", self.columns)
         try:
             checked_encoding(self.encoding)
         except ChainruleError as error:
             raise DataError(f"encoding: {error}") from None
         if self.label in self.text:
-            raise DataError(f"text: {self.label!r} is the label's column, and would tell the answer: leave it out")
+            raise DataError(f"text: {self.label!r} is the label's column, and would give the answer away: leave it out")
         if self.prompt is not None:
             self.prompt.check_columns(self.text)
             if self.kind == "free" and self.prompt.words:
@@ -56,7 +56,7 @@ class Settings:
 
 
 def read_task_file(path: Path) -> Settings:
-    """The settings in a .toml; its paths are relative to it. Raises DataError for what is unknown, missing or odd."""
+    """The settings in a .toml; its paths are relative to it. Raises DataError for unknown, missing or wrong keys."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         optional = ("kind", "test", "columns", "group", "encoding", "prompt", "finetune")

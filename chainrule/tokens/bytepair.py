@@ -1,5 +1,5 @@
-"""Byte-level byte-pair encoding: trains it, and finds out when tiktoken gives the very ids of `tokenizers`.
-Knows merges and patterns, not ⊥ nor files."""
+"""Byte-level byte-pair encoding: its training, and whether tiktoken gives exactly the ids of `tokenizers`.
+Knows merges and patterns, no special tokens and no files."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ QWEN2 = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3 = QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
-# Ours: a number keeps the space before it, so that " 15" can be one token, and a mark stays with its letter.
-OURS = (
+# That of the runs of chainrule's first version; llama.cpp has no name for it, so they cannot become GGUF files.
+FIRST = (
     r"'(?:[sdmt]|ll|ve|re)| ?[\p{L}\p{M}]+| ?\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Each of these matches every character, looks at nothing before a match, and never matches a character that is
-# no white space together with a space after it. The second makes `tiktoken` lose nothing, the third `cut` safe.
-PATTERNS = (GPT2, QWEN2, LLAMA3, OURS)
+# Each of these matches every character (so tiktoken drops none), depends on nothing before a match, and never matches a
+# character other than white space together with a space after it (so `Tokenizer.cut` is safe).
+PATTERNS = (GPT2, QWEN2, LLAMA3, FIRST)
 
 
 @cache
@@ -43,14 +43,14 @@ def _byte_values() -> dict[str, int]:
 
 
 def token_bytes(token: str) -> bytes:
-    """The bytes that a `token` of a byte-level vocabulary stands for."""
+    """The bytes of a `token` of a byte-level vocabulary."""
     return bytes(_byte_values()[character] for character in token)
 
 
-def train(texts: Iterable[str], vocabulary_size: int, pattern: str = OURS) -> Tokenizer:
-    """All 256 bytes and the merges most frequent in `texts`, at most `vocabulary_size` ids in all.
+def train(texts: Iterable[str], vocabulary_size: int, pattern: str = LLAMA3) -> Tokenizer:
+    """All 256 bytes and the most frequent merges in `texts`, at most `vocabulary_size` ids in all.
 
-    No token crosses the borders of what the regular expression `pattern` matches.
+    No token goes beyond a match of the regular expression `pattern`.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = _split(pattern)
@@ -65,18 +65,18 @@ def train(texts: Iterable[str], vocabulary_size: int, pattern: str = OURS) -> To
 
 
 def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Into the words that `pattern` matches, their bytes as characters."""
+    """Splits into the matches of `pattern`, their bytes as characters."""
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_of])
 
 
 def keeps_text(spec: dict[str, Any]) -> bool:
-    """Whether the model of the tokenizer.json `spec` is given the text as it is: no token of it is found before."""
+    """Whether the model of the tokenizer.json `spec` gets the text unchanged: no normalizer, no added token in text."""
     return spec["normalizer"] is None and all(token["special"] for token in spec["added_tokens"])
 
 
 def _pattern(pre_tokenizer: Any) -> str | None:
-    """The one of PATTERNS that a `pre_tokenizer` of tokenizer.json splits by; None for all others."""
+    """The one of PATTERNS that a `pre_tokenizer` of tokenizer.json splits by; None for any other."""
     match pre_tokenizer:
         case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}:
             return GPT2
@@ -92,11 +92,11 @@ def _pattern(pre_tokenizer: Any) -> str | None:
 
 
 def _ranks(model: dict[str, Any], added: set[str]) -> dict[bytes, int] | None:
-    """bytes -> id of a BPE `model` of tokenizer.json, where joining by the least id is merging by its merges; or None.
+    """bytes -> id of a BPE `model` of tokenizer.json, if merging by the least id equals merging by its merges; or None.
 
-    tiktoken joins any two neighbours whose bytes together are a token, the least id first. That comes to the same when
-    every product has one merge, of parts made before it, ids rise in merge order, and each product's bytes alone
-    encode to it: then no two neighbours but its own two parts can be left standing with its bytes.
+    tiktoken merges any two neighbours whose bytes together are a token, the least id first. That is the same if every
+    token has one merge, of two earlier tokens, ids rise in merge order, and each token's bytes alone encode to it: then
+    the last two neighbours with its bytes are always the two parts of its merge.
     """
     others = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback", "ignore_merges")
     if model["type"] != "BPE" or any(model.get(option) for option in others):
@@ -133,8 +133,8 @@ def tiktoken_encoding(spec: dict[str, Any]) -> Encoding | None:
     return Encoding("chainrule", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
 
-# What patterns and versions of Unicode disagree about: white space, case, marks and digits; then letters, digits and
-# marks that Unicode 14, 15, 15.1, 16 and 17 added, a few of each.
+# Characters that patterns and versions of Unicode treat differently: white space, case, marks and digits; then some of
+# the letters, digits and marks that Unicode 14, 15, 15.1, 16 and 17 added.
 AWKWARD = (
     "sSkKſİﬁßéℵ中½³Ⅷ٣\u0301\u093f\u0900\0_?👩\u200d\ufffd\U0010ffff"
     "\t\r\x0b\x1c\x85\xa0\u180e\u200b\u2028\u3000"
@@ -147,10 +147,10 @@ AWKWARD = (
 
 @cache
 def libraries_agree(pattern: str) -> bool:
-    """Whether the installed tiktoken and tokenizers split AWKWARD alike. Each brings its own table of Unicode, and a
-    character that is a letter in one and none in the other is cut off from its word in one alone.
+    """Whether the installed tiktoken and tokenizers split AWKWARD alike. Each has its own table of Unicode, and a
+    character that is a letter in only one of them is split from its word in the other.
 
-    A vocabulary that joins whatever stands in front with a character's first byte shows where they split.
+    A vocabulary that merges whatever precedes a character with its first byte shows where they split.
     """
     before, first = ("a", "1", ".", byte_characters()[ord(" ")]), sorted({one.encode()[0] for one in AWKWARD})
     merges = [(left, byte_characters()[byte]) for left in before for byte in first]

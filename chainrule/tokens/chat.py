@@ -1,7 +1,7 @@
-"""A model's chat template: messages to tokens, where what a user wrote can only ever be text. Knows no model.
+"""A model's chat template: messages to tokens, where a user's message never becomes a special token. Knows no model.
 
-The template is rendered as transformers does. A control token in what comes out is one only if the template wrote it:
-in the messages, each spelling of one is first put out of the way, and is text again when the rest is tokenized.
+The template is rendered as transformers does. Only the template can write control tokens: where a message spells one,
+a placeholder takes its place while the template is rendered and split, and becomes text again when it is tokenized.
 """
 
 import json
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 Message = Mapping[str, str]  # its role, "user", "assistant" or "system", and its content
-_OPEN, _CLOSE = "\U0010fffc", "\U0010fffd"  # around the number of what was put out of the way
-_AWAY = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
-_CONTENT = f"{_OPEN}{_CLOSE}"  # stands for a message where the template is looked at
+_OPEN, _CLOSE = "\U0010fffc", "\U0010fffd"  # around the number of a spelling, its placeholder
+_PLACEHOLDER = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+_CONTENT = f"{_OPEN}{_CLOSE}"  # a message, to see what the template writes around it
 
 
 class Chat:
-    """How one tokenizer's template writes messages down. `of` makes it."""
+    """A tokenizer's chat template. Made by `Chat.of`."""
 
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self.tokenizer, self._source = tokenizer, template
@@ -45,43 +45,43 @@ class Chat:
         return cls(tokenizer, template)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The messages, and the beginning of the assistant's answer, as text. Raises what `pieces` does."""
-        return self._back(self._rendered(messages))
+        """The messages, and the beginning of the assistant's answer, as text. Raises what `tokens_and_texts` does."""
+        return self._restored(self._rendered(messages))
 
-    def pieces(self, messages: Sequence[Message]) -> list[int | str]:
+    def tokens_and_texts(self, messages: Sequence[Message]) -> list[int | str]:
         """The messages, and the beginning of the assistant's answer: control tokens, and the text between them.
 
-        Raises ModelError for messages that the template refuses, and for one that spells what the template sets
-        between messages in plain text: with it a user could speak for another role.
+        Raises ModelError for messages that the template refuses, and for one that spells what the template writes
+        between messages in plain text: a user could begin another role's turn with it.
         """
         rendered = self._rendered(messages)
         found: list[int | str] = []
-        start, eats = 0, False  # eats: the special token before has the white space behind it
+        start, strips = 0, False  # strips: the special token before includes the white space after it
         for match in self._spelling.finditer(rendered):
             if match[0] == _OPEN:
                 continue
             token = self.tokenizer.control[match[0]]
             text = rendered[start : match.start()]
-            text = text.lstrip() if eats else text
-            found += [self._back(text.rstrip() if token.lstrip else text), token.id]
-            start, eats = match.end(), token.rstrip
-        found.append(self._back(rendered[start:].lstrip() if eats else rendered[start:]))
-        return [piece for piece in found if piece != ""]
+            text = text.lstrip() if strips else text
+            found += [self._restored(text.rstrip() if token.lstrip else text), token.id]
+            start, strips = match.end(), token.rstrip
+        found.append(self._restored(rendered[start:].lstrip() if strips else rendered[start:]))
+        return [part for part in found if part != ""]
 
     def tokens(self, messages: Sequence[Message]) -> list[int]:
-        """What `pieces` gives, all of it as tokens; no ⊥ in front but the template's."""
-        return self.tokenizer.join(self.pieces(messages))
+        """The same as tokens; without BOS in front, unless the template writes it."""
+        return self.tokenizer.join(self.tokens_and_texts(messages))
 
     def _rendered(self, messages: Sequence[Message]) -> str:
-        """With a sign in place of each control token that a message spells."""
+        """With a placeholder for each control token that a message spells."""
         for content in (message["content"] for message in messages):
             for border in self._borders:
                 if border in content:
                     raise ModelError(
-                        f"chat: wanted messages without {border!r}, by which this model's template tells who speaks,"
+                        f"chat: wanted messages without {border!r}, with which this model's template begins a turn,"
                         f" got {content[:40]!r}…; leave it out, or ask in plain text"
                     )
-        return self._render([{**message, "content": self._away(message)} for message in messages])
+        return self._render([{**message, "content": self._without_spellings(message)} for message in messages])
 
     def _render(self, messages: Sequence[Message]) -> str:
         named = self.tokenizer.named
@@ -89,27 +89,27 @@ class Chat:
             return self._template.render(
                 messages=messages, tools=None, documents=None, add_generation_prompt=True, **named
             )
-        except Exception as error:  # whatever it is: the template is a program of somebody else
+        except Exception as error:  # of any kind: the template is a program of the model's authors
             raise ModelError(f"chat: the model's template refuses these messages: {error}") from None
 
     @cached_property
     def _borders(self) -> tuple[str, ...]:
-        """What the template writes around a message in plain text alone, with no special token that guards it."""
+        """What the template writes around messages in plain text alone, without a special token."""
         marks = (piece.strip() for piece in self._around if not self._spelling.search(piece))
         return tuple(mark for mark in marks if mark)
 
     @cached_property
     def _around(self) -> list[str]:
-        """What the template writes before, between and behind messages."""
+        """What the template writes before, between and after messages."""
         user, assistant, system = ({"role": role, "content": _CONTENT} for role in ("user", "assistant", "system"))
         around = self._render([user, assistant, user]).split(_CONTENT)
-        with suppress(ChainruleError):  # a template may know no system
+        with suppress(ChainruleError):  # a template may refuse a system message
             around += self._render([system, user]).split(_CONTENT)
         return around
 
-    def _away(self, message: Message) -> str:
-        """Its content without spellings; the assistant's keeps those of no special token, such as <think>, which some
-        templates look for."""
+    def _without_spellings(self, message: Message) -> str:
+        """Its content with placeholders. The assistant's keeps spellings of tokens that are not special: some
+        templates search it for <think>."""
         kept = self._kept if message["role"] == "assistant" else frozenset[str]()
         return self._spelling.sub(
             lambda match: match[0] if match[0] in kept else f"{_OPEN}{self._number[match[0]]}{_CLOSE}",
@@ -118,17 +118,17 @@ class Chat:
 
     @cached_property
     def _kept(self) -> frozenset[str]:
-        """The control tokens that are no special ones, nor stand around a message."""
+        """The control tokens that are neither special nor written around a message."""
         control = self.tokenizer.control.keys() - self.tokenizer.special.keys()
         return frozenset(token for token in control if not any(token in border for border in self._around))
 
-    def _back(self, text: str) -> str:
+    def _restored(self, text: str) -> str:
         spellings = list(self._number)
-        return _AWAY.sub(lambda match: spellings[int(match[1])], text)
+        return _PLACEHOLDER.sub(lambda match: spellings[int(match[1])], text)
 
     @cached_property
     def _template(self) -> "Template":
-        """Compiled as transformers does: in jinja's sandbox, as a template of the Hub is nobody's code to trust."""
+        """Compiled as transformers does: in jinja's sandbox, as a template from the Hub is not trusted."""
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -151,7 +151,7 @@ def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False) -
 
 
 def _generation() -> Any:
-    """The tag {% generation %}, by which some templates mark the assistant's words: here it does nothing."""
+    """The tag {% generation %}, with which some templates mark the assistant's text for training: it does nothing."""
     from jinja2 import nodes
     from jinja2.ext import Extension
     from jinja2.parser import Parser

@@ -1,5 +1,5 @@
 """Tokenizers with one token a character or one a byte: makes them, and gives their tables for numpy.
-Knows neither ⊥ nor files."""
+Knows no special tokens and no files."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -15,7 +15,7 @@ EACH_CHARACTER = r"[\s\S]"
 
 
 def characters(alphabet: Iterable[str]) -> Tokenizer:
-    """Ids in the order of the code points. Words of one character: as BPE, an unseen one would vanish in silence."""
+    """Ids in the order of the code points. Words of one character: BPE would silently drop an unseen one."""
     tokenizer = Tokenizer(models.WordLevel({character: id for id, character in enumerate(sorted(alphabet))}))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(EACH_CHARACTER), "isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -23,7 +23,7 @@ def characters(alphabet: Iterable[str]) -> Tokenizer:
 
 
 def single_bytes() -> Tokenizer:
-    """The id of a byte of UTF-8 is its value."""
+    """The id of a UTF-8 byte is its value."""
     tokenizer = Tokenizer(models.BPE({character: byte for byte, character in enumerate(byte_characters())}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()

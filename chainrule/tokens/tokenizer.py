@@ -1,4 +1,4 @@
-"""Text to tokens and back; owns ⊥, the token that begins every document. Knows no model and no corpus."""
+"""Text to tokens and back, and the token that begins every document (BOS). Knows no model and no corpus."""
 
 from __future__ import annotations
 
@@ -16,47 +16,72 @@ from numpy.typing import NDArray
 from tokenizers import AddedToken, processors
 
 from chainrule.errors import ModelError
-from chainrule.storage.files import whole_file
-from chainrule.tokens import bytepair, tables, tokenizer_files
-from chainrule.tokens.tokenizer_files import Completed, Special, with_settings
+from chainrule.storage.files import atomic_write
+from chainrule.storage.gguf import is_gguf
+from chainrule.tokens import bytepair, settings, tables, tokenizer_files
+from chainrule.tokens.added_tokens import Completed, Special, complete
+from chainrule.tokens.bos import surroundings
+from chainrule.tokens.tokenizer_files import with_settings
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-BOTTOM = "<|bottom|>"  # how ⊥ is spelled in our own tokenizer files
-MASK = "[MASK]"  # how a blank is
-# tiktoken's regular expressions overflow at about a million white spaces: it is never given more characters at once.
+BOS_TOKEN = "<|bottom|>"  # in our own tokenizer files
+MASK = "[MASK]"
+# tiktoken's regular expressions overflow at about a million white spaces: longer texts are encoded in parts.
 LONGEST = 250_000
-# Proving that tiktoken gives the same ids takes about as long as it saves on so many characters.
+# Checking that tiktoken gives the same ids takes about as long as it saves on so many characters.
 WORTHWHILE = 1_000_000
-# No match of bytepair.PATTERNS goes across the end of such a place, nor depends on what lies on the other side.
+# No match of bytepair.PATTERNS crosses the end of a match of this, nor depends on what is on the other side.
 SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
 
 
 class Tokenizer:
-    """What a tokenizer.json describes, and its ⊥. Made by `load_tokenizer` and the functions below it.
+    """What a tokenizer.json describes, and the token that begins a document (BOS). Made by `load_tokenizer` and the
+    functions below it.
 
-    bottom: the id of ⊥, which `encode` never gives. vocabulary_size: the greatest id + 1, ⊥ included.
+    bos_id: BOS, which `encode` never gives; bos_reason: why it is this one. vocabulary_size: the greatest id + 1.
     special: what any of the files calls a special token, by its spelling, which in a text is text.
     control: these, and the tokens that the chat template writes: `encode` gives none of them.
     hash: SHA-256, in hex, of what determines the ids.
     """
 
-    def __init__(self, files: dict[str, bytes], bottom: int, completed: Completed | None = None) -> None:
+    def __init__(
+        self,
+        files: dict[str, bytes],
+        bos_id: int,
+        completed: Completed | None = None,
+        bos_reason: str = "the tokenizer puts it in front of a text",
+    ) -> None:
         """`files`: name -> bytes of some of FILES, tokenizer.json among them; `completed`: what they say together."""
         self._files = files
-        self._inner, self.special, self.control, listed, self._changed = completed or tokenizer_files.complete(files)
-        self.bottom = bottom
-        told = json.dumps(sorted(listed.items())).encode() if listed else b""
-        self.hash = hashlib.sha256(files["tokenizer.json"] + told + b"\n%d" % bottom).hexdigest()
+        self._inner, self.special, self.control, listed, self._changed = completed or complete(files)
+        self.bos_id, self.bos_reason = bos_id, bos_reason
+        self._hashed = files["tokenizer.json"] + (json.dumps(sorted(listed.items())).encode() if listed else b"")
+        self.hash = self._hash_with(bos_id)
         self._added = set(self._inner.get_added_tokens_decoder())
         self._hidden = {token.id for token in self.special.values()}
         self._encoded_so_far = 0  # characters
         self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
+    def bos(self) -> str:
+        """How BOS is spelled in the tokenizer's files."""
+        return str(self._inner.id_to_token(self.bos_id))
+
+    def _hash_with(self, bos_id: int) -> str:
+        return hashlib.sha256(self._hashed + b"\n%d" % bos_id).hexdigest()
+
+    def with_hash(self, hash: str) -> Tokenizer:
+        """This tokenizer with the special token as BOS that gives this hash; itself where none does. For data that was
+        tokenized with another BOS, by --bos or by an earlier version's choice."""
+        ids = [] if self.hash == hash else [token.id for token in self.special.values()]
+        found = next((id for id in ids if self._hash_with(id) == hash), None)
+        return self if found is None else Tokenizer(self._files, found, bos_reason="the data was tokenized with it")
+
+    @property
     def definition(self) -> str:
-        """A tokenizer.json that says alone what all the files say."""
+        """A tokenizer.json that contains what all the files say."""
         return str(self._inner.to_str()) if self._changed else self._files["tokenizer.json"].decode()
 
     @cached_property
@@ -66,15 +91,15 @@ class Tokenizer:
 
     @cached_property
     def _forbidden(self) -> set[int]:
-        """The control tokens that the model of some tokenizers would make of the text that spells them.
+        """The control tokens that `encode` must not give, though some tokenizers' models give them for their spelling.
 
-        One for what it has no token for is no answer to a spelling, and one of a single character is needed for it.
+        Not the unknown token, which is right for unknown text, nor tokens of one character, which that text needs.
         """
         unknown = self._spec["model"].get("unk_token")
         spelled = (content for content in self.control if len(content) > 1 and content != unknown)
         return {self.control[content].id for content in spelled} - {self._spec["model"].get("unk_id")}
 
-    # Three proven fast ways to encode; without any of them `tokenizers` does it.
+    # Three faster ways to encode, with the same ids; where none applies, `tokenizers` does it.
 
     @cached_property
     def _characters(self) -> NDArray[np.uint32] | None:
@@ -90,11 +115,11 @@ class Tokenizer:
 
     @property
     def is_table(self) -> bool:
-        """Whether each token is a character or a byte: then encoding is as fast as memory."""
+        """Whether each token is a character or a byte: encoding is then a table look-up."""
         return self._characters is not None or self._bytes is not None
 
     def check_fits(self, vocabulary_size: int) -> None:
-        """ModelError where a model of so many tokens, a row of its embedding matrix each, lacks some of these."""
+        """ModelError where a model's vocabulary, the rows of its embedding matrix, is smaller than the tokenizer's."""
         if self.vocabulary_size > vocabulary_size:
             raise ModelError(
                 f"tokenizer: wanted one of at most {vocabulary_size} tokens, which the model's embedding has, got one"
@@ -102,21 +127,21 @@ class Tokenizer:
             )
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, without ⊥.
+        """The ids of `text`, without BOS.
 
-        Raises ModelError for a lone surrogate, and for a character that a character tokenizer has not.
+        Raises ModelError for a lone surrogate, and for a character that is not in a character tokenizer's vocabulary.
         """
         ids: list[int] = self.encode_batch([text])[0].tolist()
         return ids
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Of each id that `encode` gives, the characters of `text` that it stands for: the first, and past the last."""
+        """For each id that `encode` gives, the range of characters of `text` it stands for: first, and last + 1."""
         _utf8(text)
         return self._encoded(text, self._inner)[1]
 
     def _encoded(self, text: str, inner: tokenizers.Tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
-        """The ids by `tokenizers`, and their spans. Where its model makes a control token of what a text spells, the
-        text is cut behind the first character of it."""
+        """The ids by `tokenizers`, and their spans. Where they contain a control token that the text spells, the text
+        is split after the first character of the spelling."""
         encoding = inner.encode(text, add_special_tokens=False)
         ids, spans = encoding.ids, encoding.offsets
         if self._forbidden.isdisjoint(ids):
@@ -129,7 +154,7 @@ class Tokenizer:
         return before[0] + after[0], before[1] + [(start + cut, end + cut) for start, end in after[1]]
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
-        """What `encode` gives, an array a text; the fast way for many."""
+        """What `encode` gives, as an array for each text; faster for many texts."""
         if self._characters is not None:
             return [self._look_up(text, self._characters) for text in texts]
         encoded = [_utf8(text) for text in texts]  # for its error too: tiktoken would put U+FFFD for a surrogate
@@ -139,14 +164,14 @@ class Tokenizer:
         if fast is None:
             batch = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
             every = [encoding.ids for encoding in batch]
-            for place, ids in enumerate(every):
+            for index, ids in enumerate(every):
                 if not self._forbidden.isdisjoint(ids):
-                    every[place] = self._encoded(texts[place], self._inner)[0]
+                    every[index] = self._encoded(texts[index], self._inner)[0]
             return [np.array(ids, np.uint32) for ids in every]
         return [self._merge(text, fast) for text in texts]
 
     def _fast_after(self, characters: int) -> Encoding | None:
-        """tiktoken's encoding, once so much was encoded that it is worth making; the ids are the same."""
+        """tiktoken's encoding, once enough text was encoded to make it worthwhile; the ids are the same."""
         self._encoded_so_far += characters
         made = "_tiktoken" in vars(self)
         return self._tiktoken if made or self._encoded_so_far > WORTHWHILE else None
@@ -163,7 +188,7 @@ class Tokenizer:
         parts, start = [], 0
         while len(text) - start > LONGEST:
             end = self.cut(text, start, start + LONGEST)
-            if end == start:  # nothing but letters, or white spaces, ahead
+            if end == start:  # only letters, or only white space, ahead
                 parts.append(np.array(self._inner.encode(text[start:], add_special_tokens=False).ids, np.uint32))
                 return np.concatenate(parts)
             parts.append(encoding.encode_to_numpy(text[start:end], disallowed_special=()))
@@ -172,47 +197,47 @@ class Tokenizer:
         return np.concatenate(parts)
 
     def cut(self, text: str, start: int = 0, end: int | None = None) -> int:
-        """The last place after `start`, up to `end`, where `text` can be encoded in two parts with the ids of the
-        whole; `start` if none is known."""
+        """The last index after `start`, up to `end`, at which `text` can be split and encoded in two parts without
+        changing its ids; `start` if none is known."""
         end = len(text) if end is None else end
         if self.is_table:
             return end
         if self._tiktoken is None:
             return start
-        for width in (1000, end - start):  # almost always there is one near the end
-            places = [match.end() for match in SAFE_CUT.finditer(text, max(start, end - width), end)]
-            if places:
-                return places[-1]
+        for width in (1000, end - start):  # there is almost always one near the end
+            cuts = [match.end() for match in SAFE_CUT.finditer(text, max(start, end - width), end)]
+            if cuts:
+                return cuts[-1]
         return start
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of `tokens`; ⊥ and other special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
+        """The text of `tokens`, without BOS and other special tokens; bytes that are not UTF-8 become U+FFFD."""
         shown = [int(token) for token in tokens if token not in self._hidden]
         return self._inner.decode(shown, skip_special_tokens=False)
 
-    def pieces(self, tokens: Sequence[int]) -> list[str]:
-        r"""How each token reads alone, for display: bytes that are no whole character as \xe2, ⊥ as "⊥"."""
-        return [self._piece(int(token)) for token in tokens]
+    def token_texts(self, tokens: Sequence[int]) -> list[str]:
+        r"""The text of each token alone, for display: bytes that are no whole character as \xe2, BOS as "⊥"."""
+        return [self._token_text(int(token)) for token in tokens]
 
-    def _piece(self, token: int) -> str:
-        text = "⊥" if token == self.bottom else self._inner.id_to_token(token)
+    def _token_text(self, token: int) -> str:
+        text = "⊥" if token == self.bos_id else self._inner.id_to_token(token)
         if text is None:
             return "\ufffd"
-        if token in self._added or token == self.bottom:
+        if token in self._added or token == self.bos_id:
             return text
         if isinstance(self._inner.decoder, tokenizers.decoders.ByteLevel):
             return bytepair.token_bytes(text).decode("utf-8", "backslashreplace")
         return text.replace("▁", " ")  # SentencePiece's space
 
-    def join(self, pieces: Sequence[int | str]) -> list[int]:
+    def join(self, parts: Sequence[int | str]) -> list[int]:
         """The ids of special tokens and the texts between them."""
         ids: list[int] = []
-        for piece in pieces:
-            ids += [piece] if isinstance(piece, int) else self.encode(piece) if not ids else self.encode_behind(piece)
+        for part in parts:
+            ids += [part] if isinstance(part, int) else self.encode(part) if not ids else self.encode_behind(part)
         return ids
 
     def encode_behind(self, text: str) -> list[int]:
-        """The ids of a text that stands behind a special token: some tokenizers mark where a whole text begins."""
+        """The ids of a text after a special token: some tokenizers mark the beginning of a whole text."""
         if self._behind is None:
             return self.encode(text)
         _utf8(text)
@@ -220,7 +245,7 @@ class Tokenizer:
 
     @cached_property
     def _behind(self) -> tokenizers.Tokenizer | None:
-        """One that marks no beginning; None where this one does not, or marks that of each part."""
+        """A tokenizer that marks no beginning; None where this one marks none, or that of each part."""
         spec = json.loads(self.definition)
         marks = [part for part in _parts(spec["pre_tokenizer"]) if part.get("prepend_scheme") == "first"]
         if not marks:
@@ -235,27 +260,16 @@ class Tokenizer:
 
     @cached_property
     def mask(self) -> Special | None:
-        """The token that stands for a blank; only masked language models have one."""
+        """The mask token; only the tokenizers of masked language models have one."""
         return self.special.get(self.named.get("mask_token", ""))
 
     @cached_property
     def closing(self) -> list[int]:
         """What transformers puts behind a text in this tokenizer's files: [SEP] in BERT's, often nothing."""
-        inner = tokenizers.Tokenizer.from_str(self.definition)
-        inner.no_truncation()
-        inner.no_padding()
-        for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
-            try:
-                text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe).ids
-            except Exception:  # tokenizers raises nothing narrower for what a vocabulary of characters lacks
-                continue
-            if text:
-                start = next(place for place in range(len(whole)) if whole[place : place + len(text)] == text)
-                return list(whole[start + len(text) :])
-        return []
+        return surroundings(self._inner)[1]
 
     def encode_blanks(self, text: str) -> list[int]:
-        """The ids of `text`, in which each spelling of the mask is one; ModelError for a tokenizer that has none."""
+        """The ids of `text`, with the mask token for each of its spellings; ModelError for a tokenizer without one."""
         if self.mask is None:
             raise ModelError("wanted a tokenizer with a mask token, got one without: it is no masked language model's")
         parts = text.split(self.named["mask_token"])
@@ -263,31 +277,32 @@ class Tokenizer:
             parts = [part.rstrip() for part in parts[:-1]] + parts[-1:]
         if self.mask.rstrip:
             parts = parts[:1] + [part.lstrip() for part in parts[1:]]
-        pieces: list[int | str] = [parts[0]]
+        between: list[int | str] = [parts[0]]
         for part in parts[1:]:
-            pieces += [self.mask.id, part]
-        return self.join([piece for piece in pieces if piece != ""])
+            between += [self.mask.id, part]
+        return self.join([each for each in between if each != ""])
 
     @cached_property
     def named(self) -> dict[str, str]:
         """Special tokens by what tokenizer_config.json, or special_tokens_map.json, calls them: bos_token, …"""
-        return tokenizer_files.named(self._files)
+        return settings.named(self._files)
 
     @property
     def chat_template(self) -> str | None:
         """The jinja template by which the model's messages are written; of several the default one."""
-        return tokenizer_files.chat_templates(self._files).get("default")
+        return settings.chat_templates(self._files).get("default")
 
     def save(self, directory: Path) -> None:
         """Write the tokenizer's files into `directory`, where transformers.AutoTokenizer finds them."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in self._files.items():
-            with whole_file(directory / name) as beside:
+            with atomic_write(directory / name) as beside:
                 beside.write_bytes(content)
 
 
 class UnseenCharacterError(ModelError):
-    """A character that a character tokenizer has not. `offset`: where, in characters from 0; `reason`: all the rest."""
+    """A character that is not in a character tokenizer's vocabulary. `offset`: its index in the text; `reason`: the
+    message without it."""
 
     def __init__(self, text: str, offset: int, known: int) -> None:
         self.offset = offset
@@ -300,7 +315,7 @@ class UnseenCharacterError(ModelError):
 
 
 def _parts(pre_tokenizer: Any) -> list[dict[str, Any]]:
-    """Of a `pre_tokenizer` of tokenizer.json: itself, or what it is a sequence of."""
+    """A `pre_tokenizer` of tokenizer.json, or the parts of a sequence."""
     if pre_tokenizer is None:
         return []
     parts: list[dict[str, Any]] = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
@@ -323,38 +338,40 @@ def _unicode(texts: Iterable[str]) -> Iterator[str]:
         yield text
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), or of a tokenizer.json.
+def load_tokenizer(path: Path, bos: str | None = None) -> Tokenizer:
+    """The tokenizer of a directory (a run of ours, or any in the Hugging Face layout), of a tokenizer.json or a GGUF.
 
-    ⊥ is the tokenizer's bos, else the bos of config.json, else eos, else cls, else its only special token.
+    BOS is the token `bos`, or what `chainrule.tokens.bos` finds. Raises ModelError for a directory without a tokenizer,
+    with files that disagree or that name no BOS, and for a `bos` that is no token.
     """
     directory = path.parent if path.name == "tokenizer.json" else path
-    if path.is_file() and directory == path:
+    if path.is_file() and directory == path and not is_gguf(path):
         raise ModelError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
-    return Tokenizer(*tokenizer_files.read(directory))
+    files, chosen, completed = tokenizer_files.read(directory, bos)
+    return Tokenizer(files, chosen.id, completed, chosen.reason)
 
 
 def _ours(inner: tokenizers.Tokenizer, mask: bool) -> Tokenizer:
-    """`inner` with ⊥ as its last id, in front of every text that transformers encodes; with a mask, right before it."""
-    if mask:  # for " cat", not for "cat" behind a space
+    """`inner` with BOS as its last id, in front of every text that transformers encodes; the mask is the id before."""
+    if mask:  # lstrip: it stands for " cat", not for "cat" after a space
         inner.add_special_tokens([AddedToken(MASK, special=True, normalized=False, lstrip=True)])
-    inner.add_special_tokens([AddedToken(BOTTOM, special=True, normalized=False)])
-    bottom = inner.get_vocab_size() - 1
+    inner.add_special_tokens([AddedToken(BOS_TOKEN, special=True, normalized=False)])
+    bos_id = inner.get_vocab_size() - 1
     inner.post_processor = processors.TemplateProcessing(
-        single=f"{BOTTOM} $A", pair=f"{BOTTOM} $A {BOTTOM} $B", special_tokens=[(BOTTOM, bottom)]
+        single=f"{BOS_TOKEN} $A", pair=f"{BOS_TOKEN} $A {BOS_TOKEN} $B", special_tokens=[(BOS_TOKEN, bos_id)]
     )
-    others = {"mask_token": MASK, "cls_token": BOTTOM} if mask else {}
-    files = with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOTTOM, mask, **others)
-    return Tokenizer(files, bottom)
+    others = {"mask_token": MASK, "cls_token": BOS_TOKEN} if mask else {}
+    files = with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOS_TOKEN, mask, **others)
+    return Tokenizer(files, bos_id)
 
 
 def byte_tokenizer(mask: bool = False) -> Tokenizer:
-    """One token a byte of UTF-8: 0 .. 255, and ⊥ = 256; with a mask 256 and ⊥ = 257."""
+    """A token for each UTF-8 byte: 0 .. 255, and BOS = 256; with a mask, it is 256 and BOS = 257."""
     return _ours(tables.single_bytes(), mask)
 
 
 def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
-    """One token for each character that `texts` have, in the order of their code points, and then ⊥."""
+    """A token for each character of `texts`, in the order of their code points, then BOS."""
     seen = np.zeros(0x110000, bool)
     for text in _unicode(texts):
         seen[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
@@ -364,15 +381,15 @@ def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
 
 
 def train_bpe(
-    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.OURS
+    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.LLAMA3
 ) -> Tokenizer:
-    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, ⊥, and merges (fewer, if `texts` have no more to merge).
+    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, BOS, and merges (fewer, if `texts` have no more to merge).
 
-    `pattern` is the regular expression that cuts a text into the pieces whose inside may be merged.
+    `pattern` is the regular expression that splits a text; merges stay inside its matches.
     """
     if vocabulary_size < 257 + mask:
         raise ModelError(
-            f"wanted a vocabulary of at least {257 + mask} (256 bytes, ⊥{', a mask' * mask}), got {vocabulary_size}:"
+            f"wanted a vocabulary of at least {257 + mask} (256 bytes, BOS{', a mask' * mask}), got {vocabulary_size}:"
             " raise it"
         )
     return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1 - mask, pattern), mask)

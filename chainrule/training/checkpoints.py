@@ -1,4 +1,4 @@
-"""The state a run goes on from: whole checkpoints, checked by their hashes before use. Knows tensors, not models."""
+"""Checkpoints to resume training from, checked by their hashes before use. Knows tensors, not models."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from chainrule.errors import FolderError
 from chainrule.model.formats.checkpoint import save_weights
-from chainrule.storage.files import sha256, whole_directory, write_json
+from chainrule.storage.files import atomic_directory, sha256, write_json
 
 Tensors = Mapping[str, Tensor]
 
@@ -21,21 +21,21 @@ Tensors = Mapping[str, Tensor]
 class Checkpoint:
     step: int
     path: Path
-    state: Mapping[str, Any]  # what was counted so far
+    state: Mapping[str, Any]  # counts, seconds and the like
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of one of its files, "model" or "optimizer"."""
+        """The tensors of one of its files: "model", "optimizer", or "best"."""
         return load_file(self.path / f"{name}.safetensors")
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensors], state: Mapping[str, Any]) -> Path:
-    """Write folder/<step>/ at once and whole; only then is the one before removed."""
+    """Write folder/<step>/ atomically; then remove earlier checkpoints."""
     path = folder / str(step)
-    with whole_directory(path) as beside:
+    with atomic_directory(path) as temporary:
         for name, values in tensors.items():
-            save_weights(values, beside / f"{name}.safetensors")
-        hashes = {file.name: sha256(file) for file in sorted(beside.iterdir())}
-        write_json(beside / "state.json", {**state, "sha256": hashes})
+            save_weights(values, temporary / f"{name}.safetensors")
+        hashes = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
+        write_json(temporary / "state.json", {**state, "sha256": hashes})
     for step_before, before in _steps(folder).items():
         if step_before < step:
             shutil.rmtree(before)
@@ -43,7 +43,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensors], sta
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The checkpoint to go on from, its hashes checked; FolderError where a file of it was cut short or altered."""
+    """The checkpoint to resume from, or None; FolderError where one of its files is missing or altered."""
     steps = _steps(folder)
     if not steps:
         return None
@@ -63,7 +63,7 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def _cure(path: Path) -> str:
-    return f"remove {path} to go on from the checkpoint before it, or from the start"
+    return f"remove {path} to start from an earlier checkpoint or the beginning"
 
 
 def _steps(folder: Path) -> dict[int, Path]:

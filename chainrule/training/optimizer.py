@@ -1,8 +1,7 @@
 """Muon for matrices, AdamW for the rest, and the learning rate at each step. Knows parameters, not their model.
 
-Muon (Jordan et al., 2024) moves a matrix by its momentum made orthogonal: it learns in fewer steps than AdamW, at the
-price of fifteen small matrix products a step. AdamW (Loshchilov and Hutter, 2019) moves embeddings, output, gains and
-biases.
+Muon (Jordan et al., 2024) updates a matrix by its orthogonalised momentum: it learns in fewer steps than AdamW, for
+fifteen small matrix products a step. AdamW (Loshchilov and Hutter, 2019) updates embeddings, output, gains and biases.
 
 Shapes: N matrices of one shape, r rows and c columns with r <= c.
 """
@@ -31,20 +30,20 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A linear map inside a parameter: all its rows, or some where a parameter holds several maps."""
+    """A linear map inside a parameter: all its rows, or some of them where a parameter holds several maps (q, k, v)."""
 
     parameter: nn.Parameter
     start: int
     stop: int
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Its rows of `tensor` (the parameter or its gradient), laid with the short side first."""
+        """Its rows of `tensor` (the parameter or its gradient), transposed if there are more rows than columns."""
         rows = tensor[self.start : self.stop]
         return rows if rows.shape[0] <= rows.shape[1] else rows.T
 
     @property
     def scale(self) -> float:
-        """A map to a wider space moves further: √(rows / columns), at least 1."""
+        """The factor on its updates: √(rows / columns), at least 1."""
         return max(1.0, (self.stop - self.start) / self.parameter.shape[1]) ** 0.5
 
 
@@ -58,10 +57,10 @@ def orthogonal(matrices: Tensor) -> Tensor:
 
 
 class Muon:
-    """Muon for matrices stacked by shape, so that one call serves all of a shape."""
+    """Muon for matrices, stacked by shape so that one call updates all of a shape."""
 
     def __init__(self, matrices: Iterable[Matrix], precision: torch.dtype) -> None:
-        """`precision` is that of the Newton-Schulz steps, which forgive a low one: whichever is fast here."""
+        """`precision` is that of the Newton-Schulz steps; bfloat16 is enough, where it is fast."""
         self.precision = precision
         self.stacks: dict[tuple[int, ...], list[Matrix]] = {}
         for matrix in matrices:
@@ -78,7 +77,7 @@ class Muon:
                 [matrix.of(matrix.parameter.grad) for matrix in stack if matrix.parameter.grad is not None]
             )
             average = self.momentum[shape].lerp_(gradients, 1 - momentum)
-            updates = orthogonal(gradients.lerp_(average, momentum).to(self.precision)).float()  # Nesterov's look ahead
+            updates = orthogonal(gradients.lerp_(average, momentum).to(self.precision)).float()  # Nesterov
             scales = torch.tensor([matrix.scale for matrix in stack], device=updates.device)
             moved = [matrix.of(matrix.parameter) for matrix in stack]
             torch._foreach_add_(moved, list(updates.mul_(scales[:, None, None]).unbind()), alpha=-rate)
@@ -86,7 +85,7 @@ class Muon:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that AdamW moves alike."""
+    """Parameters that AdamW updates with the same rate and decay."""
 
     parameters: Sequence[nn.Parameter]
     rate: float
@@ -94,7 +93,7 @@ class Group:
 
 
 class AdamW:
-    """AdamW (Loshchilov and Hutter, 2019) by PyTorch's fused kernel, whose own class imports for seconds."""
+    """AdamW (Loshchilov and Hutter, 2019) by PyTorch's fused kernel; importing torch.optim takes seconds."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = groups
@@ -110,7 +109,7 @@ class AdamW:
 
     @torch.no_grad()
     def step(self, factor: float) -> None:
-        """Move every parameter that has a gradient; `factor` is on each group's rate."""
+        """Update every parameter that has a gradient; `factor` multiplies each group's rate."""
         for group in self.groups:
             moved = [parameter for parameter in group.parameters if parameter.grad is not None]
             if not moved:
@@ -128,9 +127,9 @@ class AdamW:
 
 
 class Optimizer:
-    """Muon for `matrices` and AdamW for `groups`, under one schedule. `names` are what its state is saved under.
+    """Muon for `matrices` and AdamW for `groups`, with one schedule. Its state is saved under the parameters' `names`.
 
-    `precision` is that of Muon's matrix products; weights and what is remembered stay float32.
+    `precision` is that of Muon's matrix products; weights and state are float32.
     """
 
     def __init__(
@@ -142,7 +141,7 @@ class Optimizer:
         schedule: Schedule,
         precision: torch.dtype = torch.float32,
     ) -> None:
-        # The fused AdamW walks memory as it lies: a parameter and its saved state must be laid out alike.
+        # The fused kernel goes through memory in order: a parameter and its saved state must have the same layout.
         assert all(parameter.is_contiguous() for parameter in names), "an optimizer's parameters are contiguous"
         self.names, self.matrix_rate, self.schedule = names, matrix_rate, schedule
         self.muon, self.adamw = Muon(matrices, precision), AdamW(groups)
@@ -152,24 +151,24 @@ class Optimizer:
         return self.matrix_rate * self.schedule(step)
 
     def step(self, step: int) -> None:
-        """Move every parameter by its gradient; `step` counts from 0."""
+        """Update every parameter by its gradient; `step` counts from 0."""
         factor = self.schedule(step)
         self.muon.step(self.rate(step), momentum=0.85 + 0.1 * min(1.0, step / 200))
         self.adamw.step(factor)
 
     def state(self) -> dict[str, Tensor]:
-        """All it remembers, as named tensors."""
+        """Moments and step counts, as named tensors."""
         state = {f"muon.{'x'.join(map(str, shape))}": tensor for shape, tensor in self.muon.momentum.items()}
-        for parameter, memory in self.adamw.state.items():
-            state |= {f"adamw.{self.names[parameter]}.{key}": value for key, value in memory.items()}
+        for parameter, tensors in self.adamw.state.items():
+            state |= {f"adamw.{self.names[parameter]}.{key}": value for key, value in tensors.items()}
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Remember what `state` says; the optimizer must be made for the same parameters."""
+        """Load what `state` returned; the optimizer must be made for the same parameters."""
         for shape, momentum in self.muon.momentum.items():
             momentum.copy_(state[f"muon.{'x'.join(map(str, shape))}"])
-        for parameter, memory in self.adamw.state.items():
-            for key, tensor in memory.items():
+        for parameter, tensors in self.adamw.state.items():
+            for key, tensor in tensors.items():
                 saved = state.get(f"adamw.{self.names[parameter]}.{key}")
-                if saved is not None:  # one that never had a gradient was not saved by earlier versions
+                if saved is not None:  # earlier versions did not save parameters that never had a gradient
                     tensor.copy_(saved)

@@ -1,4 +1,4 @@
-"""What accuracies and comparisons are worth: intervals, tests, calibration. Knows right from wrong, not models.
+"""Intervals, significance tests and calibration of predictions. Knows which answers were right, no models.
 
 What is estimated is the expected accuracy over draws of N labels from this pool and over test items like these.
 `docs/statistics.md` explains each method and publishes its simulated coverage.

@@ -1,4 +1,5 @@
-"""Differences of two predictors on the same items, and tests of many. Knows what was right, not who answered."""
+"""Differences of two predictors on the same items, and tests of many. Knows which answers were
+right, not what they answer."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -23,9 +24,9 @@ class Difference(NamedTuple):
 def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) -> Difference:
     """Of two predictors on the same M items, each (S, M), right or wrong; (1, M) or (M,) is one fixed predictor.
 
-    Row s of both comes from the same labels, so what is averaged is a - b, entry by entry, with the error of a mean
-    over seeds and items. Two fixed predictors: mid-p McNemar and Tango's interval; so also where nothing varies.
-    With `groups`, one name an item, groups take the place of items.
+    Row s of both was trained with the same labels, so a - b is averaged, entry by entry, with the error of a mean over
+    seeds and items. Two fixed predictors, and differences that do not vary: mid-p McNemar and Tango's interval. With
+    `groups`, one name an item, groups replace items.
     """
     first, second = table_of(a, "a"), table_of(b, "b")
     if first.shape[1] != second.shape[1] or (len(first) != len(second) and 1 not in (len(first), len(second))):
@@ -49,7 +50,7 @@ def _of_fixed(only_a: int, only_b: int, n: int) -> Difference:
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
-    """Two-sided mid-p value: of the items that one of two got right, `only_a` and `only_b` were as likely.
+    """Two-sided mid-p value of equal accuracy, from the items that only one of two predictors got right.
 
     Fagerland, Lydersen and Laake, 2013: P(X < k) + P(X <= k), X binomial with a half, k the smaller of the counts.
     """

@@ -1,4 +1,4 @@
-"""Intervals of accuracy and macro-F1. Knows what was right, not what was asked."""
+"""Intervals of accuracy and macro-F1. Knows which answers were right, not what was asked."""
 
 from collections.abc import Sequence
 from statistics import NormalDist
@@ -33,8 +33,8 @@ def wilson(right: float, n: int, level: float = 0.95) -> tuple[float, float]:
 def accuracy(correct: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:
     """Of S seeds on the same M items: `correct` (S, M), or (M,), is 1 where the answer was right.
 
-    One seed is one fixed predictor: Wilson's interval. Several: Wilson's for as many items as have the error that
-    the mean over these seeds and items has. With `groups`, one name an item, groups take the place of items.
+    One seed is one fixed predictor: Wilson's interval. Several: Wilson's for the number of independent items that would
+    give the error of the mean over these seeds and items. With `groups`, one name an item, groups replace items.
     Raises ChainruleError where there are no items, or a single group.
     """
     table = table_of(correct, "correct")
@@ -47,22 +47,22 @@ def accuracy(correct: ArrayLike, groups: Sequence[str] | None = None) -> Estimat
 def macro_f1(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:
     """The mean over the classes of `truth` (M,) of F1, the mean over the seeds of `predictions` (S, M) or (M,).
 
-    F1 is no mean over items, but moves with each of them by a part that is: the interval is that of the mean of
-    these parts (the infinitesimal jackknife), by the rule of `accuracy`; so it is approximate.
+    F1 is no mean over items, so it is linearised (the infinitesimal jackknife): the interval is that of a mean over
+    items of each one's influence on F1, computed as in `accuracy`; so it is approximate.
     """
-    actual, claimed = np.asarray(truth), np.atleast_2d(np.asarray(predictions))
-    if actual.ndim != 1 or actual.size == 0 or claimed.shape[1:] != actual.shape:
+    actual, predicted = np.asarray(truth), np.atleast_2d(np.asarray(predictions))
+    if actual.ndim != 1 or actual.size == 0 or predicted.shape[1:] != actual.shape:
         raise ChainruleError(
-            f"macro_f1: wanted (S, M) predictions of (M,) labels, got {claimed.shape} of {actual.shape}"
+            f"macro_f1: wanted (S, M) predictions of (M,) labels, got {predicted.shape} of {actual.shape}"
         )
     classes = np.unique(actual)
-    parts = np.zeros(claimed.shape)
+    parts = np.zeros(predicted.shape)
     for label in classes:
-        is_label, says_label = actual == label, claimed == label  # (M,), (S, M)
-        both = is_label & says_label
-        share = is_label.mean() + says_label.mean(axis=1, keepdims=True)  # (S, 1)
+        is_label, predicts_label = actual == label, predicted == label  # (M,), (S, M)
+        both = is_label & predicts_label
+        share = is_label.mean() + predicts_label.mean(axis=1, keepdims=True)  # (S, 1)
         f1 = 2 * both.mean(axis=1, keepdims=True) / share
-        parts += f1 + (2.0 * both - f1 * (is_label.astype(float) + says_label)) / share
+        parts += f1 + (2.0 * both - f1 * (is_label.astype(float) + predicts_label)) / share
     return _mean_in_unit_interval(by_group(parts / len(classes), groups))
 
 

@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say. Knows probabilities and the true classes, not who gave them.
+"""Calibration of probabilities. Knows probabilities and the true classes, not how they were predicted.
 
 Shapes: M items, C classes.
 """
@@ -26,6 +26,8 @@ class Bin(NamedTuple):
 
 
 class Calibration(NamedTuple):
+    """How well probabilities agree with what is right."""
+
     brier: float  # mean over items of the squared error summed over classes, 0..2; two classes: twice the binary score
     log_loss: float  # nats; a probability of 0 counts as 2e-16
     ece: float  # expected calibration error: the mean over items of |accuracy - confidence| of their bin
@@ -36,8 +38,9 @@ class Calibration(NamedTuple):
 def calibration(probabilities: ArrayLike, truth: ArrayLike, seed: int = 0) -> Calibration:
     """`probabilities` (M, C), rows that sum to 1; `truth` (M,), indices of classes.
 
-    The expected calibration error of a perfect predictor is not 0: in a bin of n items accuracy strays by about
-    0.4 / sqrt(n). `ece_expected` is that bias, simulated with `seed` from the same confidences (Bröcker, Smith, 2007).
+    The expected calibration error of a perfect predictor is not 0: in a bin of n items accuracy differs from
+    confidence by about 0.4 / sqrt(n) by chance. `ece_expected` is that bias, simulated with `seed` from the same
+    confidences (Bröcker, Smith, 2007).
     """
     p, classes = np.asarray(probabilities, dtype=np.float64), np.asarray(truth)
     _check(p, classes)

@@ -16,7 +16,7 @@ class SwitchPoint(NamedTuple):
     """Sizes of the grid; None where the second method is not ahead even at the largest."""
 
     at: int | None
-    low: int | None  # the ends of the bracket: the middle 95 % of the resamples
+    low: int | None  # the ends of the interval: the middle 95 % of the resamples
     high: int | None
     never: float  # the share of resamples in which the second is not ahead at the largest size
 
@@ -31,8 +31,8 @@ def switch_point(
 ) -> SwitchPoint:
     """The smallest of `sizes`, which rise, from which b's mean stays above a's; a and b are (sizes, S, M).
 
-    Seeds and items (or groups of them) are drawn again, the same for both methods at every size, to give the bracket.
-    Nothing is said about sizes outside the grid.
+    Seeds and items (or groups of them) are resampled, the same for both methods at every size, for the interval.
+    Nothing is estimated for sizes outside the grid.
     """
     lead = np.asarray(b, dtype=np.float64) - np.asarray(a, dtype=np.float64)
     if lead.ndim != 3 or lead.size == 0 or len(lead) != len(sizes) or list(sizes) != sorted(set(sizes)):

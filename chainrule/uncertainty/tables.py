@@ -1,4 +1,4 @@
-"""Tables of S seeds by M items: how far the mean strays, and groups in the place of items. Knows numbers alone.
+"""Tables of S seeds by M items: the error of their mean, and groups instead of items. Knows numbers alone.
 
 Shapes: S seeds, M test items, G groups of items (one author's reviews, one document's sentences).
 """
@@ -17,9 +17,9 @@ VALUES = 32  # of each mean square; with 1 degree of freedom t is right to 1e-3,
 
 
 class MeanError(NamedTuple):
-    """How far a mean may lie from its expectation: a mixture of normals, by what the few seeds leave possible."""
+    """The distribution of a mean's error: a mixture of normals, over the variances that few seeds leave possible."""
 
-    deviations: Table  # (K,) standard errors; all 0 where nothing was seen to vary
+    deviations: Table  # (K,) standard errors; all 0 where nothing varied
     weights: Table  # (K,), sum 1
 
     @property
@@ -53,7 +53,7 @@ def table_of(values: ArrayLike, what: str) -> Table:
 
 
 def group_sums(values: Table, groups: Sequence[str] | None) -> Table:
-    """The last axis summed within each group, (..., M) -> (..., G); without groups each item is its own."""
+    """The last axis summed within each group, (..., M) -> (..., G); without groups each item is a group."""
     if groups is None:
         return values
     if len(groups) != values.shape[-1]:
@@ -76,10 +76,10 @@ def by_group(table: Table, groups: Sequence[str] | None) -> Table:
 def mean_error(table: Table) -> MeanError:
     """Of the mean of an (S, M) table whose seeds and items are both drawn at random.
 
-    Were the expected mean squares a, b, e of seeds, items and residual known, the variance would be
-    max(a, b, a + b - e, e) / (S M). They are not: a may be A (S - 1) / chi², A the one found, and b likewise, so the
-    variance is averaged over these (a generalized pivotal quantity; Weerahandi, 1993). Where seeds alone vary this
-    is Student's t with S - 1 degrees of freedom; where items alone vary, or S = 1, with M - 1.
+    With known expected mean squares a, b, e of seeds, items and residual the variance would be
+    max(a, b, a + b - e, e) / (S M). Only estimates A, B, E are known: a is distributed as A (S - 1) / chi², and b
+    likewise, so the variance is averaged over these (a generalized pivotal quantity; Weerahandi, 1993). Where
+    seeds alone vary this is Student's t with S - 1 degrees of freedom; where items alone vary, or S = 1, with M - 1.
     """
     S, M = table.shape
     if M < 2:
@@ -92,19 +92,19 @@ def mean_error(table: Table) -> MeanError:
     seeds, seed_weights = _possible(M * _squares(seed_means - mean), S - 1)
     residual = _squares(table - seed_means - item_means + mean) / ((S - 1) * (M - 1))
     seeds = seeds[:, None]
-    # Seeds and items are expected to be no less than the residual; by chance both can be 0 and it not.
+    # The mean squares of seeds and items are expected to be no less than the residual, but can be 0 by chance.
     variances = np.maximum(np.maximum(seeds, items), np.maximum(seeds + items - residual, residual)) / (S * M)
     return MeanError(np.sqrt(variances).ravel(), np.outer(seed_weights, item_weights).ravel())
 
 
 def _squares(deviations: Table) -> float:
-    """Their sum, without what is rounding: one wrong of a million items has 1e-6."""
+    """Their sum of squares, rounding errors as 0: one wrong answer in a million items has 1e-6."""
     total = float((deviations**2).sum())
     return total if total > 1e-20 else 0.0
 
 
 def _possible(squares: float, degrees: int) -> tuple[Table, Table]:
-    """What an expected mean square may be, given a sum of squares found: `squares` / chi², with weights."""
+    """Values of an expected mean square, given a sum of squares: `squares` / chi², with weights."""
     from scipy.special import chdtri
 
     low, high = np.log(chdtri(degrees, [1 - 1e-9, 1e-9]))

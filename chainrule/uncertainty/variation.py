@@ -1,4 +1,5 @@
-"""How far in-context learning varies with its demonstrations, their order and the test items. Knows what was right."""
+"""How far in-context learning varies with its demonstrations, their order and the test items. Knows which
+answers were right."""
 
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ class Spread(NamedTuple):
 
     examples: float  # from one set of demonstrations to another
     order: float  # from one order of a set to another
-    items: float  # of a test item's chance to be answered rightly; M items drawn anew move the mean by items / sqrt(M)
+    items: float  # of a test item's probability of a right answer; M other items move the mean by items / sqrt(M)
 
 
 def spread(correct: ArrayLike) -> Spread:

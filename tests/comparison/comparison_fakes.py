@@ -1,12 +1,16 @@
-"""Predictors that are right as often as they are told to be, and a task of made-up rows."""
+"""Methods whose predictors are right as often as they are told to be, and a task of made-up rows."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import numpy as np
 
-from chainrule.comparison.grid import METHODS
-from chainrule.comparison.methods import Shared
+from chainrule.comparison.comparison import Comparison
+from chainrule.comparison.grid import Bounds
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.methods.method import MOST_SHOTS, Method
+from chainrule.comparison.run import run
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 
@@ -38,8 +42,9 @@ class Fake:
 
     labels = ("bad", "good")
 
-    def __init__(self, task: Task, method: str, labels: int, seed: int, share: float) -> None:
+    def __init__(self, task: Task, method: str, labels: int, seed: int, share: float, shots: int) -> None:
         self.truth = {row["text"]: label for row, label in zip(task.test.rows, task.test.labels, strict=True)}
+        self.shots, self.notes = shots, ["a note"] if method == "full" else []
         self.method, self.key, self.share = method, f"{method} {labels} {seed}", share
 
     def predict_proba(self, rows: Iterable[dict[str, str]]) -> np.ndarray:
@@ -60,31 +65,44 @@ class Fake:
 
 
 class Fakes:
-    """Makes them; `stop_after` rows it is interrupted."""
+    """A study of which the made-up methods make their predictors; after `stop_after` of them it is interrupted."""
 
-    model, room = "a fake", 40
+    model = "a fake"
 
     def __init__(self, task: Task, stop_after: int = 10**9, skills: dict[str, Callable[[float], float]] = SKILLS):
         self.task, self.left, self.skills, self.made = task, stop_after, skills, []
         self.identity = {"model": "fake"}
         self.obstacles: dict[str, str] = {}
+        self.most_shots = MOST_SHOTS
 
-    def obstacle(self, method: str) -> str | None:
-        return self.obstacles.get(method)
+    def shots(self, labels: int) -> int:
+        return min(labels, self.most_shots)
 
-    def shared(self, method: str, labels: int, seed: int, rows: Sequence[object]) -> Shared:
-        return Shared(0.0, 0.0)
-
-    def make(self, method: str, labels: int, shots: int, seed: int) -> Fake:
+    def fit(self, name: str, labels: int, seed: int) -> Fake:
         if not self.left:
             raise KeyboardInterrupt
         self.left -= 1
-        self.made.append((method, labels, shots, seed))
-        share = self.skills[method](np.log2(max(labels, 1)) + 0.2 * seed)
-        return Fake(self.task, method, labels, seed, min(share, 0.93))
+        self.made.append((name, labels, seed))
+        share = self.skills.get(name, SKILLS["majority"])(np.log2(max(labels, 1)) + 0.2 * seed)
+        shots = self.shots(labels) if name.startswith("in-context") else 0
+        return Fake(self.task, name, labels, seed, min(share, 0.93), shots)
 
-    def notes(self, predictor: Fake, rows: Sequence[object]) -> list[str]:
-        return ["a note"] if predictor.method == "full" else []
 
-    def seconds(self, method: str, labels: int, shots: int, tests: int) -> float:
-        return 0.001 * (1 + METHODS.index(method)) * (1 + labels)
+def fake_method(method: Method) -> Method:
+    """The method as it is in the plan, the table and the report, without its model."""
+    name, cost = method.name, 0.001 * (1 + METHODS.index(method))
+    return replace(
+        method,
+        obstacle=lambda study: study.obstacles.get(name),
+        seconds=lambda study, labels, tests: cost * (1 + labels),
+        fit=lambda study, labels, seed: study.fit(name, labels, seed),
+        notes=lambda study, predictor, rows: predictor.notes,
+        shares_features=False,
+    )
+
+
+FAKE_METHODS = tuple(map(fake_method, METHODS))
+
+
+def run_fakes(fakes: Fakes, bounds: Bounds = Bounds(), **options) -> Comparison:
+    return run(fakes, bounds, FAKE_METHODS, **options)

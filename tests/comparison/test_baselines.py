@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from chainrule.comparison.baselines import bag_of_words, majority, random_weights
-from chainrule.finetuning.logistic import Strengths, dealt, fit
+from chainrule.comparison.methods.bag_of_words import bag_of_words
+from chainrule.comparison.methods.majority import majority
+from chainrule.comparison.methods.random_weights import random_weights
+from chainrule.finetuning.logistic import Strengths, assign_folds, fit
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Task
 from chainrule.tokens.tokenizer import byte_tokenizer
@@ -101,7 +103,7 @@ def test_a_class_with_one_example_does_not_stop_the_cross_validation() -> None:
 
 def test_every_class_is_dealt_out_evenly() -> None:
     classes = np.array([0] * 50 + [1] * 23 + [2])
-    hands = dealt(classes, 5, seed=0)
+    hands = assign_folds(classes, 5, seed=0)
     assert np.ptp(np.bincount(hands)) <= 1
     for number in range(3):
         assert np.ptp(np.bincount(hands[classes == number], minlength=5)) <= 1

@@ -1,12 +1,16 @@
 """Laws of the plan."""
 
 import pytest
+from comparison_fakes import FAKE_METHODS, Fakes, made_task
 
-from chainrule.comparison.grid import METHODS, SHOTS, Bounds, checked_sizes, grid_sizes, plan
+from chainrule.comparison.grid import Bounds, checked_sizes, grid_sizes, plan
+from chainrule.comparison.methods.method import MOST_SHOTS
 
 
-def planned(methods=METHODS, sizes=(4, 16, 64, 200), room=100, everything=200, seeds=5):
-    return plan(methods, sizes, seeds, everything=everything, room=room, seconds=lambda *row: 1.0)
+def planned(*names: str, sizes=(4, 16, 64, 200), most_shots=MOST_SHOTS, trains=200, seeds=5):
+    study = Fakes(made_task(trains=trains))
+    study.most_shots = most_shots
+    return plan(study, [one for one in FAKE_METHODS if not names or one.name in names], sizes, seeds, tests=10)
 
 
 @pytest.mark.parametrize(
@@ -42,21 +46,21 @@ def test_what_no_seed_changes_is_run_once() -> None:
 
 
 def test_random_demonstrations_are_not_asked_for_beyond_the_first_size_that_fills_the_prompt() -> None:
-    def shots(room: int) -> dict[int, int]:
-        return {row.key.labels: row.shots for row in planned(("in-context",), room=room)}
+    def sizes(most_shots: int) -> set[int]:
+        return {row.key.labels for row in planned("in-context", most_shots=most_shots)}
 
-    assert shots(room=100) == {4: 4, 16: SHOTS}
-    assert shots(room=10) == {4: 4, 16: 10}
-    assert shots(room=3) == {4: 3}
-    assert shots(room=0) == {4: 1}  # and the row will say that it did not fit
+    assert sizes(most_shots=MOST_SHOTS) == {4, 16}
+    assert sizes(most_shots=10) == {4, 16}
+    assert sizes(most_shots=3) == {4}
+    assert sizes(most_shots=1) == {4}  # and the row will say that it did not fit
 
 
 def test_the_nearest_are_taken_from_all_labels() -> None:
-    assert {row.key.labels: row.shots for row in planned(("in-context-nearest",))} == {4: 4, 16: 16, 64: 16, 200: 16}
+    assert {row.key.labels for row in planned("in-context-nearest")} == {4, 16, 64, 200}
 
 
 def test_cheapest_first() -> None:
-    rows = plan(METHODS, (4, 16), 2, everything=99, room=9, seconds=lambda method, labels, shots: len(method) * labels)
+    rows = planned(sizes=(4, 16), trains=99, seeds=2)
     assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
 
 

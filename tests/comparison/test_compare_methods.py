@@ -1,17 +1,22 @@
 """The real methods in a comparison: a small random model of bytes on a task that a word decides."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from comparison_fakes import made_task
 from conftest import random_model
 
-from chainrule.comparison.grid import METHODS, SHOTS
-from chainrule.comparison.methods import Methods
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.methods.method import MOST_SHOTS, Method
 from chainrule.comparison.run import compare
+from chainrule.comparison.study import Study
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
@@ -25,7 +30,12 @@ def examples(count: int, name: str) -> Examples:
     )
 
 
+BY_NAME = {method.name: method for method in METHODS}
 PROMPT = Prompt("{text}: {label}", words={"0": "bad", "1": "good"})
+STORED = Path(__file__).parent / "stored"  # a comparison of lm on TASK, made before the methods were objects
+STORED_METHODS = (
+    "zero-shot", "in-context", "in-context-nearest", "head", "full", "majority", "bag-of-words", "random-weights",
+)  # fmt: skip
 TASK = Task("classification", ("text",), "label", examples(12, "a"), examples(10, "b"), ("0", "1"), PROMPT)
 
 
@@ -40,61 +50,87 @@ def lm() -> Iterator[LanguageModel]:
 def test_every_method_is_compared_and_the_model_is_left_as_it_is(lm: LanguageModel, tmp_path: Path) -> None:
     before = {name: weights.clone() for name, weights in lm.model.state_dict().items()}
     said: list[str] = []
-    found = compare(lm, TASK, out=tmp_path, sizes=[4], seeds=2, say=said.append)
-    assert {cell.method for cell in found.cells} == set(METHODS)
-    assert said[0].startswith("15 rows: N = 0, 4 labels; about ")
+    found = compare(lm, TASK, out=tmp_path, sizes=[4], seeds=2, log=said.append)
+    assert [cell.method for cell in found.cells] == list(METHODS)
+    assert said[0].startswith(f"{2 * len(METHODS) - 1} rows: N = 0, 4 labels; about ")
     assert all(torch.equal(weights, before[name]) for name, weights in lm.model.state_dict().items())
-    for outcome in found.outcomes:
+    for outcome in found.table.outcomes:
         assert outcome.probabilities is not None
         assert outcome.probabilities.sum(1) == pytest.approx(1, abs=1e-3)
         assert outcome.milliseconds_per_text > 0 and outcome.seconds_to_adapt > 0
     assert compare(lm, TASK, out=tmp_path, sizes=[4], seeds=2).results() == found.results()
     assert (tmp_path / "report.html").is_file()
+    made = {outcome.key: outcome for outcome in found.table.outcomes}
+    for line in (STORED / "rows.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        outcome = made[row["method"], row["labels"], row["seed"]]
+        assert (list(outcome.predictions), outcome.shots) == (row["predictions"], row["shots"])
+        np.testing.assert_allclose(outcome.probabilities, row["probabilities"], atol=1e-2)
+
+
+def close(found: Any, stored: Any) -> bool:
+    """The same but for the last digits of numbers."""
+    if isinstance(stored, dict):
+        return found.keys() == stored.keys() and all(close(found[key], value) for key, value in stored.items())
+    if isinstance(stored, list):
+        return len(found) == len(stored) and all(map(close, found, stored))
+    return bool(found == pytest.approx(stored, rel=1e-9, abs=1e-12) if isinstance(stored, float) else found == stored)
+
+
+def test_rows_stored_by_an_earlier_version_give_the_results_that_it_gave(lm: LanguageModel, tmp_path: Path) -> None:
+    compare(lm, TASK, out=tmp_path, methods=["majority"], sizes=[4], seeds=1)
+    shutil.copy(STORED / "rows.jsonl", tmp_path)
+    compare(lm, TASK, out=tmp_path, methods=STORED_METHODS, sizes=[4], seeds=2)
+    assert (tmp_path / "rows.jsonl").read_bytes() == (STORED / "rows.jsonl").read_bytes()
+    found, stored = (json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in (tmp_path, STORED))
+    del found["advice"], stored["advice"]  # worded otherwise since
+    assert close(found, stored)
 
 
 def test_every_head_is_charged_for_the_features_that_are_computed_once(lm: LanguageModel) -> None:
-    methods = Methods(lm, TASK)
-    first = methods.shared("head", 4, 0, TASK.test.rows)
-    again = methods.shared("head", 4, 0, TASK.test.rows)
+    study = Study(lm, TASK)
+    first = study.share(4, 0, TASK.test.rows)
+    again = study.share(4, 0, TASK.test.rows)
     assert first == again and min(first) > 0
-    assert methods.shared("full", 4, 0, TASK.test.rows) == (0.0, 0.0)
+    assert BY_NAME["head"].shares_features
 
 
 def test_other_weights_are_another_model_and_the_same_ones_the_same(lm: LanguageModel) -> None:
     def identity(seed: int) -> dict[str, str]:
         model = random_model("qwen3", vocabulary_size=257, context=128, seed=seed)
-        return Methods(LanguageModel(model, lm.tokenizer, "qwen3"), TASK).identity
+        return Study(LanguageModel(model, lm.tokenizer, "qwen3"), TASK).identity
 
-    assert identity(0) == Methods(lm, TASK).identity
+    assert identity(0) == Study(lm, TASK).identity
     assert identity(1)["model"] != identity(0)["model"]
 
 
-def test_room_is_how_many_demonstrations_fit(lm: LanguageModel) -> None:
-    methods = Methods(lm, TASK)
-    fitted = methods.make("in-context", 12, min(12, methods.room), seed=0)
+def test_a_prompt_shows_as_many_demonstrations_as_fit(lm: LanguageModel) -> None:
+    study, method = Study(lm, TASK), BY_NAME["in-context"]
+    fitted = method.fit(study, 12, 0)
     fitted.predict(TASK.test.rows)
-    assert methods.room < SHOTS and methods.notes(fitted, TASK.test.rows) == []
-    more = methods.make("in-context", 12, methods.room + 3, seed=0)
+    assert 1 < study.most_shots < min(12, MOST_SHOTS) and method.notes(study, fitted, TASK.test.rows) == []
+    study.most_shots += 3
+    more = method.fit(study, 12, 0)
     more.predict(TASK.test.rows)
-    assert "demonstrations fitted into the context" in methods.notes(more, TASK.test.rows)[0]
+    assert "demonstrations fitted into the context" in method.notes(study, more, TASK.test.rows)[0]
 
 
-def test_texts_that_lose_their_beginning_are_said_once_and_alike(lm: LanguageModel) -> None:
+def test_texts_that_lose_their_beginning_are_counted_once_and_alike(lm: LanguageModel) -> None:
     long = examples(10, "c" * 200)
-    methods = Methods(lm, replace(TASK, test=long))
-    for method in ("head", "head", "majority"):
-        predictor = methods.make(method, 4, 0, seed=0)
+    study = Study(lm, replace(TASK, test=long))
+    for method in (BY_NAME["head"], BY_NAME["head"], BY_NAME["majority"]):
+        predictor = method.fit(study, 4, 0)
         predictor.predict(long.rows)
-        notes = methods.notes(predictor, long.rows)
-        said = ["10 test texts longer than the context of 128 tokens lost their beginning"]
-        assert notes == ([] if method == "majority" else said)
+        notes = method.notes(study, predictor, long.rows)
+        cut = ["10 test texts longer than the context of 128 tokens lost their beginning"]
+        assert notes == ([] if method.name == "majority" else cut)
 
 
 def test_labels_that_mean_nothing_leave_prompting_out(lm: LanguageModel) -> None:
     said: list[str] = []
     task = replace(TASK, prompt=Prompt("{text}: {label}"))
-    found = compare(lm, task, sizes=[4], seeds=1, minutes=1e-9, say=said.append)
-    assert set(found.left_out) == {"zero-shot", "in-context", "in-context-nearest"}
+    found = compare(lm, task, sizes=[4], seeds=1, minutes=1e-9, log=said.append)
+    assert set(found.table.left_out) == {"zero-shot", "in-context", "in-context-nearest"}
     assert found.cells == [] and found.advice.startswith("There is nothing to compare yet")
     with pytest.raises(ValueError, match="wanted rows to run, got none"):
         compare(lm, task, sizes=[0])
@@ -105,13 +141,17 @@ def test_labels_that_mean_nothing_leave_prompting_out(lm: LanguageModel) -> None
 def test_free_answers_are_prompted_for_and_not_finetuned(lm: LanguageModel) -> None:
     task = replace(made_task(tests=4, trains=8, kind="free"), prompt=Prompt("{text}: {label}"))
     found = compare(lm, task, sizes=[4], seeds=1)
-    assert {cell.method for cell in found.cells} == {"zero-shot", "in-context", "in-context-nearest", "majority"}
+    assert {cell.name for cell in found.cells} == {"zero-shot", "in-context", "in-context-nearest", "majority"}
     with pytest.raises(ValueError, match="wanted a task with labels to choose from"):
         compare(lm, task, methods=["head"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_row_has_an_estimate(lm: LanguageModel, method: str) -> None:
-    methods = Methods(lm, TASK)
-    shots = 4 if method.startswith("in-context") else 0
-    assert 0 < methods.seconds(method, 12, shots, tests=10) < methods.seconds(method, 12, shots, tests=10**7) + 1e-9
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_every_row_has_an_estimate(lm: LanguageModel, method: Method) -> None:
+    study = Study(lm, TASK)
+    assert 0 < method.seconds(study, 12, 10) < method.seconds(study, 12, 10**7) + 1e-9
+
+
+def test_no_two_methods_share_a_name_a_title_or_a_colour() -> None:
+    for values in zip(*((method.name, method.title, *method.colour) for method in METHODS), strict=True):
+        assert len(set(values)) == len(METHODS)

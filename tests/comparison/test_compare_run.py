@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from comparison_fakes import Fakes, made_task
+from comparison_fakes import FAKE_METHODS, Fakes, made_task, run_fakes
 
+from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds
-from chainrule.comparison.run import run
-from chainrule.comparison.table import Comparison
 
 FEW = Bounds(seeds=2)
 
@@ -23,92 +22,92 @@ def but_times(comparison: Comparison) -> str:
 
 def test_compare_resumed_equals_compare_never_stopped(tmp_path: Path) -> None:
     task = made_task()
-    whole = run(Fakes(task), task, FEW, out=tmp_path / "whole")
+    whole = run_fakes(Fakes(task), FEW, out=tmp_path / "whole")
     for stop in (3, 17):
         with pytest.raises(KeyboardInterrupt):
-            run(Fakes(task, stop_after=stop), task, FEW, out=tmp_path / "stopped")
+            run_fakes(Fakes(task, stop_after=stop), FEW, out=tmp_path / "stopped")
     resumed = Fakes(task)
-    again = run(resumed, task, FEW, out=tmp_path / "stopped")
+    again = run_fakes(resumed, FEW, out=tmp_path / "stopped")
     assert len(resumed.made) == len(whole.rows) - 20
     assert but_times(again) == but_times(whole)
 
 
 def test_run_twice_the_table_is_the_same_but_for_times(tmp_path: Path) -> None:
     task = made_task()
-    assert but_times(run(Fakes(task), task, FEW)) == but_times(run(Fakes(task), task, FEW, out=tmp_path))
+    assert but_times(run_fakes(Fakes(task), FEW)) == but_times(run_fakes(Fakes(task), FEW, out=tmp_path))
 
 
 def test_what_is_read_from_the_folder_is_what_was_run(tmp_path: Path) -> None:
     task = made_task(hostile=True)
-    first = run(Fakes(task), task, FEW, out=tmp_path)
+    first = run_fakes(Fakes(task), FEW, out=tmp_path)
     nothing = Fakes(task, stop_after=0)
-    assert run(nothing, task, FEW, out=tmp_path).results() == first.results()
+    assert run_fakes(nothing, FEW, out=tmp_path).results() == first.results()
 
 
 def test_a_row_half_written_is_run_again(tmp_path: Path) -> None:
     task = made_task()
     bounds = Bounds(methods=("head", "majority"), seeds=2)
-    whole = run(Fakes(task), task, bounds, out=tmp_path)
+    whole = run_fakes(Fakes(task), bounds, out=tmp_path)
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(rows.read_bytes()[:-100])
-    makers = Fakes(task)
-    assert but_times(run(makers, task, bounds, out=tmp_path)) == but_times(whole)
-    assert len(makers.made) == 1
+    fakes = Fakes(task)
+    assert but_times(run_fakes(fakes, bounds, out=tmp_path)) == but_times(whole)
+    assert len(fakes.made) == 1
 
 
 @pytest.mark.parametrize("broken", [b'"method": "head"}', b"{}", b"[1]"])
 def test_a_broken_row_is_named_by_its_line(tmp_path: Path, broken: bytes) -> None:
     task = made_task()
     bounds = Bounds(methods=("head",), seeds=2)
-    run(Fakes(task), task, bounds, out=tmp_path)
+    run_fakes(Fakes(task), bounds, out=tmp_path)
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(broken + b"\n" + rows.read_bytes())
     with pytest.raises(ValueError, match=r"rows\.jsonl:1: wanted a row"):
-        run(Fakes(task), task, bounds, out=tmp_path)
+        run_fakes(Fakes(task), bounds, out=tmp_path)
 
 
-@pytest.mark.parametrize(("named", "change"), [("model", "model"), ("task", "task"), ("limit", "limit")])
+@pytest.mark.parametrize(("named", "change"), [("the model", "model"), ("the task", "task"), ("--limit", "limit")])
 def test_rows_made_with_something_else_are_refused_by_name(tmp_path: Path, named: str, change: str) -> None:
     task = made_task()
-    run(Fakes(task), task, Bounds(methods=("head",), seeds=1), out=tmp_path)
+    run_fakes(Fakes(task), Bounds(methods=("head",), seeds=1), out=tmp_path)
     other = made_task(trains=60) if change == "task" else task
-    makers = Fakes(other)
+    fakes = Fakes(other)
     if change == "model":
-        makers.identity = {"model": "another"}
+        fakes.identity = {"model": "another"}
     limit = 50 if change == "limit" else None
-    with pytest.raises(ValueError, match=f"wanted the {named} that its rows were made with"):
-        run(makers, other, Bounds(methods=("head",), seeds=1, limit=limit), out=tmp_path)
+    with pytest.raises(ValueError, match=f"^{named}: wanted .*, as when .* was begun, got "):
+        run_fakes(fakes, Bounds(methods=("head",), seeds=1, limit=limit), out=tmp_path)
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match=r"holds thesis\.tex"):
-        run(Fakes(made_task()), made_task(), Bounds(), out=tmp_path)
+    with pytest.raises(ValueError, match=r"something else \(thesis\.tex\)"):
+        run_fakes(Fakes(made_task()), Bounds(), out=tmp_path)
 
 
 def test_wider_bounds_go_on_from_the_rows_there_are(tmp_path: Path) -> None:
     task = made_task()
-    run(Fakes(task), task, Bounds(methods=("head",), seeds=2), out=tmp_path)
-    makers = Fakes(task)
-    run(makers, task, Bounds(methods=("head", "majority"), seeds=2), out=tmp_path)
-    assert {method for method, *_ in makers.made} == {"majority"}
+    run_fakes(Fakes(task), Bounds(methods=("head",), seeds=2), out=tmp_path)
+    fakes = Fakes(task)
+    run_fakes(fakes, Bounds(methods=("head", "majority"), seeds=2), out=tmp_path)
+    assert {method for method, *_ in fakes.made} == {"majority"}
 
 
 def test_rows_that_would_end_too_late_are_left_out_and_said() -> None:
     task, said = made_task(), []
-    comparison = run(Fakes(task), task, Bounds(minutes=1e-4), say=said.append)
-    assert comparison.left and all(row.seconds > 0 for row in comparison.left)
+    comparison = run_fakes(Fakes(task), Bounds(minutes=1e-4), log=said.append)
+    assert comparison.table.left and all(row.seconds > 0 for row in comparison.table.left)
     assert "are left out: they would end after 0.0001 minutes" in said[-1]
 
 
 def test_ctrl_c_leaves_a_report_of_the_rows_there_are(tmp_path: Path) -> None:
     def stop(comparison: Comparison) -> None:
-        if len(comparison.outcomes) == 2:
+        if len(comparison.table.outcomes) == 2:
             raise KeyboardInterrupt
 
     task, said = made_task(), []
     with pytest.raises(KeyboardInterrupt):
-        run(Fakes(task), task, FEW, out=tmp_path, show=stop, say=said.append)
+        run_fakes(Fakes(task), FEW, out=tmp_path, show=stop, log=said.append)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert len(rows) == 2 and (tmp_path / "report.html").is_file()
     assert said[-1].startswith("stopped after 2 of ")
@@ -116,38 +115,41 @@ def test_ctrl_c_leaves_a_report_of_the_rows_there_are(tmp_path: Path) -> None:
 
 def test_the_cheapest_rows_come_first() -> None:
     task = made_task()
-    makers = Fakes(task)
-    run(makers, task, FEW)
-    costs = [makers.seconds(method, labels, shots, 0) for method, labels, shots, _ in makers.made]
+    fakes = Fakes(task)
+    run_fakes(fakes, FEW)
+    methods = {method.name: method for method in FAKE_METHODS}
+    costs = [methods[name].seconds(fakes, labels, 0) for name, labels, _ in fakes.made]
     assert costs == sorted(costs)
 
 
 def test_the_table_is_shown_after_each_row_and_tells_what_is_left() -> None:
     task, left = made_task(), []
-    run(
-        Fakes(task), task, Bounds(methods=("head",), seeds=3), show=lambda comparison: left.append(len(comparison.left))
+    run_fakes(
+        Fakes(task),
+        Bounds(methods=("head",), seeds=3),
+        show=lambda comparison: left.append(len(comparison.table.left)),
     )
     assert left == list(range(len(left) - 1, -1, -1)) and len(left) == 9
 
 
 def test_a_method_that_cannot_be_is_left_out_unless_it_was_named() -> None:
     task, said = made_task(), []
-    makers = Fakes(task)
-    makers.obstacles = {"zero-shot": "prompting wants words"}
-    assert run(makers, task, Bounds(), say=said.append).left_out == {"zero-shot": "prompting wants words"}
+    fakes = Fakes(task)
+    fakes.obstacles = {"zero-shot": "prompting wants words"}
+    assert run_fakes(fakes, Bounds(), log=said.append).table.left_out == {"zero-shot": "prompting wants words"}
     assert said[0] == "zero-shot is left out: prompting wants words"
     with pytest.raises(ValueError, match="prompting wants words"):
-        run(makers, task, Bounds(methods=("zero-shot",)))
+        run_fakes(fakes, Bounds(methods=("zero-shot",)))
 
 
 def test_free_answers_are_compared_without_classes(tmp_path: Path) -> None:
     task = made_task(kind="free")
-    comparison = run(Fakes(task), task, Bounds(methods=("zero-shot", "in-context"), seeds=2), out=tmp_path)
+    comparison = run_fakes(Fakes(task), Bounds(methods=("zero-shot", "in-context"), seeds=2), out=tmp_path)
     assert all(row["macro_f1"] is None and row["calibration"] is None for row in comparison.rows)
     assert "Where the methods disagree" in (tmp_path / "report.html").read_text()
 
 
 def test_every_method_sees_the_same_test_items() -> None:
     task = made_task()
-    comparison = run(Fakes(task), task, Bounds(limit=30, seeds=2))
-    assert {len(outcome.predictions) for outcome in comparison.outcomes} == {30}
+    comparison = run_fakes(Fakes(task), Bounds(limit=30, seeds=2))
+    assert {len(outcome.predictions) for outcome in comparison.table.outcomes} == {30}

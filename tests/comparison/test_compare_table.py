@@ -8,21 +8,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from comparison_fakes import SKILLS, Fakes, made_task
+from comparison_fakes import SKILLS, Fakes, made_task, run_fakes
 
-from chainrule.comparison.advice import NAMES, NEAR, bracket, choices
-from chainrule.comparison.grid import METHODS, Bounds
-from chainrule.comparison.run import run
-from chainrule.comparison.table import COLUMNS, Comparison
+from chainrule.comparison.advice import NEAR, bracket, choices
+from chainrule.comparison.comparison import Comparison
+from chainrule.comparison.grid import Bounds
+from chainrule.comparison.methods import METHODS
+from chainrule.comparison.table import COLUMNS, Table
 from chainrule.uncertainty import SwitchPoint, accuracy, difference
 
 Skill = Callable[[float], float]
+NAMES = [method.name for method in METHODS]
 
 
 def compared(task=None, bounds: Bounds = Bounds(), **skills: Skill) -> Comparison:
     task = task or made_task(tests=300, trains=1024)
     named = {name.replace("_", "-"): skill for name, skill in skills.items()}
-    return run(Fakes(task, skills={**SKILLS, **named}), task, bounds)
+    return run_fakes(Fakes(task, skills={**SKILLS, **named}), bounds)
 
 
 @pytest.fixture(scope="module")
@@ -30,60 +32,66 @@ def whole() -> Comparison:
     return compared(bounds=Bounds(seeds=3))
 
 
-def test_a_cell_is_its_rows_over_the_seeds(whole: Comparison) -> None:
-    for cell in whole.cells:
+@pytest.fixture(scope="module")
+def table(whole: Comparison) -> Table:
+    return whole.table
+
+
+def test_a_cell_is_its_rows_over_the_seeds(table: Table) -> None:
+    for cell in table.cells:
         assert cell.correct.mean() == pytest.approx(np.mean([row.accuracy for row in cell.outcomes]))
         assert cell.accuracy == accuracy(cell.correct)
         assert cell.accuracy.low <= cell.accuracy.value <= cell.accuracy.high
 
 
-def test_prompts_that_do_not_change_any_more_stand_for_larger_sizes_too(whole: Comparison) -> None:
-    there = whole.at(1024)
+def test_prompts_that_do_not_change_any_more_stand_for_larger_sizes_too(table: Table) -> None:
+    there = table.with_labels(1024)
     assert there["zero-shot"].labels == 0 and there["in-context"].labels == 16
     assert there["in-context-nearest"].labels == there["head"].labels == 1024
-    assert set(whole.at(0)) == {"zero-shot"}
+    assert set(table.with_labels(0)) == {"zero-shot"}
 
 
-def test_every_pair_at_every_size_is_in_the_family_once(whole: Comparison) -> None:
-    keys = [(one.labels, frozenset((one.a, one.b))) for one in whole.contrasts]
+def test_every_pair_at_every_size_is_in_the_family_once(table: Table) -> None:
+    keys = [(one.labels, frozenset((one.a, one.b))) for one in table.contrasts]
     assert len(keys) == len(set(keys))
-    eight, growing = 8 * 7 // 2, 8 * 7 // 2 - 1  # beyond 16, zero-shot against in-context is not asked again
-    assert whole.sizes == [4, 16, 64, 256, 1024] and len(keys) == 2 * eight + 3 * growing
-    assert all(one.adjusted >= one.difference.p_value for one in whole.contrasts)
+    every = len(METHODS) * (len(METHODS) - 1) // 2
+    growing = every - 1  # beyond 16, zero-shot against in-context is not asked again
+    assert table.sizes == [4, 16, 64, 256, 1024] and len(keys) == 2 * every + 3 * growing
+    assert all(one.adjusted >= one.difference.p_value for one in table.contrasts)
 
 
-def test_differences_are_paired_by_seed_and_turn_round(whole: Comparison) -> None:
-    head, bag = whole.at(64)["head"], whole.at(64)["bag-of-words"]
-    one, other = whole.contrast(64, "head", "bag-of-words"), whole.contrast(64, "bag-of-words", "head")
+def test_differences_are_paired_by_seed_and_turn_round(table: Table) -> None:
+    head, bag = table.with_labels(64)["head"], table.with_labels(64)["bag-of-words"]
+    one, other = table.contrast(64, "head", "bag-of-words"), table.contrast(64, "bag-of-words", "head")
     assert one is not None and other is not None
     assert one.difference[:3] == pytest.approx(difference(head.correct, bag.correct)[:3])
     assert (one.difference.low, one.difference.value) == (-other.difference.high, -other.difference.value)
-    assert whole.contrast(1024, "zero-shot", "in-context") == whole.contrast(16, "zero-shot", "in-context")
-    assert whole.contrast(0, "zero-shot", "head") is None
+    assert table.contrast(1024, "zero-shot", "in-context") == table.contrast(16, "zero-shot", "in-context")
+    assert table.contrast(0, "zero-shot", "head") is None
 
 
-def test_the_strongest_baseline_is_found_at_each_size(whole: Comparison) -> None:
-    found = [whole.strongest_baseline(size) for size in whole.sizes]
-    assert {cell.method for cell in found if cell is not None} == {"bag-of-words"}
+def test_the_strongest_baseline_is_found_at_each_size(whole: Comparison, table: Table) -> None:
+    found = [table.strongest_baseline(size) for size in table.sizes]
+    assert {cell.name for cell in found if cell is not None} == {"bag-of-words"}
     assert all(row["than"] == "bag-of-words" for row in whole.differences)
-    assert {row["method"] for row in whole.differences} == set(METHODS) - {"bag-of-words"}
+    assert {row["method"] for row in whole.differences} == set(NAMES) - {"bag-of-words"}
 
 
 def test_advice_says_that_nothing_beats_the_bag_of_words_where_nothing_does() -> None:
-    weak = dict.fromkeys(set(METHODS) - {"bag-of-words"}, lambda doublings: 0.55)
+    weak = dict.fromkeys(set(NAMES) - {"bag-of-words"}, lambda doublings: 0.55)
     found = compared(bag_of_words=lambda doublings: 0.8, **{name.replace("-", "_"): s for name, s in weak.items()})
     assert "take the bag of words" in found.advice
-    assert "Nothing beats the bag of words here" in found.advice
+    assert "No method that uses the model is significantly better than the bag of words." in found.advice
 
 
 def test_advice_says_where_nothing_is_better_than_the_most_frequent_label() -> None:
-    found = compared(**{name.replace("-", "_"): lambda doublings: 0.5 for name in METHODS})
-    assert "no method can be told from always answering the most frequent label" in found.advice
+    found = compared(**{name.replace("-", "_"): lambda doublings: 0.5 for name in NAMES})
+    assert "no method is significantly better than always answering the most frequent label" in found.advice
 
 
 def test_advice_takes_the_best_where_it_is_ahead_of_all() -> None:
     found = compared(full=lambda doublings: 0.92, head=lambda doublings: 0.7)
-    assert "take full finetuning" in found.advice and "ahead of all others" in found.advice
+    assert "take full finetuning" in found.advice and "significantly better than all others" in found.advice
 
 
 def test_advice_names_the_switch_from_prompting_to_finetuning() -> None:
@@ -100,26 +108,26 @@ def test_advice_names_the_switch_from_prompting_to_finetuning() -> None:
         full=lambda doublings: 0.55 if doublings < 5 else 0.9,
     )
     assert "Full finetuning stays ahead of in-context with the nearest examples from 64 labels on" in found.advice
-    (switch,) = [one for one in found.switches if (one.a, one.b) == ("in-context-nearest", "full")]
+    (switch,) = [one for one in found.table.switches if (one.a, one.b) == ("in-context-nearest", "full")]
     assert switch.point.at == 64 and switch.point.never == 0
 
 
-def test_the_cheapest_is_one_that_cannot_be_told_from_the_best(whole: Comparison) -> None:
-    for choice in choices(whole):
+def test_the_cheapest_is_one_that_is_not_significantly_worse_than_the_best(table: Table) -> None:
+    for choice in choices(table):
         cheapest = choice.cheapest(300)
-        assert cheapest.method in choice.equals and choice.best.method in choice.equals
-        for method, cell in whole.at(choice.labels).items():
-            contrast = whole.contrast(choice.labels, choice.best.method, method)
-            assert cell is choice.best or (contrast is not None and contrast.told_apart != (method in choice.equals))
+        assert cheapest.name in choice.equals and choice.best.name in choice.equals
+        for method, cell in table.with_labels(choice.labels).items():
+            contrast = table.contrast(choice.labels, choice.best.name, method)
+            assert cell is choice.best or (contrast is not None and contrast.significant != (method in choice.equals))
 
 
-def test_what_cannot_be_told_from_the_best_but_is_far_behind_it_is_not_taken() -> None:
+def test_what_is_far_behind_the_best_is_not_taken_though_the_difference_is_not_significant() -> None:
     few = made_task(tests=24, trains=16)
     found = compared(few, Bounds(methods=("head", "full"), seeds=2), head=lambda _: 0.6, full=lambda _: 0.75)
-    for choice in choices(found):
-        assert set(choice.equals) == {"head", "full"} and choice.best.method == "full"
+    for choice in choices(found.table):
+        assert set(choice.equals) == {"head", "full"} and choice.best.name == "full"
         assert choice.best.accuracy.value - choice.equals["head"].accuracy.value > NEAR
-        assert choice.cheapest(24).method == "full"
+        assert choice.cheapest(24).name == "full"
     assert "take full finetuning" in found.advice and "the linear head" not in found.advice
 
 
@@ -127,27 +135,26 @@ def test_one_method_alone_is_nothing_to_compare() -> None:
     assert compared(bounds=Bounds(methods=("head",), seeds=1)).advice.startswith("There is nothing to compare yet")
 
 
-def test_brackets_are_told_in_words() -> None:
+def test_intervals_of_switch_points_in_words() -> None:
     assert bracket(SwitchPoint(64, 64, 64, 0.0)) == ""
     assert bracket(SwitchPoint(64, 16, 256, 0.0)) == " (95 %: between 16 and 256)"
     assert bracket(SwitchPoint(64, 16, None, 0.2)) == " (95 %: from 16 on, or never)"
     assert bracket(SwitchPoint(None, None, None, 1.0)) == ""
 
 
-def test_names_and_columns_are_whole(whole: Comparison) -> None:
-    assert set(NAMES) == set(METHODS)
-    assert all(len(line) == len(COLUMNS) for line in whole.text())
-    assert len(whole.text(differences=False)) == len(whole.cells)
+def test_every_line_has_every_column(table: Table) -> None:
+    assert all(len(line) == len(COLUMNS) for line in table.text())
+    assert len(table.text(differences=False)) == len(table.cells)
 
 
 def test_tables_of_unfinished_rows_can_be_drawn() -> None:
     task, seen = made_task(), []
 
     def show(comparison: Comparison) -> None:
-        assert comparison.text() and comparison.advice
+        assert comparison.table.text() and comparison.advice
         seen.append(len(comparison.results()["rows"]))
 
-    run(Fakes(task), task, Bounds(seeds=2), show=show)
+    run_fakes(Fakes(task), Bounds(seeds=2), show=show)
     assert seen == list(range(1, len(seen) + 1))
 
 
@@ -180,7 +187,7 @@ def test_every_method_has_a_curve_and_every_drawing_is_well_formed(tmp_path: Pat
     whole.save(tmp_path)
     svg = xml.etree.ElementTree.fromstring((tmp_path / "curves.svg").read_text(encoding="utf-8"))
     drawn = {one.get("data-method") for one in svg.iter("{http://www.w3.org/2000/svg}g")}
-    assert drawn >= set(METHODS)
+    assert drawn >= set(NAMES)
     numbers = [float(one.get(name)) for one in svg.iter("{http://www.w3.org/2000/svg}circle") for name in ("cx", "cy")]
     assert numbers and all(0 <= number <= 960 for number in numbers)
 

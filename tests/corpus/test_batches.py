@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from chainrule.corpus.batches import Batches, permuted, validation_windows
 from chainrule.corpus.shards import Split
+from chainrule.corpus.splitmix import splitmix64, uniform
 
 
 def counting(directory: Path, length: int) -> Split:
@@ -69,8 +70,8 @@ def test_the_same_examples_whatever_the_number_of_processes(tmp_path: Path):
     batches = Batches(counting(tmp_path, 5000), 16, seed=1)
     for step in (0, 5, 77):
         whole = batches.batch(step, 12)
-        for world in (2, 3, 4):
-            parts = [batches.batch(step, 12 // world, rank, world) for rank in range(world)]
+        for world in (2, 3, 4, 5, 13):
+            parts = [batches.batch(step, 12, rank, world) for rank in range(world)]
             assert (np.concatenate(parts) == whole).all()
 
 
@@ -89,7 +90,7 @@ def test_passes_count_how_often_the_text_was_read(tmp_path: Path):
     batches = Batches(counting(tmp_path, 1000), 10, seed=0)
     assert batches.windows == 98
     assert batches.passes(0, 49) == 0.5
-    assert batches.passes(3, 49, world=2) == 4.0
+    assert batches.passes(3, 98) == 4.0
 
 
 def test_fewer_tokens_than_a_window_are_refused(tmp_path: Path):
@@ -124,3 +125,10 @@ def test_aligned_examples_begin_with_a_document_each_and_a_pass_reads_every_docu
         assert sorted(examples[:, 0].tolist()) == begins[:-1]
         orders.append(examples[:, 0].tolist())
     assert orders[0] != orders[1] and batches.passes(2, 3) == 1
+
+
+def test_splitmix64_gives_its_authors_numbers_for_one_and_for_many():
+    first = 0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F  # of the generator seeded with 0
+    assert [uniform(number) for number in range(3)] == [word / 2**64 for word in first]
+    states = np.array([0, 1, 2**64 - 1, 12345], np.uint64)
+    assert splitmix64(states).tolist() == [splitmix64(state) for state in states.tolist()]

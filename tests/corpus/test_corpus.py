@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import random
 import signal
 import subprocess
@@ -14,9 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from chainrule.corpus import documents
 from chainrule.corpus import write as corpus
-from chainrule.corpus.documents import Documents, mix
+from chainrule.corpus.documents import Documents
+from chainrule.corpus.splitmix import uniform
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
-from chainrule.storage import records
+from chainrule.storage import lines
 from chainrule.tokens.tokenizer import byte_tokenizer, character_tokenizer, train_bpe
 
 SHAKESPEARE = Path(__file__).parents[2] / "../shared/data/tinyshakespeare.txt"
@@ -42,7 +44,7 @@ def documents_in(out: Path, split: str) -> list[str]:
     """The texts of a split, told apart by its ⊥."""
     shards = Shards(out)
     tokens = shards.split(split).read(0, len(shards.split(split)))
-    starts = np.flatnonzero(tokens == shards.tokenizer.bottom)
+    starts = np.flatnonzero(tokens == shards.tokenizer.bos_id)
     assert len(tokens) == 0 or starts[0] == 0
     return [shards.tokenizer.decode(part) for part in np.split(tokens, starts[1:]) if len(part)]
 
@@ -50,7 +52,7 @@ def documents_in(out: Path, split: str) -> list[str]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that happens to a large corpus happens to a small one."""
-    monkeypatch.setattr(records, "BLOCK", 500)
+    monkeypatch.setattr(lines, "BLOCK", 500)
     monkeypatch.setattr(documents, "BATCH", 2000)
     monkeypatch.setattr(corpus, "SHARD", 1500)
     monkeypatch.setattr(corpus, "SMALL", 0)
@@ -84,7 +86,7 @@ def test_shakespeare_is_cut_where_nanogpt_cuts_it(tmp_path: Path):
 def test_where_there_are_many_documents_whole_ones_validate(tmp_path: Path):
     texts = rows(tmp_path / "a.jsonl", 1000)
     write_shards([str(tmp_path / "a.jsonl")], tmp_path / "out", CorpusOptions("byte", validation=0.1))
-    chosen = [mix(number) < 0.1 for number in range(1000)]
+    chosen = [uniform(number) < 0.1 for number in range(1000)]
     assert 70 < sum(chosen) < 130
     for split, validates in (("train", False), ("validation", True)):
         assert documents_in(tmp_path / "out", split) == [
@@ -94,7 +96,7 @@ def test_where_there_are_many_documents_whole_ones_validate(tmp_path: Path):
 
 def test_with_ten_validating_documents_expected_there_is_one_at_least():
     for share in (0.01, 0.05, 0.1, 0.2, 0.5, 0.9):
-        assert any(mix(number) < share for number in range(int(10 / share)))
+        assert any(uniform(number) < share for number in range(int(10 / share)))
 
 
 @pytest.mark.parametrize("count", [1, 3, 99])
@@ -122,7 +124,7 @@ def test_the_offsets_say_where_documents_begin(small: None, tmp_path: Path):
         path = tmp_path / "out" / shard["file"]
         tokens = np.fromfile(path, "<u2")
         offsets = np.fromfile(path.with_suffix(".offsets"), "<i8")
-        assert offsets.tolist() == np.flatnonzero(tokens == shards.tokenizer.bottom).tolist()
+        assert offsets.tolist() == np.flatnonzero(tokens == shards.tokenizer.bos_id).tolist()
         assert len(offsets) == shard["documents"]
     assert sum(shard["split"] == "train" for shard in shards.manifest["shards"]) > 2
 
@@ -164,7 +166,7 @@ def test_a_text_read_in_pieces_has_the_ids_of_the_whole(kind: str, small: None, 
     write_shards([str(tmp_path / "a.txt")], tmp_path / "out", options)
     shards = Shards(tmp_path / "out")
     tokens = shards.split("train").read(0, len(shards.split("train"))).tolist()
-    assert tokens == [shards.tokenizer.bottom, *shards.tokenizer.encode(text)]
+    assert tokens == [shards.tokenizer.bos_id, *shards.tokenizer.encode(text)]
     assert (len(shards.manifest["shards"]) == 1) == (kind == "unknown")
 
 
@@ -253,10 +255,10 @@ def test_a_finished_folder_answers_at_once(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vocabulary_size": 301}, "vocabulary_size 300, now it is 301"),
-        ({"tokenizer": "byte"}, "tokenizer bpe, now it is byte"),
-        ({"validation": 0.2}, "validation 0.1, now it is 0.2"),
-        ({"on_error": "skip"}, "on_error stop, now it is skip"),
+        ({"vocabulary_size": 301}, "--vocabulary-size: wanted 300, as when .* was begun, got 301"),
+        ({"tokenizer": "byte"}, "--tokenizer: wanted bpe, as when .* was begun, got byte"),
+        ({"validation": 0.2}, "--validation: wanted 0.1, as when .* was begun, got 0.2"),
+        ({"on_error": "skip"}, "--on-error: wanted stop, as when .* was begun, got skip"),
     ],
 )
 @pytest.mark.parametrize("finished", [True, False])
@@ -297,7 +299,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
     (out / "thesis.txt").rename(out / "manifest.json")
     with pytest.raises(ValueError, match="cannot be read"):
         write_shards([str(tmp_path / "a.jsonl")], out, CorpusOptions("byte"))
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="wanted a folder, got a file"):
         write_shards([str(tmp_path / "a.jsonl")], tmp_path / "a.jsonl", CorpusOptions("byte"))
 
 
@@ -305,8 +307,8 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"text": "fine"}\n{"text": ""}\n{"body": "no text"}\n', r"a\.jsonl:3: no 'text'"),
-        ('{"text": ""}\n', "held none|got none"),
+        ('{"text": "fine"}\n{"text": ""}\n{"body": "no text"}\n', r"a\.jsonl:3: no column 'text'"),
+        ('{"text": ""}\n', "have none|got none"),
         ("", "empty"),
     ],
 )
@@ -393,6 +395,19 @@ def test_a_damaged_shard_is_found(tmp_path: Path):
             Shards(out).verify()
         (out / name).write_bytes(content)
         Shards(out).verify()
+    before = Shards(out).sizes_and_times()
+    damaged, times = out / "train-00000.bin", (out / "train-00000.bin").stat()
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        Shards(out).verify(before)
+    os.utime(damaged, ns=(times.st_atime_ns, times.st_mtime_ns))
+    Shards(out).verify(before)  # a file whose size and time are as they were is not read
+    with pytest.raises(ValueError, match="SHA-256 differs"):
+        Shards(out).verify()
+    damaged.with_suffix(".offsets").write_bytes(b"cut")
+    with pytest.raises(ValueError, match=r"train-00000\.offsets: .*missing or cut"):
+        Shards(out)
     (out / "train-00000.bin").write_bytes(b"cut")
     with pytest.raises(ValueError, match=r"train-00000\.bin: .*missing or cut"):
         Shards(out)
@@ -424,7 +439,7 @@ def test_a_tokenizer_is_trained_on_a_bounded_sample_of_what_trains(tmp_path: Pat
     monkeypatch.setattr(documents, "SLICE", 100)
     texts = rows(tmp_path / "a.jsonl", 2000, characters=300)
     source = Documents([str(tmp_path / "a.jsonl")], field="text", encoding="utf-8", skip=False, validation=0.1)
-    train = [text for number, text in enumerate(texts) if mix(number) >= 0.1]
+    train = [text for number, text in enumerate(texts) if uniform(number) >= 0.1]
     assert "".join(source.sample(1 << 30)) == "".join(train), "all of it, where that is little"
     sample = list(source.sample(100_000))
     assert 60_000 < sum(map(len, sample)) < 120_000
@@ -444,4 +459,4 @@ def test_byte_tokens_are_two_bytes_each_in_the_file(tmp_path: Path):
     (tmp_path / "a.txt").write_text("ab")
     write_shards([str(tmp_path / "a.txt")], tmp_path / "out", CorpusOptions("byte", validation=0))
     assert (tmp_path / "out" / "train-00000.bin").read_bytes() == b"\x00\x01a\x00b\x00"
-    assert byte_tokenizer().bottom == 0x100
+    assert byte_tokenizer().bos_id == 0x100

@@ -22,8 +22,8 @@ def overfitted() -> LanguageModel:
         Config(tokenizer.vocabulary_size, 24, width=32, layers=1, heads=2, key_value_heads=2, head_width=16, hidden=32)
     )
     initialise(model, 0)
-    rows = [[tokenizer.bottom, *tokenizer.encode(document), tokenizer.bottom] for document in documents]
-    tokens = torch.tensor([row + [tokenizer.bottom] * (max(map(len, rows)) - len(row)) for row in rows])
+    rows = [[tokenizer.bos_id, *tokenizer.encode(document), tokenizer.bos_id] for document in documents]
+    tokens = torch.tensor([row + [tokenizer.bos_id] * (max(map(len, rows)) - len(row)) for row in rows])
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     for _ in range(60):
         next_token_loss(model, tokens).backward()

@@ -23,7 +23,7 @@ from chainrule.demo.ask import ask, ask_all
 from chainrule.demo.figures import QUESTIONS, after
 from chainrule.demo.pretrain import Scale
 from chainrule.demo.puzzles import MEANINGS, puzzle_items
-from chainrule.demo.story import tell
+from chainrule.demo.story import run_demo
 from chainrule.demo.world import make_world
 from chainrule.language_model import load
 
@@ -63,7 +63,7 @@ class Told(NamedTuple):
 def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
     out, printed = tmp_path_factory.mktemp("told") / "demo", io.StringIO()
     with redirect_stdout(printed):
-        results = tell(out, scale=SMALL)
+        results = run_demo(out, scale=SMALL)
     return Told(out, results, printed.getvalue())
 
 
@@ -105,7 +105,7 @@ def test_the_same_demo_again_makes_no_step_more_and_says_the_same_on_one_screen(
     told: Told, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log, page = (told.out / "run" / "log.jsonl").read_bytes(), (told.out / "index.html").read_bytes()
-    again = tell(told.out, scale=SMALL)
+    again = run_demo(told.out, scale=SMALL)
     assert (told.out / "run" / "log.jsonl").read_bytes() == log
     assert {**again, "seconds": 0} == {**told.results, "seconds": 0}
     assert (told.out / "index.html").read_bytes() == page
@@ -193,7 +193,7 @@ def test_items_asked_together_are_answered_as_each_alone(told: Told) -> None:
 def test_json_alone_is_on_standard_output(
     told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(story.tell, "__kwdefaults__", {**story.tell.__kwdefaults__, "scale": SMALL})
+    monkeypatch.setattr(story.run_demo, "__kwdefaults__", {**story.run_demo.__kwdefaults__, "scale": SMALL})
     main(["demo", "--out", str(told.out), "--json"])
     held = json.loads((told.out / "results.json").read_text(encoding="utf-8"))
     assert json.loads(capsys.readouterr().out) == held and held["steps"] == told.results["steps"]
@@ -214,17 +214,17 @@ def test_training_stops_at_the_look_that_finds_the_targets_met_and_is_not_done_a
 ) -> None:
     long = replace(SMALL, steps=40)
     monkeypatch.setattr(pretrain, "targets_reached", reaching(0.5, 1.0))
-    first = tell(tmp_path / "demo", quiet=True, scale=long)
+    first = run_demo(tmp_path / "demo", quiet=True, scale=long)
     assert first["steps"] == 8 and first["rounds"] == 1
     monkeypatch.setattr(pretrain, "targets_reached", reaching(0.0))
-    assert tell(tmp_path / "demo", quiet=True, scale=long)["steps"] == 8
+    assert run_demo(tmp_path / "demo", quiet=True, scale=long)["steps"] == 8
 
 
 def test_a_round_that_ends_short_of_its_targets_is_followed_by_another_from_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pretrain, "targets_reached", reaching(0.5, 0.5, 1.0))
-    results = tell(tmp_path / "demo", quiet=True, scale=replace(SMALL, rounds=None))
+    results = run_demo(tmp_path / "demo", quiet=True, scale=replace(SMALL, rounds=None))
     assert (results["rounds"], results["steps"]) == (3, 12)
     assert [(tmp_path / "demo" / name / "config.json").is_file() for name in ("run", "run-2", "run-3")] == [True] * 3
     assert f"{tmp_path}/demo/run-2" in (tmp_path / "demo" / "run-3" / "run.toml").read_text()
@@ -237,7 +237,7 @@ def test_nothing_that_is_learned_depends_on_the_clock(tmp_path: Path, monkeypatc
         with monkeypatch.context() as patched:
             patched.setattr(time, "monotonic", lambda: begun[0] + pace * (real[0]() - begun[0]))
             patched.setattr(time, "perf_counter", lambda: begun[1] + pace * (real[1]() - begun[1]))
-            tell(out, quiet=True, scale=SMALL)
+            run_demo(out, quiet=True, scale=SMALL)
         return (out / "run" / "model.safetensors").read_bytes()
 
     assert weights(tmp_path / "slow", 0.1) == weights(tmp_path / "fast", 10.0)
@@ -262,13 +262,13 @@ def test_stopped_at_any_stage_the_same_demo_goes_on_and_ends_with_the_same_resul
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as end:
         patched.setattr(printout, "falling", terminate)
-        tell(tmp_path / "demo", quiet=True, scale=SMALL)
+        run_demo(tmp_path / "demo", quiet=True, scale=SMALL)
     assert end.value.code == 128 + signal.SIGTERM
     for module, stage in ((figures, "figures"), (grid, "compare_tasks"), (page, "write")):
         with monkeypatch.context() as patched, pytest.raises(Stopped):
             patched.setattr(module, stage, stop)
-            tell(tmp_path / "demo", quiet=True, scale=SMALL)
-    again = tell(tmp_path / "demo", quiet=True, scale=SMALL)
+            run_demo(tmp_path / "demo", quiet=True, scale=SMALL)
+    again = run_demo(tmp_path / "demo", quiet=True, scale=SMALL)
     of_time_and_place = dict.fromkeys(("seconds", "pretraining_seconds", "report"))
     assert {**again, **of_time_and_place} == {**told.results, **of_time_and_place}
 
@@ -277,18 +277,18 @@ def test_after_the_minutes_what_was_not_learned_is_told_and_the_same_command_goe
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hurried = replace(SMALL, minutes=0.0, rounds=None)
-    stopped = tell(tmp_path / "demo", scale=hurried)
+    stopped = run_demo(tmp_path / "demo", scale=hurried)
     assert stopped["steps"] == 1 and "NOT learned" in capsys.readouterr().out
     (tmp_path / "demo" / pretrain.CONTROL).mkdir()  # of a control that made as many steps as the model had then
-    again = tell(tmp_path / "demo", quiet=True, scale=SMALL)
+    again = run_demo(tmp_path / "demo", quiet=True, scale=SMALL)
     assert again["steps"] == SMALL.steps and not (tmp_path / "demo" / pretrain.CONTROL).exists()
 
 
 def test_the_full_demo_has_five_seeds_and_the_control(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few = replace(SMALL, sizes={"colours": (8,), "polarity": (4,)})
-    results = tell(tmp_path / "demo", full=True, scale=few)
+    results = run_demo(tmp_path / "demo", full=True, scale=few)
     assert "polarity (control: mixed reviews)" in capsys.readouterr().out
-    assert "reviews that pair adjectives of any polarity" in (tmp_path / "demo" / "index.html").read_text()
+    assert "reviews that mix adjectives of both polarities" in (tmp_path / "demo" / "index.html").read_text()
     control = {(entry["adaptation"], entry["labels"]) for entry in results["mixed_polarities"]}
     assert control == {("zero-shot", 0), ("head", 4), ("full", 4)}
     rows = json.loads((tmp_path / "demo" / "polarity" / "results.json").read_text())["rows"]
@@ -298,21 +298,21 @@ def test_the_full_demo_has_five_seeds_and_the_control(tmp_path: Path, capsys: py
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ValueError, match="something else"):
-        tell(tmp_path)
+        run_demo(tmp_path)
     assert (tmp_path / "mine.txt").read_text() == "keep"
 
 
 def test_a_corpus_of_somebody_elses_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "corpus.jsonl").write_text('{"text": "mine"}\n')
     with pytest.raises(ValueError, match=r"got one whose corpus\.jsonl is another"):
-        tell(tmp_path, quiet=True, scale=SMALL)
+        run_demo(tmp_path, quiet=True, scale=SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.jsonl"]
     assert (tmp_path / "corpus.jsonl").read_text() == '{"text": "mine"}\n'
 
 
 @pytest.mark.slow
 def test_the_whole_demo_shows_what_it_says(tmp_path: Path) -> None:
-    results = tell(tmp_path / "demo", quiet=True)
+    results = run_demo(tmp_path / "demo", quiet=True)
     check(results, tmp_path / "demo")
     assert results["open_questions"]["accuracy"] >= 0.95
     assert results["addition_after_3"]["accuracy"] >= 0.95

@@ -338,7 +338,7 @@ def test_a_tenth_of_the_pairs_never_occurs_and_every_other_does(corpus):
 @pytest.mark.parametrize("seed", range(20))
 def test_the_notes_pairs_are_seen_whatever_the_seed(seed: int):
     seen = make_world(seed).puzzles.seen
-    assert {*NOTES_PAIRS, room.TELLING_PAIR} <= set(seen)
+    assert {*NOTES_PAIRS, room.DISTINGUISHING_PAIR} <= set(seen)
     only = replace(DEFAULT_MIXTURE, prose=0.0, questions=0.0, reviews=0.0)  # no kind depends on the others
     assert all(count > 0 for count in count_pairs(islice(documents(make_world(seed), mixture=only), 9_000)).values())
 
@@ -354,7 +354,7 @@ def test_each_number_is_one_token_so_that_eight_examples_fit_the_context(seed: i
     tokenizer = load_tokenizer(world_tokenizer(tmp_path, PLAN))
     assert [answer for answer in room.ANSWERS if len(tokenizer.encode(f" {answer}")) > 1] == []
     question = puzzle_items(make_world(seed).puzzles, "a + b", room.MOST_SHOTS, count=1)[0]
-    tokens = [tokenizer.bottom, *tokenizer.encode(f"{question.prompt} {question.answer}\n")]
+    tokens = [tokenizer.bos_id, *tokenizer.encode(f"{question.prompt} {question.answer}\n")]
     assert len(tokens) - 1 <= PLAN.context  # the last one is not read
 
 

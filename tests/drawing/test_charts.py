@@ -52,7 +52,7 @@ def test_names_at_the_ends_of_lines_never_overlap_and_stay_beside_the_chart(ends
 
 
 def test_a_drawing_that_stands_alone_is_well_formed_has_its_colours_and_keeps_words_as_words() -> None:
-    alone = charts.standing_alone(charts.svg(10, 10, "a < b & c", [charts.dot("point", (1, 2), 3, "<i>")]))
+    alone = charts.svg_file(charts.svg(10, 10, "a < b & c", [charts.dot("point", (1, 2), 3, "<i>")]))
     read = xml.etree.ElementTree.fromstring(alone)
     assert "prefers-color-scheme: dark" in "".join(read.itertext()) and "a < b & c" in "".join(read.itertext())
     assert "<i>" in "".join(read.itertext())

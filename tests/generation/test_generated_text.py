@@ -162,8 +162,7 @@ def test_generation_stops_on_the_special_token_that_a_stop_string_spells() -> No
 
     def made(stop: Sequence[str]) -> list[Completion]:
         asked = {"samples": 16, "ending": Ending(60, stop, ()), "seed": 0}
-        pieces = complete(model, tokenizer, [[257]], Sampling(), **asked)
-        last = {piece.sequence: piece.completion for piece in pieces}
+        last = {new.sequence: new.completion for new in complete(model, tokenizer, [[257]], Sampling(), **asked)}
         return [last[sequence] for sequence in sorted(last)]
 
     ends = 0

@@ -22,7 +22,7 @@ from chainrule.generation.sampling import (
     keep_top_p,
     penalise_repetition,
     probabilities,
-    stream,
+    random_numbers,
 )
 
 LOGITS = torch.randn(5, 97, generator=torch.Generator().manual_seed(0)) * 3
@@ -92,7 +92,7 @@ def test_temperature_to_zero_is_argmax(temperature: float) -> None:
     best = LOGITS.argmax(-1)
     p = probabilities(LOGITS, Sampling(temperature))
     torch.testing.assert_close(p, torch.nn.functional.one_hot(best, 97).float(), atol=1e-6, rtol=0)
-    assert torch.equal(choose(LOGITS, Sampling(temperature), [stream(0, 0)] * 5), best)
+    assert torch.equal(choose(LOGITS, Sampling(temperature), [random_numbers(0, 0)] * 5), best)
 
 
 def test_probabilities_sum_to_one_for_huge_logits_too() -> None:
@@ -103,7 +103,7 @@ def test_probabilities_sum_to_one_for_huge_logits_too() -> None:
 
 def test_tokens_are_drawn_as_often_as_they_are_probable() -> None:
     p = torch.tensor([[0.5, 0.0, 0.3, 0.15, 0.05, 0.0]])
-    numbers, n = stream(7, 0), 20_000
+    numbers, n = random_numbers(7, 0), 20_000
     counts = draw(p.expand(n, -1), [numbers] * n).bincount(minlength=6)
     assert counts[1] == counts[5] == 0
     assert ((counts / n - p[0]).abs() < 4 * (p[0] * (1 - p[0]) / n).sqrt() + 1e-9).all()
@@ -118,10 +118,11 @@ def test_the_last_place_is_reached_but_never_passed() -> None:
         assert (draw(p, [Greatest()] * 5) == 96).all()  # type: ignore[list-item]
 
 
-def test_streams_differ_by_seed_and_by_index_and_by_nothing_else() -> None:
-    numbers = {(seed, index): stream(seed, index).random(4).tolist() for seed in (0, 1, 2**63) for index in (0, 1, 5)}
+def test_random_numbers_differ_by_seed_and_sample_and_by_nothing_else() -> None:
+    keys = [(seed, sample) for seed in (0, 1, 2**63) for sample in (0, 1, 5)]
+    numbers = {key: random_numbers(*key).random(4).tolist() for key in keys}
     assert len({tuple(values) for values in numbers.values()}) == 9
-    assert stream(1, 5).random(4).tolist() == numbers[1, 5]
+    assert random_numbers(1, 5).random(4).tolist() == numbers[1, 5]
 
 
 @pytest.mark.parametrize(
@@ -147,4 +148,4 @@ def test_an_option_out_of_range_is_one_line(options: dict[str, float], message: 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_a_seed_out_of_range_is_one_line(seed: int) -> None:
     with pytest.raises(ValueError, match="seed: wanted a whole number from 0"):
-        stream(seed, 0)
+        random_numbers(seed, 0)

@@ -171,7 +171,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
         ([str(directory), str(directory.parent / "text.txt"), "--limit", "3"], "--limit: wanted --tasks beside it"),
         ([str(directory), "--tasks", "local_choice", "--stride", "3"], "--stride: wanted files of text beside it"),
         ([str(directory), "--tasks", "local_choice", "--limit", "0"], "--limit: wanted at least 1, got 0"),
-        ([str(directory.parent / "masked"), "--tasks", "local_choice"], "wanted a model of the next token"),
+        ([str(directory.parent / "masked"), "--tasks", "local_choice"], "wanted a causal language model"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(["evaluate", *arguments, *(["--include", str(tasks)] if "--tasks" in arguments else [])])

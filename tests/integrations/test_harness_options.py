@@ -11,7 +11,7 @@ from conftest import random_model
 import chainrule
 from chainrule.generation.sampling import Sampling
 from chainrule.integrations.harness import HarnessModel
-from chainrule.integrations.harness_options import asked
+from chainrule.integrations.harness_options import answer_options
 from chainrule.language_model import LanguageModel
 from chainrule.tokens.tokenizer import train_bpe
 
@@ -100,7 +100,7 @@ def test_a_penalty_changes_the_answers_here(configured: Any) -> None:
 def test_the_task_goes_before_the_model_and_both_before_what_transformers_takes(
     task: dict[str, Any], model: dict[str, Any], sampling: Sampling
 ) -> None:
-    assert asked({**ENDING, **task}, model) == (sampling, ["\n\n"], 12)
+    assert answer_options({**ENDING, **task}, model) == (sampling, ["\n\n"], 12)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from chainrule.generation.decode import decode, prefill
+from chainrule.generation.engine import Engine, NewToken
 from chainrule.generation.sampling import Sampling
 from chainrule.model.formats.checkpoint import load_model, save_model
 from chainrule.model.formats.families import FAMILIES
@@ -252,6 +252,14 @@ def empty_cache(model: Transformer, rows: int) -> KVCache:
     return KVCache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
 
 
+def generated(model: Transformer, tokens: int) -> list[list[NewToken]]:
+    """So many greedy tokens after each of PROMPTS, in one batch."""
+    engine = Engine(model)
+    for prompt in PROMPTS:
+        engine.add(prompt, Sampling(0), max_tokens=tokens)
+    return list(map(list, zip(*(engine.step() for _ in range(tokens)), strict=True)))
+
+
 def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
@@ -284,11 +292,10 @@ def test_logits_through_a_cache_equal_transformers(name: str, chunks: Sequence[i
 @torch.no_grad()
 def test_logits_of_unequal_prompts_in_a_batch_equal_those_transformers_gives_each_alone(name: str) -> None:
     ours, peer = both(name)
-    features, cache = prefill(ours, PROMPTS, capacity=16)
-    wanted = [peer(torch.tensor([prompt])).logits[0, -1] for prompt in PROMPTS]
-    close(ours.logits(features), torch.stack(wanted))
-    following = ours(torch.tensor([[7], [7], [7]]), cache=cache)[:, -1]
-    close(following, torch.stack([peer(torch.tensor([[*prompt, 7]])).logits[0, -1] for prompt in PROMPTS]))
+    for prompt, found in zip(PROMPTS, generated(ours, 3), strict=True):
+        logits = peer(torch.tensor([[*prompt, *(new.token for new in found)]])).logits[0, len(prompt) - 1 : -1]
+        log_probs = logits.log_softmax(-1).gather(1, torch.tensor([[new.token] for new in found]))[:, 0]
+        close(torch.tensor([new.log_prob for new in found]), log_probs)
 
 
 @pytest.mark.parametrize("name", MASKED)
@@ -305,8 +312,7 @@ def test_masked_logits_in_a_padded_batch_equal_those_transformers_gives_each_alo
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
     ours, peer = both(name)
-    steps = list(decode(ours, PROMPTS, Sampling(0), max_tokens=12))
-    for sequence, prompt in enumerate(PROMPTS):
+    for prompt, found in zip(PROMPTS, generated(ours, 12), strict=True):
         tokens = torch.tensor([prompt])
         theirs = peer.generate(
             tokens,
@@ -316,7 +322,7 @@ def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
             eos_token_id=None,
             pad_token_id=0,
         )
-        assert [step.tokens[sequence] for step in steps] == theirs[0, len(prompt) :].tolist()
+        assert [new.token for new in found] == theirs[0, len(prompt) :].tolist()
 
 
 @pytest.mark.parametrize("name", ["llama 3", "gpt_neox odd heads, partly rotated", "olmo2 grouped"])

@@ -60,28 +60,6 @@ def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model:
 
 
 @torch.no_grad()
-def test_a_branched_cache_continues_as_the_original(make_model: Make) -> None:
-    model = make_model()
-    cache = cache_for(model, [0, 3, 11])
-    model(TOKENS[:, :12], cache=cache)
-    rows = torch.tensor([2, 0, 2])
-    branch = cache.branch(rows, capacity=20)
-    continued = model(TOKENS[rows, 12:], cache=branch)
-    close(continued, model(TOKENS[:, 12:], cache=cache)[rows])  # the branch wrote nothing into it either
-
-
-@torch.no_grad()
-def test_a_branch_of_short_sequences_drops_their_common_padding(make_model: Make) -> None:
-    model = make_model()
-    cache = cache_for(model, [0, 3, 11])
-    model(TOKENS[:, :12], cache=cache)
-    branch = cache.branch(torch.tensor([1, 2]))
-    assert branch.length == 9
-    assert branch.padding.tolist() == [0, 8]
-    close(model(TOKENS[1:, 12:], cache=branch), model(TOKENS[:, 12:], cache=cache)[1:])
-
-
-@torch.no_grad()
 def test_at_the_start_the_loss_is_the_log_of_the_vocabulary_size(make_model: Make) -> None:
     for tied in (False, True):
         model = Transformer(replace(make_model().config, tied=tied))

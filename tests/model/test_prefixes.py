@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from chainrule.model.kernels import masked_attention
-from chainrule.model.prefixes import empty_cache, read_all
+from chainrule.model.prefixes import read_all
 from chainrule.model.transformer import Transformer
 
 Make = Callable[..., Transformer]
@@ -49,22 +49,6 @@ def test_where_features_are_wanted_they_are_the_same_and_the_cache_too(
             torch.testing.assert_close(part.features[some_of_it], all_of_it.features[some_of_it], atol=1e-5, rtol=0)
             for one, other in ((part.cache.keys, all_of_it.cache.keys), (part.cache.values, all_of_it.cache.values)):
                 torch.testing.assert_close(one[:, 0][:, :, columns], other[:, 0][:, :, columns], atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-def test_the_cache_of_a_sequence_can_be_taken_out_and_goes_on(make_model: Make) -> None:
-    model = make_model()
-    sequences = [[0, 5, 9, 3], [0, 5, 9], [0, 5, 9, 3, 8, 8], [0, 7]]
-    rows = empty_cache(model, 10, torch.tensor([6 - len(sequence) for sequence in sequences]))
-    rows.keys.fill_(torch.nan)  # whatever was there
-    rows.values.fill_(torch.nan)
-    for part in read_all(model, sequences, at_once=3):
-        for sequence, columns in zip(part.sequences, part.columns, strict=True):
-            rows.put(sequence, part.cache, columns)
-    rows.length = 6
-    more = torch.tensor([[1, 2, 3]] * 4)
-    for row, sequence in zip(model(more, cache=rows), sequences, strict=True):
-        torch.testing.assert_close(row, model(torch.tensor([[*sequence, 1, 2, 3]]))[0, -3:], atol=1e-5, rtol=0)
 
 
 def test_a_sequence_longer_than_the_context_is_an_error(make_model: Make) -> None:

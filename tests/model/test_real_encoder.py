@@ -34,7 +34,7 @@ def test_its_features_are_the_token_embeddings_that_transformers_gives() -> None
     peer = transformers.AutoModel.from_pretrained(MINILM).eval()
     pooled = Features(lm.model, lm.tokenizer)(TEXTS)
     for text, features in zip(TEXTS, pooled, strict=True):
-        tokens = [lm.tokenizer.bottom, *lm.tokenizer.encode(text), *lm.tokenizer.closing]
+        tokens = [lm.tokenizer.bos_id, *lm.tokenizer.encode(text), *lm.tokenizer.closing]
         if "[" not in text:  # what a user writes is text there, and no special token
             assert tokens == tokenizer(text)["input_ids"]
         theirs = peer(torch.tensor([tokens]))

@@ -11,7 +11,7 @@ from tokenizers import AddedToken
 
 import chainrule
 from chainrule.cli import main
-from chainrule.language_model import held
+from chainrule.language_model import make_language_model
 from chainrule.model.formats.families import FAMILIES
 from chainrule.tokens import bytepair
 from chainrule.tokens.tokenizer import load_tokenizer
@@ -31,7 +31,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = load_tokenizer(folder)
     end = tokenizer.special["</s>"].id
-    held(random_model(family, vocabulary_size=300, context=32), tokenizer, family, [end]).save(folder)
+    make_language_model(random_model(family, vocabulary_size=300, context=32), tokenizer, family, [end]).save(folder)
     (tmp_path / "text.txt").write_text(TEXT)
     return folder
 
@@ -61,9 +61,9 @@ def test_each_family_goes_on_with_its_own_tokenizer_and_stays_itself(
     }
     assert any(moved.values()) and max(moved.values()) < 0.01  # a pretrained model is changed, not forgotten
     peer = getattr(transformers, FAMILIES[after.family].architecture).from_pretrained(run)
-    tokens = torch.tensor([[after.tokenizer.bottom, *after.tokenizer.encode("the dog sat")]])
+    tokens = torch.tensor([[after.tokenizer.bos_id, *after.tokenizer.encode("the dog sat")]])
     with torch.no_grad():
         torch.testing.assert_close(after.model(tokens), peer(tokens).logits, atol=1e-4, rtol=0)
     if before.model.config.causal:
-        ends = [after.tokenizer.bottom, after.tokenizer.special["</s>"].id]
+        ends = [after.tokenizer.bos_id, after.tokenizer.special["</s>"].id]
         assert list(after.stop_tokens) == ends == peer.generation_config.eos_token_id

@@ -109,7 +109,7 @@ def test_transformers_loads_a_run_and_its_tokenizer_puts_bottom_in_front(tmp_pat
     tokens = transformers.AutoTokenizer.from_pretrained(run.out)("the owl", return_tensors="pt")["input_ids"]
     run.model.eval()
     run.model.compute_dtype = None
-    assert tokens[0].tolist() == [run.language_model.tokenizer.bottom, *run.language_model.tokenizer.encode("the owl")]
+    assert tokens[0].tolist() == [run.language_model.tokenizer.bos_id, *run.language_model.tokenizer.encode("the owl")]
     with torch.no_grad():
         torch.testing.assert_close(run.model(tokens), peer(tokens).logits, atol=1e-4, rtol=0)
 
@@ -153,4 +153,4 @@ def test_ten_steps_in_a_row_that_are_not_finite_end_the_run_and_keep_the_last_go
         for _ in steps:
             pass
     assert (run.out / "model.safetensors").read_bytes() == good
-    assert run.skipped == 10
+    assert run.trainer.skipped == 10

@@ -71,7 +71,7 @@ def alone(lm: LanguageModel, demonstrations: list[tuple[str, str]], text: str) -
         messages.append({"role": "user", "content": f"Review: {example}\nSentiment:"})
         if label is not None:
             messages.append({"role": "assistant", "content": WORDS[label]})
-    *head, rest = lm.chat.pieces(messages)
+    *head, rest = lm.chat.tokens_and_texts(messages)
     assert rest == "assistant\n"
     scores = []
     for word in WORDS.values():
@@ -97,7 +97,7 @@ def test_labels_are_scored_after_the_chats_own_tokens_and_demonstrations_are_tur
 
 
 def test_a_row_that_spells_a_turn_makes_none(lm: LanguageModel) -> None:
-    questions = chainrule.in_context(lm, TASK, 2, chat=True)._questions
+    questions = chainrule.in_context(lm, TASK, 2, chat=True)._maker
     special = {token.id for token in lm.tokenizer.special.values()}
 
     def turns(text: str) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as some
 
 from chainrule.language_model import LanguageModel
 from chainrule.model.transformer import Transformer
-from chainrule.scoring import continuations
+from chainrule.scoring import token_scores
 from chainrule.scoring.continuations import Pair, pair_of, score_continuations
 from chainrule.tokens.tokenizer import byte_tokenizer, train_bpe
 
@@ -82,7 +82,7 @@ def test_every_common_prefix_is_read_once(make_model: Make, limit: int | None, m
 def test_a_context_has_one_row_of_logits_for_all_its_options(
     make_model: Make, limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(continuations, "_LOGITS_AT_ONCE", 61 * 3)
+    monkeypatch.setattr(token_scores, "LOGITS_AT_ONCE", 61 * 3)
     model, rows = make_model(), []
     logits = model.logits
     monkeypatch.setattr(model, "logits", lambda features: rows.append(len(features)) or logits(features))
@@ -118,7 +118,7 @@ def test_a_pair_fills_the_context_and_no_more(make_model: Make) -> None:
 
 @pytest.mark.parametrize("pair", [Pair([], [1]), Pair([0], [])])
 def test_an_empty_part_is_one_line(make_model: Make, pair: Pair) -> None:
-    with pytest.raises(ValueError, match=r"pair: wanted at least one token of context \(⊥\) and one of continuation"):
+    with pytest.raises(ValueError, match=r"pair: wanted at least one token of context \(BOS\) and one of continuation"):
         score_continuations(make_model(), [pair])
 
 
@@ -144,7 +144,7 @@ def test_a_pair_of_texts_scores_as_log_prob_given(tokenizer) -> None:
                 pair_of(tokenizer, before, text)
             continue
         pair = pair_of(tokenizer, before, text)
-        assert list(pair.context) + list(pair.continuation) == [tokenizer.bottom, *tokenizer.encode(before + text)]
+        assert list(pair.context) + list(pair.continuation) == [tokenizer.bos_id, *tokenizer.encode(before + text)]
         (scored,) = score_continuations(lm.model, [pair])
         assert scored.log_prob == pytest.approx(lm.log_prob(text, given=before), abs=1e-4)
 

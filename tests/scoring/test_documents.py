@@ -14,10 +14,11 @@ from tokenizers import Tokenizer as Inner
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM
 
+from chainrule import machine
 from chainrule.model.formats.checkpoint import save_model
 from chainrule.model.transformer import Transformer
-from chainrule.scoring import documents
-from chainrule.scoring.documents import Evaluation, border, score_documents, windows
+from chainrule.scoring import documents, token_scores
+from chainrule.scoring.documents import Evaluation, given_tokens, score_documents, windows
 from chainrule.tokens.tokenizer import byte_tokenizer, load_tokenizer, train_bpe
 
 Make = Callable[..., Transformer]
@@ -61,9 +62,9 @@ def test_log_probs_are_those_of_transformers_logits(make_model: Make, family: st
 def test_a_document_alone_or_among_others_has_the_same_scores(
     make_model: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_TOKENS_AT_ONCE", 64)
+    monkeypatch.setitem(machine.TOKENS_AT_ONCE["scoring"], "cpu", 64)
     monkeypatch.setattr(documents, "_TOKENS_IN_MEMORY", 200)
-    monkeypatch.setattr(documents, "_LOGITS_AT_ONCE", 61 * 7)
+    monkeypatch.setattr(token_scores, "LOGITS_AT_ONCE", 61 * 7)
     model = make_model()
     every = [random_document(T, seed=T) for T in (5, 0, 32, 1, 90, 31, 17, 0, 33, 64, 2)]
     together = list(score_documents(model, iter(every), top=3))
@@ -126,22 +127,22 @@ def test_tokens_wholly_inside_the_given_text_are_given_and_one_that_crosses_is_n
         # Counted in bytes: what each token stands for is known only from all those up to it.
         ends = list(itertools.accumulate(len(content(tokenizer, token)) for token in tokens))
         assert ends[-1:] == [len((prompt + text).encode())][: len(tokens)]
-        assert border(tokenizer, prompt, tokens) == sum(end <= len(prompt.encode()) for end in ends)
+        assert given_tokens(tokenizer, prompt, tokens) == sum(end <= len(prompt.encode()) for end in ends)
 
 
 def content(tokenizer, token: int) -> bytes:
     """The bytes of a token of a byte-level tokenizer."""
-    (piece,) = tokenizer.pieces([token])
+    (piece,) = tokenizer.token_texts([token])
     return re.sub(rb"\\x(..)", lambda found: bytes.fromhex(found[1].decode()), piece.encode())
 
 
 def test_a_merge_across_the_border_belongs_to_the_answer() -> None:
     tokens = BPE.encode("sat on the")
-    assert BPE.pieces(tokens)[-1] == " the"
-    assert border(BPE, "sat on ", tokens) == len(tokens) - 1
-    assert border(BPE, "sat on", tokens) == len(tokens) - 1
-    assert border(BPE, "sat on the", tokens) == len(tokens)
-    assert border(BPE, "", tokens) == 0
+    assert BPE.token_texts(tokens)[-1] == " the"
+    assert given_tokens(BPE, "sat on ", tokens) == len(tokens) - 1
+    assert given_tokens(BPE, "sat on", tokens) == len(tokens) - 1
+    assert given_tokens(BPE, "sat on the", tokens) == len(tokens)
+    assert given_tokens(BPE, "", tokens) == 0
 
 
 def test_a_tokenizer_that_changes_the_text_still_finds_the_border(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_tokenizer_that_changes_the_text_still_finds_the_border(tmp_path: Path
     inner.add_special_tokens(["⊥"])
     inner.save(str(tmp_path / "tokenizer.json"))
     tokenizer = load_tokenizer(tmp_path)
-    assert border(tokenizer, "The  Cat", tokenizer.encode("The  Cat SAT")) == 2
+    assert given_tokens(tokenizer, "The  Cat", tokenizer.encode("The  Cat SAT")) == 2
 
 
 def test_a_first_token_that_spells_nothing_is_not_given(tmp_path: Path) -> None:
@@ -163,5 +164,5 @@ def test_a_first_token_that_spells_nothing_is_not_given(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tmp_path)
     tokens = tokenizer.encode("cat cat")
     assert tokenizer.decode(tokens[:1]) == ""
-    assert border(tokenizer, "", tokens) == 0
-    assert border(tokenizer, "cat", tokens) == 4  # ▁, c, a, t
+    assert given_tokens(tokenizer, "", tokens) == 0
+    assert given_tokens(tokenizer, "cat", tokens) == 4  # ▁, c, a, t

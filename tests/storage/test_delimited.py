@@ -15,7 +15,7 @@ CELL = st.text(st.sampled_from(["a", "b", '"', "\t", "\n", "\r", "\\", "'", " ",
 
 def cells(path: Path, content: bytes) -> list[list[str]]:
     path.write_bytes(content)
-    return [list(record.fields.values()) for record in read_records(str(path))]
+    return [list(record.strings.values()) for record in read_records(str(path))]
 
 
 @pytest.mark.parametrize(
@@ -57,4 +57,4 @@ def test_what_csv_writes_with_tabs_is_read_back(rows: list[tuple[str, str]], end
     with path.open("w", encoding="utf-8", newline="") as file:
         quoting = csv.QUOTE_ALL if any("\r" in cell for row in rows for cell in row) else csv.QUOTE_MINIMAL
         csv.writer(file, delimiter="\t", lineterminator=end, quoting=quoting).writerows([("text", "label"), *rows])
-    assert [tuple(record.fields.values()) for record in read_records(str(path))] == rows
+    assert [tuple(record.strings.values()) for record in read_records(str(path))] == rows

@@ -206,3 +206,20 @@ def test_a_connection_that_breaks_is_one_line_whatever_the_hub_is_asked_by(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hang_up)
     with pytest.raises(ValueError, match="could not be asked \\(peer closed connection\\); try again"):
         model_directory("owner/name")
+
+
+def test_a_gguf_of_the_hub_is_named_by_its_file(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lm = save_model(Path("run"))
+    repository = snapshot(cache, "owner/name")
+    (repository / "small").mkdir(parents=True)
+    main(["export", "run", "--out", str(repository / "small" / "model.gguf"), "--type", "f32"])
+    for name in ("owner/name:small/model.gguf", f"owner/name@{COMMIT}:small/model.gguf"):
+        assert model_directory(name) == repository / "small" / "model.gguf"
+    back = chainrule.load("owner/name:small/model.gguf")
+    assert back.tokenizer.encode("é") == lm.tokenizer.encode("é")
+    capsys.readouterr()
+    for name, message in (("owner/name:other.gguf", "has no owner/name"), ("owner/name", "owner/name:FILE.gguf")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["score", name, "a"])
+        told = capsys.readouterr()
+        assert told.out == "" and told.err.count("\n") == 1 and message in told.err, told.err

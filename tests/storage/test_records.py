@@ -16,8 +16,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from chainrule.storage import lines, records
-from chainrule.storage.records import Piece, Record, find_files, read_documents, read_records
+from chainrule.corpus.read import Piece, read_documents
+from chainrule.errors import DataError
+from chainrule.storage import lines
+from chainrule.storage.columns import Record
+from chainrule.storage.inputs import find_files
+from chainrule.storage.records import Skipped, read_records
 
 ROWS = [
     {"text": "one", "label": "1"},
@@ -51,7 +55,7 @@ def test_each_kind_gives_the_same_rows(name: str, tmp_path: Path):
     else:
         write(path, CSV if "csv" in name else jsonl(ROWS))
     found = list(read_records(str(path)))
-    assert [record.fields for record in found] == ROWS
+    assert [record.strings for record in found] == ROWS
     assert {record.source for record in found} == {str(path)}
     assert [record.line for record in found] == ([2, 3, 6] if "csv" in name else [1, 2, 3])
     assert texts(read_documents(str(path))) == [row["text"] for row in ROWS]
@@ -76,14 +80,14 @@ def test_values_that_are_no_strings_become_json_and_nulls_are_left_out(tmp_path:
     path = write(tmp_path / "a.jsonl", jsonl(rows))
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     wanted = {"a": "1", "c": "true", "d": "0.5", "e": '["x", null]'}
-    assert [record.fields for record in read_records(path)] == [wanted]
-    assert [record.fields for record in read_records(str(tmp_path / "a.parquet"))] == [wanted]
+    assert [record.strings for record in read_records(path)] == [wanted]
+    assert [record.strings for record in read_records(str(tmp_path / "a.parquet"))] == [wanted]
 
 
 def test_a_text_file_is_one_document_and_its_lines_are_rows(tmp_path: Path):
     path = write(tmp_path / "a.txt", "one\r\n\ntwo")
     assert list(read_documents(path)) == [Piece("one\r\n\ntwo", True, path, 1)]
-    assert [(record.fields["text"], record.line) for record in read_records(path)] == [
+    assert [(record.strings["text"], record.line) for record in read_records(path)] == [
         ("one", 1),
         ("", 2),
         ("two", 3),
@@ -99,7 +103,7 @@ def test_a_text_file_read_in_pieces_is_whole(text: str, block: int, encoding: st
         text = text.removeprefix("\ufeff")
         assume(text and not path.read_bytes().startswith((b"\xef\xbb\xbf", b"\xfe\xff")))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "BLOCK", block)
+        patch.setattr(lines, "BLOCK", block)
         pieces = list(read_documents(str(path), encoding=encoding))
     assert "".join(texts(pieces)) == text.removeprefix("\ufeff" if encoding == "utf-8" else "")
     assert [piece.begins for piece in pieces] == [True] + [False] * (len(pieces) - 1)
@@ -130,14 +134,14 @@ BAD = [
     ("a.csv", b"", r"a\.csv: .*empty"),
     ("a.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"a\.jsonl: byte 24 is not utf-8"),
     ("a.jsonl", b'{"text": "a"}\n{"text": \n', r"a\.jsonl:2: not JSON"),
-    ("a.jsonl", b'{"text": "a"}\n\n{"body": "b"}\n', r"a\.jsonl:3: no 'text' there, only 'body'"),
+    ("a.jsonl", b'{"text": "a"}\n\n{"body": "b"}\n', r"a\.jsonl:3: no column 'text', only 'body'"),
     ("a.jsonl", b'{"text": null}\n', r"a\.jsonl:1: 'text' is null: write one, or skip such rows with --on-error skip"),
     ("a.jsonl", b'{"text": NaN}\n', r"a\.jsonl:1: 'text' is null"),
     ("a.jsonl", b'{"text": "a"}\n{"text": ["b"]}\n', r"a\.jsonl:2: wanted text in 'text', got a list"),
     ("a.jsonl", b'{"text": {"b": 1}}\n', r"a\.jsonl:1: wanted text in 'text', got an object"),
-    ("a.csv", b"text,label,text\na,1,b\n", r"a\.csv:1: the column 'text' stands 2 times: rename"),
+    ("a.csv", b"text,label,text\na,1,b\n", r"a\.csv:1: the column 'text' occurs 2 times: rename"),
     ("a.csv", b"\n\ntext,label\na,1\nb\n", r"a\.csv:5: wanted 2 columns, got 1"),
-    ("a.tsv", b"text\ttext\na\t1\n", r"a\.tsv:1: the column 'text' stands 2 times"),
+    ("a.tsv", b"text\ttext\na\t1\n", r"a\.tsv:1: the column 'text' occurs 2 times"),
     (
         "a.txt",
         "a\nb\n".encode("utf-16-le"),
@@ -148,7 +152,7 @@ BAD = [
     ("a.jsonl", b'["text"]\n', r"a\.jsonl:1: wanted a JSON object"),
     ("a.jsonl", b'{"text": "\\ud800"}\n', r"a\.jsonl:1: .*surrogate"),
     ("a.csv", b"text\nb\xff\n", r"a\.csv: byte 6 is not utf-8"),
-    ("a.csv", b"body,label\na,1\n", r"a\.csv: no 'text' there, only 'body', 'label'"),
+    ("a.csv", b"body,label\na,1\n", r"a\.csv: no column 'text', only 'body', 'label'"),
     ("a.csv", b"text,label\na,1\nb\n", r"a\.csv:3: wanted 2 columns, got 1"),
     ("a.csv", b'text\n"never closed\n', r"a\.csv:2: not a row"),
     ("a.parquet", b"PAR1 no more", r"a\.parquet: not a whole parquet file"),
@@ -166,7 +170,7 @@ def test_what_cannot_be_read_is_said_with_its_place(name: str, content: bytes, m
 
 def test_a_parquet_without_the_column_names_those_it_has(tmp_path: Path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"a": "1", "b": "2"}]), tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match="no 'text' there, only 'a', 'b'"):
+    with pytest.raises(ValueError, match="no column 'text', only 'a', 'b'"):
         list(read_documents(str(tmp_path / "a.parquet")))
 
 
@@ -187,10 +191,10 @@ def test_a_broken_gzip_file_is_said(content: bytes, tmp_path: Path):
     ],
 )
 def test_what_is_skipped_is_reported_and_the_rest_is_read(name: str, content: bytes, left: list[str], tmp_path: Path):
-    skipped: list[ValueError] = []
+    skipped = Skipped()
     path = write(tmp_path / name, content)
-    assert texts(read_documents(path, on_skip=skipped.append)) == left
-    assert len(skipped) == {"a.jsonl": 4, "a.csv": 3}.get(name, 1)
+    assert texts(read_documents(path, skipped=skipped)) == left
+    assert skipped.count == {"a.jsonl": 4, "a.csv": 3}.get(name, 1)
 
 
 def test_other_encodings_are_read_by_name(tmp_path: Path):
@@ -217,7 +221,7 @@ def test_a_byte_order_mark_is_obeyed_whatever_encoding_is_asked_for(mark: str, k
     for encoding in ("utf-8", "latin-1", "utf-16", "utf-16-le", "cp1252"):
         if not (mark == "utf-32" and "16" in encoding):  # whose mark begins as that of UTF-16
             assert texts(read_documents(path, encoding=encoding)) == ["Grüße 漢"]
-            assert [record.fields["text"] for record in read_records(path, encoding=encoding)] == ["Grüße 漢"]
+            assert [record.strings["text"] for record in read_records(path, encoding=encoding)] == ["Grüße 漢"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -228,23 +232,24 @@ def test_rows_of_any_text_are_read_in_an_encoding_of_two_bytes(cells: list[str],
         csv.writer(file).writerows([("text", "label"), *((cell, "1") for cell in cells)])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "BLOCK", block)
-        assert [record.fields["text"] for record in read_records(str(path))] == cells
+        assert [record.strings["text"] for record in read_records(str(path))] == cells
 
 
 def test_a_row_of_two_bytes_a_character_that_does_not_decode_is_skipped_alone(tmp_path: Path):
     wide = "text,label\na,1\nb?,0\nc,1\n".encode("utf-16")
     broken = wide.replace("?".encode("utf-16-le"), b"\x00\xdc")
-    skipped: list[ValueError] = []
-    path = write(tmp_path / "a.csv", broken)
-    assert [record.fields["text"] for record in read_records(path, on_skip=skipped.append)] == ["a", "c"]
-    assert [str(error).split(": ")[1] for error in skipped] == [f"byte {wide.index(b'?')} is not utf-16-le"]
+    found = list(read_records(write(tmp_path / "a.csv", broken)))
+    assert [record.strings["text"] for record in found if isinstance(record, Record)] == ["a", "c"]
+    assert [str(error).split(": ")[1] for error in found if isinstance(error, DataError)] == [
+        f"byte {wide.index(b'?')} is not utf-16-le"
+    ]
 
 
 def test_a_table_whose_lines_end_with_carriage_returns_is_read(tmp_path: Path):
     path = write(tmp_path / "a.csv", 'text,label\ra,1\r"b\rc",0\rd,1')
-    assert [(record.fields["text"], record.line) for record in read_records(path)] == [("a", 2), ("b\rc", 3), ("d", 5)]
+    assert [(record.strings["text"], record.line) for record in read_records(path)] == [("a", 2), ("b\rc", 3), ("d", 5)]
     mixed = write(tmp_path / "b.csv", "text,label\na,1\rb,0\r\nc,1\n")
-    assert [record.fields["text"] for record in read_records(mixed)] == ["a", "b", "c"]
+    assert [record.strings["text"] for record in read_records(mixed)] == ["a", "b", "c"]
     lined = write(tmp_path / "a.jsonl", '{"text": "a"}\r{"text": "b"}\r')
     assert texts(read_documents(lined)) == ["a", "b"]
 
@@ -256,11 +261,11 @@ def test_the_separator_of_a_csv_is_found_and_said(separator: str, name: str, tmp
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=separator).writerows(rows)
     said: list[str] = []
-    assert [tuple(record.fields.values()) for record in read_records(str(path), say=said.append)] == rows[1:]
+    assert [tuple(record.strings.values()) for record in read_records(str(path), log=said.append)] == rows[1:]
     assert said == [f"{path}: its columns are separated by {name}"]
     with path.open("w", newline="") as file:
         csv.writer(file, delimiter=separator).writerows(rows[1:])
-    assert [record.fields["x"] for record in read_records(str(path), columns=["x", "y"])] == ["a, b", "c", 'd "e", f']
+    assert [record.strings["x"] for record in read_records(str(path), columns=["x", "y"])] == ["a, b", "c", 'd "e", f']
 
 
 @pytest.mark.parametrize(
@@ -269,24 +274,24 @@ def test_the_separator_of_a_csv_is_found_and_said(separator: str, name: str, tmp
 )
 def test_a_comma_stays_the_separator_where_it_gives_rows_alike(content: str, tmp_path: Path):
     said: list[str] = []
-    found = list(read_records(write(tmp_path / "a.csv", content), say=said.append))
-    assert [list(record.fields.values()) for record in found] == [row.split(",") for row in content.splitlines()[1:]]
+    found = list(read_records(write(tmp_path / "a.csv", content), log=said.append))
+    assert [list(record.strings.values()) for record in found] == [row.split(",") for row in content.splitlines()[1:]]
     assert said == []
 
 
 def test_blank_lines_before_the_header_are_no_header(tmp_path: Path):
     for name, content in (("a.csv", "\n  \r\ntext,label\na,1\n"), ("a.tsv", "\n\ntext\tlabel\na\t1\n")):
         found = list(read_records(write(tmp_path / name, content)))
-        assert [(record.fields, record.line) for record in found] == [({"text": "a", "label": "1"}, 4)]
+        assert [(record.strings, record.line) for record in found] == [({"text": "a", "label": "1"}, 4)]
 
 
 def test_a_name_that_stands_twice_is_refused_in_every_kind_of_table(tmp_path: Path):
     path = write(tmp_path / "a.csv", "a,1\n")
-    with pytest.raises(ValueError, match="the column 'x' stands 2 times"):
+    with pytest.raises(ValueError, match="the column 'x' occurs 2 times"):
         list(read_records(path, columns=["x", "x"]))
     twice = pyarrow.table([["a"], ["b"]], names=["text", "text"])
     pyarrow.parquet.write_table(twice, tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"a\.parquet: the column 'text' stands 2 times"):
+    with pytest.raises(ValueError, match=r"a\.parquet: the column 'text' occurs 2 times"):
         list(read_records(str(tmp_path / "a.parquet")))
 
 
@@ -301,9 +306,9 @@ def test_bytes_in_a_parquet_are_decoded_or_refused(tmp_path: Path):
     assert [record.text("text") for record in read_records(path, encoding="latin-1")] == ["bad film", "Grüße"]
     with pytest.raises(ValueError, match=r"a\.parquet:2: 'text': byte 2 is not utf-8: name the file's encoding"):
         list(read_documents(path))
-    skipped: list[ValueError] = []
-    assert texts(read_documents(path, on_skip=skipped.append)) == ["bad film"]
-    assert len(skipped) == 1
+    skipped = Skipped()
+    assert texts(read_documents(path, skipped=skipped)) == ["bad film"]
+    assert skipped.count == 1
 
 
 @pytest.mark.parametrize(

@@ -115,11 +115,17 @@ def bad(tmp_path: Path, message: str, toml: str = "", **files: list[dict[str, st
 
 def test_a_test_label_that_training_never_saw_is_named_with_its_line(tmp_path: Path):
     test = [{"text": "x", "label": "bad"}, {"text": "y", "label": "awful"}]
-    bad(tmp_path, r"test\.jsonl:2: the label 'awful' stands in no", 'test = "test.jsonl"', train=rows(), test=test)
+    bad(
+        tmp_path,
+        r"test\.jsonl:2: no training row has the label",
+        'test = "test.jsonl"',
+        train=rows(),
+        test=test,
+    )
 
 
 def test_one_class_is_no_task(tmp_path: Path):
-    bad(tmp_path, r"train\.jsonl: wanted two classes or more in 'label', found 'good' alone", train=rows(["good"] * 9))
+    bad(tmp_path, r"train\.jsonl: wanted two classes or more in 'label', found only 'good'", train=rows(["good"] * 9))
 
 
 def test_an_empty_text_or_label_is_named_with_its_line(tmp_path: Path):
@@ -156,7 +162,7 @@ def test_rows_that_are_wrong_are_skipped_and_counted_when_asked(tmp_path: Path):
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("{broken\n")
     said: list[str] = []
-    task = Task.load(path, on_error="skip", say=said.append)
+    task = Task.load(path, on_error="skip", log=said.append)
     assert len(task.train) + len(task.test) == 100
     train = tmp_path / "train.jsonl"
     told = f"{train}: of 105 rows 5 skipped, the first because of {train}:101: 'text' is null"
@@ -169,7 +175,7 @@ def test_rows_that_are_wrong_are_skipped_and_counted_when_asked(tmp_path: Path):
 
 def test_a_column_that_no_row_has_is_no_reason_to_skip_every_row(tmp_path: Path):
     path = write(tmp_path / "a.csv", rows())
-    with pytest.raises(ValueError, match="no 'review' there, only 'text', 'label'"):
+    with pytest.raises(ValueError, match="no column 'review', only 'text', 'label'"):
         Task.load(path, text="review", label="label", on_error="skip")
     (tmp_path / "b.jsonl").write_text("{no\n")
     with pytest.raises(
@@ -207,13 +213,13 @@ def test_the_encoding_of_a_task_is_that_of_its_file_or_the_option(tmp_path: Path
 
 
 def test_a_missing_column_is_told_with_those_there_are(tmp_path: Path):
-    there = "no '{}' there, only 'text', 'label', 'stars'"
+    there = "no column '{}', only 'text', 'label', 'stars'"
     path = write(tmp_path / "a.csv", rows(stars=["5"] * 100))
     for text, label, missing in (("review", "label", "review"), ("text", "verdict", "verdict")):
         with pytest.raises(ValueError, match=there.format(missing)):
             Task.load(path, text=text, label=label)
     bad(tmp_path, there.format("author"), 'group = "author"', train=rows(stars=["5"] * 100))
-    bad(tmp_path, r"train\.jsonl:2: no 'label' there, only 'text'", train=[*rows()[:1], {"text": "a"}])
+    bad(tmp_path, r"train\.jsonl:2: no column 'label', only 'text'", train=[*rows()[:1], {"text": "a"}])
 
 
 def test_a_data_file_needs_the_names_of_its_columns(tmp_path: Path):
@@ -224,7 +230,7 @@ def test_a_data_file_needs_the_names_of_its_columns(tmp_path: Path):
     path.write_text("text,label\n")
     with pytest.raises(ValueError, match=r"wanted --text and --label, .* of a file with rows"):
         Task.load(path)
-    with pytest.raises(ValueError, match="'text' is the label's column, and would tell the answer"):
+    with pytest.raises(ValueError, match="'text' is the label's column, and would give the answer away"):
         Task.load(path, text="text", label="text")
 
 
@@ -245,7 +251,7 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path: Path):
 
 
 def test_a_train_of_nothing_but_test_rows_is_refused(tmp_path: Path):
-    bad(tmp_path, "each of them stands in test", 'test = "train.jsonl"', train=rows())
+    bad(tmp_path, "each of them is in test too", 'test = "train.jsonl"', train=rows())
 
 
 def test_rows_too_few_to_hold_any_out_are_refused(tmp_path: Path):
@@ -284,7 +290,7 @@ def test_only_prompting_needs_a_prompt_and_words(tmp_path: Path):
             task.checked_prompt()
     path = write(tmp_path / "two words.jsonl", rows(digits))
     with pytest.raises(
-        ValueError, match=r"\[prompt.words\].* is written by: chainrule task '.*/two words\.jsonl' --text"
+        ValueError, match=r"\[prompt.words\].* write a task file with: chainrule task '.*/two words\.jsonl' --text"
     ):
         Task.load(path, text="text", label="label").checked_prompt()
     words = '[prompt]\ntemplate = "{text} {label}"\n[prompt.words]\n0 = "bad"\n1 = "good"'
@@ -304,7 +310,7 @@ def test_a_text_is_a_row_where_there_is_one_column(tmp_path: Path):
     assert both.finetune_text({"text": "fine", "title": "A"}) == "A\nfine"
     for row, message in (
         ("fine", "row: wanted the columns 'title', 'text', got one text"),
-        ({"text": "fine"}, "row: no 'title' there, only 'text'"),
+        ({"text": "fine"}, "row: no column 'title', only 'text'"),
         ({"text": "", "title": " "}, "row: wanted a text"),
     ):
         with pytest.raises(ValueError, match=message):

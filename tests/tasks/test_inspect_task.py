@@ -40,7 +40,7 @@ def test_labels_that_are_perhaps_one_class_are_named(tmp_path: Path, capsys: pyt
     found = inspect_task(Task.load(tmp_path / "a.jsonl", text="text", label="label"))
     assert found["twins"] == [["1", "1.0"], ["Pos", "pos"], ["very good", "verygood"]]
     print_task(found)
-    assert "Warning: the labels '1', '1.0' differ by case, space or .0 alone" in capsys.readouterr().out
+    assert "Warning: the labels '1', '1.0' differ only by case, space or .0" in capsys.readouterr().out
 
 
 def test_lengths_are_held_against_the_context(task: Task):
@@ -79,5 +79,5 @@ def test_what_is_found_is_shown_and_is_json(task: Task, capsys: pytest.CaptureFi
     assert json.loads(json.dumps(found)) == found
     print_task(found)
     shown = capsys.readouterr().out
-    for line in ("bad", "good", "duplicates", "1 training rows stand in test too", "7 do not fit", found["prompt"]):
+    for line in ("bad", "good", "duplicates", "1 training rows are in test too", "7 do not fit", found["prompt"]):
         assert line in shown

@@ -41,7 +41,7 @@ def test_before_the_word_and_after_are_the_filled_template(text: str, word: str,
 def test_texts_of_several_columns_are_named():
     prompt = Prompt("{premise} Hence {hypothesis}? {label}")
     assert prompt.before({"premise": "It rains.", "hypothesis": "it is wet"}) == "It rains. Hence it is wet? "
-    with pytest.raises(ValueError, match="template: no 'hypothesis' there, only 'premise'"):
+    with pytest.raises(ValueError, match="template: no column 'hypothesis', only 'premise'"):
         prompt.before({"premise": "It rains."})
 
 
@@ -53,12 +53,12 @@ def test_the_default_prompt_is_a_line_a_column():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{text}", r"\{label\} once, the answer's place, got it 0 times"),
+        ("{text}", r"\{label\} once, where the answer goes, got it 0 times"),
         ("{text} {{label}}", "got it 0 times"),
         ("{label} {text} {label}", "got it 2 times"),
-        ("{text {label}", "got one alone"),
-        ("text} {label}", "got one alone"),
-        ("{{text} {label}", "got one alone"),
+        ("{text {label}", "got a single one"),
+        ("text} {label}", "got a single one"),
+        ("{{text} {label}", "got a single one"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_refused(template: str, message: str):

@@ -69,7 +69,7 @@ BAD = [
     (REQUIRED + "[finetune]\nepochs = 3", r"no key of \[finetune\] is 'epochs', there are input"),
     (REQUIRED + 'kind = "regression"', "kind: wanted classification or free, got 'regression'"),
     (REQUIRED + 'encoding = "klingon"', "encoding: wanted the name of an encoding such as utf-8, got klingon"),
-    (REQUIRED + 'columns = ["a", "b", "a"]', "columns: the column 'a' stands 2 times: rename"),
+    (REQUIRED + 'columns = ["a", "b", "a"]', "columns: the column 'a' occurs 2 times: rename"),
     (REQUIRED + "test = 3", "test: wanted a text, as in test = "),
     (REQUIRED + "columns = [1]", r"columns: wanted a text or a list of them, .* got \[1\]"),
     (REQUIRED + "prompt = 3", r"prompt: wanted a table, got 3: write \[prompt\]"),

@@ -122,8 +122,8 @@ def test_a_pattern_matches_all_of_a_text(pattern: str, text: str):
     assert encoding(pattern).decode(both(pattern, text)[1]) == text
 
 
-def test_ours_keeps_a_number_with_its_space_and_marks_with_their_letter():
-    tokenizer = bytepair.train(["a 15 12345 हिन्दी?\n"], 256)
+def test_the_first_pattern_keeps_a_number_with_its_space_and_marks_with_their_letter():
+    tokenizer = bytepair.train(["a 15 12345 हिन्दी?\n"], 256, bytepair.FIRST)
     pieces = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str("a 15 12345 हिन्दी?\n")]
     assert [bytepair.token_bytes(piece).decode() for piece in pieces] == ["a", " 15", " 123", "45", " हिन्दी", "?", "\n"]
 

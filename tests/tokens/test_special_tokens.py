@@ -66,7 +66,7 @@ def test_text_is_never_a_token_that_any_file_calls_special(saying: str, tmp_path
     assert tokenizer.encode("a<s>")[-1] != 256
     tokenizer.save(tmp_path / "elsewhere")  # without the model's own files
     again = load_tokenizer(tmp_path / "elsewhere")
-    assert (again.encode("hi<|end|>"), again.bottom, again.hash) == (ids, tokenizer.bottom, tokenizer.hash)
+    assert (again.encode("hi<|end|>"), again.bos_id, again.hash) == (ids, tokenizer.bos_id, tokenizer.hash)
 
 
 def test_transformers_calls_the_same_tokens_special(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_token_listed_outside_tokenizer_json_is_added(file: str, id: int, spec
     assert tokenizer.vocabulary_size == id + 1
     called = special and file == "tokenizer_config"  # added_tokens.json tells ids alone
     assert (id in tokenizer.encode("a<|new|>")) == (not called) and ("<|new|>" in tokenizer.special) == called
-    assert tokenizer.pieces([id]) == ["<|new|>"]
+    assert tokenizer.token_texts([id]) == ["<|new|>"]
     assert tokenizer.hash != load_tokenizer(write(tmp_path / "without")).hash
     tokenizer.save(tmp_path / "again")
     assert load_tokenizer(tmp_path / "again").encode("a<|new|>") == tokenizer.encode("a<|new|>")
@@ -210,13 +210,13 @@ def test_files_that_disagree_about_a_token_are_refused_by_name(told: str, tmp_pa
     assert str(refused.value).startswith(str(tmp_path)) and "\n" not in str(refused.value)
 
 
-def test_the_bottom_that_only_the_models_config_names_goes_where_the_tokenizer_goes(tmp_path: Path) -> None:
+def test_the_bos_that_only_the_models_config_names_goes_where_the_tokenizer_goes(tmp_path: Path) -> None:
     settings = {"tokenizer_config": {"bos_token": None, "eos_token": "<s>"}, "config": {"bos_token_id": 257}}
     tokenizer = load_tokenizer(write(tmp_path / "a", **settings))
-    assert tokenizer.bottom == 257 and 257 not in tokenizer.encode("<|start|>")
+    assert tokenizer.bos_id == 257 and 257 not in tokenizer.encode("<|start|>")
     tokenizer.save(tmp_path / "b")
     again = load_tokenizer(tmp_path / "b")
-    assert (again.bottom, again.hash) == (257, tokenizer.hash)
+    assert (again.bos_id, again.hash) == (257, tokenizer.hash)
     assert (tmp_path / "a" / "tokenizer_config.json").read_bytes() == (
         tmp_path / "b/tokenizer_config.json"
     ).read_bytes()

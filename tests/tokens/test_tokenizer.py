@@ -45,7 +45,7 @@ def test_decode_after_encode_is_identity(kind: str, data: st.DataObject):
     text = data.draw(texts_of(kind))
     tokens = ours(kind).encode(text)
     assert ours(kind).decode(tokens) == text
-    assert ours(kind).bottom not in tokens
+    assert ours(kind).bos_id not in tokens
     assert all(0 <= token < ours(kind).vocabulary_size for token in tokens)
 
 
@@ -57,7 +57,7 @@ def test_the_fast_ways_give_the_ids_of_the_tokenizers_library(kind: str, data: s
     assert (ours(kind)._tiktoken is not None) == (kind == "bpe")  # made: few characters alone would not be worth it
     plain = tokenizers.Tokenizer.from_str(ours(kind)._inner.to_str())
     plain.encode_special_tokens = True
-    assert ours(kind)._spec["added_tokens"][0]["id"] == ours(kind).bottom
+    assert ours(kind)._spec["added_tokens"][0]["id"] == ours(kind).bos_id
     assert ours(kind).encode(text) == plain.encode(text, add_special_tokens=False).ids
     assert [array.tolist() for array in ours(kind).encode_batch([text, TEXT])] == [
         ours(kind).encode(text),
@@ -80,16 +80,16 @@ def test_each_of_ours_has_a_fast_way():
 
 
 @every_kind
-def test_bottom_is_the_last_id_and_text_that_spells_it_stays_text(kind: str):
+def test_bos_is_the_last_id_and_text_that_spells_it_stays_text(kind: str):
     tokenizer = ours(kind)
-    assert tokenizer.bottom == tokenizer.vocabulary_size - 1
+    assert tokenizer.bos_id == tokenizer.vocabulary_size - 1
     assert tokenizer.decode(tokenizer.encode("<|bottom|>")) == "<|bottom|>"
-    assert tokenizer.decode([tokenizer.bottom, *tokenizer.encode("at"), tokenizer.bottom]) == "at"
+    assert tokenizer.decode([tokenizer.bos_id, *tokenizer.encode("at"), tokenizer.bos_id]) == "at"
 
 
 @every_kind
 @pytest.mark.parametrize("model_type", [None, "qwen3", "gpt2", "llama", "bert"])
-def test_transformers_gives_the_same_ids_with_bottom_in_front(kind: str, model_type: str | None, tmp_path: Path):
+def test_transformers_gives_the_same_ids_with_bos_in_front(kind: str, model_type: str | None, tmp_path: Path):
     from transformers import AutoTokenizer
 
     tokenizer = ours(kind)
@@ -98,12 +98,12 @@ def test_transformers_gives_the_same_ids_with_bottom_in_front(kind: str, model_t
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     tokens = theirs(TEXT)["input_ids"]
-    assert tokens == [tokenizer.bottom, *tokenizer.encode(TEXT)]
+    assert tokens == [tokenizer.bos_id, *tokenizer.encode(TEXT)]
     assert theirs(TEXT, add_special_tokens=False)["input_ids"] == tokenizer.encode(TEXT)
     assert theirs.decode(tokens, skip_special_tokens=True) == TEXT
-    assert theirs.bos_token_id == theirs.eos_token_id == theirs.pad_token_id == tokenizer.bottom
+    assert theirs.bos_token_id == theirs.eos_token_id == theirs.pad_token_id == tokenizer.bos_id
     batch = theirs(["a", "time"], padding=True)["input_ids"]
-    assert batch[0][0] == tokenizer.bottom and len(batch[0]) == len(batch[1]), "padded on the right"
+    assert batch[0][0] == tokenizer.bos_id and len(batch[0]) == len(batch[1]), "padded on the right"
 
 
 @every_kind
@@ -111,9 +111,9 @@ def test_save_then_load_is_identity(kind: str, tmp_path: Path):
     ours(kind).save(tmp_path / "a")
     for path in (tmp_path / "a", tmp_path / "a" / "tokenizer.json"):
         loaded = load_tokenizer(path)
-        assert (loaded.hash, loaded.bottom, loaded.vocabulary_size) == (
+        assert (loaded.hash, loaded.bos_id, loaded.vocabulary_size) == (
             ours(kind).hash,
-            ours(kind).bottom,
+            ours(kind).bos_id,
             ours(kind).vocabulary_size,
         )
         assert loaded.encode(TEXT) == ours(kind).encode(TEXT)
@@ -135,7 +135,7 @@ def test_a_vocabulary_smaller_than_the_bytes_is_refused():
 
 def test_bytes_keep_their_value():
     assert ours("byte").encode("aé") == [97, 0xC3, 0xA9]
-    assert ours("byte").bottom == 256
+    assert ours("byte").bos_id == 256
 
 
 def test_an_unseen_character_is_named_with_its_place():
@@ -172,10 +172,10 @@ def test_a_text_of_any_length_is_encoded(text: str):
 
 def test_pieces_show_each_token_alone():
     byte = ours("byte")
-    assert byte.pieces([byte.bottom, *byte.encode("aé\n")]) == ["⊥", "a", r"\xc3", r"\xa9", "\n"]
-    assert "".join(ours("bpe").pieces(ours("bpe").encode(" time's 15"))) == " time's 15"
-    assert ours("char").pieces(ours("char").encode("漢 字")) == ["漢", " ", "字"]
-    assert byte.pieces([1000]) == ["\ufffd"]
+    assert byte.token_texts([byte.bos_id, *byte.encode("aé\n")]) == ["⊥", "a", r"\xc3", r"\xa9", "\n"]
+    assert "".join(ours("bpe").token_texts(ours("bpe").encode(" time's 15"))) == " time's 15"
+    assert ours("char").token_texts(ours("char").encode("漢 字")) == ["漢", " ", "字"]
+    assert byte.token_texts([1000]) == ["\ufffd"]
 
 
 def test_incomplete_utf8_becomes_the_replacement_character():
@@ -199,7 +199,7 @@ def foreign(directory: Path, *special: str, **settings: object) -> tokenizers.To
 
 
 @pytest.mark.parametrize(
-    ("bottom", "settings"),
+    ("bos", "settings"),
     [
         ("<s>", {"tokenizer_config": {"bos_token": "<s>", "eos_token": "</s>"}, "config": {"bos_token_id": 257}}),
         ("<s>", {"tokenizer_config": {"bos_token": {"content": "<s>"}}}),
@@ -210,14 +210,16 @@ def foreign(directory: Path, *special: str, **settings: object) -> tokenizers.To
         ("<s>", {"tokenizer_config": {"cls_token": "<s>"}}),
     ],
 )
-def test_the_bottom_of_others_is_bos_else_the_configs_else_eos_else_cls(bottom: str, settings: dict, tmp_path: Path):
+def test_the_bos_of_others_is_the_one_they_name_else_the_configs_else_eos_else_cls(
+    bos: str, settings: dict, tmp_path: Path
+):
     inner = foreign(tmp_path, "<s>", "</s>", **settings)
-    assert load_tokenizer(tmp_path).bottom == inner.token_to_id(bottom)
+    assert load_tokenizer(tmp_path).bos_id == inner.token_to_id(bos)
 
 
 def test_a_lone_tokenizer_file_needs_one_special_token(tmp_path: Path):
     inner = foreign(tmp_path / "one", "<|endoftext|>")
-    assert load_tokenizer(tmp_path / "one" / "tokenizer.json").bottom == inner.token_to_id("<|endoftext|>")
+    assert load_tokenizer(tmp_path / "one" / "tokenizer.json").bos_id == inner.token_to_id("<|endoftext|>")
     foreign(tmp_path / "two", "<a>", "<b>")
     with pytest.raises(ValueError, match="bos_token"):
         load_tokenizer(tmp_path / "two")
@@ -245,7 +247,7 @@ def test_a_word_piece_tokenizer_goes_through_the_tokenizers_library(tmp_path: Pa
     tokenizer = load_tokenizer(tmp_path)
     assert tokenizer.encode("abc ab [CLS]") == [2, 3, 2, 0, 0, 0]
     assert [array.tolist() for array in tokenizer.encode_batch(["abc", "ab"])] == [[2, 3], [2]]
-    assert tokenizer.pieces([1, 2, 3, 0]) == ["⊥", "ab", "##c", "[UNK]"]
+    assert tokenizer.token_texts([1, 2, 3, 0]) == ["⊥", "ab", "##c", "[UNK]"]
     assert tokenizer.cut("ab ab") == 0
 
 

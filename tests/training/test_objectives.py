@@ -1,21 +1,35 @@
-"""The masked objective (Devlin et al., 2019): which tokens are to be told, and what stands in their place."""
+"""What objectives give a step: which tokens are masked (Devlin et al., 2019), and the same examples for any world."""
 
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import random_model
 
+from chainrule.corpus.batches import Batches
+from chainrule.corpus.shards import Split
+from chainrule.finetuning.full import TextClassifier
 from chainrule.model.transformer import initialise
-from chainrule.training.objectives import Marks, blanks, masked_token, masked_token_loss
+from chainrule.training.classes import Classes, LabelledTexts
+from chainrule.training.objectives import (
+    MaskedToken,
+    NextToken,
+    SpecialTokens,
+    Windows,
+    mask_windows,
+    masked_token_loss,
+)
+from chainrule.training.trainer import accumulate
 
-V, MARKS = 61, Marks(bottom=60, closing=[58], mask=59)
+V, SPECIAL = 61, SpecialTokens(bos=60, closing=[58], mask=59)
 WINDOWS = np.random.default_rng(0).integers(58, size=(500, 41))
 
 
-def test_15_percent_are_told_and_of_these_80_are_masked_10_are_any_token_and_10_stay() -> None:
-    tokens, places, targets = (tensor.numpy() for tensor in blanks(WINDOWS, MARKS, V, np.random.default_rng(1)))
+def test_15_percent_are_predicted_and_of_these_80_are_masked_10_are_any_token_and_10_stay() -> None:
+    tokens, places, targets = (tensor.numpy() for tensor in mask_windows(WINDOWS, SPECIAL, V, np.random.default_rng(1)))
     assert tokens.shape == (500, 40) and places.shape == targets.shape == (500, round(0.15 * 38))
     assert (places >= 1).all() and (places < 39).all() and (np.diff(places, axis=1) > 0).all()
     assert (tokens[:, 0] == 60).all() and (tokens[:, -1] == 58).all()
@@ -30,25 +44,72 @@ def test_15_percent_are_told_and_of_these_80_are_masked_10_are_any_token_and_10_
     assert np.bincount(places.ravel(), minlength=40)[1:39].min() > 40  # of 79 on average: no place is left out
 
 
-def test_blanks_are_drawn_anew_at_each_step_and_alike_for_the_same_key() -> None:
-    objective = masked_token(MARKS, V)
-    first, again, other = (objective.batch(WINDOWS, key) for key in ([0, 1], [0, 1], [0, 2]))
-    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
-    assert not torch.equal(first[1], other[1])
-    assert objective.predicted(first) == 500 * 6
-    assert objective.predicted(objective.batch(WINDOWS[:, :2], [0])) == 0  # no room between the ends
+def windows(folder: Path, batch_size: int, context: int = 40, micro_batch_size: int = 4) -> Windows:
+    """Of a small random language."""
+    np.random.default_rng(1).integers(58, size=5000).astype("<u2").tofile(folder / "train.bin")
+    source = Batches(Split([folder / "train.bin"], "uint16"), context, seed=3)
+    return Windows(source, batch_size, micro_batch_size, "cpu")
+
+
+def test_other_tokens_are_masked_at_each_step_and_the_same_at_the_same_step(tmp_path: Path) -> None:
+    objective = MaskedToken(windows(tmp_path, 8), SPECIAL, V)
+    first, again, other = (list(objective.batches(step)) for step in (1, 1, 2))
+    assert [len(batch.tokens) for batch in first] == [4, 4]
+    for one, two in zip(first, again, strict=True):
+        assert all(map(torch.equal, one, two))
+    assert not torch.equal(first[0].positions, other[0].positions)
+    assert sum(batch.targets.numel() for batch in first) == 8 * 6
+
+
+def test_nothing_is_masked_where_only_the_ends_fit_and_the_sum_is_then_0() -> None:
+    model = random_model("bert", vocabulary_size=V, context=40)
+    batch = mask_windows(WINDOWS[:, :3], SPECIAL, V, np.random.default_rng(0))
+    assert batch.targets.numel() == 0
+    total, count = MaskedToken(None, SPECIAL, V).loss(model, batch)  # type: ignore[arg-type]
+    assert total.item() == count.item() == 0
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 8])
+@pytest.mark.parametrize("kind", ["next", "masked", "classes"])
+def test_the_gradients_of_all_ranks_add_up_to_those_of_one(kind: str, world: int, tmp_path: Path) -> None:
+    objective: Any
+    if kind == "classes":
+        rng = np.random.default_rng(0)
+        documents = [rng.integers(V, size=rng.integers(1, 30)) for _ in range(20)]
+        texts = LabelledTexts(documents, rng.integers(3, size=20))
+        weights = np.array([0.5, 1, 2], np.float32)
+        objective = Classes(texts, weights, 7, 64, torch.device("cpu"), seed=0, smoothing=0.1)
+        w = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+        model: torch.nn.Module = TextClassifier(random_model("qwen3", vocabulary_size=V, context=40), w)
+    elif kind == "masked":
+        objective = MaskedToken(windows(tmp_path, 7), SPECIAL, V)
+        model = random_model("bert", vocabulary_size=V, context=40)
+    else:
+        objective = NextToken(windows(tmp_path, 7))
+        model = random_model("qwen3", vocabulary_size=V, context=40)
+
+    def summed(ranks: int) -> tuple[list[torch.Tensor], float, float]:
+        model.zero_grad()
+        parts = [accumulate(model, objective, 2, rank, ranks) for rank in range(ranks)]
+        gradients = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+        return gradients, float(sum(loss for loss, _ in parts)), float(sum(count for _, count in parts))
+
+    (whole, loss, count), (parts, part_losses, part_counts) = summed(1), summed(world)
+    assert count == pytest.approx(part_counts) and loss == pytest.approx(part_losses, rel=1e-5)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5 * float(one.abs().max()), rtol=1e-4)
 
 
 @torch.no_grad()
 def test_the_masked_loss_is_the_mean_over_blanks_of_minus_log_p() -> None:
     model = random_model("bert", vocabulary_size=V, context=40)
-    tokens, places, targets = blanks(WINDOWS[:5], MARKS, V, np.random.default_rng(1))
+    tokens, places, targets = batch = mask_windows(WINDOWS[:5], SPECIAL, V, np.random.default_rng(1))
     log_probs = model(tokens).log_softmax(-1)
     terms = [
         float(log_probs[row, place, target])
         for row in range(5)
         for place, target in zip(places[row], targets[row], strict=True)
     ]
-    assert float(masked_token_loss(model, tokens, places, targets)) == pytest.approx(-np.mean(terms), rel=1e-5)
+    assert float(masked_token_loss(model, batch)) == pytest.approx(-np.mean(terms), rel=1e-5)
     initialise(model, 0)
-    assert float(masked_token_loss(model, tokens, places, targets)) == pytest.approx(math.log(V), abs=0.1)
+    assert float(masked_token_loss(model, batch)) == pytest.approx(math.log(V), abs=0.1)

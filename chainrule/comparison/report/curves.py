@@ -1,57 +1,59 @@
 """Accuracy against the number of labels, reliability diagrams and the spread of seeds, as SVG. Knows cells, no page.
 
-Colours come from the palette's classes and follow the reader's light or dark scheme.
+A method's colour comes from the style's class of its name, and follows the reader's light or dark scheme.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
 from chainrule.comparison.cells import Cell
-from chainrule.comparison.table import Comparison
+from chainrule.comparison.methods.method import Method
+from chainrule.comparison.table import Table
 from chainrule.drawing import charts
 from chainrule.drawing.charts import Axis, Box
-
-PALETTE = f"""{charts.STYLE}
-.zero-shot {{ --colour: #0b8f87; }} .in-context {{ --colour: #2467d1; }} .in-context-nearest {{ --colour: #7a4bd0; }}
-.head {{ --colour: #c77700; }} .full {{ --colour: #cf3a2f; }}
-.bag-of-words {{ --colour: #39414d; }} .random-weights {{ --colour: #67707d; }} .majority {{ --colour: #8f97a3; }}
-@media (prefers-color-scheme: dark) {{
-  .zero-shot {{ --colour: #3ccabf; }} .in-context {{ --colour: #6ea4ff; }} .in-context-nearest {{ --colour: #b597ff; }}
-  .head {{ --colour: #f0a93a; }} .full {{ --colour: #ff7a6e; }}
-  .bag-of-words {{ --colour: #c9d0db; }} .random-weights {{ --colour: #98a1af; }} .majority {{ --colour: #737c8a; }}
-}}
-svg .kept {{ stroke-dasharray: 1 6; opacity: .8; }}
-svg .seed {{ fill: var(--colour); opacity: .4; }}
-"""
 
 _WIDTH, _HEIGHT = 960, 480
 _BOX = Box(left=58, top=16, right=_WIDTH - 178, bottom=_HEIGHT - 52)
 _LEAST_STEP = 0.02  # of accuracy, between ticks: they are told in whole percents
 
 
-def limits(comparison: Comparison) -> tuple[float, float]:
+def style(methods: Sequence[Method]) -> str:
+    """The CSS of charts in which each method has its colour."""
+    light, dark = (
+        " ".join(f".{method.name} {{ --colour: {colour}; }}" for method, colour in zip(methods, colours, strict=True))
+        for colours in zip(*(method.colour for method in methods), strict=True)
+    )
+    return f"""{charts.STYLE}
+{light}
+@media (prefers-color-scheme: dark) {{ {dark} }}
+svg .unchanged {{ stroke-dasharray: 1 6; opacity: .8; }}
+svg .seed {{ fill: var(--colour); opacity: .4; }}
+"""
+
+
+def limits(table: Table) -> tuple[float, float]:
     """The range of accuracies that holds all intervals and chance, in round numbers."""
-    ends = [end for cell in comparison.cells for end in cell.accuracy] + [comparison.setting.chance]
+    ends = [end for cell in table.cells for end in cell.accuracy] + [table.setting.chance]
     low, high = charts.rounded_outwards(min(ends), max(ends), _step(max(ends) - min(ends)))
     return max(0.0, low), min(1.0, high)
 
 
-def curves(comparison: Comparison) -> str:
+def curves(table: Table) -> str:
     """Accuracy of each method against N with 95 % bands, faint dots for the seeds; dotted where nothing changes."""
-    low, high = limits(comparison)
+    low, high = limits(table)
     y = Axis(low, high, _BOX.bottom, _BOX.top)
-    sizes = sorted({cell.labels for cell in comparison.cells})
+    sizes = sorted({cell.labels for cell in table.cells})
     x = _positions(sizes)
-    methods = list(dict.fromkeys(cell.method for cell in comparison.cells))
-    ends = {method: y(_last(comparison, method).accuracy.value) for method in methods}
-    chance = y(comparison.setting.chance)
+    by_method = {method.name: [cell for cell in table.cells if cell.method is method] for method in table.methods}
+    ends = {name: y(cells[-1].accuracy.value) for name, cells in by_method.items()}
+    chance = y(table.setting.chance)
     drawn = [
         *charts.rows(_BOX, y, _percents(low, high)),
         *(charts.text((x(size), _BOX.bottom + 20), f"{size:,}", "middle") for size in sizes),
         charts.text(((_BOX.left + _BOX.right) / 2, _HEIGHT - 8), "labels N", "middle"),
         f'<path class="chance" d="M{_BOX.left},{chance:.1f}H{_BOX.right}"/>',
-        *(_series([cell for cell in comparison.cells if cell.method == method], x, y, sizes) for method in methods),
-        *(_group(method, words) for method, words in charts.end_names(_BOX, ends)),
+        *(_series(cells, x, y, sizes) for cells in by_method.values()),
+        *(_group(name, drawn_name) for name, drawn_name in charts.end_names(_BOX, ends)),
     ]
     return charts.svg(_WIDTH, _HEIGHT, "Accuracy against the number of labels", drawn)
 
@@ -71,27 +73,27 @@ def reliability(cell: Cell, least: float) -> str:
 
     along, up = Axis(least, 1.0, edge, size - rim), Axis(least, 1.0, size - edge, rim)
 
-    def place(confidence: float, accuracy: float) -> charts.Point:
+    def point(confidence: float, accuracy: float) -> charts.Point:
         return along(confidence), up(accuracy)
 
-    means = [place(one["confidence"], one["accuracy"]) for one in bins]
+    means = [point(one["confidence"], one["accuracy"]) for one in bins]
     bottom, right = size - edge, size - rim
     drawn = [
         f'<path class="grid" d="M{edge},{rim}V{bottom}H{right}"/>',
-        charts.line([place(least, least), place(1, 1)], "chance"),
+        charts.line([point(least, least), point(1, 1)], "chance"),
         *(
             charts.text((along(share), bottom + 17), f"{100 * share:.0f}", "middle")
             + charts.text((edge - 6, up(share) + 4), f"{100 * share:.0f}", "end")
             for share in (least, (1 + least) / 2, 1.0)
         ),
         *(
-            charts.line([place(one["confidence"], one["low"]), place(one["confidence"], one["high"])], "bar")
+            charts.line([point(one["confidence"], one["low"]), point(one["confidence"], one["high"])], "bar")
             for one in bins
         ),
         charts.line(means),
         *(charts.dot("point", mean, 3.5, _bin_in_words(one)) for mean, one in zip(means, bins, strict=True)),
     ]
-    return charts.svg(size, size, f"Reliability of {cell.method}", [f'<g class="{cell.method}">{"".join(drawn)}</g>'])
+    return charts.svg(size, size, f"Reliability of {cell.name}", [f'<g class="{cell.name}">{"".join(drawn)}</g>'])
 
 
 def spread(cells: Sequence[Cell], low: float, high: float) -> str:
@@ -109,14 +111,14 @@ def spread(cells: Sequence[Cell], low: float, high: float) -> str:
             for one in cell.outcomes
         ]
         mean = charts.line([(x(cell.accuracy.value), y - 9), (x(cell.accuracy.value), y + 9)])
-        name = f'<text class="name" x="0" y="{y + 4}">{cell.method}</text>'
+        name = f'<text class="name" x="0" y="{y + 4}">{cell.name}</text>'
         labels = charts.text((left - 14, y + 4), f"N {cell.labels:,}", "end")
-        drawn.append(f'<g class="{cell.method}">{name}{labels}{"".join(dots)}{mean}</g>')
+        drawn.append(f'<g class="{cell.name}">{name}{labels}{"".join(dots)}{mean}</g>')
     return charts.svg(width, step * len(cells) + 30, "Accuracy of each seed", drawn)
 
 
 def _positions(sizes: Sequence[int]) -> Callable[[float], float]:
-    """N to its place: logarithmic, and 0 a little to the left of the others."""
+    """N to its x: logarithmic, and 0 a little to the left of the others."""
     some = [size for size in sizes if size] or [1]
     first = _BOX.left + (90 if 0 in sizes and len(sizes) > 1 else 24)
     axis = Axis(some[0], some[-1], first, _BOX.right - 24, logarithmic=True)
@@ -126,30 +128,26 @@ def _positions(sizes: Sequence[int]) -> Callable[[float], float]:
 def _series(cells: Sequence[Cell], x: Callable[[float], float], y: Axis, sizes: Sequence[int]) -> str:
     """One method: its band, its curve, the curve's dotted end where more labels change nothing, points and seeds."""
     method = cells[0].method
-    places = [(x(cell.labels), y(cell.accuracy.value)) for cell in cells]
+    points = [(x(cell.labels), y(cell.accuracy.value)) for cell in cells]
     above = [(x(cell.labels), y(cell.accuracy.high)) for cell in cells]
     below = [(x(cell.labels), y(cell.accuracy.low)) for cell in cells]
     alone = len(cells) == 1
-    parts = [charts.line([*above, *below], "bar") if alone else charts.band(above, below), charts.line(places)]
-    if method in ("zero-shot", "in-context") and cells[-1].labels < sizes[-1]:
-        parts.append(charts.line([places[-1], (x(sizes[-1]), places[-1][1])], "curve kept"))
-    for cell, place in zip(cells, places, strict=True):
+    parts = [charts.line([*above, *below], "bar") if alone else charts.band(above, below), charts.line(points)]
+    if method.ignores_more_labels and cells[-1].labels < sizes[-1]:
+        parts.append(charts.line([points[-1], (x(sizes[-1]), points[-1][1])], "curve unchanged"))
+    for cell, point in zip(cells, points, strict=True):
         for number, outcome in enumerate(cell.outcomes):
-            beside = (place[0] + 4 * (number - (len(cell.outcomes) - 1) / 2), y(outcome.accuracy))
-            told = f"{method}, N = {cell.labels:,}, seed {outcome.seed}: {100 * outcome.accuracy:.1f} %"
-            parts.append(charts.dot("seed", beside, 2, told))
+            beside = (point[0] + 4 * (number - (len(cell.outcomes) - 1) / 2), y(outcome.accuracy))
+            tooltip = f"{method.name}, N = {cell.labels:,}, seed {outcome.seed}: {100 * outcome.accuracy:.1f} %"
+            parts.append(charts.dot("seed", beside, 2, tooltip))
         value, low, high = (100 * end for end in cell.accuracy)
-        told = f"{method}, N = {cell.labels:,}: {value:.1f} % (95 %: {low:.1f} to {high:.1f})"
-        parts.append(charts.dot("point", place, 4.5, told))
-    return _group(method, "".join(parts))
+        tooltip = f"{method.name}, N = {cell.labels:,}: {value:.1f} % (95 %: {low:.1f} to {high:.1f})"
+        parts.append(charts.dot("point", point, 4.5, tooltip))
+    return _group(method.name, "".join(parts))
 
 
-def _group(method: str, drawn: str) -> str:
-    return f'<g class="series {method}" data-method="{method}">{drawn}</g>'
-
-
-def _last(comparison: Comparison, method: str) -> Cell:
-    return max((cell for cell in comparison.cells if cell.method == method), key=lambda cell: cell.labels)
+def _group(name: str, drawn: str) -> str:
+    return f'<g class="series {name}" data-method="{name}">{drawn}</g>'
 
 
 def _bin_in_words(one: object) -> str:

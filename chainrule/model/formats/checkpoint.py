@@ -16,18 +16,22 @@ from chainrule.errors import ModelError
 from chainrule.model.config import Config
 from chainrule.model.formats.families import FAMILIES, family_of
 from chainrule.model.formats.family import TensorLocation
+from chainrule.model.formats.gguf_tensors import GGUFTensors, gguf_config
 from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
-from chainrule.storage.files import whole_file, write_json
+from chainrule.storage.files import atomic_write, write_json
+from chainrule.storage.gguf import is_gguf
 
 _WITH_HEAD = ("ForCausalLM", "LMHeadModel", "ForMaskedLM", "ForPreTraining")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The fields of config.json; ModelError where the directory holds no model."""
+    """The fields of config.json, or what a GGUF says in their place; ModelError where there is no model."""
+    if is_gguf(directory):
+        return gguf_config(directory)
     path = directory / "config.json"
     if not path.is_file():
         raise ModelError(
@@ -56,7 +60,7 @@ def weights(model: Transformer, family: str) -> dict[str, Tensor]:
 def save_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write a safetensors file, whole or not at all; a tensor may have any memory layout."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             save_file(contiguous, temporary, metadata={"format": "pt"})
         except SafetensorError as error:
@@ -127,10 +131,10 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     return model.eval(), family
 
 
-def described_by(directory: Path, fields: Fields) -> tuple[Config, str, Tensors]:
+def described_by(directory: Path, fields: Fields) -> tuple[Config, str, Tensors | GGUFTensors]:
     """What a directory's config.json and tensors describe, its family, and the tensors."""
     config, family = described(fields)
-    tensors = Tensors(directory)
+    tensors = open_tensors(directory)
     return with_tensors(config, family, fields, tensors.stored), family, tensors
 
 
@@ -147,6 +151,11 @@ def with_tensors(config: Config, family: str, fields: Fields, names: Collection[
         or any(name.startswith(f"{head}.") for name in names)
     )
     return config if has_head else without_head(config)
+
+
+def open_tensors(path: Path) -> Tensors | GGUFTensors:
+    """Those of a directory's safetensors, or of a GGUF."""
+    return GGUFTensors(path) if is_gguf(path) else Tensors(path)
 
 
 def without_head(config: Config) -> Config:
@@ -183,7 +192,7 @@ def empty_model(config: Config) -> Transformer:
 def load_weights(
     model: Transformer,
     family: str,
-    tensors: Tensors,
+    tensors: Tensors | GGUFTensors,
     device: torch.device,
     dtype: torch.dtype | None = None,
     others: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
@@ -241,7 +250,7 @@ _WRAPPED = {
 }
 
 
-def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> None:
+def _refuse_foreign_prefix(tensors: Tensors | GGUFTensors, embedding: str, prefix: str) -> None:
     """ModelError where the embedding is there, with a prefix that is not the family's."""
     bare = embedding.removeprefix(prefix)
     spelled = (prefix + bare, bare)
@@ -255,7 +264,7 @@ def _refuse_foreign_prefix(tensors: Tensors, embedding: str, prefix: str) -> Non
         )
 
 
-def _check_left(tensors: Tensors, left: set[str], model: Transformer, family: str) -> None:
+def _check_left(tensors: Tensors | GGUFTensors, left: set[str], model: Transformer, family: str) -> None:
     """ModelError for a tensor that the model lacks, and for an output that is not the embedding but should be."""
     directory = tensors.directory
     names = FAMILIES[family].modules

@@ -24,7 +24,7 @@ def what_it_is(path: Path) -> str:
             " AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…)"
         )
     if any(path.glob("*.gguf")):
-        return f"found a GGUF file ({next(iter(sorted(path.glob('*.gguf')))).name}){_GGUF}"
+        return f"found GGUF files ({next(iter(sorted(path.glob('*.gguf')))).name}, …); name one of them"
     if (path / "manifest.json").is_file():
         return f"found shards that tokenize wrote; train a model on them: chainrule pretrain {path} --out RUN"
     if (path / "run.toml").is_file():
@@ -42,14 +42,7 @@ def holds_pickle(directory: Path) -> bool:
     return any(path for ending in _PICKLES for path in directory.glob(f"*.{ending}"))
 
 
-_GGUF = ", llama.cpp's format, which is not read; take the safetensors that it was made from"
-
-
 def _file(path: Path) -> str:
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start == b"GGUF" or path.suffix == ".gguf":
-        return f"found a GGUF file{_GGUF}"
     if path.suffix == ".safetensors":
         return "found a file of weights; name the directory that holds it and its config.json"
     if path.suffix == ".toml":

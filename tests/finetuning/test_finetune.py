@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from chainrule import machine
 from chainrule.finetuning import full
 from chainrule.finetuning.classifier import load_classifier
 from chainrule.finetuning.features import Features
-from chainrule.finetuning.finetuned import FinetuneOptions, Finetuning, finetune
-from chainrule.finetuning.full import Labelled, Training, recipe
+from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, finetune
+from chainrule.finetuning.full import FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.language_model import LanguageModel
 from chainrule.model.formats.classifier import without_output
@@ -25,6 +26,8 @@ from chainrule.model.padding import padded
 from chainrule.model.transformer import Config, Transformer, initialise
 from chainrule.tasks.examples import Task
 from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.training import trainer
+from chainrule.training.classes import Classes, LabelledTexts
 
 WORDS = {"good": ["warm", "fine", "lovely"], "bad": ["dull", "sad", "poor"]}
 
@@ -111,7 +114,7 @@ def test_the_same_call_gives_the_same_bits_and_another_seed_others(task: Task) -
     assert (made[0] != made[2]).any()
 
 
-def plain_training(lm: LanguageModel, texts: Labelled, steps: int) -> tuple[Transformer, torch.Tensor]:
+def plain_training(lm: LanguageModel, texts: LabelledTexts, steps: int) -> tuple[Transformer, torch.Tensor]:
     """Full finetuning without anything clever: all of the embedding, one padded batch a step, all positions."""
     made = recipe(len(texts), lm.model.config.width, epochs=None, learning_rate=1e-3, seed=0)
     model = without_output(lm.model)
@@ -121,9 +124,9 @@ def plain_training(lm: LanguageModel, texts: Labelled, steps: int) -> tuple[Tran
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0)
     schedule = full.Schedule(made.steps, warmup=made.steps // 10, decay=0.9)
     for step in range(steps):
-        first = step * made.batch % len(texts)
-        epoch = step * made.batch // len(texts)
-        rows = np.random.default_rng([0, epoch]).permutation(len(texts))[first : first + made.batch]
+        first = step * made.batch_size % len(texts)
+        epoch = step * made.batch_size // len(texts)
+        rows = np.random.default_rng([0, epoch]).permutation(len(texts))[first : first + made.batch_size]
         tokens, last = padded([texts.documents[row] for row in rows], torch.device("cpu"))
         features = model.features(tokens)[torch.arange(len(rows)), last]
         loss = torch.nn.functional.cross_entropy(
@@ -139,20 +142,20 @@ def plain_training(lm: LanguageModel, texts: Labelled, steps: int) -> tuple[Tran
 
 
 def test_training_equals_the_plain_way(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(full._TOKENS_AT_ONCE, "cpu", 100)  # a batch in several parts
+    monkeypatch.setitem(machine.TOKENS_AT_ONCE["finetuning"], "cpu", 100)  # a batch in several parts
     lm = make_lm()
     documents = Features(lm.model, lm.tokenizer).tokens([task.finetune_text(row) for row in task.train.rows[:64]])
-    texts = Labelled(documents, np.array([task.labels.index(label) for label in task.train.labels[:64]]))
-    training = Training(
+    texts = LabelledTexts(documents, np.array([task.labels.index(label) for label in task.train.labels[:64]]))
+    training = FullFinetuning(
         without_output(lm.model),
         torch.zeros(2, 32),
         texts,
-        Labelled([], np.empty(0, np.int64)),
+        LabelledTexts([], np.empty(0, np.int64)),
         recipe(64, 32, epochs=None, learning_rate=1e-3, seed=0),
         np.ones(2, np.float32),
         torch.float32,
     )
-    steps = training.advance()
+    steps = training.trainer.steps()
     for _ in range(6):
         next(steps)
     model, w = training.result()
@@ -185,13 +188,13 @@ def test_from_64_labels_on_a_fifth_validates_and_the_best_state_is_kept(task: Ta
     assert sum(one.validation_loss is not None for one in progress) == full.VALIDATIONS
     training = many._training
     assert training is not None
-    assert (len(training.texts), len(training.validation)) == (51, 13)
-    assert training.best is not None
+    objective, validating = training.trainer.objective, training.trainer.validating
+    assert isinstance(objective, Classes) and validating is not None
+    assert len(objective.texts) == 51
     with torch.no_grad():
-        kept = {**training._best}
-        training.model.load_state_dict(kept)
-        again = training._validate()
-    assert again == training.best  # the kept state is the one that was judged the best
+        training.model.load_state_dict(training.trainer.result())
+        again = validating.measure()
+    assert again == training.trainer.best  # the kept state is the one that was judged the best
 
 
 def test_texts_longer_than_the_context_are_cut_and_counted_or_refused(tmp_path: Path) -> None:
@@ -219,17 +222,19 @@ def test_out_holds_the_classifier_and_the_same_call_finds_it(task: Task, tmp_pat
 
 def test_out_of_another_finetuning_is_refused_and_what_differs_is_named(task: Task, tmp_path: Path) -> None:
     finetune(make_lm(), task, train="head", labels=16, out=tmp_path / "out")
-    with pytest.raises(ValueError, match="wanted labels 16, as this finetuning was begun, got 20"):
+    with pytest.raises(ValueError, match=r"--labels: wanted 16, as when .* was begun, got 20"):
         finetune(make_lm(), task, train="head", labels=20, out=tmp_path / "out")
-    with pytest.raises(ValueError, match=r"wanted model .*, as this finetuning was begun"):
+    with pytest.raises(ValueError, match=r"the model: wanted \w+…, as when .* was begun"):
         finetune(make_lm(seed=1), task, train="head", labels=16, out=tmp_path / "out")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/letter.txt").write_text("Dear")
-    with pytest.raises(ValueError, match=r"wanted a new folder, got one that holds something else \(letter.txt\)"):
+    with pytest.raises(
+        ValueError, match=r"a new folder or a finetuning, got one that holds something else \(letter\.txt"
+    ):
         finetune(make_lm(), task, train="head", out=tmp_path / "other")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/run.toml").write_text("[options]\n")
-    with pytest.raises(ValueError, match="wanted the TOML of a finetuning"):
+    with pytest.raises(ValueError, match="wanted the record of a finetuning, got one without finetune"):
         finetune(make_lm(), task, train="head", out=tmp_path / "broken")
 
 
@@ -261,23 +266,25 @@ def test_losses_that_are_not_finite_end_it() -> None:
     lm = make_lm()
     with torch.no_grad():
         lm.model.norm.weight.fill_(float("inf"))
-    finetuning = Training(
+    finetuning = FullFinetuning(
         without_output(lm.model),
         torch.ones(2, 32),
-        Labelled([np.array([1, 2])] * 4, np.array([0, 1, 0, 1])),
-        Labelled([], np.empty(0, np.int64)),
+        LabelledTexts([np.array([1, 2])] * 4, np.array([0, 1, 0, 1])),
+        LabelledTexts([], np.empty(0, np.int64)),
         recipe(4, 32, epochs=None, learning_rate=None, seed=0),
         np.ones(2, np.float32),
         torch.float32,
     )
-    with pytest.raises(ValueError, match="10 steps in a row without one, at step 10; lower the learning rate"):
-        for _ in finetuning.advance():
+    with pytest.raises(
+        ValueError, match="10 steps in a row without one, at step 10; start again with a lower learning rate"
+    ):
+        for _ in finetuning.trainer.steps():
             pass
 
 
 def test_the_recipe_takes_100_steps_for_few_labels_and_3_epochs_of_many() -> None:
     assert recipe(16, 768, epochs=None, learning_rate=None, seed=0).steps == 100
-    assert recipe(16, 768, epochs=None, learning_rate=None, seed=0).batch == 16
+    assert recipe(16, 768, epochs=None, learning_rate=None, seed=0).batch_size == 16
     assert recipe(6400, 768, epochs=None, learning_rate=None, seed=0).steps == 600
     assert recipe(6400, 768, epochs=0.5, learning_rate=None, seed=0).steps == 100
     assert recipe(4, 768, epochs=0.1, learning_rate=None, seed=0).steps == 1
@@ -286,16 +293,14 @@ def test_the_recipe_takes_100_steps_for_few_labels_and_3_epochs_of_many() -> Non
 def finetune_with_saves(folder: Path, out: Path) -> None:
     """In a process of its own: every step is saved, so that a kill may come at any."""
     torch.set_num_threads(1)
-    full.SAVE_SECONDS = 0.0
+    trainer.SAVE_SECONDS = 0.0
     finetune(make_lm(), Task.load(folder / "task.toml"), epochs=8, dtype="float32", out=out)
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     make_task(tmp_path)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch._dynamo", "pytest", "sklearn.linear_model", "chainrule.finetuning.finetuned"]
-    )
+    context.set_forkserver_preload(["torch._dynamo", "pytest", "sklearn.linear_model", "chainrule.finetuning.finetune"])
 
     def process(out: Path) -> Any:
         child = context.Process(target=finetune_with_saves, args=(tmp_path, out))

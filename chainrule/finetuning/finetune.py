@@ -1,4 +1,4 @@
-"""Finetuning: a linear head on φ, alone or together with θ, learned from a task's labels. Knows rows, labels and files.
+"""Finetuning: a linear head, alone or together with the model, trained on a task's labels. Knows rows, labels, files.
 
 Shapes: N examples, C classes, D width.
 """
@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import json
 import shutil
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,27 +19,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
-from chainrule.errors import ChainruleError
+from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.features import Features, Longer
-from chainrule.finetuning.full import Labelled, Progress, Training, recipe
+from chainrule.finetuning.full import FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.classifier import without_output
 from chainrule.storage.files import write_text
+from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
+from chainrule.training.classes import LabelledTexts
+from chainrule.training.trainer import Progress
 
 Train = Literal["full", "head"]
-VALIDATED = 64  # from so many labels on a fifth of them validates
+VALIDATED = 64  # with at least so many labels, a fifth of them is for validation
 
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """What a finetuning is asked to be; nothing given is the recipe that needs no tuning."""
+    """Options of a finetuning; the defaults need no tuning."""
 
     train: Train = "full"  # w and θ together, or w alone
-    labels: int | None = None  # how many it learns from; None: all
+    labels: int | None = None  # how many training examples; None: all
     epochs: float | None = None  # of full; None: 3, and at least 100 steps
     learning_rate: float | None = None  # of θ; None: by the width
     class_weights: bool = False  # every class counts the same, however rare
@@ -51,11 +53,11 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         for name, choices in (("train", Train), ("longer", Longer)):
             if getattr(self, name) not in get_args(choices):
-                raise ChainruleError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
+                raise OptionError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise ChainruleError(f"{name}: wanted a positive number, got {value}")
+                raise OptionError(f"{name}: wanted a positive number, got {value}")
 
 
 def finetune(
@@ -73,12 +75,13 @@ def finetune(
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier:
-    """A classifier learned from `labels` of the task's training rows; `lm` itself is left as it is.
+    """A classifier trained on `labels` of the task's training rows; `lm` itself does not change.
 
-    "head" leaves θ̂ untouched and solves for w; "full" starts there and trains w and θ together. Below 64 labels the
-    number of steps is fixed; from there on a stratified fifth of them chooses the best state. `out`: the directory that
-    the classifier is saved to, and from which the same call goes on if it was stopped. `features`: those of `lm`, for
-    callers that use them again. Raises ChainruleError for a task of free answers and options out of range.
+    "head" solves for the head w alone; "full" starts from that and trains w and the model θ together. With 64 labels or
+    more, a stratified fifth of them is for validation, which chooses the best state. `out`: the folder that the
+    classifier is saved to, and from which the same call continues if it was stopped. `features`: those of `lm`, for
+    callers that use them again. Raises DataError for a task of free answers, OptionError for options out of range, and
+    FolderError for an `out` that holds something else.
     """
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
     finetuning = Finetuning(lm, task, options, out, features)
@@ -88,9 +91,9 @@ def finetune(
 
 
 class Finetuning:
-    """A finetuning under way: iterate `advance`, then take `classifier`; `finetune` does it in one call.
+    """A finetuning step by step: iterate `advance`, then call `classifier`; `finetune` does it in one call.
 
-    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to go on.
+    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to be continued.
     """
 
     def __init__(
@@ -102,7 +105,7 @@ class Finetuning:
         features: Features | None = None,
     ) -> None:
         if task.kind != "classification":
-            raise ChainruleError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
+            raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
         self.out = None if out is None else Path(out)
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
@@ -111,7 +114,7 @@ class Finetuning:
         if self.out is not None:
             decided = _open(self.out, _asked(lm, examples, self.form, options), decided)
             torch.set_num_threads(decided.threads)
-        self._training: Training | None = None
+        self._training: FullFinetuning | None = None
         if options.train == "full" and not self.finished:
             self._training = self._prepare(task, examples, getattr(torch, decided.dtype))
         self._examples = examples
@@ -121,25 +124,30 @@ class Finetuning:
         """Whether `out` holds the classifier already."""
         return self.out is not None and (self.out / "model.safetensors").is_file()
 
+    @property
+    def batch_size(self) -> int:
+        """Texts a step of "full"."""
+        return 0 if self._training is None else self._training.batch_size
+
     def advance(self) -> Iterator[Progress]:
         """Make the steps that are left, yielding after each; "head" has none."""
         if self._training is not None:
-            yield from self._training.advance()
+            yield from self._training.trainer.steps()
 
     def save(self) -> None:
-        """Keep in `out` what was reached, so that the same finetuning goes on from there."""
+        """Write a checkpoint to `out`, from which the same finetuning continues."""
         if self._training is not None:
-            self._training.save()
+            self._training.trainer.save()
 
     def classifier(self) -> Classifier:
-        """What was learned; saved to `out`, where that was given."""
+        """The trained classifier; it is saved to `out`, where that was given."""
         if self.out is not None and self.finished:
             return load_classifier(self.out, device=self.lm.device.type, dtype=_name(self.lm.model.dtype))
         if self._training is None:
             w = self._solved(self._features(self._texts(self._examples)), self._examples)
             classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
         else:
-            assert self._training.finished, "steps are left"
+            assert self._training.trainer.finished, "steps are left"
             model, w = self._training.result()
             features = Features(model, self.lm.tokenizer, longer=self.options.longer)
             features.cut = self._cut
@@ -149,18 +157,18 @@ class Finetuning:
             shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
-    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> Training:
-        """w and θ, from θ̂ and the w that is best with it."""
-        held = examples.take([])
+    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> FullFinetuning:
+        """The training of w and θ, from θ̂ and the head solved for its features."""
+        validating = examples.take([])
         if len(examples) >= VALIDATED:
-            examples, held = task.split_validation(examples, self.options.seed)
+            examples, validating = task.split_validation(examples, self.options.seed)
         reader = Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer)
         train, validation = (
-            Labelled(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
-            for part in (examples, held)
+            LabelledTexts(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
+            for part in (examples, validating)
         )
         self._cut = reader.cut
-        return Training(
+        return FullFinetuning(
             without_output(self.lm.model),
             self._solved(self._features(self._texts(examples)), examples),
             train,
@@ -185,7 +193,7 @@ class Finetuning:
         return solve_head(features, classes, balanced=self.options.class_weights, seed=self.options.seed)
 
     def _weights(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(C,) what a text of each class counts."""
+        """(C,) the weight of a text of each class."""
         if not self.options.class_weights:
             return np.ones(len(self.labels), np.float32)
         return (len(classes) / (len(self.labels) * np.bincount(classes))).astype(np.float32)
@@ -193,7 +201,7 @@ class Finetuning:
 
 @dataclass(frozen=True)
 class Decided:
-    """What was decided once, and is kept when a finetuning goes on: else the last bits would change."""
+    """What was decided once. A resumed finetuning keeps it: else its last bits would change."""
 
     dtype: str  # that the training computes in
     threads: int
@@ -204,7 +212,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOptions) -> dict[str, Any]:
-    """All that the result depends on, as run.toml keeps it."""
+    """All that the result depends on, as run.toml records it."""
     asked = dataclasses.asdict(options)
     asked["device"] = lm.device.type
     content = json.dumps([form.text, form.input, [dict(row) for row in examples.rows], list(examples.labels)])
@@ -218,27 +226,12 @@ def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOpti
 
 
 def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
-    """What was decided for the finetuning in `out`; it is begun if there is none. ChainruleError if it holds
-    another."""
-    path = out / "run.toml"
-    if not path.is_file():
-        entries = [entry.name for entry in out.iterdir()] if out.is_dir() else []
-        foreign = [name for name in entries if not name.endswith(".partial")]
-        if foreign:
-            raise ChainruleError(f"--out {out}: wanted a new folder, got one that holds something else ({foreign[0]})")
+    """What was decided for the finetuning in `out`, which is begun if it is new; FolderError if it is another."""
+    path = find_record(out, ("run.toml",), "a finetuning")
+    if path is None:
         out.mkdir(parents=True, exist_ok=True)
-        record = {"finetune": asked, "decided": dataclasses.asdict(decided)}
-        write_text(path, tomli_w.dumps(record))
+        write_text(out / "run.toml", tomli_w.dumps({"finetune": asked, "decided": dataclasses.asdict(decided)}))
         return decided
-    try:
-        stored = tomllib.loads(path.read_text(encoding="utf-8"))
-        before, found = stored["finetune"], Decided(**stored["decided"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ChainruleError(f"{path}: wanted the TOML of a finetuning, got {error}; use another --out") from None
-    for name in {**asked, **before}:  # the options first, then the hashes that may follow from them
-        if before.get(name) != asked.get(name):
-            raise ChainruleError(
-                f"--out {out}: wanted {name} {before.get(name)}, as this finetuning was begun, got {asked.get(name)};"
-                " use another --out"
-            )
-    return found
+    stored = read_record(path, "a finetuning", wanted=("finetune", "decided"))
+    require_same(out, stored["finetune"], asked, called={"examples": "the examples", "model": "the model"})
+    return Decided(**stored["decided"])

@@ -1,0 +1,20 @@
+"""The methods that are compared, in the order in which tables list them. Adding one is a file and a row here."""
+
+from chainrule.comparison.methods.bag_of_words import BAG_OF_WORDS
+from chainrule.comparison.methods.centroid import CENTROID
+from chainrule.comparison.methods.finetuned import FULL, HEAD
+from chainrule.comparison.methods.majority import MAJORITY
+from chainrule.comparison.methods.prompted import IN_CONTEXT, IN_CONTEXT_NEAREST, ZERO_SHOT
+from chainrule.comparison.methods.random_weights import RANDOM_WEIGHTS
+
+METHODS = (
+    ZERO_SHOT,
+    IN_CONTEXT,
+    IN_CONTEXT_NEAREST,
+    CENTROID,
+    HEAD,
+    FULL,
+    MAJORITY,
+    BAG_OF_WORDS,
+    RANDOM_WEIGHTS,
+)

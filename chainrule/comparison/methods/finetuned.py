@@ -1,0 +1,78 @@
+"""Finetuning as methods of `compare`: a linear head on the hidden states, or all layers. Knows no training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from chainrule.comparison.methods.method import Colour, Method, Role
+
+if TYPE_CHECKING:
+    from chainrule.comparison.study import Study
+    from chainrule.finetuning.classifier import Classifier
+    from chainrule.tasks.examples import Row
+    from chainrule.tasks.predictor import Predictor
+
+
+def needs_classes(study: Study, name: str) -> str | None:
+    """The obstacle of all methods that choose among labels."""
+    if study.task.kind == "free":
+        return f"{name}: wanted a task with labels to choose from, got one of free answers"
+    return None
+
+
+def texts_cut(study: Study, predictor: Predictor, rows: Sequence[Row]) -> list[str]:
+    """The note on texts longer than the context, for all methods that read `task.finetune_text`."""
+    context = study.lm.model.config.context
+    cut = sum(len(tokens) > study.features.max_tokens for tokens in study.lm.tokenizer.encode_batch(study.texts(rows)))
+    return [f"{cut} test texts longer than the context of {context} tokens lost their beginning"] if cut else []
+
+
+def seconds_of_features(study: Study, labels: int, tests: int) -> float:
+    """Of a classifier on the hidden states."""
+    return 0.1 + 1e-4 * labels + (tests + labels) * study.seconds_a_text
+
+
+def seconds_of_training(study: Study, labels: int, tests: int) -> float:
+    """Of training all layers."""
+    from chainrule.finetuning.full import recipe
+
+    made = recipe(labels, study.lm.model.config.width, epochs=None, learning_rate=None, seed=0)
+    texts = tests + 3 * made.steps * made.batch_size + labels  # backward is twice forward; the validations
+    return texts * study.seconds_a_text
+
+
+def _head(study: Study, labels: int, seed: int) -> Classifier:
+    from chainrule.finetuning.finetune import finetune
+
+    return finetune(study.lm, study.task, train="head", labels=labels, seed=seed, features=study.features)
+
+
+def _full(study: Study, labels: int, seed: int) -> Classifier:
+    from chainrule.finetuning.finetune import finetune
+
+    return finetune(study.lm, study.task, labels=labels, seed=seed)
+
+
+HEAD = Method(
+    "head",
+    "the linear head",
+    Role.FINETUNED,
+    Colour("#c77700", "#f0a93a"),
+    partial(needs_classes, name="head"),
+    seconds_of_features,
+    _head,
+    notes=texts_cut,
+    shares_features=True,
+)
+FULL = Method(
+    "full",
+    "full finetuning",
+    Role.FINETUNED,
+    Colour("#cf3a2f", "#ff7a6e"),
+    partial(needs_classes, name="full"),
+    seconds_of_training,
+    _full,
+    notes=texts_cut,
+)

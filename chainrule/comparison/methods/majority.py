@@ -1,0 +1,40 @@
+"""The baseline that reads no text: the most frequent label. Knows labels alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from chainrule.comparison.methods.method import Colour, Method, Role, unless_all
+
+if TYPE_CHECKING:
+    from chainrule.comparison.methods.text_predictor import TextPredictor
+    from chainrule.tasks.examples import Task
+
+
+def majority(task: Task, labels: int | None = None, seed: int = 0) -> TextPredictor:
+    """The shares of the classes among the N labels, whatever the text; of several most frequent ones the first.
+
+    Where answers are free, the most frequent answer alone.
+    """
+    import numpy as np
+
+    from chainrule.comparison.methods.text_predictor import TextPredictor
+
+    counts = Counter(task.subset(labels, seed).labels)
+    names = task.labels or tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))[:1])
+    shares = np.array([counts[name] for name in names], np.float64)
+    shares /= shares.sum()
+    return TextPredictor(task, names, lambda texts: np.tile(shares, (len(texts), 1)))
+
+
+MAJORITY = Method(
+    "majority",
+    "always answering the most frequent label",
+    Role.CONSTANT,
+    Colour("#8f97a3", "#737c8a"),
+    obstacle=lambda study: None,
+    seconds=lambda study, labels, tests: 1e-3,
+    fit=lambda study, labels, seed: majority(study.task, labels, seed),
+    seeds_matter=unless_all,
+)

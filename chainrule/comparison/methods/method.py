@@ -1,0 +1,84 @@
+"""What a method of `compare` is: all that the plan, the table, the advice and the report ask of it. Knows no method.
+
+The files of this folder import what is heavy where it is used: the help of `compare` lists the methods' names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from chainrule.comparison.study import Study
+    from chainrule.tasks.examples import Row
+    from chainrule.tasks.predictor import Predictor
+
+
+MOST_SHOTS = 16  # demonstrations in a prompt
+
+
+class Role(Enum):
+    """What a method is compared as."""
+
+    PROMPTED = "prompted"  # the labelled examples stand in the prompt
+    FINETUNED = "finetuned"  # weights are learned from them: of a classifier on the hidden states, or of all layers
+    SIMPLE = "simple"  # learns from them without a language model
+    CONTROL = "control"  # finetuning without what pretraining gave
+    CONSTANT = "constant"  # the same answer whatever the text is
+
+    @property
+    def is_baseline(self) -> bool:
+        return self in (Role.SIMPLE, Role.CONTROL, Role.CONSTANT)
+
+
+class Colour(NamedTuple):
+    """A method's colour in charts and tables, as CSS, on light and on dark paper."""
+
+    light: str
+    dark: str
+
+
+def every_size(study: Study, sizes: Sequence[int]) -> Sequence[int]:
+    return sizes
+
+
+def always(labels: int, everything: int) -> bool:
+    return True
+
+
+def unless_all(labels: int, everything: int) -> bool:
+    """For methods that draw nothing but their labels."""
+    return labels != everything
+
+
+def own_notes(study: Study, predictor: Predictor, rows: Sequence[Row]) -> list[str]:
+    return list(predictor.notes)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from a task and N of its labels to a predictor. `study` is what all methods share: see `Study`.
+
+    `everything`: how many labelled examples the task has to learn from.
+    """
+
+    name: str  # as it is typed, and stands in results.json
+    title: str  # as it stands in a sentence
+    role: Role
+    colour: Colour
+    obstacle: Callable[[Study], str | None]
+    """(study): why the task or the model does not allow it; None where they do."""
+    seconds: Callable[[Study, int, int], float]
+    """(study, labels, tests): what it takes to adapt to N labels and to answer the test items, estimated."""
+    fit: Callable[[Study, int, int], Predictor]
+    """(study, labels, seed): the predictor that has learned from, or shows, some of the seed's N labels."""
+    sizes: Callable[[Study, Sequence[int]], Sequence[int]] = every_size
+    """(study, sizes): those of the N of the grid at which it is run."""
+    seeds_matter: Callable[[int, int], bool] = always
+    """(labels, everything): whether anything is drawn: its labels, demonstrations, initialisation or order."""
+    notes: Callable[[Study, Predictor, Sequence[Row]], list[str]] = own_notes
+    """(study, predictor, rows): warnings about these rows, such as texts that were cut: the same at each call."""
+    ignores_more_labels: bool = False  # beyond its largest N of the grid it stays what it is there
+    shares_features: bool = False  # reads `study.features`, whose time is counted in each of its rows

@@ -1,0 +1,45 @@
+"""The control of finetuning: the same network, finetuned from random weights. Knows how to make a model anew."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from chainrule.comparison.methods.finetuned import needs_classes, seconds_of_training, texts_cut
+from chainrule.comparison.methods.method import Colour, Method, Role
+
+if TYPE_CHECKING:
+    from chainrule.comparison.study import Study
+    from chainrule.finetuning.classifier import Classifier
+    from chainrule.language_model import Pretrained
+
+
+def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
+    """The same network and tokenizer before any pretraining, its weights drawn from `seed`: what `finetune` achieves
+    from there, pretraining did not contribute to."""
+    from chainrule.language_model import make_language_model
+    from chainrule.model.transformer import Transformer, initialise
+
+    model = Transformer(lm.model.config)
+    initialise(model, seed)  # on the CPU, so that every device starts from the same weights
+    model.compute_dtype = lm.model.compute_dtype
+    model.to(lm.device, lm.model.dtype)
+    return make_language_model(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)
+
+
+def _fit(study: Study, labels: int, seed: int) -> Classifier:
+    from chainrule.finetuning.finetune import finetune
+
+    return finetune(random_weights(study.lm, seed), study.task, labels=labels, seed=seed)
+
+
+RANDOM_WEIGHTS = Method(
+    "random-weights",
+    "the same network from random weights",
+    Role.CONTROL,
+    Colour("#67707d", "#98a1af"),
+    partial(needs_classes, name="random-weights"),
+    seconds_of_training,
+    _fit,
+    notes=texts_cut,
+)

@@ -1,0 +1,161 @@
+"""A model written for other programs: a GGUF for llama.cpp and Ollama, or a Hugging Face directory. Knows files."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chainrule.errors import ChainruleError, FolderError, ModelError
+from chainrule.exporting.modelfile import modelfile
+from chainrule.language_model import LanguageModel, load
+from chainrule.model.formats.checkpoint import config_fields, weights
+from chainrule.model.formats.gguf_write import Type, check_finite_in_half, model_metadata, tensors_to_write
+from chainrule.scoring.documents import score_documents
+from chainrule.storage.files import atomic_directory, atomic_write, nothing_left_if_refused, write_text
+from chainrule.storage.gguf import write_gguf
+from chainrule.storage.hub import model_directory
+from chainrule.tokens.gguf_metadata import tokenizer_metadata
+from chainrule.tokens.tokenizer import Tokenizer
+
+# What tokenizers disagree about: spaces, digits, scripts, signs, emoji, newlines, and what spells a special token.
+SAMPLE = (
+    "Hello world, it's 12345.67 o'clock!\n\nThe  naïve café: I'LL pay £3,000 (or 4½ €)…\r\n\ttabbed\n"
+    " \n  x = y**2; // z\n"
+    "日本語の文、한국어 텍스트, русский текст, हिन्दी में, العربية, ไทย 🚀👩‍🚀🏽 ﬁ Ⅷ e\u0301\u200b\u00a0.\n"
+    "<|endoftext|><s></s><|im_start|>user\n[INST] <unk> <0x0A> ▁ end   "
+)
+_RANDOM = 512  # tokens whose text is tried too: of a vocabulary that knows another language than SAMPLE
+_SCORED = 256  # tokens of each of the two long texts
+# By how much the log-probability of a token may change, as a root mean square over the sample, relative to how much
+# log-probabilities of this model differ from token to token.
+TOLERANCE = {"f32": 1e-3, "bf16": 0.1, "f16": 0.02, "q8_0": 0.1, "q4_0": 1.0}
+
+
+def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
+    """Write a GGUF file and, beside it, an Ollama Modelfile; what was written, and how far it is from the model.
+
+    The file is read back: unless its tokenizer gives the same ids for sample text, and its model nearly the same
+    probabilities, nothing is written and ModelError says why.
+    """
+    lm = load(model, device="cpu", dtype="float32")
+    if not isinstance(lm, LanguageModel):
+        raise ModelError(
+            "export: wanted a model that generates text, got a masked one, which llama.cpp can't run; export --to"
+            " huggingface"
+        )
+    lm.model.config.check_language_head()
+    fields = config_fields(lm.model, lm.family, lm.tokenizer.bos_id)
+    tensors = weights(lm.model, lm.family)
+    if kind == "f16":
+        check_finite_in_half(tensors, Path(model))
+    metadata = model_metadata(fields, _name(model), kind)
+    metadata |= tokenizer_metadata(lm.tokenizer, lm.stop_tokens, lm.model.config.vocabulary_size)
+    with nothing_left_if_refused(out), atomic_write(out) as beside:
+        write_gguf(beside, metadata, tensors_to_write(tensors, fields, kind))
+        change = _check_same(lm, beside, kind)
+        size = beside.stat().st_size
+    beside_it = out.with_name(f"{out.stem}.Modelfile")
+    write_text(beside_it, modelfile(lm, out.name, bool(metadata["tokenizer.ggml.add_bos_token"])))
+    return {
+        "file": str(out),
+        "modelfile": str(beside_it),
+        "type": kind,
+        "bytes": size,
+        "pre_tokenizer": metadata["tokenizer.ggml.pre"],
+        "context": metadata[f"{metadata['general.architecture']}.context_length"],
+        "change_of_log_probs": change,
+    }
+
+
+def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
+    """Write a Hugging Face directory, weights in the precision of the model's own file (float32 if quantised)."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FolderError(f"{out}: wanted a folder that is empty or not there yet, got one that holds something")
+    lm = _as_stored(model)
+    if out.is_dir():
+        out.rmdir()
+    with atomic_directory(out) as beside:
+        lm.save(beside)
+    return {
+        "folder": str(out),
+        "family": lm.family,
+        "dtype": str(lm.model.embedding.weight.dtype).removeprefix("torch."),
+    }
+
+
+def _as_stored(model: str | Path) -> Any:
+    """The model, its weights not converted."""
+    from chainrule.language_model import generation_fields, make_language_model, stop_tokens_of
+    from chainrule.model.formats.checkpoint import load_model
+    from chainrule.tokens.tokenizer import load_tokenizer
+
+    directory = model_directory(model)
+    transformer, family = load_model(directory, torch.device("cpu"))
+    return make_language_model(
+        transformer, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory)
+    )
+
+
+def _name(model: str | Path) -> str:
+    """How people call it: the file's or folder's name, or the one on the Hub."""
+    path = Path(model)
+    return path.stem if path.is_file() else path.resolve().name if path.exists() else str(model)
+
+
+def sample_texts(tokenizer: Tokenizer) -> Iterator[str]:
+    """SAMPLE line by line, without characters that the tokenizer lacks, and the text of tokens drawn at random."""
+    drawn = np.random.default_rng(0).integers(tokenizer.vocabulary_size, size=_RANDOM)
+    for text in (*SAMPLE.splitlines(keepends=True), SAMPLE, tokenizer.decode(drawn.tolist())):
+        kept = _encodable(tokenizer, text)
+        if kept:
+            yield kept
+
+
+def _encodable(tokenizer: Tokenizer, text: str) -> str:
+    try:
+        tokenizer.encode(text)
+    except ChainruleError:  # a vocabulary of characters lacks one
+        return "".join(character for character in text if _knows(tokenizer, character))
+    return text
+
+
+def _knows(tokenizer: Tokenizer, character: str) -> bool:
+    try:
+        return bool(tokenizer.encode(character))
+    except ChainruleError:
+        return False
+
+
+def _check_same(lm: LanguageModel, path: Path, kind: Type) -> float:
+    """How far the probabilities of the file are from the model's, in units of TOLERANCE. ModelError for other ids or
+    for more than the tolerance."""
+    back = load(path, device="cpu", dtype="float32")
+    assert isinstance(back, LanguageModel)
+    texts = list(sample_texts(lm.tokenizer))
+    for text in texts:
+        ours, theirs = lm.tokenizer.encode(text), back.tokenizer.encode(text)
+        if ours != theirs:
+            raise ModelError(
+                f"export: wanted a GGUF whose tokenizer gives the same ids, got others for {text[:40]!r}:"
+                f" {_first_difference(ours, theirs)}; export --to huggingface"
+            )
+    most = min(_SCORED, back.model.config.context)
+    ids = [[lm.tokenizer.bos_id, *lm.tokenizer.encode(text)][:most] for text in texts[-2:]]
+    ours_, theirs_ = ([s.log_probs.double() for s in score_documents(each.model, ids)] for each in (lm, back))
+    one, two = torch.cat(ours_), torch.cat(theirs_)
+    change = float((one - two).square().mean().sqrt() / one.std())
+    if not change <= TOLERANCE[kind]:
+        raise ModelError(
+            f"export: wanted log-probabilities within {TOLERANCE[kind]} of the model's for --type {kind}, got a change"
+            f" of {change:.3g} (1 is how much they differ from token to token); take a type of more bits"
+        )
+    return change
+
+
+def _first_difference(ours: list[int], theirs: list[int]) -> str:
+    at = next((at for at, (one, two) in enumerate(zip(ours, theirs, strict=False)) if one != two), None)
+    at = min(len(ours), len(theirs)) if at is None else at
+    return f"{json.dumps(ours[at : at + 4])} became {json.dumps(theirs[at : at + 4])} at token {at}"

@@ -1,0 +1,321 @@
+"""Generates tokens for sequences that join and leave a batch at any step. Knows tokens and their model, not text.
+
+Shapes: B running sequences, D width, V vocabulary.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chainrule.errors import ChainruleError, OptionError
+from chainrule.generation.sampling import Sampling, choose, penalise_repetition, random_numbers
+from chainrule.machine import tokens_at_once
+from chainrule.model.batch_cache import BatchCache
+from chainrule.model.kv_cache import KVCache
+from chainrule.model.prefixes import read_all
+from chainrule.model.transformer import Transformer
+
+BATCH_SIZE = 32  # sequences decoded together, by default
+
+
+class NewToken(NamedTuple):
+    """One more token of a sequence."""
+
+    id: int  # the sequence's, as `add` returned it
+    token: int
+    log_prob: float  # log p(token | all before it) under p itself: no temperature, filter or penalty; nats
+    finish_reason: Literal["stop", "length"] | None  # why the sequence ends with this token; None: it goes on
+
+
+@dataclass(eq=False)
+class _Sequence:
+    id: int
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    random: np.random.Generator
+    stop_tokens: Collection[int]
+    max_tokens: int  # the context counted
+    tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
+    occurred: Tensor | None = None  # (V,) True for tokens that a repetition penalty lowers; None: there is no penalty
+
+    @property
+    def columns(self) -> int:
+        """Of the cache, at the end: the last token is never processed."""
+        return len(self.prompt) + self.max_tokens - 1
+
+
+class _Prefilled(NamedTuple):
+    """A prompt that was processed; valid until the next part of the prompts is."""
+
+    prompt: tuple[int, ...]
+    features: Tensor  # φ (D,) at its last token
+    cache: KVCache
+    columns: Tensor  # of the prompt's tokens in that cache
+
+
+class Engine:
+    """Continues sequences, each with its own sampling, random numbers and end.
+
+    A sequence's tokens depend on its own arguments alone: in float32 they are the same whatever else is in the batch.
+
+    `batch_size`: the most sequences decoded together. `cache_tokens`: the most tokens that their cache has memory for,
+    None for no limit; a sequence alone runs whatever the limit. Others wait. `prefill_chunk`: process at most so many
+    tokens of waiting prompts at each step, so that long ones do not delay the sequences that run; None processes the
+    prompts of all that can join. Those that wait at the same time join sorted by their tokens, not in the order they
+    came: each common prefix is processed once.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        *,
+        batch_size: int = BATCH_SIZE,
+        cache_tokens: int | None = None,
+        prefill_chunk: int | None = None,
+    ) -> None:
+        for name, value in (
+            ("batch-size", batch_size), ("cache-tokens", cache_tokens), ("prefill-chunk", prefill_chunk),
+        ):  # fmt: skip
+            if value is not None and value < 1:
+                raise OptionError(f"{name}: wanted at least 1, got {value}")
+        self.model, self.batch_size = model, batch_size
+        self.cache_tokens, self.prefill_chunk = cache_tokens, prefill_chunk
+        self._added = 0
+        self._running: list[_Sequence] = []  # in the order of the cache's rows
+        self._cache = self._empty_cache()
+        self._waiting: dict[int, _Sequence] = {}  # by id: their prompts are not being processed yet
+        # Prompts being processed, with the sequences that wait for each of them; and those of the latest part.
+        self._joining: dict[tuple[int, ...], list[_Sequence]] = {}
+        self._parts: Iterator[list[_Prefilled]] = iter(())
+        self._prefilled: list[_Prefilled] = []
+
+    def __len__(self) -> int:
+        """How many sequences run or wait."""
+        return len(self._running) + len(self._waiting) + sum(map(len, self._joining.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._running or self._waiting or self._joining)
+
+    def add(
+        self,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        *,
+        seed: int = 0,
+        sample: int = 0,
+        max_tokens: int,
+        stop_tokens: Collection[int] = (),
+    ) -> int:
+        """A sequence that continues `prompt` (BOS included) from the next step on; its id, counted from 0.
+
+        It ends with a stop token, after `max_tokens`, or where the context is full. Its random numbers are those of
+        (seed, sample). Sequences with the same prompt share its prefill.
+
+        Raises ChainruleError for a prompt that fills the context, OptionError for a number out of range.
+        """
+        context = self.model.config.context
+        assert prompt, "a prompt has a token, BOS at least"
+        if len(prompt) >= context:
+            raise ChainruleError(
+                f"prompt: wanted fewer than {context} tokens (the context; BOS is one), got {len(prompt)}; shorten it"
+            )
+        if max_tokens < 1:
+            raise OptionError(f"max-tokens: wanted at least 1, got {max_tokens}")
+        occurred = None
+        if sampling.repetition_penalty != 1:
+            occurred = torch.zeros(self.model.config.vocabulary_size, dtype=torch.bool)
+            occurred[list(prompt)] = True
+            occurred = occurred.to(self.model.device)
+        id = self._added
+        self._waiting[id] = _Sequence(
+            id,
+            tuple(prompt),
+            sampling,
+            random_numbers(seed, sample),
+            stop_tokens,
+            min(max_tokens, context - len(prompt)),
+            occurred=occurred,
+        )
+        self._added += 1
+        return id
+
+    @torch.inference_mode()
+    def cancel(self, id: int) -> None:
+        """End a sequence now; nothing happens where it has ended."""
+        self._waiting.pop(id, None)
+        for row, sequence in enumerate(self._running):
+            if sequence.id == id:
+                self._leave(row)
+                return
+        for prompt, sequences in self._joining.items():
+            if any(sequence.id == id for sequence in sequences):
+                self._set_joining(prompt, [sequence for sequence in sequences if sequence.id != id])
+                return
+
+    @torch.inference_mode()
+    def step(self) -> list[NewToken]:
+        """A token of each sequence that runs, and of each that joins. Empty where none does, while prompts are still
+        being processed in chunks too."""
+        features = []
+        if self._running:
+            newest = torch.tensor([[sequence.tokens[-1]] for sequence in self._running], device=self.model.device)
+            features.append(self.model.features(newest, self._cache)[:, -1])  # (B, D)
+        features += self._join()
+        if not features:
+            return []
+        tokens, log_probs = self._choose(self.model.logits(torch.cat(features)).float())
+        found = []
+        for sequence, token, log_prob in zip(self._running, tokens, log_probs, strict=True):
+            sequence.tokens.append(token)
+            if sequence.occurred is not None:
+                sequence.occurred[token] = True
+            ended: Literal["stop", "length"] | None = None
+            if token in sequence.stop_tokens:
+                ended = "stop"
+            elif len(sequence.tokens) == sequence.max_tokens:
+                ended = "length"
+            found.append(NewToken(sequence.id, token, log_prob, ended))
+        for row in reversed(range(len(found))):  # so that the last row, which moves into a freed one, was judged
+            if found[row].finish_reason is not None:
+                self._leave(row)
+        return found
+
+    def _choose(self, logits: Tensor) -> tuple[list[int], list[float]]:
+        """The next tokens of the running sequences by their logits (B, V), and log p of these."""
+        adjusted = logits
+        penalised = [row for row, sequence in enumerate(self._running) if sequence.occurred is not None]
+        if penalised:
+            occurred = torch.stack([each for sequence in self._running if (each := sequence.occurred) is not None])
+            penalties = [self._running[row].sampling.repetition_penalty for row in penalised]
+            adjusted = logits.clone()
+            adjusted[penalised] = penalise_repetition(
+                logits[penalised], occurred, logits.new_tensor(penalties)[:, None]
+            )
+        alike: dict[Sampling, list[int]] = {}
+        for row, sequence in enumerate(self._running):
+            alike.setdefault(sequence.sampling, []).append(row)
+        chosen = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+        for sampling, rows in alike.items():
+            random = [self._running[row].random for row in rows]
+            if len(alike) == 1:
+                chosen = choose(adjusted, sampling, random)
+            else:
+                chosen[rows] = choose(adjusted[rows], sampling, random)
+        log_probs = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
+        return chosen.tolist(), log_probs.tolist()
+
+    def _join(self) -> list[Tensor]:
+        """Move sequences into the batch while there is room: φ at the end of their prompts, (count, D) each time."""
+        features, processed = [], False
+        while len(self._running) < self.batch_size:
+            if not self._prefilled:
+                if processed and self.prefill_chunk is not None:
+                    break
+                if not self._prefill():
+                    break
+                processed = True
+                continue
+            latest = self._prefilled[-1]
+            sequences = self._joining.get(latest.prompt, [])
+            joining = sequences[: self._room_for(sequences)]
+            if sequences and not joining:
+                break
+            if joining:
+                self._reserve(joining)
+                self._cache.join(len(joining), latest.cache, latest.columns)
+                self._running += joining
+                features.append(latest.features.expand(len(joining), -1))
+            if len(joining) == len(sequences):
+                self._prefilled.pop()
+            self._set_joining(latest.prompt, sequences[len(joining) :])
+        return features
+
+    def _prefill(self) -> bool:
+        """Process the next part of the prompts that are to join; False where there is none."""
+        if not self._joining:
+            if not self._waiting:
+                return False
+            for sequence in self._waiting.values():
+                self._joining.setdefault(sequence.prompt, []).append(sequence)
+            self._waiting = {}
+            self._parts = _prefill(self.model, list(self._joining), self.prefill_chunk)
+        self._prefilled = next(self._parts)[::-1]
+        return True
+
+    def _set_joining(self, prompt: tuple[int, ...], sequences: list[_Sequence]) -> None:
+        """Which sequences still wait for a prompt. After the last, the cache of the prompts is forgotten."""
+        if sequences:
+            self._joining[prompt] = sequences
+        else:
+            self._joining.pop(prompt, None)
+        if not self._joining:
+            self._parts, self._prefilled = iter(()), []
+
+    def _room_for(self, sequences: Sequence[_Sequence]) -> int:
+        """How many of these sequences the batch and its cache have room for."""
+        rows, columns = len(self._running), max((sequence.columns for sequence in self._running), default=0)
+        for count, sequence in enumerate(sequences):
+            columns = max(columns, sequence.columns)
+            full = self.cache_tokens is not None and (rows + count + 1) * columns > self.cache_tokens
+            if rows + count == self.batch_size or (full and rows + count > 0):
+                return count
+        return len(sequences)
+
+    def _reserve(self, joining: Sequence[_Sequence]) -> None:
+        """Make room in the cache, for those that will join later too: it is copied as seldom as possible."""
+        rows, columns = self._cache.capacity
+        needed_rows = len(self._running) + len(joining)
+        needed_columns = max(sequence.columns for sequence in (*self._running, *joining))
+        if rows >= needed_rows and columns >= needed_columns:
+            return
+        known = [*self._running, *(sequence for each in self._joining.values() for sequence in each)]
+        known += self._waiting.values()
+        if not self._running:
+            self._cache = self._empty_cache()
+        rows = min(self.batch_size, max(len(known), needed_rows if not self._running else 2 * needed_rows))
+        columns = max(sequence.columns for sequence in known)
+        if self.cache_tokens is not None and rows * columns > self.cache_tokens:
+            columns = needed_columns
+            rows = max(needed_rows, min(rows, self.cache_tokens // columns))
+        self._cache.reserve(rows, columns)
+
+    def _leave(self, row: int) -> None:
+        """Free a sequence's row: the last one moves into it."""
+        self._cache.leave(row)
+        last = self._running.pop()
+        if row < len(self._running):
+            self._running[row] = last
+
+    def _empty_cache(self) -> BatchCache:
+        model, config = self.model, self.model.config
+        dtype = model.compute_dtype or model.dtype
+        return BatchCache(config.layers, config.key_value_heads, config.head_width, dtype, model.device)
+
+
+def _prefill(model: Transformer, prompts: Sequence[tuple[int, ...]], chunk: int | None) -> Iterator[list[_Prefilled]]:
+    """Process prompts a part at a time, at most `chunk` tokens or what suits the device; those that a part completed.
+
+    A prompt longer than a chunk is processed as its beginnings of one chunk, two, three …: they share all they can.
+    """
+    beginnings = [prompt[:end] for prompt in prompts for end in range(chunk, len(prompt), chunk)] if chunk else []
+    sequences = [*prompts, *beginnings]
+    for part in read_all(
+        model,
+        sequences,
+        chunk or tokens_at_once("prefill", model.device),
+        [len(sequence) - 1 for sequence in sequences],
+    ):
+        yield [
+            _Prefilled(
+                prompts[index],
+                part.features[columns[-1]],
+                part.cache,
+                torch.from_numpy(columns).to(model.device),
+            )
+            for index, columns in zip(part.sequences, part.columns, strict=True)
+            if index < len(prompts)
+        ]

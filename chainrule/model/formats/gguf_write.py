@@ -1,0 +1,165 @@
+"""A model's weights and configuration as a GGUF's tensors and metadata. Knows no tokenizer.
+
+Its input is what a Hugging Face directory of the model holds: the fields of config.json, and tensors by their names.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chainrule.errors import ModelError
+from chainrule.model.formats.gguf_hyperparameters import hyperparameters
+from chainrule.model.formats.gguf_layout import ARCHITECTURES, to_gguf
+from chainrule.model.formats.gguf_rope import frequency_factors
+from chainrule.model.formats.gguf_tensors import quantisation
+from chainrule.model.formats.layer_fields import Fields
+from chainrule.storage.gguf import TensorToWrite, tensor_type
+
+Type = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
+_FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type
+_OTHER_TYPES = {"mistral": "llama"}  # model_type -> llama.cpp's architecture, beside those of ARCHITECTURES
+# What llama.cpp computes, whatever a config.json says.
+_COMPUTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
+    "llama": {"hidden_act": ("silu",)},
+    "qwen2": {"hidden_act": ("silu",)},
+    "qwen3": {"hidden_act": ("silu",), "attention_bias": (False,)},
+    "olmo2": {"hidden_act": ("silu",), "attention_bias": (False,)},
+    "gemma3": {
+        "hidden_activation": ("gelu_pytorch_tanh", "gelu_new"),
+        "attention_bias": (False,),
+        "attn_logit_softcapping": (None,),
+        "final_logit_softcapping": (None,),
+    },
+    "gpt2": {"activation_function": ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh")},
+    "gptneox": {
+        "hidden_act": ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"),
+        "attention_bias": (True,),
+    },
+}
+_LARGEST_IN_Q4 = "Q8_0"  # the embedding and output matrices, which quantising hurts most
+
+
+def architecture_for(fields: Fields) -> str:
+    """llama.cpp's architecture for a config.json. ModelError where it has none, or computes something else."""
+    model_type = fields["model_type"]
+    names = {each.model_type: name for name, each in ARCHITECTURES.items()} | _OTHER_TYPES
+    name = names.get(model_type)
+    if name is None:
+        raise ModelError(
+            f"export: wanted a model of a family that llama.cpp has ({', '.join(names)}), got {model_type}; export --to"
+            " huggingface"
+        )
+    for field, values in _COMPUTED[name].items():
+        value = fields.get(field, values[0])
+        if value not in values:
+            raise ModelError(
+                f"export: wanted {field} {values[0]!r}, which is what llama.cpp computes for {name}, got {value!r};"
+                " export --to huggingface"
+            )
+    if name == "gemma3" and fields["query_pre_attn_scalar"] != fields["head_dim"]:
+        raise ModelError(
+            f"export: wanted query_pre_attn_scalar {fields['head_dim']}, a head's width, which is what llama.cpp"
+            f" computes for gemma3, got {fields['query_pre_attn_scalar']}; export --to huggingface"
+        )
+    if _rope(fields).get("rope_type") == "llama3" and name != "llama":
+        raise ModelError(
+            f"export: wanted rotary positions that llama.cpp has for {name}, got Llama 3's scaling; export --to"
+            " huggingface"
+        )
+    return name
+
+
+def _rope(fields: Fields) -> Mapping[str, Any]:
+    return fields.get("rope_parameters") or {}
+
+
+def context_of(fields: Fields) -> int:
+    """The context that a GGUF may promise: where llama.cpp attends to everything and the model to a window, no more
+    than the window."""
+    context = fields.get("max_position_embeddings") or fields["n_positions"]
+    if fields["model_type"] == "mistral" and fields.get("sliding_window"):
+        return int(min(context, fields["sliding_window"]))
+    return int(context)
+
+
+def model_metadata(fields: Fields, name: str, kind: Type) -> dict[str, Any]:
+    """The metadata that does not concern the tokenizer. `name`: how people call the model."""
+    architecture = architecture_for(fields)
+    return {
+        "general.architecture": architecture,
+        "general.type": "model",
+        "general.name": name,
+        "general.file_type": _FILE_TYPES[kind],
+        "general.quantization_version": 2,
+        **hyperparameters(architecture, fields, context_of(fields)),
+    }
+
+
+def tensors_to_write(tensors: Mapping[str, Tensor], fields: Fields, kind: Type) -> list[TensorToWrite]:
+    """A directory's tensors as a GGUF has them; each is converted when its turn comes.
+
+    Vectors are float32, whatever the kind; a matrix whose rows no block divides is float16.
+    """
+    name = architecture_for(fields)
+    architecture = ARCHITECTURES[name]
+    heads = fields.get("num_attention_heads") or fields["n_head"]
+    groups = fields.get("num_key_value_heads") or heads
+    found = []
+    for theirs, tensor in tensors.items():
+        ours = architecture.gguf_name(theirs)
+        assert ours is not None, f"{theirs}: no name in a GGUF"
+        found.append(_to_write(ours, to_gguf(tensor.detach(), architecture.layout(ours), heads, groups), kind))
+    rope = _rope(fields)
+    if rope.get("rope_type") == "llama3":
+        width = fields.get("head_dim") or fields["hidden_size"] // heads
+        factors = frequency_factors(width, float(rope["rope_theta"]), rope)
+        found.append(_to_write("rope_freqs.weight", torch.from_numpy(factors), kind))
+    return found
+
+
+def _to_write(name: str, tensor: Tensor, kind: Type) -> TensorToWrite:
+    stored = _stored_as(name, tuple(tensor.shape), kind)
+    return TensorToWrite(name, tuple(tensor.shape), stored, lambda: _content(tensor, stored))
+
+
+def _stored_as(name: str, shape: tuple[int, ...], kind: Type) -> str:
+    if len(shape) == 1 or name == "position_embd.weight":
+        return "F32"
+    wanted = kind.upper()
+    if wanted == "Q4_0" and name in ("token_embd.weight", "output.weight"):
+        wanted = _LARGEST_IN_Q4
+    return "F16" if shape[-1] % tensor_type(wanted).block else wanted
+
+
+def _content(tensor: Tensor, stored: str) -> Any:
+    """A tensor's bytes."""
+    tensor = tensor.cpu().contiguous()
+    if stored == "BF16":
+        return tensor.bfloat16().view(torch.uint16).numpy().astype("<u2", copy=False).data.cast("B")
+    if stored == "F16":
+        return tensor.half().numpy().astype("<f2", copy=False).data.cast("B")
+    values = tensor.float().numpy()
+    if stored == "F32":
+        return values.astype("<f4", copy=False).data.cast("B")
+    return np.ascontiguousarray(_quantised(values, stored)).data.cast("B")
+
+
+def _quantised(values: Any, stored: str) -> Any:
+    quants = quantisation()
+    from gguf import GGMLQuantizationType
+
+    return quants.quantize(values, GGMLQuantizationType[stored])
+
+
+def check_finite_in_half(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """ModelError for a weight that float16 has no number for."""
+    largest = torch.finfo(torch.float16).max
+    for name, tensor in tensors.items():
+        if tensor.ndim > 1 and tensor.abs().max() > largest:
+            raise ModelError(
+                f"{path}: wanted weights of at most {largest:.0f} for --type f16, got more in {name}; take bf16"
+            )

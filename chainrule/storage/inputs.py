@@ -1,0 +1,55 @@
+"""The files that a command's inputs name: files, folders, patterns, standard input. Knows names, not contents."""
+
+import glob
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from chainrule.errors import DataError
+from chainrule.storage.records import FORMATS, Log, no_log
+
+_NAMED = 3  # hidden files that are named, of those left out
+
+
+def find_files(inputs: Sequence[str], log: Log = no_log) -> list[str]:
+    """The files that `inputs` name: files, folders (whole, sorted), globs; "-" is standard input.
+
+    Files and folders whose names begin with a dot are left out of folders and globs; `log` is called with their number.
+    Raises DataError for a name that is no file, folder or pattern of one, and where nothing is found.
+    """
+    found: list[str] = []
+    for name in inputs:
+        if name == "-" or Path(name).is_file():
+            found.append(name)
+            continue
+        if Path(name).is_dir():
+            files = [path for path in _files(sorted(Path(name).rglob("*"))) if _has_text(path)]
+            hidden = [path for path in files if _is_hidden(Path(path).relative_to(name))]
+            nothing = f"{name}: wanted text in this folder ({' '.join(FORMATS)}), found none"
+        else:
+            files = _files(map(Path, sorted(glob.glob(name, recursive=True, include_hidden=True))))  # noqa: PTH207
+            hidden = sorted(set(files) - set(_files(map(Path, glob.glob(name, recursive=True)))))  # noqa: PTH207
+            nothing = f"{name}: no such file, folder or pattern: check the name"
+        seen = [path for path in files if path not in set(hidden)]
+        left_out = (
+            f"{len(hidden)} hidden files left out ({', '.join([*hidden[:_NAMED], *['…'][: len(hidden) - _NAMED]])})"
+        )
+        if not seen:
+            raise DataError(nothing + (f" but {left_out}: name them one by one if meant" if hidden else ""))
+        if hidden:
+            log(f"{name}: {left_out}")
+        found += seen
+    if not found:
+        raise DataError("wanted files to read, got none: name some")
+    return found
+
+
+def _files(paths: Iterable[Path]) -> list[str]:
+    return [str(path) for path in paths if path.is_file()]
+
+
+def _has_text(path: str) -> bool:
+    return path.removesuffix(".gz").lower().endswith(FORMATS)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
