@@ -60,7 +60,12 @@ MASKED = {
     "roberta": {**BERT, "position_offset": 2},
     "xlm-roberta": {**BERT, "segments": 1, "position_offset": 4},
     "distilbert": {**BERT, "segments": 0, "norm_epsilon": 1e-12, "pooler_activation": "relu"},
-}
+    "modernbert": {
+        **GATED, "key_value_heads": 4, "norm": "layer", "norm_epsilon": 1e-5, "norm_bias": False, "input_norm": True,
+        "first_norm": False, "layer_kinds": (LayerKind(rope=Rope(160e3)), LayerKind(7, Rope())), "activation": "gelu",
+        "tied": True, "causal": False, "masked_head": True, "head_bias": False, "pooler_like_head": True,
+    },
+}  # fmt: skip
 
 
 def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed: int = 0) -> Transformer:
