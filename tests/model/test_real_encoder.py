@@ -1,14 +1,16 @@
 """A pretrained encoder as it is downloaded: all-MiniLM-L6-v2, in the folder CHAINRULE_MINILM or in models/."""
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from chainrule.finetuning.features import Features
 
 import chainrule
+from chainrule.scoring.features import Features
+from chainrule.tokens.tokenizer import load_tokenizer
 
 MINILM = Path(os.environ.get("CHAINRULE_MINILM") or Path(__file__).parents[2] / "models" / "all-MiniLM-L6-v2")
 TEXTS = [
@@ -40,6 +42,14 @@ def test_its_features_are_the_token_embeddings_that_transformers_gives() -> None
         theirs = peer(torch.tensor([tokens]))
         np.testing.assert_allclose(lm.features(text), theirs.last_hidden_state[0], atol=1e-5)
         np.testing.assert_allclose(features, theirs.pooler_output[0], atol=1e-5)
+
+
+def test_its_vocab_txt_alone_gives_the_same_ids(tmp_path: Path) -> None:
+    for name in ("vocab.txt", "config.json", "tokenizer_config.json"):
+        shutil.copy(MINILM / name, tmp_path)
+    whole, old = load_tokenizer(MINILM), load_tokenizer(tmp_path)
+    assert (old.bos_id, old.closing, old.mask) == (whole.bos_id, whole.closing, whole.mask)
+    assert [list(old.encode(text)) for text in TEXTS] == [list(whole.encode(text)) for text in TEXTS]
 
 
 @torch.no_grad()
