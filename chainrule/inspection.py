@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ChainruleError
+from chainrule.model.formats.adapter import base_directory, is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import described, is_classifier, open_tensors, read_config, with_tensors
 from chainrule.model.formats.classifier import classes
 from chainrule.storage.hub import model_directory, tensor_shapes
@@ -25,6 +26,8 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     Of the weights the files' headers are read, on the Hub too.
     """
     directory = model_directory(model, weights=False)
+    if is_adapter(directory):
+        return _adapter(model_directory(model))
     fields = read_config(directory)
     config, family = described(fields)
     on_hub = directory.is_dir() and directory != Path(model) and not any(directory.glob("*.safetensors"))
@@ -54,6 +57,24 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     record = directory / "run.toml"
     if record.is_file():
         found |= _training(tomllib.loads(record.read_text(encoding="utf-8")), config.context)
+    return found
+
+
+def _adapter(directory: Path) -> dict[str, Any]:
+    """What an adapter adds, and its base."""
+    adapter = read_adapter(directory)
+    found: dict[str, Any] = {
+        **inspect_model(base_directory(directory, adapter, weights=False)),
+        "adapter_of": adapter.base,
+        "adapter_rank": adapter.fields.get("r"),
+        "adapter_modules": ", ".join(adapter.modules),
+        "adapter_parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
+    }
+    if adapter.is_classifier:
+        found["classes"] = ", ".join(adapter.labels)
+    record = directory / "run.toml"
+    if record.is_file():
+        found |= _training(tomllib.loads(record.read_text(encoding="utf-8")), found["context"])
     return found
 
 

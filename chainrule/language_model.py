@@ -16,6 +16,7 @@ from chainrule.errors import ModelError
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import Completion, Ending, NewText, complete
 from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.model.formats.adapter import is_adapter, load_adapted, read_adapter
 from chainrule.model.formats.checkpoint import load_model, read_config, save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, TokenScore, given_tokens, score_documents
@@ -34,8 +35,10 @@ class LanguageModel:
 
     `family` is the architecture, as Hugging Face names it; `stop_tokens` end a generated text (BOS alone in our own
     models); `generation` is the directory's generation_config.json: lm-evaluation-harness uses its options, `generate`
-    its own.
+    its own. `path` is what `load` read the weights from; None where they are of no file, or of an adapter.
     """
+
+    path: str | None = None
 
     def __init__(
         self,
@@ -227,15 +230,23 @@ Pretrained = LanguageModel | MaskedLanguageModel
 
 def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", bos: str | None = None) -> Pretrained:
     """The language model of a directory (a run, or any Hugging Face directory of a known family), of a GGUF file, or
-    of a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one.
+    of a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one. An
+    adapter (PEFT's files) is merged into its base.
 
     `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. Raises ModelError for a path
     or a name without a model, and for a `bos` that is no token of it.
     """
     directory, where = model_directory(path), machine.device(device)
-    model, family = load_model(directory, where, machine.dtype(dtype, where))
+    precision = machine.dtype(dtype, where)
+    if is_adapter(directory):
+        model, family, base = load_adapted(directory, read_adapter(directory), where, precision)
+        tokenizer = load_tokenizer(directory if (directory / "tokenizer.json").is_file() else base, bos)
+        return make_language_model(model, tokenizer, family, stop_tokens_of(base), generation_fields(base))
+    model, family = load_model(directory, where, precision)
     tokenizer = load_tokenizer(directory, bos)
-    return make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
+    lm = make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
+    lm.path = str(path)
+    return lm
 
 
 def make_language_model(

@@ -37,6 +37,8 @@ class MaskedLanguageModel:
     A text becomes BOS, its tokens, and the tokenizer's closing tokens ([SEP] in BERT's).
     """
 
+    path: str | None = None  # as in `LanguageModel`
+
     def __init__(self, model: Transformer, tokenizer: Tokenizer, family: str) -> None:
         tokenizer.check_fits(model.config.vocabulary_size)
         if tokenizer.mask is None and model.config.language_head:

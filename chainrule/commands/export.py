@@ -15,7 +15,7 @@ def export(
     type: Literal["f32", "f16", "bf16", "q8_0", "q4_0"] | None = None,
     json: Json = False,
 ) -> None:
-    """Write a model as GGUF for llama.cpp and Ollama, or as a Hugging Face folder.
+    """Write a model as GGUF for llama.cpp and Ollama, or as a Hugging Face folder. An adapter is merged.
 
     Args:
         to: Form; with huggingface, --out is a folder.

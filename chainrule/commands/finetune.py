@@ -29,7 +29,8 @@ def finetune(
     /,
     out: Folder,
     columns: Columns = Columns(),
-    train: Literal["full", "head"] = "full",
+    train: Literal["full", "lora", "head"] = "full",
+    rank: int | None = None,
     labels: int | None = None,
     epochs: float | None = None,
     learning_rate: float | None = None,
@@ -50,10 +51,11 @@ def finetune(
         out: Folder of the classifier, which transformers loads too.
 
     Training:
-        train: Train the model and a linear head, or the head alone.
+        train: Train the model and a linear head, or adapters and a head, or the head alone.
+        rank: Rank of the adapters of --train lora (default 16).
         labels: Learn from N training examples (default all).
-        epochs: Epochs for --train full (default 3, at least 100 steps).
-        learning_rate: Peak learning rate (default by the width); the head has 10 times it.
+        epochs: Epochs for full and lora (default 3, at least 100 steps).
+        learning_rate: Peak learning rate (default by the width); the head has 10 times that of full.
         class_weights: Give every class the same weight, however rare.
         longer: Texts over the context: cut the beginning, or refuse.
         seed: Seed of the choice of examples and of their order.
@@ -67,8 +69,8 @@ def finetune(
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.measure import held_out, measure
 
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
-    check_at_least(1, labels=labels, limit=limit)
+    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank)
+    check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_seed(seed)
     read = columns.load(task)
     lm = load(model, device=device, dtype="float32", bos=bos)
@@ -76,7 +78,9 @@ def finetune(
     Features(lm.model, lm.tokenizer, longer=longer).tokens(
         [read.finetune_text(row) for row in held_out(read, limit).rows]
     )
-    with nothing_left_if_refused(out, saved=("training/*/state.json", "model.safetensors")):
+    with nothing_left_if_refused(
+        out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
+    ):
         finetuning = Finetuning(lm, read, options, out)
         _train(finetuning)
         classifier = finetuning.classifier()

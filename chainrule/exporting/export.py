@@ -10,7 +10,9 @@ import torch
 
 from chainrule.errors import ChainruleError, FolderError, ModelError
 from chainrule.exporting.modelfile import modelfile
+from chainrule.finetuning.classifier import Classifier, load_classifier
 from chainrule.language_model import LanguageModel, load
+from chainrule.model.formats.adapter import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import config_fields, weights
 from chainrule.model.formats.gguf_write import Type, check_finite_in_half, model_metadata, tensors_to_write
 from chainrule.scoring.documents import score_documents
@@ -71,7 +73,8 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
 
 
 def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
-    """Write a Hugging Face directory, weights in the precision of the model's own file (float32 if quantised)."""
+    """Write a Hugging Face directory, weights in the precision of the model's own file (float32 if quantised, or if an
+    adapter was merged into them)."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FolderError(f"{out}: wanted a folder that is empty or not there yet, got one that holds something")
     lm = _as_stored(model)
@@ -79,20 +82,27 @@ def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
         out.rmdir()
     with atomic_directory(out) as beside:
         lm.save(beside)
+    transformer = lm.features.model if isinstance(lm, Classifier) else lm.model
     return {
         "folder": str(out),
         "family": lm.family,
-        "dtype": str(lm.model.embedding.weight.dtype).removeprefix("torch."),
+        "dtype": str(transformer.embedding.weight.dtype).removeprefix("torch."),
     }
 
 
 def _as_stored(model: str | Path) -> Any:
-    """The model, its weights not converted."""
+    """The model, its weights not converted; an adapter merged into its base in float32, so that no digit is lost."""
     from chainrule.language_model import generation_fields, make_language_model, stop_tokens_of
     from chainrule.model.formats.checkpoint import load_model
     from chainrule.tokens.tokenizer import load_tokenizer
 
     directory = model_directory(model)
+    if is_adapter(directory):
+        if read_adapter(directory).is_classifier:
+            classifier = load_classifier(directory, device="cpu", dtype="float32")
+            classifier.adapter = None
+            return classifier
+        return load(directory, device="cpu", dtype="float32")
     transformer, family = load_model(directory, torch.device("cpu"))
     return make_language_model(
         transformer, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory)

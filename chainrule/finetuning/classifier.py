@@ -22,6 +22,7 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import DataError, ModelError
 from chainrule.model.formats import classifier as files
+from chainrule.model.formats.adapter import Adapter, is_adapter, load_adapted_classifier, read_adapter
 from chainrule.scoring.features import Features
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory
@@ -49,10 +50,20 @@ class Classifier:
     """softmax(w · c_{T+1}) over `labels`. Made by `finetune` and `load_classifier`.
 
     `w` (C, D) is float32 and has no bias; row i belongs to `labels[i]`. `cut` counts the texts so far that lost their
-    beginning because they were longer than the context; `notes` are warnings about that.
+    beginning because they were longer than the context; `notes` are warnings about that. `adapter`: what is saved in
+    place of the model, which the adapter is merged into.
     """
 
-    def __init__(self, features: Features, w: Tensor, labels: Sequence[str], form: Form, family: str) -> None:
+    def __init__(
+        self,
+        features: Features,
+        w: Tensor,
+        labels: Sequence[str],
+        form: Form,
+        family: str,
+        adapter: Adapter | None = None,
+    ) -> None:
+        self.adapter = adapter
         self.features, self.w, self.labels, self.form, self.family = features, w, tuple(labels), form, family
 
     @property
@@ -90,25 +101,33 @@ class Classifier:
                 yield self.labels[int(probabilities.argmax())], probabilities
 
     def save(self, directory: str | Path) -> None:
-        """Write the family's ForSequenceClassification, for `load_classifier` and transformers' pipelines."""
+        """Write the family's ForSequenceClassification, for `load_classifier` and transformers' pipelines; or the
+        adapter, for `load_classifier` and PEFT."""
         directory = Path(directory)
         _save_tokenizer(self.features, directory)
         form: dict[str, Any] = {"text": list(self.form.text), "longer": self.features.longer}
         if self.form.input is not None:
             form["input"] = self.form.input
         write_text(directory / _FORM, tomli_w.dumps({"classifier": form}))
+        if self.adapter is not None:
+            self.adapter.save(directory)
+            return
         bos_id = self.features.tokenizer.bos_id
         files.save_classifier(self.features.model, self.w, self.family, self.labels, directory, bos_id)
 
 
 def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier:
-    """The classifier that `Classifier.save` wrote.
+    """The classifier that `Classifier.save` wrote; an adapter is merged into its base.
 
     Raises ModelError for a directory that holds a language model, and for a classifier that was not saved by chainrule:
     its files do not say which columns it reads.
     """
     directory, where = model_directory(directory), machine.device(device)
-    loaded = files.load_classifier(directory, where, machine.dtype(dtype, where))
+    adapter, precision = read_adapter(directory) if is_adapter(directory) else None, machine.dtype(dtype, where)
+    if adapter is None:
+        loaded = files.load_classifier(directory, where, precision)
+    else:
+        loaded = load_adapted_classifier(directory, adapter, where, precision)
     path = directory / _FORM
     if not path.is_file():
         raise ModelError(
@@ -120,7 +139,7 @@ def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str =
     except (ValueError, KeyError) as error:
         raise ModelError(f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it") from None
     features = Features(loaded.model, load_tokenizer(directory), longer=longer)
-    return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family)
+    return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family, adapter)
 
 
 def _save_tokenizer(features: Features, directory: Path) -> None:

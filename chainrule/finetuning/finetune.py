@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
-from chainrule.errors import DataError, OptionError
+from chainrule.errors import DataError, ModelError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.full import FullFinetuning, recipe
+from chainrule.finetuning.full import ClassifierTraining, FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
+from chainrule.finetuning.lora import ALPHA, RANK, LoraFinetuning, lora_recipe
 from chainrule.language_model import Pretrained
+from chainrule.model.formats.adapter import WEIGHTS, Adapter, Base, adapter_parts, classifier_adapter, weights_hash
 from chainrule.model.formats.classifier import without_output
 from chainrule.scoring.features import Features, Longer
 from chainrule.storage.files import write_text
@@ -33,7 +35,7 @@ from chainrule.tasks.examples import Examples, Task
 from chainrule.training.classes import LabelledTexts
 from chainrule.training.trainer import Progress
 
-Train = Literal["full", "head"]
+Train = Literal["full", "lora", "head"]
 VALIDATED = 64  # with at least so many labels, a fifth of them is for validation
 
 
@@ -41,14 +43,15 @@ VALIDATED = 64  # with at least so many labels, a fifth of them is for validatio
 class FinetuneOptions:
     """Options of a finetuning; the defaults need no tuning."""
 
-    train: Train = "full"  # w and θ together, or w alone
+    train: Train = "full"  # w and θ together, w and LoRA's matrices beside a frozen θ̂, or w alone
     labels: int | None = None  # how many training examples; None: all
     epochs: float | None = None  # of full; None: 3, and at least 100 steps
     learning_rate: float | None = None  # of θ; None: by the width
     class_weights: bool = False  # every class counts the same, however rare
     longer: Longer = "cut"  # a text longer than the context loses its beginning, or is refused
     seed: int = 0
-    dtype: str = "auto"  # that full computes in; auto: bfloat16 where this machine multiplies faster with it
+    dtype: str = "auto"  # that full and lora compute in; auto: bfloat16 where this machine multiplies faster with it
+    rank: int | None = None  # of lora; None: 16
 
     def __post_init__(self) -> None:
         for name, choices in (("train", Train), ("longer", Longer)):
@@ -58,6 +61,9 @@ class FinetuneOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"{name}: wanted a positive number, got {value}")
+        if self.rank is not None and (self.train != "lora" or self.rank < 1):
+            wanted = "at least 1" if self.train == "lora" else f"train lora beside it, which has one, got {self.train}"
+            raise OptionError(f"rank: wanted {wanted}" + (f", got {self.rank}" if self.train == "lora" else ""))
 
 
 def finetune(
@@ -72,18 +78,20 @@ def finetune(
     longer: Longer = "cut",
     seed: int = 0,
     dtype: str = "auto",
+    rank: int | None = None,
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier:
     """A classifier trained on `labels` of the task's training rows; `lm` itself does not change.
 
-    "head" solves for the head w alone; "full" starts from that and trains w and the model θ together. With 64 labels or
-    more, a stratified fifth of them is for validation, which chooses the best state. `out`: the folder that the
-    classifier is saved to, and from which the same call continues if it was stopped. `features`: those of `lm`, for
-    callers that use them again. Raises DataError for a task of free answers, OptionError for options out of range, and
-    FolderError for an `out` that holds something else.
+    "head" solves for the head w alone; "full" starts from that and trains w and the model θ together; "lora" trains w
+    and matrices of `rank` (16) beside the frozen model, and saves these alone, as PEFT does. With 64 labels or more, a
+    stratified fifth of them is for validation, which chooses the best state. `out`: the folder that the classifier is
+    saved to, and from which the same call continues if it was stopped. `features`: those of `lm`, for callers that use
+    them again. Raises DataError for a task of free answers, OptionError for options out of range, and FolderError for
+    an `out` that holds something else.
     """
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype)
+    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank)
     finetuning = Finetuning(lm, task, options, out, features)
     for _ in finetuning.advance():
         pass
@@ -108,25 +116,30 @@ class Finetuning:
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
         self.out = None if out is None else Path(out)
+        if options.train == "lora" and self.out is not None and lm.path is None:
+            raise ModelError(
+                "finetune: wanted a model that load read, as the saved adapter names it, got one made here, or an"
+                " adapter; save it, or merge the adapter (chainrule export ADAPTER --to huggingface), and load that"
+            )
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
         examples = task.subset(options.labels, options.seed)
         decided = Decided(_name(machine.training_dtype(options.dtype, lm.device)), machine.threads())
         if self.out is not None:
             decided = _open(self.out, _asked(lm, examples, self.form, options), decided)
             torch.set_num_threads(decided.threads)
-        self._training: FullFinetuning | None = None
-        if options.train == "full" and not self.finished:
+        self._training: ClassifierTraining | None = None
+        if options.train != "head" and not self.finished:
             self._training = self._prepare(task, examples, getattr(torch, decided.dtype))
         self._examples = examples
 
     @property
     def finished(self) -> bool:
         """Whether `out` holds the classifier already."""
-        return self.out is not None and (self.out / "model.safetensors").is_file()
+        return self.out is not None and any((self.out / name).is_file() for name in ("model.safetensors", WEIGHTS))
 
     @property
     def batch_size(self) -> int:
-        """Texts a step of "full"."""
+        """Texts a step of "full" and "lora"."""
         return 0 if self._training is None else self._training.batch_size
 
     def advance(self) -> Iterator[Progress]:
@@ -151,39 +164,48 @@ class Finetuning:
             model, w = self._training.result()
             features = Features(model, self.lm.tokenizer, longer=self.options.longer)
             features.cut = self._cut
-            classifier = Classifier(features, w, self.labels, self.form, self.lm.family)
+            adapter = self._adapter(self._training, w) if isinstance(self._training, LoraFinetuning) else None
+            classifier = Classifier(features, w, self.labels, self.form, self.lm.family, adapter)
         if self.out is not None:
             classifier.save(self.out)
             shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
-    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> FullFinetuning:
-        """The training of w and θ, from θ̂ and the head solved for its features."""
-        validating = examples.take([])
+    def _adapter(self, training: LoraFinetuning, w: Tensor) -> Adapter | None:
+        """What is saved in place of the model; None for one that no file holds."""
+        if self.lm.path is None:
+            return None
+        base = Base(self.lm.model, self.lm.family, self.lm.path, weights_hash(self.lm.model))
+        bare = without_output(self.lm.model)
+        return classifier_adapter(base, bare, training.adapters, w, self.labels, training.rank, ALPHA)
+
+    def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> ClassifierTraining:
+        """w and what is trained beside it, from θ̂ and the w that is best with it."""
+        validating, options = examples.take([]), self.options
         if len(examples) >= VALIDATED:
-            examples, validating = task.split_validation(examples, self.options.seed)
-        reader = Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer)
+            examples, validating = task.split_validation(examples, options.seed)
+        reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer)
         train, validation = (
             LabelledTexts(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
             for part in (examples, validating)
         )
         self._cut = reader.cut
-        return FullFinetuning(
-            without_output(self.lm.model),
+        bare = without_output(self.lm.model)
+        make = lora_recipe if options.train == "lora" else recipe
+        width, rate = bare.config.width, options.learning_rate
+        shared = (
+            bare,
             self._solved(self._features(self._texts(examples)), examples),
             train,
             validation,
-            recipe(
-                len(train),
-                self.lm.model.config.width,
-                epochs=self.options.epochs,
-                learning_rate=self.options.learning_rate,
-                seed=self.options.seed,
-            ),
+            make(len(train), width, epochs=options.epochs, learning_rate=rate, seed=options.seed),
             self._weights(train.classes),
             dtype,
             None if self.out is None else self.out / "training",
         )
+        if options.train == "lora":
+            return LoraFinetuning(*shared, adapter_parts(bare, self.lm.family), options.rank or RANK)
+        return FullFinetuning(*shared)
 
     def _texts(self, examples: Examples) -> list[str]:
         return [self.form(row) for row in examples.rows]

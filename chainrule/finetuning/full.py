@@ -1,8 +1,9 @@
-"""w and θ trained together on labelled texts, from θ̂. Knows tokens and classes, not labels or their task.
+"""w and θ, or a part of it, trained on labelled texts from θ̂. Knows tokens and classes, not labels or their task.
 
 Shapes: C classes, D width, B texts in a batch, T tokens of the longest.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +63,11 @@ class TextClassifier(nn.Module):
         return logits
 
 
-class FullFinetuning:
+class ClassifierTraining(ABC):
     """The training of one classifier from a Transformer without output: iterate `trainer.steps()`, then take `result`.
+
+    What is trained of the Transformer is a subclass's: it makes the Transformer, whose parameters that require a
+    gradient are trained, and puts a result together.
 
     `w` (C, D) is where the head starts, `weights` (C,) what a text of each class counts, `dtype` that of the
     activations. With validation texts the best state is the result, that before the first step included. With a
@@ -83,11 +87,10 @@ class FullFinetuning:
     ) -> None:
         self._start, self.batch_size = model, recipe.batch_size
         device = model.device
-        occurring = np.unique(np.concatenate([*texts.documents, *validation.documents]))
-        self._embedding = TrimmedEmbedding(model.embedding.weight, occurring)
-        self.model = TextClassifier(self._copy(), w.to(device))
+        transformer = self._transformer(np.unique(np.concatenate([*texts.documents, *validation.documents])), recipe)
+        self.model = TextClassifier(transformer, w.to(device))
         self.model.transformer.compute_dtype = dtype
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        names = {parameter: name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         theta = [parameter for parameter in names if parameter is not self.model.head.w]
         groups = [Group(theta, recipe.rate), Group([self.model.head.w], recipe.head_rate)]
         schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
@@ -114,19 +117,35 @@ class FullFinetuning:
         if checkpoint is not None:
             self.trainer.resume(checkpoint)
 
+    @abstractmethod
+    def _transformer(self, occurring: NDArray[np.int64], recipe: Recipe) -> Transformer:
+        """What is trained, from the Transformer `_start`, which stays as it is. `occurring` are the texts' tokens."""
+
+    @abstractmethod
+    def _merged(self, state: dict[str, Tensor]) -> Transformer:
+        """The Transformer that is the result, `state` being what was trained of it, by name."""
+
     def result(self) -> tuple[Transformer, Tensor]:
         """θ and w: of the best state where there are validation texts, else of the last."""
         state = {name: tensor.clone() for name, tensor in self.trainer.result().items()}
         w = state.pop("head.w").cpu()
-        theta = {name.removeprefix("transformer."): tensor for name, tensor in state.items()}
-        theta["embedding.weight"] = self._embedding.whole(self._start.embedding.weight, theta["embedding.weight"])
-        model = empty_model(self._start.config)
-        model.load_state_dict(theta, assign=True)
+        model = self._merged({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
         model.compute_dtype = self._start.compute_dtype or self._start.dtype
         return model.eval(), w
 
-    def _copy(self) -> Transformer:
+
+class FullFinetuning(ClassifierTraining):
+    """All weights are trained."""
+
+    def _merged(self, state: dict[str, Tensor]) -> Transformer:
+        state["embedding.weight"] = self._embedding.whole(self._start.embedding.weight, state["embedding.weight"])
+        model = empty_model(self._start.config)
+        model.load_state_dict(state, assign=True)
+        return model
+
+    def _transformer(self, occurring: NDArray[np.int64], recipe: Recipe) -> Transformer:
         """θ̂ in float32, apart from the model it comes from, with the trimmed embedding."""
+        self._embedding = TrimmedEmbedding(self._start.embedding.weight, occurring)
         plain = torch.contiguous_format  # whatever layout the caller's tensors have
         model = empty_model(self._start.config)
         model.register_module("embedding", self._embedding)

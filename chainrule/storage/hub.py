@@ -9,7 +9,7 @@ from chainrule.errors import ModelError
 
 # All that is downloaded: no pickle, and no code but the chat template, which runs in a sandbox.
 SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
-WEIGHTS = ("model.safetensors", "model-*.safetensors")
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "adapter_model.safetensors")
 _CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # the HTTP clients of huggingface_hub, by version
 _Answer = TypeVar("_Answer")
 _FILE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:(?P<file>[\w./+-]+\.gguf)")

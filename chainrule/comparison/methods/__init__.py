@@ -3,6 +3,7 @@
 from chainrule.comparison.methods.bag_of_words import BAG_OF_WORDS
 from chainrule.comparison.methods.centroid import CENTROID
 from chainrule.comparison.methods.finetuned import FULL, HEAD
+from chainrule.comparison.methods.lora import LORA
 from chainrule.comparison.methods.majority import MAJORITY
 from chainrule.comparison.methods.prompted import IN_CONTEXT, IN_CONTEXT_NEAREST, ZERO_SHOT
 from chainrule.comparison.methods.random_weights import RANDOM_WEIGHTS
@@ -13,6 +14,7 @@ METHODS = (
     IN_CONTEXT_NEAREST,
     CENTROID,
     HEAD,
+    LORA,
     FULL,
     MAJORITY,
     BAG_OF_WORDS,

@@ -53,7 +53,7 @@ def weights(model: Transformer, family: str) -> dict[str, Tensor]:
     for name, location in _locations(model, family).items():
         parts = parameters[name].detach().split(location.parts)
         for theirs, part in zip(location.names, parts, strict=True):
-            tensors[theirs] = _theirs(part, location)
+            tensors[theirs] = in_file_layout(part, location)
     return tensors
 
 
@@ -233,7 +233,7 @@ def load_weights(
                 if as_stored:
                     reads.append((theirs, part))
                 else:
-                    part.copy_(_ours(tensors.to_copy(theirs), location))
+                    part.copy_(in_our_layout(tensors.to_copy(theirs), location))
         state[name] = torch.nn.Parameter(whole)
         left.difference_update(names)
     _check_left(tensors, left, model, family)
@@ -287,14 +287,14 @@ def _locations(model: Transformer, family: str) -> dict[str, TensorLocation]:
     return FAMILIES[family].locations(model, model.config.heads)
 
 
-def _ours(part: Tensor, location: TensorLocation) -> Tensor:
+def in_our_layout(part: Tensor, location: TensorLocation) -> Tensor:
     """A file's tensor in the layout of our parameter."""
     if location.interleaved:
         return part.unflatten(0, (location.interleaved, 3, -1)).transpose(0, 1).flatten(0, 2)
     return part.T if location.transposed else part
 
 
-def _theirs(part: Tensor, location: TensorLocation) -> Tensor:
+def in_file_layout(part: Tensor, location: TensorLocation) -> Tensor:
     """The other way round."""
     if location.interleaved:
         return part.unflatten(0, (3, location.interleaved, -1)).transpose(0, 1).flatten(0, 2)

@@ -89,11 +89,11 @@ def save_classifier(
         "problem_type": "single_label_classification",
     }
     write_json(directory / "config.json", fields)
-    head = dict(zip(_head(family), (w.detach(), w.new_zeros(len(w))), strict=False))
+    head = dict(zip(head_names(family), (w.detach(), w.new_zeros(len(w))), strict=False))
     save_weights({**weights(model, family), **head}, directory / "model.safetensors")
 
 
-def _head(family: str) -> tuple[str, ...]:
+def head_names(family: str) -> tuple[str, ...]:
     """The tensors of the family's linear head: w, and in BERT's a bias, which is 0."""
     score = FAMILIES[family].head_name
     return (f"{score}.weight",) if score == "score" else (f"{score}.weight", f"{score}.bias")
@@ -110,7 +110,7 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
     labels = classes(fields, directory)
     config, family = described(fields)
     model = without_output(empty_model(config))
-    shapes = zip(_head(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
+    shapes = zip(head_names(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
     w, *bias = load_weights(model, family, Tensors(directory), device, dtype, others=dict(shapes)).values()
     if any(each.any() for each in bias):
         raise ModelError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")

@@ -20,8 +20,8 @@ def what_it_is(path: Path) -> str:
     adapter = path / "adapter_config.json"
     if adapter.is_file():
         return (
-            f"found a PEFT adapter, which has only what was added to {_base(adapter)}; merge them with peft's"
-            " AutoPeftModelForCausalLM.from_pretrained(…).merge_and_unload().save_pretrained(…)"
+            f"found a PEFT adapter, which has only what was added to {_base(adapter)}; merge them with"
+            f" chainrule export {path} --to huggingface"
         )
     if any(path.glob("*.gguf")):
         return f"found GGUF files ({next(iter(sorted(path.glob('*.gguf')))).name}, …); name one of them"

@@ -1,0 +1,371 @@
+"""An adapter is a directory of PEFT's files, adapter_config.json and adapter_model.safetensors. Knows no tokenizer.
+
+PEFT has a pair of matrices for each module of transformers, so a fused layer of ours has several. Beside them a
+classifier's file has the head. What PEFT has no field for, the classes and a hash of the base's weights, is in a third.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from chainrule.errors import ModelError
+from chainrule.model.adapter import LowRank, merged, with_adapters
+from chainrule.model.formats.checkpoint import in_file_layout, in_our_layout, load_model, save_weights
+from chainrule.model.formats.classifier import Loaded, head_names, without_output
+from chainrule.model.formats.families import FAMILIES
+from chainrule.model.formats.family import TensorLocation
+from chainrule.model.linear import Linear
+from chainrule.model.transformer import Transformer
+from chainrule.storage.files import write_json
+from chainrule.storage.gguf import is_gguf
+from chainrule.storage.hub import model_directory
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_EXTRA = "chainrule_adapter.json"
+_PREFIX = "base_model.model."
+_CLASSIFICATION = "SEQ_CLS"
+# What changes the mathematics and is not supported, with the values that do not.
+_PLAIN: Mapping[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "task_type": (None, "CAUSAL_LM", _CLASSIFICATION, "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM"),
+    "bias": ("none",),
+    "use_dora": (False, None),
+    "use_qalora": (False, None),
+    "lora_bias": (False, None),
+    "layer_replication": (None,),
+    "alora_invocation_tokens": (None,),
+}
+_CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that change the base's weights too
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter's files."""
+
+    fields: Mapping[str, Any]  # adapter_config.json
+    tensors: Mapping[str, Tensor]  # under PEFT's names
+    extra: Mapping[str, Any]  # base_sha256, and of a classifier labels; nothing in PEFT's own
+
+    @property
+    def base(self) -> str:
+        """The base model as people name it: a path, or a name on the Hub, with its revision."""
+        revision = self.fields.get("revision")
+        return f"{self.fields['base_model_name_or_path']}{f'@{revision}' if revision else ''}"
+
+    @property
+    def modules(self) -> list[str]:
+        """The modules that have matrices, as transformers names them."""
+        wanted = self.fields.get("target_modules") or []
+        return [wanted] if isinstance(wanted, str) else sorted(wanted)
+
+    @property
+    def is_classifier(self) -> bool:
+        return self.fields.get("task_type") == _CLASSIFICATION
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of a classifier; those of others are LABEL_0, LABEL_1, ... as in transformers."""
+        if "labels" in self.extra:
+            return tuple(map(str, self.extra["labels"]))
+        count = next((len(tensor) for name, tensor in self.tensors.items() if name.endswith(_HEADS)), 0)
+        return tuple(f"LABEL_{number}" for number in range(count))
+
+    def save(self, directory: Path) -> None:
+        """Write them."""
+        write_json(directory / CONFIG, dict(self.fields))
+        tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
+        if self.extra:
+            write_json(directory / _EXTRA, dict(self.extra))
+        save_weights(tensors, directory / WEIGHTS)
+
+
+_HEADS = (f"{_PREFIX}score.weight", f"{_PREFIX}classifier.weight")
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter, and no model."""
+    return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
+
+
+def adapter_parts(model: Transformer, family: str) -> dict[str, tuple[int, ...]]:
+    """The outputs of each map of our linear layers that is a module in transformers, by the layer's name."""
+    return {name: location.parts for name, location in _layers(model, family).items()}
+
+
+def weights_hash(model: Transformer) -> str:
+    """SHA-256 of all parameters as float32: the same whatever precision they are loaded in."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+class Base(NamedTuple):
+    """The model that an adapter was trained on."""
+
+    model: Transformer
+    family: str
+    name: str  # a directory, or a name on the Hub
+    sha256: str  # of its weights, by `weights_hash`
+
+
+def classifier_adapter(
+    base: Base,
+    bare: Transformer,
+    adapters: Mapping[str, Mapping[int, LowRank]],
+    w: Tensor,
+    labels: tuple[str, ...],
+    rank: int,
+    alpha: float,
+) -> Adapter:
+    """The files of a classifier: `adapters` and a linear head `w` (C, D) on `bare`, the base without its output."""
+    tensors: dict[str, Tensor] = {}
+    for name, location in _layers(bare, base.family).items():
+        for index, adapter in adapters.get(name, {}).items():
+            module = location.names[index].removesuffix(".weight")
+            tensors[f"{_PREFIX}{module}.lora_A.weight"] = adapter.A
+            tensors[f"{_PREFIX}{module}.lora_B.weight"] = in_file_layout(adapter.B, _untransposed(location))
+    modules = sorted({_target(name) for name in tensors})
+    names = head_names(base.family)
+    tensors |= {_PREFIX + name: tensor for name, tensor in zip(names, (w, w.new_zeros(len(w))), strict=False)}
+    whole = ["classifier", "score"]
+    if bare.pooler is not None:  # the base may lack it, and transformers would draw it at random
+        whole.append("pooler")
+        tensors |= {_PREFIX + name: tensor for name, tensor in _pooler(bare, base.family).items()}
+    path = Path(base.name)
+    name, _, revision = (str(path.resolve()), "", "") if path.exists() else base.name.partition("@")
+    fields: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": _CLASSIFICATION,
+        "base_model_name_or_path": name,
+        "revision": revision or None,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": modules,
+        "modules_to_save": whole,
+        "fan_in_fan_out": FAMILIES[base.family].transposed,
+        "use_rslora": False,
+        "use_dora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "inference_mode": True,
+    }
+    return Adapter(fields, tensors, {"base_sha256": base.sha256, "labels": list(labels)})
+
+
+def _target(tensor: str) -> str:
+    """How adapter_config.json names the module of a tensor: BERT calls more than one kind of layer dense."""
+    *_, above, module, _, _ = tensor.split(".")
+    return f"{above}.{module}" if module == "dense" else module
+
+
+def read_adapter(directory: Path) -> Adapter:
+    """The adapter of a directory; ModelError for what is none, or of a kind that is not supported."""
+    path = directory / CONFIG
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        name = fields["base_model_name_or_path"]
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"base_model_name_or_path is {name!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: wanted the description of an adapter and its base model, got {error!r}") from None
+    for field, values in _PLAIN.items():
+        if fields.get(field, values[0]) not in values:
+            raise ModelError(f"{path}: wanted {field} {values[0]!r}, got {fields[field]!r}, which is not supported")
+    start = fields.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
+        raise ModelError(
+            f"{path}: wanted an adapter of an unchanged base model, got init_lora_weights {start!r}, which changes it;"
+            " save the adapter with peft's path_initial_model_for_weight_conversion"
+        )
+    weights = directory / WEIGHTS
+    if not weights.is_file():
+        raise ModelError(f"{directory}: wanted {WEIGHTS}, which an adapter's folder has, found none; fetch it again")
+    try:
+        return Adapter(fields, load_file(weights), _extra(directory / _EXTRA))
+    except SafetensorError as error:
+        raise ModelError(
+            f"{weights}: wanted a whole safetensors file, got one that is cut short or altered ({error})"
+        ) from None
+
+
+def _extra(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{path}: wanted a JSON object, got {error}; restore it") from None
+
+
+def base_directory(directory: Path, adapter: Adapter, *, weights: bool = True) -> Path:
+    """Where the base model is; ModelError where it is not."""
+    try:
+        found = model_directory(adapter.base, weights=weights)
+        missing = None if found.exists() else "there is no such file or folder"
+    except ModelError as error:
+        missing = str(error)
+    if missing is not None:
+        raise ModelError(
+            f"{directory}: wanted the adapter's base model {adapter.base}, got none ({missing}); put it there, or"
+            f" correct base_model_name_or_path in {CONFIG}"
+        )
+    if is_adapter(found):
+        raise ModelError(f"{directory}: wanted an adapter of a model, got one of another adapter, {adapter.base}")
+    return found
+
+
+def load_adapted(
+    directory: Path, adapter: Adapter, device: torch.device, dtype: torch.dtype
+) -> tuple[Transformer, str, Path]:
+    """The language model of an adapter merged into its base, its family, and the base's directory.
+
+    Merged in float32, then converted to `dtype`. Raises ModelError as `read_adapter` does, for a base that is missing
+    or not the one that the adapter was trained on, and for matrices that do not fit it.
+    """
+    if adapter.is_classifier:
+        raise ModelError(
+            f"{directory}: wanted a language model, got the adapter of a classifier; load it with load_classifier, or"
+            " give it to predict"
+        )
+    base, family, where = _base(directory, adapter, device)
+    model, left = attached(directory, adapter, base, family)
+    _refuse_left(directory, left, family)
+    return merged(model).to(dtype).eval(), family, where
+
+
+def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Loaded:
+    """The classifier of an adapter merged into its base; errors as in `load_adapted`."""
+    if not adapter.is_classifier:
+        raise ModelError(
+            f"{directory}: wanted a classifier, got the adapter of a language model; finetune, or load it with load"
+        )
+    base, family, _ = _base(directory, adapter, device)
+    bare = without_output(base)
+    model, left = attached(directory, adapter, bare, family)
+    head = [f"{_PREFIX}{name}" for name in head_names(family)]
+    labels = adapter.labels
+    if head[0] not in left or left[head[0]].shape != (len(labels), bare.config.width) or len(labels) < 2:
+        raise ModelError(
+            f"{directory}: wanted {head[0]} of {max(2, len(labels))} classes and width {bare.config.width}, got"
+            f" {list(left[head[0]].shape) if head[0] in left else 'none: the head was not saved'}"
+        )
+    w, *bias = (left.pop(name) for name in head if name in left)
+    if any(each.any() for each in bias):
+        raise ModelError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")
+    if bare.pooler is not None:
+        for kind, name in zip(("weight", "bias"), _pooler(bare, family), strict=True):
+            if _PREFIX + name in left:
+                model.get_submodule("pooler").register_parameter(
+                    kind, nn.Parameter(left.pop(_PREFIX + name).to(device))
+                )
+    _refuse_left(directory, left, family)
+    return Loaded(merged(model).to(dtype).eval(), w.float().to(device), family, labels)
+
+
+def attached(
+    directory: Path, adapter: Adapter, base: Transformer, family: str
+) -> tuple[Transformer, dict[str, Tensor]]:
+    """The base with the adapter's matrices beside its layers, and the tensors that are none of these."""
+    left = dict(adapter.tensors)
+    adapters: dict[str, dict[int, LowRank]] = {}
+    for name, location in _layers(base, family).items():
+        for index, (theirs, rows) in enumerate(zip(location.names, location.parts, strict=True)):
+            module = theirs.removesuffix(".weight")
+            weight = base.get_submodule(name).get_parameter("weight")
+            keys = _keys(module, FAMILIES[family].prefix, left)
+            if keys is None:
+                continue
+            A, B = (left.pop(key) for key in keys)
+            rank, scale, inputs = *_rank_and_scale(adapter, module), weight.shape[1]
+            if A.shape != (rank, inputs) or B.shape != (rows, rank):
+                raise ModelError(
+                    f"{directory}: wanted matrices of {[rank, inputs]} and {[rows, rank]} for {module} and"
+                    f" its rank, got {list(A.shape)} and {list(B.shape)}; the adapter is of another model, or altered"
+                )
+            A, B = A.float().to(base.device), in_our_layout(B, _untransposed(location)).float().to(base.device)
+            adapters.setdefault(name, {})[index] = LowRank(A, B, scale)
+            copy = left.get(f"{_PREFIX}{module}.base_layer.weight")  # of the output layer PEFT saves the base's too
+            if copy is not None and torch.equal(copy.to(weight), weight):
+                del left[f"{_PREFIX}{module}.base_layer.weight"]
+    if not adapters:
+        raise ModelError(f"{directory}: wanted LoRA matrices of layers of a {family} model, got none")
+    return with_adapters(base, adapter_parts(base, family), adapters), left
+
+
+def _keys(module: str, prefix: str, tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
+    """The names of a module's A and B, in files of the whole model or of one without a head; None where it has none."""
+    for name in (module, module.removeprefix(prefix)):
+        one, other = (f"{_PREFIX}{name}.lora_{matrix}.weight" for matrix in "AB")
+        if one in tensors and other in tensors:
+            return one, other
+    return None
+
+
+def _rank_and_scale(adapter: Adapter, module: str) -> tuple[int, float]:
+    """Those of a module: a pattern is one of PEFT's, a regular expression for the end of the module's name."""
+
+    def of(pattern: str, default: str, otherwise: float) -> Any:
+        patterns = adapter.fields.get(pattern) or {}
+        return next(
+            (value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)),
+            adapter.fields.get(default, otherwise),
+        )
+
+    rank, alpha = of("rank_pattern", "r", 8), of("alpha_pattern", "lora_alpha", 8)
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise ModelError(f"{CONFIG}: wanted a rank of at least 1 and a number alpha, got {rank!r} and {alpha!r}")
+    return rank, alpha / (rank**0.5 if adapter.fields.get("use_rslora") else rank)
+
+
+def _base(directory: Path, adapter: Adapter, device: torch.device) -> tuple[Transformer, str, Path]:
+    """The base model in its own precision, its family and where it is."""
+    where = base_directory(directory, adapter)
+    # a GGUF's own precision is that of its matrices: its norms would lose digits
+    model, family = load_model(where, device, torch.float32 if is_gguf(where) else None)
+    wanted = adapter.extra.get("base_sha256")
+    if wanted is not None and weights_hash(model) != wanted:
+        raise ModelError(
+            f"{directory}: wanted the base model that the adapter was trained on, got other weights in {adapter.base};"
+            " restore them"
+        )
+    return model, family, where
+
+
+def _refuse_left(directory: Path, left: Mapping[str, Tensor], family: str) -> None:
+    if left:
+        raise ModelError(
+            f"{directory}: wanted LoRA matrices of linear layers of a {family} model, got also {min(left)}"
+            f" ({len(left)} left over), which is not supported"
+        )
+
+
+def _layers(model: Transformer, family: str) -> dict[str, TensorLocation]:
+    """Where the weights of our linear layers are in a file of transformers, by the layer's name."""
+    locations = FAMILIES[family].locations(model, model.config.heads)
+    names = [name for name, module in model.named_modules() if isinstance(module, Linear) and name != "pooler"]
+    return {name: locations[f"{name}.weight"] for name in names}
+
+
+def _pooler(model: Transformer, family: str) -> dict[str, Tensor]:
+    """The pooler's weight and bias under the family's names."""
+    locations, own = FAMILIES[family].locations(model, model.config.heads), dict(model.named_parameters())
+    return {locations[f"pooler.{kind}"].names[0]: own[f"pooler.{kind}"] for kind in ("weight", "bias")}
+
+
+def _untransposed(location: TensorLocation) -> TensorLocation:
+    """PEFT's matrices are never transposed, whatever the base's are."""
+    return dataclasses.replace(location, transposed=False)
