@@ -65,7 +65,7 @@ def order(n: int) -> np.ndarray:
 
 def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
     """Texts a second, and each step's loss without smoothed labels."""
-    from chainrule.finetuning.features import Features
+    from chainrule.scoring.features import Features
     from chainrule.finetuning.full import FullFinetuning, Recipe
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
@@ -142,7 +142,7 @@ def peer_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[
 
 def our_features(directory: Path, dtype: str, count: int) -> tuple[float, list[float]]:
     """Texts a second, and the first features of each text."""
-    from chainrule.finetuning.features import Features
+    from chainrule.scoring.features import Features
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
 

@@ -1,4 +1,4 @@
-"""How often the 95 % intervals of chainrule.uncertainty hold the truth, how often its tests err: docs/statistics.md.
+"""Simulated coverage of the 95 % intervals of chainrule.uncertainty, and error rates of its tests: docs/statistics.md.
 
     OMP_NUM_THREADS=1 python benchmarks/coverage.py
 
@@ -34,7 +34,7 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 Test = Callable[[np.ndarray, np.ndarray], float]  # two methods' answers, (S, M) -> the p-value of no difference
-Experiment = Callable[[int, int, float, float], bool]  # S, M, p, sigma -> whether the interval held the truth
+Experiment = Callable[[int, int, float, float], bool]  # S, M, p, sigma -> whether the interval covered the truth
 
 
 def centre(p: float, *effects: float) -> float:
@@ -44,7 +44,7 @@ def centre(p: float, *effects: float) -> float:
 
 
 class World:
-    """One stream of random numbers, and the answers of methods drawn from it."""
+    """A random number generator, and answers of simulated methods drawn from it."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -84,52 +84,52 @@ class World:
         return self.f1s[p, sigma]
 
     def accuracy(self, S: int, M: int, p: float, sigma: float) -> bool:
-        return holds(accuracy(self.right(S, self.easy(M), p, sigma))[1:], p)
+        return covers(accuracy(self.right(S, self.easy(M), p, sigma))[1:], p)
 
     def satterthwaite(self, S: int, M: int, p: float, sigma: float) -> bool:
-        """The simpler peer: Student's t with the degrees of freedom of `satterthwaite`, in Wilson's interval."""
+        """A simpler alternative: Student's t with the degrees of freedom of `satterthwaite`, in Wilson's interval."""
         right = self.right(S, self.easy(M), p, sigma)
         error, degrees = satterthwaite(right.astype(float))
         found, quantile = right.mean(), stdtrit(degrees, 0.975)
         if error == 0:
-            return holds(wilson(found * M, M), p)
+            return covers(wilson(found * M, M), p)
         return (found - p) ** 2 <= quantile**2 * error**2 * p * (1 - p) / (found * (1 - found))
 
     def pooled(self, S: int, M: int, p: float, sigma: float) -> bool:
-        """What one should not do: Wilson's interval of S x M answers as if each were a new item and a new seed."""
-        return holds(wilson(float(self.right(S, self.easy(M), p, sigma).sum()), S * M), p)
+        """A wrong interval: Wilson's of S x M answers, as if each were a new item and a new seed."""
+        return covers(wilson(float(self.right(S, self.easy(M), p, sigma).sum()), S * M), p)
 
     def difference(self, S: int, M: int, p: float, sigma: float) -> bool:
         easy = self.easy(M)
         found = difference(self.right(S, easy, p, sigma), self.right(S, easy, p - BEHIND, sigma))
-        return holds((found.low, found.high), BEHIND)
+        return covers((found.low, found.high), BEHIND)
 
     def difference_to_fixed(self, S: int, M: int, p: float, sigma: float) -> bool:
         easy = self.easy(M)
         found = difference(self.right(S, easy, p, sigma), self.right(1, easy, p - BEHIND, 0.0))
-        return holds((found.low, found.high), BEHIND)
+        return covers((found.low, found.high), BEHIND)
 
     def macro_f1(self, S: int, M: int, p: float, sigma: float) -> bool:
-        return holds(macro_f1(*self.labels(S, M, p, sigma))[1:], self.expected_f1(p, sigma))
+        return covers(macro_f1(*self.labels(S, M, p, sigma))[1:], self.expected_f1(p, sigma))
 
     def bootstrapped_f1(self, S: int, M: int, p: float, sigma: float) -> bool:
-        """The peer: the two-way percentile bootstrap, 400 resamples of seeds and items."""
+        """The usual alternative: the two-way percentile bootstrap, 400 resamples of seeds and items."""
         truth, predictions = self.labels(S, M, p, sigma)
         times = self.rng.multinomial(M, np.full(M, 1 / M), 400).astype(float)  # (R, M)
         found = np.zeros((len(times), S))
         for label in range(len(PRIOR)):
-            is_label, says = truth == label, predictions == label
-            both, claimed, there = times @ (is_label & says).T, times @ says.T, times @ is_label
+            is_label, predicted = truth == label, predictions == label
+            both, claimed, there = times @ (is_label & predicted).T, times @ predicted.T, times @ is_label
             found += 2 * both / np.maximum(claimed + there[:, None], 1) / len(PRIOR)
         means = (found * self.rng.multinomial(S, np.full(S, 1 / S), len(times))).sum(axis=1) / S
-        return holds(np.quantile(means, [0.025, 0.975]), self.expected_f1(p, sigma))
+        return covers(np.quantile(means, [0.025, 0.975]), self.expected_f1(p, sigma))
 
     def grouped(self, S: int, M: int, p: float, sigma: float, known: bool = True) -> bool:
         """Items come from M / 5 authors of unequal sizes, each easier or harder by N(0, 1)."""
         authors = self.rng.integers(M // 5, size=M)
         easy = self.easy(M) + self.rng.normal(0, 1, M // 5)[authors]
         groups = [str(author) for author in authors] if known else None
-        return holds(accuracy(self.right(S, easy, p, sigma, 1.0), groups)[1:], p)
+        return covers(accuracy(self.right(S, easy, p, sigma, 1.0), groups)[1:], p)
 
     def ungrouped(self, S: int, M: int, p: float, sigma: float) -> bool:
         return self.grouped(S, M, p, sigma, known=False)
@@ -174,7 +174,7 @@ def satterthwaite_test(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * float(stdtr(degrees, -abs(table.mean()) / error)) if error > 0 else 1.0
 
 
-def holds(interval: Iterator[float], truth: float) -> bool:
+def covers(interval: Iterator[float], truth: float) -> bool:
     low, high = interval
     return bool(low <= truth <= high)
 
@@ -229,7 +229,7 @@ def beside_table(experiments: dict[str, Experiment], M: int, replicates: int) ->
 
 
 def family_table(world: World, replicates: int) -> str:
-    """One fixed predictor has no seed effect; with one, two of them would differ in truth."""
+    """One fixed predictor has no seed effect; with one, two of them would really differ."""
     rows = []
     for M in ITEMS:
         rows.append(["1", str(M), "none", f"{share(world.family_errs_here, replicates, 1, M, 0.7, 0.0):.1f}", ""])
@@ -260,7 +260,7 @@ def calibration_table(world: World, replicates: int) -> str:
 
 
 def blocks(world: World, replicates: int) -> Iterator[tuple[str, str]]:
-    """The name of a block of the document and what stands in it; what costs more has fewer experiments a cell."""
+    """The name and the text of each block of the document; slower ones have fewer experiments a cell."""
     half, few = replicates // 2, replicates // 4
     yield "fixed", fixed_table(world, replicates)
     yield "accuracy", coverage_table(world.accuracy, replicates)
@@ -273,14 +273,17 @@ def blocks(world: World, replicates: int) -> Iterator[tuple[str, str]]:
     yield "difference", coverage_table(world.difference, replicates)
     yield "fixed-difference", coverage_table(world.difference_to_fixed, half)
     yield "family", family_table(world, few)
-    yield "bracket", f"The bracket held 64 in {share(world.bracket, few, 5, 200, 0.7, 0.3):.1f} % of {few} experiments."
+    yield (
+        "bracket",
+        f"The interval covered 64 in {share(world.bracket, few, 5, 200, 0.7, 0.3):.1f} % of {few} experiments.",
+    )
     yield "calibration", calibration_table(world, few)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=2000, help="experiments a cell")
-    parser.add_argument("--out", type=Path, default=DOCUMENT, help="where the document goes with its blocks filled")
+    parser.add_argument("--out", type=Path, default=DOCUMENT, help="where the document with its new blocks is written")
     options = parser.parse_args()
     text = DOCUMENT.read_text(encoding="utf-8")
     for name, block in blocks(World(seed=0), options.replicates):

@@ -33,7 +33,7 @@ def write_classifier(directory: Path) -> None:
     import torch
 
     from chainrule.finetuning.classifier import Classifier, Form
-    from chainrule.finetuning.features import Features
+    from chainrule.scoring.features import Features
     from chainrule.model.config import Config
     from chainrule.model.transformer import Transformer, initialise
     from chainrule.tokens.tokenizer import train_bpe

@@ -60,7 +60,12 @@ MASKED = {
     "roberta": {**BERT, "position_offset": 2},
     "xlm-roberta": {**BERT, "segments": 1, "position_offset": 4},
     "distilbert": {**BERT, "segments": 0, "norm_epsilon": 1e-12, "pooler_activation": "relu"},
-}
+    "modernbert": {
+        **GATED, "key_value_heads": 4, "norm": "layer", "norm_epsilon": 1e-5, "norm_bias": False, "input_norm": True,
+        "first_norm": False, "layer_kinds": (LayerKind(rope=Rope(160e3)), LayerKind(7, Rope())), "activation": "gelu",
+        "tied": True, "causal": False, "masked_head": True, "head_bias": False, "pooler_like_head": True,
+    },
+}  # fmt: skip
 
 
 def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed: int = 0) -> Transformer:
@@ -72,6 +77,10 @@ def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
     return model.eval()
+
+
+# Those that are written as GGUF files.
+GGUF_FAMILIES = ("qwen3", "llama", "mistral", "qwen2", "olmo2", "gemma3_text", "gpt2", "gpt_neox")
 
 
 def exportable_model(family: str, vocabulary_size: int = 61, context: int = 32) -> Transformer:
@@ -86,6 +95,11 @@ def exportable_model(family: str, vocabulary_size: int = 61, context: int = 32) 
 
 @pytest.fixture(params=SHAPES)
 def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=GGUF_FAMILIES)
+def gguf_family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 

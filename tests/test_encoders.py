@@ -1,5 +1,6 @@
 """Every encoder fills blanks, learns from them, and classifies, as transformers does with what we saved."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +11,24 @@ from conftest import MASKED, random_model
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.features import Features
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.families import FAMILIES
+from chainrule.scoring.features import Features
 from chainrule.tokens.tokenizer import byte_tokenizer
 
 TEXTS = ["the cat sat", "the dog sat on a great big mat", "no", "A fine Day, really great!"]
 LABELS = ("bad", "good", "neither")
 
 
-@pytest.fixture(params=[family for family in MASKED if family != "bert"])
+@pytest.fixture(params=[*(family for family in MASKED if family != "bert"), "modernbert mean"])
 def lm(request: pytest.FixtureRequest) -> MaskedLanguageModel:
     """Of a tokenizer without a padding token: the padding's id in config.json is that of a byte, which no text has."""
     tokenizer = byte_tokenizer(mask=True)
-    model = random_model(request.param, vocabulary_size=tokenizer.vocabulary_size, context=64)
-    return MaskedLanguageModel(model, tokenizer, request.param)
+    family, *mean = request.param.split()
+    model = random_model(family, vocabulary_size=tokenizer.vocabulary_size, context=64)
+    if mean:  # what a linear head reads of the hidden states
+        model.config = replace(model.config, summary="mean")
+    return MaskedLanguageModel(model, tokenizer, family)
 
 
 def test_blanks_are_filled_as_transformers_fills_them(lm: MaskedLanguageModel, tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ def test_one_saved_without_its_head_has_the_hidden_states_of_transformers(
     bare = chainrule.load(tmp_path / "bare", dtype="float32")
     assert not bare.model.config.language_head
     for text in TEXTS:
-        tokens = torch.tensor([[lm.tokenizer.bottom, *lm.tokenizer.encode(text), *lm.tokenizer.closing]])
+        tokens = torch.tensor([[lm.tokenizer.bos_id, *lm.tokenizer.encode(text), *lm.tokenizer.closing]])
         np.testing.assert_allclose(bare.features(text), peer(tokens).last_hidden_state[0], atol=1e-4)
 
 

@@ -62,7 +62,8 @@ def agree(lm: LanguageModel, theirs: LlamaCpp, tolerance: float) -> None:
     assert lm.tokenizer.decode(theirs.greedy(tokens, count, lm.stop_tokens)) == completion.text
 
 
-def test_each_family_has_the_same_logits_and_greedy_text(family: str, tmp_path: Path) -> None:
+def test_each_family_has_the_same_logits_and_greedy_text(gguf_family: str, tmp_path: Path) -> None:
+    family = gguf_family
     lm = LanguageModel(exportable_model(family, 257, CONTEXT), byte_tokenizer(), family)
     lm.save(tmp_path / "model")
     export_gguf(tmp_path / "model", tmp_path / "model.gguf", "f32")

@@ -15,10 +15,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.features import Features
 from chainrule.language_model import require_causal
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.scoring.blanks import fill_blanks, masked_at, score_blanks
+from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe

@@ -12,8 +12,8 @@ from transformers import AutoModel, BertConfig, BertModel, GPT2Config, GPT2Model
 
 import chainrule
 from chainrule.cli import main
-from chainrule.finetuning.features import Features
 from chainrule.language_model import LanguageModel
+from chainrule.scoring.features import Features
 from chainrule.tokens.tokenizer import byte_tokenizer
 
 SIZES: dict[str, Any] = {

@@ -10,10 +10,10 @@ from conftest import random_model
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from chainrule.finetuning.classifier import Classifier, Form
-from chainrule.finetuning.features import Features
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel
 from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.scoring.features import Features
 from chainrule.tokens.tokenizer import train_bpe
 
 TEXTS = ["the cat sat on the mat", "a good film"]

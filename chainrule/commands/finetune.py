@@ -63,9 +63,9 @@ def finetune(
     Example:
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
-    from chainrule.finetuning.features import Features
     from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
     from chainrule.language_model import load
+    from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.measure import held_out, measure
 

@@ -1,4 +1,4 @@
-"""The command `task`: writes a task file, and shows what is in the data."""
+"""The command `task`: writes a task file, and reports on the data."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""What a table says, in a sentence or two computed from it. Knows the table alone.
+"""Which method to take, in a sentence or two computed from a table. Knows the table alone.
 
 At each N some methods do not differ significantly from the best. The cheapest of them that is not far behind is taken:
 with few seeds even large differences are not significant.

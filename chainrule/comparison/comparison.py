@@ -1,4 +1,4 @@
-"""What `compare` gives: a table, what it says in a sentence or two, and its files. Knows no method, no model."""
+"""What `compare` gives: a table, the advice drawn from it, and its files. Knows no method, no model."""
 
 from collections.abc import Sequence
 from functools import cached_property

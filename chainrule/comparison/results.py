@@ -31,7 +31,7 @@ def results(table: Table) -> dict[str, Any]:
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
-    """The figures of each row; predictions and probabilities stand in rows.jsonl alone."""
+    """The figures of each row; predictions and probabilities are in rows.jsonl alone."""
     return [
         {
             "method": outcome.method, "labels": outcome.labels, "shots": outcome.shots, "seed": outcome.seed,

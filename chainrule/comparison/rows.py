@@ -38,7 +38,7 @@ class Outcome:
     calibration: Mapping[str, Any] | None  # brier, log_loss, ece, ece_expected, bins; None: no probabilities
     seconds_to_adapt: float
     milliseconds_per_text: float
-    notes: Sequence[str]  # what befell the texts
+    notes: Sequence[str]  # warnings, such as texts that were cut
     predictions: Sequence[str]  # (M,)
     probabilities: NDArray[np.float32] | None  # (M, C), `rounded`
 
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def rounded(probabilities: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Probabilities as the file keeps them, to some significant digits: near 0 none becomes 0."""
+    """Probabilities as the file has them, to 4 significant digits, so that none near 0 becomes 0."""
     return np.array(_digits(probabilities), np.float32).reshape(probabilities.shape)
 
 
@@ -57,7 +57,7 @@ def _digits(probabilities: NDArray[np.floating]) -> list[list[float]]:
 
 
 class Folder:
-    """A comparison's rows in a folder that goes on from what it holds.
+    """The folder of a comparison's rows, to which a later run adds.
 
     `identity` is all that the rows depend on, by name. Raises FolderError where the folder's rows were made with
     something else, naming it, and for a folder that holds no comparison.
@@ -74,7 +74,7 @@ class Folder:
             write_text(path / RECORD, tomli_w.dumps(known))
 
     def read(self) -> dict[Key, Outcome]:
-        """The rows there are. A last line that was not written to its end is removed: its row is run again."""
+        """The rows so far. A last line that was not written to its end is removed: its row is run again."""
         file = self.path / ROWS
         if not file.is_file():
             return {}

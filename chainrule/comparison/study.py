@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
-from chainrule.comparison.methods.method import MOST_SHOTS
-from chainrule.finetuning.features import Features
 from chainrule.language_model import Pretrained
+from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Row, Task
 
+MOST_SHOTS = 16  # demonstrations in a prompt
 _SAMPLED = 64  # training rows, for lengths and for the quick measurement
 _WEIGHTS_SAMPLED = 1024  # of each tensor
 

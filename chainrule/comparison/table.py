@@ -52,7 +52,7 @@ class Switch(NamedTuple):
 class Table:
     """The cells of some methods, made from rows; whatever order they came in, the same rows make the same table.
 
-    `methods`: all that may stand in it, in their order. `left`: the rows that were planned and have not been run;
+    `methods`: all that it may have, in their order. `left`: the rows that were planned and have not been run;
     `left_out`: the names of methods that were not planned, and why.
     """
 

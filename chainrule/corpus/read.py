@@ -10,7 +10,8 @@ from chainrule.storage.records import Log, Skipped, format_of, no_log, read_reco
 
 @dataclass(slots=True)  # frozen ones take three times as long to make, one a row
 class Piece:
-    """A document, or a part of it: `begins` is True for the first. `line`: where the piece begins in `source`."""
+    """A document, or a part of it: `begins` is True for the first. `line`: where it begins in
+    `source`."""
 
     text: str
     begins: bool

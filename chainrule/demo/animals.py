@@ -74,7 +74,7 @@ def question_documents(animals: Sequence[Animal], rng: random.Random, mixture: M
     """Endless documents of 2 to 6 questions with their answers.
 
     In yes/no questions the k-th value of an attribute has the weight k ** -popular, which wrong values share. If all
-    values were equally frequent, neither the animal nor the value alone would say anything about the answer, so there
+    values were equally frequent, neither the animal nor the value alone would be correlated with the answer, so there
     would be nothing to learn first: a model would answer at chance for very long.
     """
     while True:

@@ -8,7 +8,8 @@ from chainrule.errors import ChainruleError
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares are of the corpus's characters and need not sum to 1; the rest are probabilities unless said."""
+    """Shares are of the corpus's characters and need not sum to 1; the rest are probabilities unless a comment says
+    otherwise."""
 
     prose: float = 0.21  # share
     questions: float = 0.41  # share

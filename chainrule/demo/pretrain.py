@@ -123,7 +123,7 @@ def targets_reached(language_model: LanguageModel, world: World, *, every: bool 
 def write_corpus(
     world: World, out: Path, characters: int, mixture: Mixture = DEFAULT_MIXTURE
 ) -> dict[tuple[int, int], int]:
-    """out/corpus.jsonl; returns how often each of the notes' pairs of numbers stands in it.
+    """out/corpus.jsonl; returns how often each of the notes' pairs of numbers occurs in it.
 
     Raises FolderError where `out` holds something else.
     """
@@ -185,7 +185,8 @@ def world_tokenizer(out: Path, scale: Scale) -> Path:
 
 
 def pretrain(out: Path, world: World, scale: Scale) -> Pretrained:
-    """Make rounds of pretraining until the targets are met or the minutes are over; the same call goes on.
+    """Make rounds of pretraining until the targets are met or the minutes are over; the same call
+    continues.
 
     After SIGTERM or Ctrl-C what was reached is saved and the process ends.
     """
@@ -226,7 +227,7 @@ def _advance(out: Path, run: Run, world: World, scale: Scale, deadline: float) -
                 reached, looked = targets_reached(lm, world), run.step
             if (number := signalled()) is not None:
                 run.save()
-                say(f"stopped and saved at step {run.step}; the same command goes on from there")
+                say(f"stopped and saved at step {run.step}; the same command continues from there")
                 sys.exit(128 + number)
             if time.monotonic() > deadline:
                 break

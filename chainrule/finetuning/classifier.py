@@ -21,9 +21,9 @@ from torch import Tensor
 
 from chainrule import machine
 from chainrule.errors import DataError, ModelError
-from chainrule.finetuning.features import Features
 from chainrule.model.formats import classifier as files
 from chainrule.model.formats.adapter import Adapter, is_adapter, load_adapted_classifier, read_adapter
+from chainrule.scoring.features import Features
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.examples import Row, checked_row, joined_text
@@ -112,8 +112,8 @@ class Classifier:
         if self.adapter is not None:
             self.adapter.save(directory)
             return
-        bottom = self.features.tokenizer.bos_id
-        files.save_classifier(self.features.model, self.w, self.family, self.labels, directory, bottom)
+        bos_id = self.features.tokenizer.bos_id
+        files.save_classifier(self.features.model, self.w, self.family, self.labels, directory, bos_id)
 
 
 def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier:
@@ -153,10 +153,10 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     tokenizer.save(directory)
     path, settings_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
     inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
-    bottom = inner.id_to_token(tokenizer.bos_id)
+    bos = inner.id_to_token(tokenizer.bos_id)
     wanted = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # any other is built anew by the model's type
-        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bottom),
+        **dict.fromkeys(("bos_token", "eos_token", "pad_token"), bos),
         "clean_up_tokenization_spaces": False,
         "padding_side": "right",
         "split_special_tokens": True,
@@ -176,8 +176,8 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     inner.no_padding()
     ends = [inner.id_to_token(token) for token in closing]
     inner.post_processor = processors.TemplateProcessing(
-        single=[bottom, "$A", *ends],
-        special_tokens=[(bottom, tokenizer.bos_id), *zip(ends, closing, strict=True)],
+        single=[bos, "$A", *ends],
+        special_tokens=[(bos, tokenizer.bos_id), *zip(ends, closing, strict=True)],
     )
     write_text(path, inner.to_str())
     write_json(settings_path, {**wanted, **added})

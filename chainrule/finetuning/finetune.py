@@ -21,7 +21,6 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import DataError, ModelError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.features import Features, Longer
 from chainrule.finetuning.full import ClassifierTraining, FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
@@ -29,6 +28,7 @@ from chainrule.finetuning.lora import ALPHA, RANK, LoraFinetuning, lora_recipe
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import WEIGHTS, Adapter, Base, adapter_parts, classifier_adapter, weights_hash
 from chainrule.model.formats.classifier import without_output
+from chainrule.scoring.features import Features, Longer
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task

@@ -71,7 +71,7 @@ def attention_contexts(
             masked = padding is not None or (kind.window or T) < T
             mask = causal_mask(0, T, padding, kind.window, device) if masked else None
         else:
-            mask = _real_tokens(T, padding, last, device)
+            mask = _near(_real_tokens(T, padding, last, device), T, kind.window, device)
         rope = kind.rope
         turn = None if rope is None else rotation(token_positions, config.head_width, rope, dtype)
         return AttentionContext(_pattern(config.causal and T > 1, mask is not None), mask, turn)
@@ -91,6 +91,16 @@ def _real_tokens(T: int, padding: Tensor | None, last: Tensor | None, device: to
     if last is not None:
         return (columns <= last[:, None])[:, None, None]
     return None if padding is None else (columns >= padding[:, None])[:, None, None]
+
+
+def _near(mask: Tensor | None, T: int, window: int | None, device: torch.device) -> Tensor | None:
+    """An encoder's mask, less what is past a window around each position; padding attends to itself."""
+    if window is None or window // 2 + 1 >= T:
+        return mask
+    columns = torch.arange(T, device=device)
+    away = (columns[:, None] - columns).abs()  # (T, T)
+    near = (away <= window // 2)[None, None]
+    return near if mask is None else near & mask | (away == 0)
 
 
 def attend(

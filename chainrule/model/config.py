@@ -13,7 +13,8 @@ Residual = Literal["pre", "parallel", "post", "reordered", "sandwich"]
 class LayerKind:
     """What may differ from layer to layer."""
 
-    window: int | None = None  # the most positions a position attends to, itself among them; None: all before it
+    # The most positions a position attends to, itself among them: those before it, in an encoder as many at each side.
+    window: int | None = None  # None: all
     rope: Rope | None = None  # rotary positions; None: queries and keys are not rotated
 
 
@@ -37,6 +38,9 @@ class Config:
     norm: Literal["rms", "layer"] = "rms"
     norm_epsilon: float = 1e-6
     norm_offset: float = 0.0  # a norm multiplies by this plus its weight
+    norm_bias: bool = True  # a LayerNorm adds a bias
+    input_norm: bool = False  # a norm follows the embeddings, as it does where residual = "post"
+    first_norm: bool = True  # the first layer's attention has a norm
     learned_positions: bool = False  # an embedding of positions is added to that of the tokens
     position_offset: int = 0  # the row of that embedding which the first position has; `context` counts none before it
     scaled_embedding: bool = False  # the embedding of the tokens is multiplied by √D
@@ -58,8 +62,11 @@ class Config:
     causal: bool = True  # no position attends to a later one
     segments: int = 0  # rows of an embedding of text parts, of which a single text takes the first
     masked_head: bool = False  # a layer and a norm stand between hidden states and output, which has a bias
-    pooler: bool = False  # a linear head reads a layer at the first token, through `pooler_activation`
+    head_bias: bool = True  # that layer has a bias
+    summary: Literal["first", "mean"] = "first"  # what of the hidden states a linear head reads: one or their mean
+    pooler: bool = False  # a linear head reads it through a layer and `pooler_activation`
     pooler_activation: Literal["tanh", "relu"] = "tanh"
+    pooler_like_head: bool = False  # instead of these, through a layer, activation and norm like the masked head's
     language_head: bool = True  # it has logits; an encoder saved without its head has hidden states alone
 
     def __post_init__(self) -> None:
@@ -84,7 +91,6 @@ class Config:
                 raise ModelError(
                     f"model: wanted an even width of at most {self.head_width} for rotary positions, got {width}"
                 )
-        assert self.causal or not windows, "only causal models have windows"
         object.__setattr__(self, "layer_kinds", _shortest(self.layer_kinds, self.layers))
 
     def kind_of(self, layer: int) -> LayerKind:
@@ -149,6 +155,12 @@ _LATER_FIELDS = {
     "logit_cap": None,
     "position_offset": 0,
     "pooler_activation": "tanh",
+    "norm_bias": True,
+    "input_norm": False,
+    "first_norm": True,
+    "head_bias": True,
+    "summary": "first",
+    "pooler_like_head": False,
 }
 
 

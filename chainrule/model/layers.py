@@ -39,9 +39,9 @@ class Norm(nn.Module):
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
-        self.epsilon, self.offset = config.norm_epsilon, config.norm_offset
+        self.epsilon, self.offset, self.layer = config.norm_epsilon, config.norm_offset, config.norm == "layer"
         self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width)) if config.norm == "layer" else None
+        self.bias = nn.Parameter(torch.zeros(width)) if self.layer and config.norm_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.offset:  # as Gemma, which narrows after it multiplied
@@ -50,8 +50,9 @@ class Norm(nn.Module):
         return self._normalised(x, self.weight.to(x.dtype))
 
     def _normalised(self, x: Tensor, gain: Tensor) -> Tensor:
-        if self.bias is not None:
-            return F.layer_norm(x, gain.shape, gain, self.bias.to(x.dtype), self.epsilon)
+        if self.layer:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.layer_norm(x, gain.shape, gain, bias, self.epsilon)
         if plain_cpu(x):
             return rms_norm(x, gain, self.epsilon)
         return F.rms_norm(x, gain.shape, gain, self.epsilon)
@@ -133,10 +134,12 @@ class Block(nn.Module):
     What is added to x or h is first multiplied by `Config.residual_factor`.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, normed: bool = True) -> None:
+        """`normed`: attention has a norm in front of it."""
         super().__init__()
         self.residual, self.factor = config.residual, config.residual_factor
-        self.attention_norm, self.attention = Norm(config, config.width), Attention(config)
+        self.attention_norm = Norm(config, config.width) if normed else nn.Identity()
+        self.attention = Attention(config)
         self.mlp_norm, self.mlp = Norm(config, config.width), MLP(config)
         sandwich = config.residual == "sandwich"
         self.attention_output_norm = Norm(config, config.width) if sandwich else None
@@ -160,15 +163,23 @@ class Block(nn.Module):
         return stream + (branch if self.factor == 1 else branch * self.factor)
 
 
-class MaskedHead(nn.Module):
-    """What BERT has between hidden states and output matrix; `bias` is the output's, one number for each token."""
+class HeadLayer(nn.Module):
+    """A layer, an activation and a norm, which some encoders have between hidden states and a head."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.dense, self.norm = Linear(config.width, config.width), Norm(config, config.width)
+        self.dense = Linear(config.width, config.width, bias=config.head_bias)
+        self.norm = Norm(config, config.width)
         self.activation = ACTIVATIONS[config.activation]
-        self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))
 
     def forward(self, features: Tensor) -> Tensor:
         """(…, D) to (…, D)."""
         return self.norm(self.activation(self.dense(features)))
+
+
+class MaskedHead(HeadLayer):
+    """What BERT has between hidden states and output matrix; `bias` is the output's, one number for each token."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.bias = nn.Parameter(torch.zeros(config.vocabulary_size))

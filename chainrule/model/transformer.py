@@ -14,7 +14,7 @@ from chainrule.model.attention import attention_contexts
 from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import linear_cross_entropy, plain_cpu
-from chainrule.model.layers import Block, Embedding, MaskedHead, Norm
+from chainrule.model.layers import Block, Embedding, HeadLayer, MaskedHead, Norm
 from chainrule.model.linear import Linear
 
 Output = Literal["logits", "features", "summary"]
@@ -35,11 +35,13 @@ class Transformer(nn.Module):
         rows = config.position_offset + config.context
         self.position_embedding = Embedding(rows, config.width) if config.learned_positions else None
         self.segment_embedding = Embedding(config.segments, config.width) if config.segments else None
-        self.input_norm = Norm(config, config.width) if config.residual == "post" else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.input_norm = Norm(config, config.width) if config.residual == "post" or config.input_norm else None
+        self.blocks = nn.ModuleList(Block(config, layer > 0 or config.first_norm) for layer in range(config.layers))
         self.norm = None if config.residual == "post" else Norm(config, config.width)
         self.head = MaskedHead(config) if config.masked_head else None
-        self.pooler = Linear(config.width, config.width) if config.pooler else None
+        self.pooler: HeadLayer | Linear | None = None
+        if config.pooler:
+            self.pooler = HeadLayer(config) if config.pooler_like_head else Linear(config.width, config.width)
         self.output = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
 
     @property
@@ -164,12 +166,18 @@ class Transformer(nn.Module):
         return x if self.norm is None else self.norm(x)
 
     def _summary(self, tokens: Tensor, last: Tensor | None) -> Tensor:
-        """(B, D): the last position of a causal model, the first of another, through its pooler where it has one."""
+        """(B, D): the last position of a causal model; of another the first, or the mean of all, through its pooler
+        where it has one."""
         assert last is not None, "a summary needs each sequence's last position"
-        read = last if self.config.causal else torch.zeros_like(last)
-        features = self._features(tokens, None, None, last, read[:, None])[:, 0]
-        if self.pooler is None:
-            return features
+        if self.config.summary == "mean":
+            real = (torch.arange(tokens.shape[1], device=last.device) <= last[:, None])[..., None]
+            features = self._features(tokens, None, None, last, None)
+            features = (features * real).sum(1) / real.sum(1)
+        else:
+            read = last if self.config.causal else torch.zeros_like(last)
+            features = self._features(tokens, None, None, last, read[:, None])[:, 0]
+        if self.pooler is None or isinstance(self.pooler, HeadLayer):
+            return features if self.pooler is None else self.pooler(features)
         activation = torch.tanh if self.config.pooler_activation == "tanh" else torch.relu
         return activation(self.pooler(features))
 

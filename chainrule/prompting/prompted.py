@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from chainrule.errors import ChainruleError
-from chainrule.finetuning.features import Features, Longer
 from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.prompting import demonstrations
 from chainrule.prompting.answers import first_word, generate_answers, word_ended
@@ -22,6 +21,7 @@ from chainrule.prompting.demonstrations import Choose
 from chainrule.prompting.row_prompts import PromptMaker, RowPrompt
 from chainrule.scoring.blanks import Blanks, score_blanks
 from chainrule.scoring.continuations import Pair, score_continuations
+from chainrule.scoring.features import Features, Longer
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.prompt import Prompt
 

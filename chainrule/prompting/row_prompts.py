@@ -9,10 +9,10 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from chainrule.errors import ChainruleError
-from chainrule.finetuning.features import Longer
 from chainrule.language_model import Pretrained
 from chainrule.scoring.blanks import Blanks, masked_at
 from chainrule.scoring.continuations import Pair, pair_of
+from chainrule.scoring.features import Longer
 from chainrule.tasks.examples import Examples, Row
 from chainrule.tasks.prompt import Prompt
 from chainrule.tokens.chat import Chat

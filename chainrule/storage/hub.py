@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from chainrule.errors import ModelError
 
-# All that is fetched: no pickle, and no code but the chat template, which runs in a sandbox.
+# All that is downloaded: no pickle, and no code but the chat template, which runs in a sandbox.
 SETTINGS = ("*.json", "*.txt", "*.toml", "*.jinja", "tokenizer.model")
 WEIGHTS = ("model.safetensors", "model-*.safetensors", "adapter_model.safetensors")
-_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # what huggingface_hub asks by, in its versions
+_CLIENTS = ("httpx", "httpx2", "httpcore", "requests", "urllib3")  # the HTTP clients of huggingface_hub, by version
 _Answer = TypeVar("_Answer")
 _FILE = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?:(?P<file>[\w./+-]+\.gguf)")
 _NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # owner/name, owner/name@revision
@@ -21,7 +21,7 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     one GGUF file of it, owner/name:file.gguf. Of a directory with a GGUF and no config.json, that file.
 
     The Hub's cache, token, endpoint and offline mode are those of `huggingface_hub` (HF_HOME, HF_HUB_OFFLINE, ...).
-    Without `weights` all but these is fetched. Raises ModelError, in one line, for what is neither, and where the Hub
+    Without `weights` all other files are downloaded. Raises ModelError for a name that is neither, and where the Hub
     cannot be reached and its cache lacks the model.
     """
     path, named = Path(model), _NAME.fullmatch(str(model))
@@ -32,7 +32,7 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     if path.exists() or named is None:
         return path
     if not path.is_absolute() and path.parent.is_dir() and path.parent != Path():
-        return path  # runs/boks, where there is a folder runs: a slip, which nobody else should be asked about
+        return path  # runs/boks, where there is a folder runs: a typing error, which the Hub is not asked about
     directory = _snapshot(named["name"], named["revision"], [*SETTINGS, *(WEIGHTS if weights else ())])
     adapter = (directory / "adapter_config.json").is_file()  # whoever reads the directory says what that is
     if weights and not adapter and not any(directory.glob("*.safetensors")):
@@ -113,8 +113,8 @@ def _asked(name: str, revision: str | None, ask: Callable[[], _Answer]) -> _Answ
         raise
     except errors.GatedRepoError:
         raise ModelError(
-            f"{name}: wanted leave to read it on the Hub, got none; accept its terms at"
-            f" {constants.ENDPOINT}/{name} and log in with `hf auth login`"
+            f"{name}: this model is gated: accept its terms at {constants.ENDPOINT}/{name}, then log in with"
+            " `hf auth login` or set HF_TOKEN"
         ) from None
     except errors.RepositoryNotFoundError:
         raise ModelError(

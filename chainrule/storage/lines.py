@@ -21,7 +21,7 @@ MARKS = (  # byte-order marks; the longer of two that begin alike comes first
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_BAD = "\udcff"  # stands for a byte that did not decode: no decoder gives a lone surrogate
+_BAD = "\udcff"  # replaces a byte that did not decode: no decoder gives a lone surrogate
 
 
 class UnusableFileError(DataError):

@@ -27,7 +27,7 @@ class Prompt:
     """How a row is asked about: `template` names text columns as {column} and, once, {label}, where the answer goes.
 
     A literal brace is written twice; braces in the rows' texts are text. `words`: label -> label word; a label
-    that is not listed stands for itself. Raises DataError for a template without {label} or with a lone brace.
+    that is not listed is its own word. Raises DataError for a template without {label} or with a lone brace.
     """
 
     template: str

@@ -49,7 +49,7 @@ class Settings:
             self.prompt.check_columns(self.text)
             if self.kind == "free" and self.prompt.words:
                 raise DataError(
-                    '[prompt.words]: wanted none where the kind is "free", whose answers stand for themselves'
+                    '[prompt.words]: wanted none where the kind is "free", whose answers need no label words'
                 )
         if self.input is not None:
             check_columns("[finetune] input", self.input, self.text)
@@ -124,9 +124,10 @@ def _strings(table: dict[str, Any], key: str) -> tuple[str, ...]:
 
 
 def task_file(settings: Settings, labels: Sequence[str], folder: Path) -> str:
-    """The text of a task file in `folder` that says this, and as comments what else it may say. `labels`: the classes.
+    """The text of a task file in `folder` with these settings, and in comments what else it may have. `labels`: the
+    classes.
 
-    Where the settings have no prompt it is the default one, which works as it stands if the labels are words.
+    Where the settings have no prompt it is the default one, which works unchanged if the labels are words.
     """
     prompt = settings.prompt or Prompt.default(settings.text, settings.label)
     text = settings.text[0] if len(settings.text) == 1 else settings.text
@@ -147,7 +148,7 @@ def task_file(settings: Settings, labels: Sequence[str], folder: Path) -> str:
         _line("separator", prompt.separator),
     ]
     if labels:
-        lines.append("\n[prompt.words]  # label -> label word; a label that is not listed stands for itself")
+        lines.append("\n[prompt.words]  # label -> label word; a label that is not listed is its own word")
     for label in labels:
         lines.append(_line(label, prompt.words.get(label), instead=label if is_word(label) else "…"))
     lines.append("\n[finetune]")
@@ -156,7 +157,7 @@ def task_file(settings: Settings, labels: Sequence[str], folder: Path) -> str:
 
 
 def _line(key: str, value: str | Sequence[str] | None, note: str = "", instead: str = "…") -> str:
-    """A line of TOML; where there is no value a comment, with what might stand there `instead`."""
+    """A line of TOML; without a value a comment, with an example value `instead`."""
     line = f"{_key(key)} = {_value(instead if value is None else value)}"
     return f"{'# ' if value is None else ''}{line}{'  # ' if note else ''}{note}"
 

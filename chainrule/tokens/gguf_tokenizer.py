@@ -273,7 +273,7 @@ class _Vocabulary:
             "model": {**model, "fuse_unk": True, "unk_token": None if unknown is None else self.tokens[unknown]},
         }
 
-    def merges_of_scores(self) -> list[list[str]]:
+    def merges_of_scores(self) -> list[str]:
         """SentencePiece joins the two neighbours that make the token of the greatest score: each way to make one is a
         merge, in the order of the scores."""
         scores = self.column("scores", float)
@@ -283,14 +283,18 @@ class _Vocabulary:
             )
         types, tokens = self.types, self.tokens
         parts = {tokens[id]: id for id in range(self.size) if types[id] in (NORMAL, USER_DEFINED)}
-        found: list[list[str]] = []
+        parts = {token: id for token, id in parts.items() if " " not in token}  # a text has ▁ in its place
+        found: list[str] = []
         for token in sorted(parts, key=lambda token: (-scores[parts[token]], parts[token])):
             ways = [
-                (parts[token[:cut]], parts[token[cut:]], token[:cut], token[cut:])
+                (parts[left], right, left)
                 for cut in range(1, len(token))
-                if token[:cut] in parts and token[cut:] in parts
+                if (left := token[:cut]) in parts and (right := token[cut:]) in parts
             ]
-            found += [[left, right] for _, _, left, right in sorted(ways)]
+            if len(ways) > 1:
+                ways.sort()  # two ways that begin alike are one
+            for _, right, left in ways:
+                found.append(f"{left} {right}")
         return found
 
 

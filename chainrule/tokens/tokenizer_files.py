@@ -13,6 +13,7 @@ from chainrule.storage.gguf import is_gguf
 from chainrule.tokens import gguf_tokenizer
 from chainrule.tokens.added_tokens import Completed, complete
 from chainrule.tokens.bos import Bos, choose_bos, put_in_front
+from chainrule.tokens.old_files import with_tokenizer_json
 from chainrule.tokens.settings import FILES, SETTINGS, Files, chat_templates, json_object, named, setting
 
 
@@ -81,15 +82,13 @@ def _with_bos(files: Files, bos: str, completed: Completed) -> tuple[dict[str, b
 
 def _found(directory: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]:
     """The tokenizer's files in a directory, and what its config.json and generation_config.json say."""
-    if not (directory / "tokenizer.json").is_file():
-        raise ModelError(
-            f"{directory}: no tokenizer.json there: if transformers can read its tokenizer,"
-            " AutoTokenizer.from_pretrained(...).save_pretrained(...) writes one"
-        )
     files = {name: (directory / name).read_bytes() for name in FILES if (directory / name).is_file()}
     for name in SETTINGS:
         _settings(directory / name)
-    return files, _settings(directory / "config.json"), _settings(directory / "generation_config.json")
+    config = _settings(directory / "config.json")
+    if "tokenizer.json" not in files:
+        files = with_tokenizer_json(files, directory, config)
+    return files, config, _settings(directory / "generation_config.json")
 
 
 def _settings(path: Path) -> dict[str, Any]:

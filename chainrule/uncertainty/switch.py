@@ -41,12 +41,12 @@ def switch_point(
     grid = [*sizes, None]
     at = int(_first_stable(lead.sum(axis=(1, 2))[None])[0])
     switches = np.sort(np.concatenate([_first_stable(means) for means in _resampled(lead, resamples, seed)]))
-    low, high = (int(place) for place in np.quantile(switches, [0.025, 0.975], method="nearest"))
+    low, high = (int(index) for index in np.quantile(switches, [0.025, 0.975], method="nearest"))
     return SwitchPoint(grid[at], grid[low], grid[high], float((switches == len(sizes)).mean()))
 
 
 def _first_stable(leads: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(R, sizes) -> (R,): the first place from which all are above 0; the number of sizes where the last is not."""
+    """(R, sizes) -> (R,): the first index from which all are above 0; the number of sizes where the last is not."""
     ahead = (leads > 0)[:, ::-1]
     return leads.shape[1] - np.cumprod(ahead, axis=1).sum(axis=1)
 

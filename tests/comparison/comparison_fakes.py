@@ -9,8 +9,9 @@ import numpy as np
 from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds
 from chainrule.comparison.methods import METHODS
-from chainrule.comparison.methods.method import MOST_SHOTS, Method
+from chainrule.comparison.methods.method import Method
 from chainrule.comparison.run import run
+from chainrule.comparison.study import MOST_SHOTS
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 

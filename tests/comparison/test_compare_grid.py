@@ -4,7 +4,7 @@ import pytest
 from comparison_fakes import FAKE_METHODS, Fakes, made_task
 
 from chainrule.comparison.grid import Bounds, checked_sizes, grid_sizes, plan
-from chainrule.comparison.methods.method import MOST_SHOTS
+from chainrule.comparison.study import MOST_SHOTS
 
 
 def planned(*names: str, sizes=(4, 16, 64, 200), most_shots=MOST_SHOTS, trains=200, seeds=5):

@@ -14,9 +14,9 @@ from comparison_fakes import made_task
 from conftest import random_model
 
 from chainrule.comparison.methods import METHODS
-from chainrule.comparison.methods.method import MOST_SHOTS, Method
+from chainrule.comparison.methods.method import Method
 from chainrule.comparison.run import compare
-from chainrule.comparison.study import Study
+from chainrule.comparison.study import MOST_SHOTS, Study
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt

@@ -14,9 +14,9 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import chainrule
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.features import Features
 from chainrule.language_model import LanguageModel
 from chainrule.model.formats.families import FAMILIES
+from chainrule.scoring.features import Features
 from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
 
 TEXTS = ["a fine day", "no", "the owl sees a mouse", "x y z", "day"]

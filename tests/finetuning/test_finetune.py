@@ -16,7 +16,6 @@ import torch
 from chainrule import machine
 from chainrule.finetuning import full
 from chainrule.finetuning.classifier import load_classifier
-from chainrule.finetuning.features import Features
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, finetune
 from chainrule.finetuning.full import FullFinetuning, recipe
 from chainrule.finetuning.head import solve_head
@@ -24,6 +23,7 @@ from chainrule.language_model import LanguageModel
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import padded
 from chainrule.model.transformer import Config, Transformer, initialise
+from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Task
 from chainrule.tokens.tokenizer import byte_tokenizer
 from chainrule.training import trainer

@@ -11,10 +11,10 @@ from conftest import SHAPES, random_model
 
 import chainrule
 from chainrule.cli import main
-from chainrule.finetuning.features import Features
 from chainrule.finetuning.finetune import finetune
 from chainrule.language_model import LanguageModel, make_language_model
 from chainrule.model.formats.adapter import load_adapted_classifier, read_adapter
+from chainrule.scoring.features import Features
 from chainrule.tokens.tokenizer import byte_tokenizer
 
 peft = pytest.importorskip("peft")

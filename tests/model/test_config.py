@@ -56,6 +56,12 @@ def test_what_earlier_versions_did_not_know_is_written_where_it_is_used() -> Non
             ("logit_cap", 30.0),
             ("position_offset", 2),
             ("pooler_activation", "relu"),
+            ("norm_bias", False),
+            ("input_norm", True),
+            ("first_norm", False),
+            ("head_bias", False),
+            ("summary", "mean"),
+            ("pooler_like_head", True),
         )
     ]
     assert len({repr(each) for each in (config, *changed)}) == len(changed) + 1

@@ -104,6 +104,15 @@ def small(family: str) -> dict[str, Any]:
         ("roberta", {"pad_token_id": None}, "wanted pad_token_id to leave positions of 512, got None"),
         ("roberta", {"pad_token_id": 511}, "wanted pad_token_id to leave positions of 512, got 511"),
         ("roberta", {"max_position_embeddings": "5"}, "wanted pad_token_id to leave positions of '5', got 1"),
+        ("modernbert", {"classifier_pooling": "max"}, "wanted classifier_pooling to be 'cls' or 'mean', got 'max'"),
+        ("modernbert", {"classifier_activation": "relu"}, "wanted classifier_activation to be 'gelu' or"),
+        ("modernbert", {"decoder_bias": False}, "wanted decoder_bias to be True, got False"),
+        ("modernbert", {"local_attention": None}, "wanted local_attention to be a number, as some layers have"),
+        (
+            "modernbert",
+            {"layer_types": None, "global_attn_every_n_layers": 0},
+            "wanted layer_types to be .*, got \\[\\]",
+        ),
         ("xlm-roberta", {"hidden_act": "silu"}, "wanted hidden_act to be 'gelu' or 'gelu_python', got 'silu'"),
     ],
 )
@@ -121,6 +130,24 @@ def test_another_model_type_is_named_with_ours(tmp_path: Path) -> None:
         message = f"^config.json: wanted a model_type of {', '.join(FAMILIES)}, got {named}$"
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("stablelm", "; the nearest is smollm3, which lacks layer_norm_eps$"),
+        ("qwen3_moe", "; the nearest is qwen3, which lacks .*num_experts_per_tok and 2 more$"),
+        ("cohere", "; the nearest is .*, which lacks .*logit_scale"),
+        ("gemma", "; the nearest is gemma2, which has all fields of its config.json, not what else is new$"),
+        ("electra", "; the nearest is .*, which lacks embedding_size"),
+        ("mamba", "got 'mamba'$"),
+        ("t5", "got 't5'$"),
+    ],
+)
+def test_another_model_type_is_told_the_nearest_family_and_what_that_lacks(model_type: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        family_of(AutoConfig.for_model(model_type).to_dict())
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

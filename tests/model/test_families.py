@@ -21,6 +21,7 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    ModernBertConfig,
     Olmo2Config,
     OPTConfig,
     Phi3Config,
@@ -207,6 +208,18 @@ MASKED = {
         **ROBERTA, num_attention_heads=4, pad_token_id=62, type_vocab_size=1, layer_norm_eps=1e-3
     ),
     "xlm-roberta": XLMRobertaConfig(**ROBERTA, num_attention_heads=7, pad_token_id=61),
+    "modernbert window of 7 in the second and third layer": ModernBertConfig(
+        **PADDED, num_attention_heads=4, local_attention=6
+    ),
+    "modernbert odd window, biases, mean": ModernBertConfig(
+        **PADDED, num_attention_heads=10, local_attention=3, norm_bias=True, attention_bias=True, mlp_bias=True,
+        classifier_bias=True, classifier_pooling="mean", norm_eps=1e-3,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e3},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+        },
+    ),
     "distilbert odd heads": DistilBertConfig(**DISTILBERT, n_heads=4),
     "distilbert one head, another gelu": DistilBertConfig(**DISTILBERT, n_heads=1, activation="gelu_new"),
 }  # fmt: skip

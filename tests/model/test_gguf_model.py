@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import exportable_model, random_model
+from conftest import GGUF_FAMILIES, SHAPES, exportable_model, random_model
 from safetensors.torch import load_file
 
 from chainrule.errors import ModelError
@@ -29,7 +29,10 @@ def written(model: Transformer, family: str, path: Path, kind: Any = "f32", more
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_safetensors_to_gguf_to_safetensors_changes_no_bit(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+def test_safetensors_to_gguf_to_safetensors_changes_no_bit(
+    gguf_family: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    family = gguf_family
     model = exportable_model(family).to(dtype)
     (tmp_path / "before").mkdir()
     (tmp_path / "after").mkdir()
@@ -49,7 +52,8 @@ def test_safetensors_to_gguf_to_safetensors_changes_no_bit(family: str, dtype: t
             assert torch.equal(after[theirs], tensor), theirs
 
 
-def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
+def test_the_configuration_comes_back(gguf_family: str, tmp_path: Path) -> None:
+    family = gguf_family
     model = exportable_model(family)
     back, _ = load_model(written(model, family, tmp_path / "model.gguf"), CPU)
     if family == "mistral":  # llama.cpp has no window for it: its context is the window
@@ -60,8 +64,15 @@ def test_the_configuration_comes_back(family: str, tmp_path: Path) -> None:
         assert back.config == model.config
 
 
+@pytest.mark.parametrize("other", sorted({*SHAPES} - {*GGUF_FAMILIES}))
+def test_a_family_that_is_not_written_is_refused_by_its_name(other: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=f"wanted a model of a family that can be written as GGUF .*, got {other}; "):
+        written(random_model(other), other, tmp_path / "model.gguf")
+
+
 @pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_0"])
-def test_other_types_give_nearly_the_same_logits(family: str, kind: str, tmp_path: Path) -> None:
+def test_other_types_give_nearly_the_same_logits(gguf_family: str, kind: str, tmp_path: Path) -> None:
+    family = gguf_family
     if kind.startswith("q"):
         pytest.importorskip("gguf")
     model = exportable_model(family)

@@ -16,15 +16,12 @@ if TYPE_CHECKING:
     from chainrule.tasks.predictor import Predictor
 
 
-MOST_SHOTS = 16  # demonstrations in a prompt
-
-
 class Role(Enum):
     """What a method is compared as."""
 
-    PROMPTED = "prompted"  # the labelled examples stand in the prompt
-    FINETUNED = "finetuned"  # weights are learned from them: of a classifier on the hidden states, or of all layers
-    SIMPLE = "simple"  # learns from them without a language model
+    PROMPTED = "prompted"  # labelled examples are shown in the prompt
+    FINETUNED = "finetuned"  # learns weights from labelled examples: of a classifier on hidden states, or all
+    SIMPLE = "simple"  # learns from labelled examples without a language model
     CONTROL = "control"  # finetuning without what pretraining gave
     CONSTANT = "constant"  # the same answer whatever the text is
 
@@ -64,8 +61,8 @@ class Method:
     `everything`: how many labelled examples the task has to learn from.
     """
 
-    name: str  # as it is typed, and stands in results.json
-    title: str  # as it stands in a sentence
+    name: str  # as typed, and in results.json
+    title: str  # in a sentence
     role: Role
     colour: Colour
     obstacle: Callable[[Study], str | None]

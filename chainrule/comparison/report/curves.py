@@ -14,7 +14,7 @@ from chainrule.drawing.charts import Axis, Box
 
 _WIDTH, _HEIGHT = 960, 480
 _BOX = Box(left=58, top=16, right=_WIDTH - 178, bottom=_HEIGHT - 52)
-_LEAST_STEP = 0.02  # of accuracy, between ticks: they are told in whole percents
+_LEAST_STEP = 0.02  # of accuracy, between ticks, which are whole percents
 
 
 def style(methods: Sequence[Method]) -> str:
@@ -152,7 +152,7 @@ def _group(name: str, drawn: str) -> str:
 
 def _bin_in_words(one: object) -> str:
     assert isinstance(one, dict)
-    share = f"{100 * one['accuracy']:.0f} % right where {100 * one['confidence']:.0f} % was claimed"
+    share = f"accuracy {100 * one['accuracy']:.0f} % at a mean confidence of {100 * one['confidence']:.0f} %"
     return f"{share} ({one['n']} items; 95 %: {100 * one['low']:.0f} to {100 * one['high']:.0f})"
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from chainrule.comparison.advice import NEAR, advise, bracket, choices
 from chainrule.comparison.cells import Cell
-from chainrule.comparison.methods.method import MOST_SHOTS, Role
+from chainrule.comparison.methods.method import Role
 from chainrule.comparison.report import curves
 from chainrule.comparison.results import results
+from chainrule.comparison.study import MOST_SHOTS
 from chainrule.comparison.table import LEVEL, Table
 from chainrule.drawing.charts import svg_file
 from chainrule.drawing.pages import render

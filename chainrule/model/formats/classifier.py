@@ -54,18 +54,27 @@ class Loaded(NamedTuple):
 def without_output(model: Transformer) -> Transformer:
     """The same Transformer without its output layer, which a classifier's files lack; weights are shared.
 
-    A pooler that pretraining did not have begins as the identity, before its activation.
+    A pooler that pretraining did not have begins as the masked head's layer and norm where it is like these, else as
+    the identity, before its activation.
     """
     pooler = not model.config.causal
     bare = empty_model(dataclasses.replace(without_head(model.config), pooler=pooler))
     weights = dict(model.named_parameters())
     if pooler and model.pooler is None:
-        identity = torch.eye(model.config.width, dtype=model.dtype, device=model.device)
-        weights["pooler.weight"] = nn.Parameter(identity)
-        weights["pooler.bias"] = nn.Parameter(torch.zeros_like(identity[0]))
+        like = dict(model.head.named_parameters()) if model.head is not None and bare.config.pooler_like_head else {}
+        for name, parameter in bare.get_submodule("pooler").named_parameters():
+            weights[f"pooler.{name}"] = like[name] if name in like else _neutral(name, parameter, model)
     bare.load_state_dict({name: weights[name] for name, _ in bare.named_parameters()}, assign=True)
     bare.compute_dtype = model.compute_dtype
     return bare.train(model.training)
+
+
+def _neutral(name: str, parameter: Tensor, model: Transformer) -> nn.Parameter:
+    """A matrix that is the identity, gains of 1 or biases of 0, as `model` has its weights."""
+    start = torch.zeros(parameter.shape, dtype=model.dtype, device=model.device)
+    if parameter.ndim == 2:
+        start = torch.eye(len(parameter), dtype=model.dtype, device=model.device)
+    return nn.Parameter(start + 1 if name.endswith("norm.weight") else start)
 
 
 def save_classifier(

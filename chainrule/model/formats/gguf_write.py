@@ -50,8 +50,8 @@ def architecture_for(fields: Fields) -> str:
     name = names.get(model_type)
     if name is None:
         raise ModelError(
-            f"export: wanted a model of a family that llama.cpp has ({', '.join(names)}), got {model_type}; export --to"
-            " huggingface"
+            f"export: wanted a model of a family that can be written as GGUF ({', '.join(names)}), got {model_type};"
+            " export --to huggingface"
         )
     for field, values in _COMPUTED[name].items():
         value = fields.get(field, values[0])

@@ -15,6 +15,8 @@ from chainrule.model.formats.families.gpt_neo import GPT_NEO
 from chainrule.model.formats.families.gpt_neox import GPT_NEOX
 from chainrule.model.formats.families.granite import GRANITE
 from chainrule.model.formats.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from chainrule.model.formats.families.modernbert import MODERNBERT
+from chainrule.model.formats.families.nearest import described
 from chainrule.model.formats.families.olmo2 import OLMO2
 from chainrule.model.formats.families.opt import OPT
 from chainrule.model.formats.families.phi3 import PHI3
@@ -42,6 +44,7 @@ FAMILIES: Mapping[str, Family] = {
     "roberta": ROBERTA,
     "xlm-roberta": XLM_ROBERTA,
     "distilbert": DISTILBERT,
+    "modernbert": MODERNBERT,
 }
 
 
@@ -49,5 +52,7 @@ def family_of(fields: Fields) -> str:
     """The `model_type` of a config.json, if it is one of ours."""
     name = fields.get("model_type")
     if name not in FAMILIES:
-        raise ModelError(f"config.json: wanted a model_type of {', '.join(FAMILIES)}, got {name!r}")
+        raise ModelError(
+            f"config.json: wanted a model_type of {', '.join(FAMILIES)}, got {name!r}{described(fields, FAMILIES)}"
+        )
     return str(name)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from chainrule.finetuning.features import Features, last_features
 from chainrule.model.padding import by_length
 from chainrule.model.transformer import Transformer
+from chainrule.scoring.features import Features, last_features
 from chainrule.tokens.tokenizer import byte_tokenizer
 
 
