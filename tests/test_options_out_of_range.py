@@ -57,6 +57,7 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "finetune nowhere nowhere.csv --out OUT": {
         "labels": ("0", "-1"),
+        "rank": ("0", "-1"),
         "epochs": ("0", "-1", "nan", "inf"),
         "learning-rate": ("0", "-0.1", "nan", "inf"),
         "seed": ("-1", str(2**64)),

@@ -26,14 +26,14 @@ LABELS = ("black", "blue", "red")
 CPU = torch.device("cpu")
 # Where PEFT knows no target modules by default they are named.
 TARGETS = {
-    **dict.fromkeys(("olmo2", "smollm3", "granite"), ["q_proj", "v_proj", "down_proj"]),
+    **{family: ["q_proj", "v_proj", "down_proj"] for family in ("olmo2", "smollm3", "granite")},
     "phi3": ["qkv_proj", "down_proj"],
 }
 CLASSIFIERS = [*(family for family in SHAPES if family != "granite"), "bert"]  # transformers has none of Granite
 
 
 def save_base(folder: Path, family: str) -> Path:
-    tokenizer = byte_tokenizer(mask=family == "bert")
+    tokenizer = byte_tokenizer(mask="bert" in family)
     make_language_model(random_model(family, tokenizer.vocabulary_size, context=64), tokenizer, family).save(
         folder / "base"
     )
@@ -146,7 +146,7 @@ def test_a_classifier_of_theirs_gives_their_logits(family: str, tmp_path: Path) 
     np.testing.assert_allclose(found, theirs(torch.from_numpy(tokens)[None]).logits.numpy(), atol=5e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", CLASSIFIERS)
+@pytest.mark.parametrize("family", [*CLASSIFIERS, "roberta", "distilbert"])
 def test_peft_loads_ours_with_the_same_logits(family: str, tmp_path: Path) -> None:
     base = save_base(tmp_path, family)
     rows = [{"text": f"{number} {LABELS[number % 3]}", "label": LABELS[number % 3]} for number in range(24)]

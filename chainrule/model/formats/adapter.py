@@ -141,8 +141,10 @@ def classifier_adapter(
     tensors |= {_PREFIX + name: tensor for name, tensor in zip(names, (w, w.new_zeros(len(w))), strict=False)}
     whole = ["classifier", "score"]
     if bare.pooler is not None:  # the base may lack it, and transformers would draw it at random
-        whole.append("pooler")
-        tensors |= {_PREFIX + name: tensor for name, tensor in _pooler(bare, base.family).items()}
+        pooler = _pooler(bare, base.family)
+        tensors |= {_PREFIX + name: tensor for name, tensor in pooler.items()}
+        first = next(iter(pooler))  # in the base's encoder, or beside or in what a family calls its classifier
+        whole.append("pooler" if "pooler" in first else first.partition(".")[0])
     path = Path(base.name)
     name, _, revision = (str(path.resolve()), "", "") if path.exists() else base.name.partition("@")
     fields: dict[str, Any] = {
@@ -155,7 +157,7 @@ def classifier_adapter(
         "lora_dropout": 0.0,
         "bias": "none",
         "target_modules": modules,
-        "modules_to_save": whole,
+        "modules_to_save": list(dict.fromkeys(whole)),
         "fan_in_fan_out": FAMILIES[base.family].transposed,
         "use_rslora": False,
         "use_dora": False,
