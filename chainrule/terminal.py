@@ -18,7 +18,7 @@ QUIET_SECONDS = 10.0  # between plain lines, where there is no terminal to draw 
 SPARING_SECONDS = 30.0  # before the first of few
 
 
-def say(line: str) -> None:
+def log(line: str) -> None:
     """A line for a person, on standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
@@ -67,7 +67,7 @@ def live_table(columns: Sequence[str]) -> Iterator[Callable[[Sequence[Sequence[s
             nonlocal last
             if time.monotonic() - last > QUIET_SECONDS:
                 last = time.monotonic()
-                say(title)
+                log(title)
 
         yield plain
         return
@@ -97,7 +97,7 @@ def progress_bar(
             if passed > due:
                 due = 2 * passed if sparing else passed + QUIET_SECONDS
                 part = "" if total is None else f" {done / max(total, 1e-9):.0%}"
-                say(f"{description}{part}  {beside}")
+                log(f"{description}{part}  {beside}")
 
         yield plain
         return

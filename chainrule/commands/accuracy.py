@@ -55,7 +55,7 @@ def print_score(
     import numpy as np
 
     from chainrule import uncertainty
-    from chainrule.terminal import print_json, say
+    from chainrule.terminal import log, print_json
 
     right = np.array([score.right for score in scores])
     estimate = uncertainty.accuracy(right, scores[0].groups)
@@ -71,4 +71,4 @@ def print_score(
         f" chance {scores[0].chance:.1%}), {seconds:.1f} s"
     )
     for note in notes:
-        say(note)
+        log(note)

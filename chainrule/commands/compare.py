@@ -47,7 +47,7 @@ def compare(
     from chainrule.comparison.table import COLUMNS
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
-    from chainrule.terminal import live_table, print_json, print_table, say
+    from chainrule.terminal import live_table, log, print_json, print_table
 
     Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
     lm, read = load(model, device=device, dtype=dtype, bos=bos), columns.load(task)
@@ -58,7 +58,7 @@ def compare(
 
         comparison = compare(
             lm, read, out=out, methods=methods or None, sizes=sizes or None, seeds=seeds, limit=limit,
-            minutes=minutes, show=show, log=say,
+            minutes=minutes, show=show, log=log,
         )  # fmt: skip
     if json:
         print_json(comparison.results())

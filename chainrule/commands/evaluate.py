@@ -55,7 +55,7 @@ def evaluate(
     from chainrule.masked_language_model import MaskedEvaluation
     from chainrule.storage.inputs import find_files
     from chainrule.storage.records import Skipped
-    from chainrule.terminal import print_json, say
+    from chainrule.terminal import log, print_json
 
     if bool(texts) == bool(tasks):
         raise OptionError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
@@ -75,11 +75,11 @@ def evaluate(
         return
     skipped = Skipped()
     documents = read_texts(
-        find_files(texts, say), field=field, encoding=encoding, skipped=skipped if on_error == "skip" else None, log=say
+        find_files(texts, log), field=field, encoding=encoding, skipped=skipped if on_error == "skip" else None, log=log
     )
     found = lm.evaluate(documents, stride=stride)
     if skipped.count:
-        say(f"documents: {skipped.note}")
+        log(f"documents: {skipped.note}")
     if isinstance(found, MaskedEvaluation):
         if json:
             print_json(asdict(found))

@@ -92,10 +92,10 @@ def finetune(
 
 def _train(finetuning: "Finetuning") -> None:
     """Make the steps that are left, and tell of them; a signal saves and ends the process."""
-    from chainrule.terminal import progress_bar, say, signals_noted
+    from chainrule.terminal import log, progress_bar, signals_noted
 
     if finetuning.finished:
-        say(f"{finetuning.out} is finished; another --out begins anew")
+        log(f"{finetuning.out} is finished; another --out begins anew")
     with signals_noted() as signalled, progress_bar(1.0, "finetuning") as bar:
         for progress in finetuning.advance():
             beside = (
@@ -105,8 +105,8 @@ def _train(finetuning: "Finetuning") -> None:
             )
             bar(progress.step / progress.steps, beside)
             if progress.validation_loss is not None:
-                say(f"{beside}  validation loss {progress.validation_loss:.4f}")
+                log(f"{beside}  validation loss {progress.validation_loss:.4f}")
             if (number := signalled()) is not None and progress.step < progress.steps:
                 finetuning.save()
-                say(f"stopped and saved at step {progress.step}; the same command goes on from there")
+                log(f"stopped and saved at step {progress.step}; the same command goes on from there")
                 sys.exit(128 + number)

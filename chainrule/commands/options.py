@@ -57,9 +57,9 @@ class Columns:
 
     def load(self, path: str) -> "Task":
         from chainrule.tasks.examples import Task
-        from chainrule.terminal import say
+        from chainrule.terminal import log
 
-        return Task.load(path, **vars(self), log=say)
+        return Task.load(path, **vars(self), log=log)
 
 
 @dataclass(frozen=True)

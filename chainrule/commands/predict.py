@@ -67,7 +67,7 @@ def predict(
     """
     from chainrule.storage.records import Skipped
     from chainrule.tasks.predictions import predict_file, predictions
-    from chainrule.terminal import print_json, progress_bar, say
+    from chainrule.terminal import log, print_json, progress_bar
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
@@ -89,7 +89,7 @@ def predict(
                 out,
                 encoding=columns.encoding,
                 on_error=columns.on_error,
-                log=say,
+                log=log,
                 show=lambda done: bar(done, f"{done:,} rows"),
             )
         rows, empty, seconds = written.rows, written.empty, time.monotonic() - started
@@ -108,9 +108,9 @@ def predict(
             for prediction in found:
                 print(dumps(prediction, ensure_ascii=False), flush=True)
     if empty.count:
-        say(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
+        log(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
     for note in made.notes:
-        say(note)
+        log(note)
 
 
 def _rows(

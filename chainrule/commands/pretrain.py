@@ -39,10 +39,10 @@ def pretrain(
     """
     from chainrule.pretraining.start import open_run
     from chainrule.storage.files import nothing_left_if_refused
-    from chainrule.terminal import print_json, say
+    from chainrule.terminal import log, print_json
 
     with nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",)):
-        run = open_run(data, out, options, corpus, device=device, dtype=dtype, log=say)
+        run = open_run(data, out, options, corpus, device=device, dtype=dtype, log=log)
         _train(run)
     summary = run.summary()
     if json:
@@ -57,13 +57,13 @@ def pretrain(
 
 def _train(run: "Run") -> None:
     """Make the steps that are left, and tell of them; a signal saves and ends the process."""
-    from chainrule.terminal import one_line, progress_bar, say, signals_noted
+    from chainrule.terminal import log, one_line, progress_bar, signals_noted
 
     if run.finished:
         told = f"{run.out} is finished ({run.step} steps)"
-        say(f"{told}; to train it further: chainrule pretrain ... --from {run.out} --out NEW")
+        log(f"{told}; to train it further: chainrule pretrain ... --from {run.out} --out NEW")
     elif run.step:
-        say(f"going on from step {run.step} of {run.decided.steps}")
+        log(f"going on from step {run.step} of {run.decided.steps}")
     with signals_noted() as signalled, progress_bar(run.decided.steps, "training") as show:
         for progress in run.advance():
             beside = (
@@ -73,11 +73,11 @@ def _train(run: "Run") -> None:
             )
             show(progress.step, beside)
             if progress.note:
-                say(progress.note)
+                log(progress.note)
             if progress.validation_loss is not None:
-                say(f"{beside}  validation loss {progress.validation_loss:.4f}")
-                say(f"    {one_line(run.sample())}")
+                log(f"{beside}  validation loss {progress.validation_loss:.4f}")
+                log(f"    {one_line(run.sample())}")
             if (number := signalled()) is not None and not run.finished:
                 run.save()
-                say(f"stopped and saved at step {run.step}; the same command goes on from there")
+                log(f"stopped and saved at step {run.step}; the same command goes on from there")
                 sys.exit(128 + number)

@@ -38,7 +38,7 @@ def task(
     from chainrule.tasks.examples import Task
     from chainrule.tasks.inspect_task import inspect_task, print_task
     from chainrule.tasks.task_file import Settings, task_file
-    from chainrule.terminal import print_json, say
+    from chainrule.terminal import log, print_json
 
     if out.suffix != ".toml":
         raise OptionError(f"--out {out}: wanted a name that ends in .toml, got another; rename it")
@@ -47,7 +47,7 @@ def task(
     settings = Settings(
         Path(data), columns.text, columns.label, test=test, columns=header, kind=kind, encoding=columns.encoding
     )
-    content = task_file(settings, Task.read(settings, on_error=columns.on_error, log=say).labels, out.parent)
+    content = task_file(settings, Task.read(settings, on_error=columns.on_error, log=log).labels, out.parent)
     write_text(out, content)
     try:
         found = inspect_task(Task.load(out, on_error=columns.on_error), *_tokenizer_and_context(model))

@@ -29,11 +29,11 @@ def tokenize(
         chainrule tokenize books/*.txt --out shards --tokenizer bpe --vocabulary-size 8192
     """
     from chainrule.corpus.write import write_shards
-    from chainrule.terminal import print_json, progress_bar, say
+    from chainrule.terminal import log, print_json, progress_bar
 
     with progress_bar(1.0, "tokenizing") as show:
         summary = write_shards(
-            inputs, out, corpus, lambda done, all_of_it: show(done / max(1, all_of_it), f"{done / 1e6:.0f} MB"), say
+            inputs, out, corpus, lambda done, all_of_it: show(done / max(1, all_of_it), f"{done / 1e6:.0f} MB"), log
         )
     if json:
         print_json(asdict(summary))

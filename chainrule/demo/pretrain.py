@@ -23,7 +23,7 @@ from chainrule.pretraining.run import Run
 from chainrule.pretraining.start import open_run
 from chainrule.storage.files import atomic_directory, write_json, write_text
 from chainrule.storage.run_folder import find_record
-from chainrule.terminal import progress_bar, say, signals_noted
+from chainrule.terminal import log, progress_bar, signals_noted
 from chainrule.tokens.tokenizer import train_bpe
 
 
@@ -227,7 +227,7 @@ def _advance(out: Path, run: Run, world: World, scale: Scale, deadline: float) -
                 reached, looked = targets_reached(lm, world), run.step
             if (number := signalled()) is not None:
                 run.save()
-                say(f"stopped and saved at step {run.step}; the same command continues from there")
+                log(f"stopped and saved at step {run.step}; the same command continues from there")
                 sys.exit(128 + number)
             if time.monotonic() > deadline:
                 break
