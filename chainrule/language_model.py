@@ -57,6 +57,7 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.model.device
 
     def log_prob(self, text: str, given: str = "") -> float:

@@ -48,6 +48,7 @@ class MaskedLanguageModel:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.model.device
 
     @property

@@ -73,10 +73,12 @@ class Classifier:
 
     @property
     def cut(self) -> int:
+        """How many texts lost their beginning so far, being longer than the context."""
         return self.features.cut
 
     @property
     def notes(self) -> list[str]:
+        """Warnings about the texts that were read, a line each."""
         return self.features.notes
 
     def predict(self, rows: Iterable[Row | str]) -> list[str]:

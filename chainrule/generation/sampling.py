@@ -41,6 +41,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether the most probable token is always taken: τ → 0."""
         return self.temperature < _COLDEST
 
 
@@ -73,7 +74,11 @@ def keep_min_p(logits: Tensor, p: float) -> Tensor:
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """softmax(u / τ) over the tokens that the filters keep; (B, V) float32 logits to (B, V)."""
+    """softmax(u / τ) over the tokens that the filters keep; (B, V) float32 logits to (B, V).
+
+    >>> probabilities(torch.tensor([[0.0, 0.0, -9.0]]), Sampling(top_k=2)).tolist()
+    [[0.5, 0.5, 0.0]]
+    """
     if sampling.greedy:
         return torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
     # softmax(u) = softmax(u - max(u)), which does not overflow for a small τ.
