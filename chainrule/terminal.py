@@ -1,4 +1,4 @@
-"""What a person sees in a terminal: progress, tables, one line for a mistake. Knows no model."""
+"""Progress bars, tables and messages in a terminal. Knows no model."""
 
 import json
 import signal
@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-_UNFOLDED = 400  # columns of a line, where nobody's terminal says how many there are
-_SHORT = 20  # characters of a word, or of a few, that are read best together
+_UNFOLDED = 400  # columns of a line where output is no terminal
+_SHORT = 20  # characters; shorter cells are not folded
 QUIET_SECONDS = 10.0  # between plain lines, where there is no terminal to draw on
 SPARING_SECONDS = 30.0  # before the first of few
 
 
 def log(line: str) -> None:
-    """A line for a person, on standard error: standard output is for results."""
+    """Print a line on standard error: standard output is for results."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -84,7 +84,7 @@ def progress_bar(
 ) -> Iterator[Callable[[float, str], None]]:
     """Yield a function of (done, what to say beside the bar): a bar in a terminal, else a plain line now and then.
 
-    `total` is None where nobody knows how much there is to do. `sparing`: the first plain line comes after half a
+    `total` is None where the amount of work is unknown. `sparing`: the first plain line comes after half a
     minute, and each after twice the time of the one before: five in a quarter of an hour.
     """
     if not sys.stderr.isatty():
@@ -117,7 +117,7 @@ def progress_bar(
 
 @contextmanager
 def signals_noted() -> Iterator[Callable[[], int | None]]:
-    """Within, Ctrl-C and SIGTERM only note themselves, to be asked for between two steps; a second one is obeyed."""
+    """Within, Ctrl-C and SIGTERM are recorded, to be asked for between two steps; a second one takes effect."""
     noted: int | None = None
     before: Mapping[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 

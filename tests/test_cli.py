@@ -195,7 +195,7 @@ def test_a_signal_saves_first_and_says_how_to_go_on(number: int, status: int, te
     child.send_signal(number)
     _, told = child.communicate(timeout=60)
     assert child.returncode == status
-    assert "the same command goes on from there" in told.splitlines()[-1]
+    assert "the same command continues from there" in told.splitlines()[-1]
     step = int(told.split("saved at step ")[1].split(";")[0])
     assert (out / "training" / str(step)).is_dir()
 

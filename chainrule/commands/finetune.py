@@ -91,11 +91,11 @@ def finetune(
 
 
 def _train(finetuning: "Finetuning") -> None:
-    """Make the steps that are left, and tell of them; a signal saves and ends the process."""
+    """Make the remaining steps and report them; a signal saves and ends the process."""
     from chainrule.terminal import log, progress_bar, signals_noted
 
     if finetuning.finished:
-        log(f"{finetuning.out} is finished; another --out begins anew")
+        log(f"{finetuning.out} is finished; use another --out to train again")
     with signals_noted() as signalled, progress_bar(1.0, "finetuning") as bar:
         for progress in finetuning.advance():
             beside = (
@@ -108,5 +108,5 @@ def _train(finetuning: "Finetuning") -> None:
                 log(f"{beside}  validation loss {progress.validation_loss:.4f}")
             if (number := signalled()) is not None and progress.step < progress.steps:
                 finetuning.save()
-                log(f"stopped and saved at step {progress.step}; the same command goes on from there")
+                log(f"stopped and saved at step {progress.step}; the same command continues from there")
                 sys.exit(128 + number)

@@ -56,12 +56,14 @@ def pretrain(
 
 
 def _train(run: "Run") -> None:
-    """Make the steps that are left, and tell of them; a signal saves and ends the process."""
+    """Make the remaining steps and report them; a signal saves and ends the process."""
     from chainrule.terminal import log, one_line, progress_bar, signals_noted
 
     if run.finished:
-        told = f"{run.out} is finished ({run.step} steps)"
-        log(f"{told}; to train it further: chainrule pretrain ... --from {run.out} --out NEW")
+        log(
+            f"{run.out} is finished ({run.step} steps);"
+            f" to train it further: chainrule pretrain ... --from {run.out} --out NEW"
+        )
     elif run.step:
         log(f"going on from step {run.step} of {run.decided.steps}")
     with signals_noted() as signalled, progress_bar(run.decided.steps, "training") as show:
@@ -79,5 +81,5 @@ def _train(run: "Run") -> None:
                 log(f"    {one_line(run.sample())}")
             if (number := signalled()) is not None and not run.finished:
                 run.save()
-                log(f"stopped and saved at step {run.step}; the same command goes on from there")
+                log(f"stopped and saved at step {run.step}; the same command continues from there")
                 sys.exit(128 + number)

@@ -27,7 +27,7 @@ def score(
 
     Options:
         given: Text that comes before it and is not scored.
-        top: Show the N most probable tokens in each place.
+        top: Show the N most probable tokens at each position.
 
     Example:
         chainrule score runs/books "To be, or not to be" --top 3
@@ -45,7 +45,7 @@ def score(
             raise OptionError(
                 "--given: wanted a text without masks behind it, got one with some; put all into the text"
             )
-        _tell_blanks(lm.fill(text, top), json)
+        _print_blanks(lm.fill(text, top), json)
         return
     tokens = lm.score(text, given=given, top=top)
     total = sum(token.log_prob for token in tokens)
@@ -61,15 +61,15 @@ def score(
         )
         for token in tokens
     ]
-    print_table(("token", "log p", "likeliest in its place"), [*rows, ("sum", f"{total:.3f}", "")])
+    print_table(("token", "log p", "most probable here"), [*rows, ("sum", f"{total:.3f}", "")])
 
 
-def _tell_blanks(filled: list[list[tuple[str, float]]], json: bool) -> None:
+def _print_blanks(filled: list[list[tuple[str, float]]], json: bool) -> None:
     """What a masked model would put into each blank."""
     from chainrule.terminal import print_json, print_table
 
     if json:
         print_json({"blanks": filled})
         return
-    told = ["  ".join(f"{word!r} {p:.4f}" for word, p in best) for best in filled]
-    print_table(("blank", "p"), [(str(number), words) for number, words in enumerate(told, 1)])
+    cells = ["  ".join(f"{word!r} {p:.4f}" for word, p in best) for best in filled]
+    print_table(("blank", "p"), [(str(number), words) for number, words in enumerate(cells, 1)])
