@@ -43,7 +43,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
     from chainrule.language_model import LanguageModel
     from chainrule.model.formats.families import FAMILIES
     from chainrule.model.transformer import Transformer, initialise
-    from chainrule.tokens.tokenizer import train_bpe
+    from chainrule.tokens.make import train_bpe
     from transformers import GPT2Config
 
     tokenizer = train_bpe(rows()[0], vocabulary_size)
@@ -66,7 +66,7 @@ def order(n: int) -> np.ndarray:
 def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
     """Texts a second, and each step's loss without smoothed labels."""
     from chainrule.scoring.features import Features
-    from chainrule.finetuning.full import FullFinetuning, Recipe
+    from chainrule.finetuning.full import AllWeights, ClassifierTraining, Recipe
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
     from chainrule.model.formats.classifier import without_output
@@ -76,8 +76,8 @@ def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[f
     lm = load(directory, device="cpu", dtype="float32")
     texts, classes = rows()
     documents = Features(lm.model, lm.tokenizer).tokens(texts)
-    training = FullFinetuning(
-        without_output(lm.model),
+    training = ClassifierTraining(
+        AllWeights(without_output(lm.model), documents),
         torch.zeros(2, lm.model.config.width),
         LabelledTexts(documents, np.array(classes)),
         LabelledTexts([], np.empty(0, np.int64)),

@@ -36,7 +36,7 @@ def write_classifier(directory: Path) -> None:
     from chainrule.scoring.features import Features
     from chainrule.model.config import Config
     from chainrule.model.transformer import Transformer, initialise
-    from chainrule.tokens.tokenizer import train_bpe
+    from chainrule.tokens.make import train_bpe
 
     tokenizer = train_bpe(sentences(), 8192)
     shape = {"width": 128, "layers": 4, "heads": 4, "key_value_heads": 4, "head_width": 32, "hidden": 352}

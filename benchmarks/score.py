@@ -35,7 +35,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
     from chainrule.model.formats.checkpoint import save_model
     from chainrule.model.formats.families import FAMILIES
     from chainrule.model.transformer import Transformer, initialise
-    from chainrule.tokens.tokenizer import train_bpe
+    from chainrule.tokens.make import train_bpe
     from transformers import GPT2Config
 
     tokenizer = train_bpe([prompt_of(text, " " + label) for text, label in rows("train")], vocabulary_size)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ChainruleError
-from chainrule.model.formats.adapter import base_directory, is_adapter, read_adapter
+from chainrule.model.formats.adapter_files import base_directory, is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import described, is_classifier, open_tensors, read_config, with_tensors
 from chainrule.model.formats.classifier import classes
 from chainrule.storage.hub import model_directory, tensor_shapes

@@ -16,7 +16,8 @@ from chainrule.errors import ModelError
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import Completion, Ending, NewText, complete
 from chainrule.masked_language_model import MaskedLanguageModel
-from chainrule.model.formats.adapter import is_adapter, load_adapted, read_adapter
+from chainrule.model.formats.adapter import load_adapted
+from chainrule.model.formats.adapter_files import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import load_model, read_config, save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, TokenScore, given_tokens, score_documents

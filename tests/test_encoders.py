@@ -14,7 +14,7 @@ from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.families import FAMILIES
 from chainrule.scoring.features import Features
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 TEXTS = ["the cat sat", "the dog sat on a great big mat", "no", "A fine Day, really great!"]
 LABELS = ("bad", "good", "neither")

@@ -8,7 +8,7 @@ from conftest import SHAPES, random_model
 
 from chainrule.inspection import inspect_model
 from chainrule.language_model import LanguageModel
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 
 @pytest.mark.parametrize("family", SHAPES)

@@ -18,7 +18,7 @@ from chainrule.language_model import LanguageModel
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.features import Features
-from chainrule.tokens.tokenizer import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
 
 BPE = train_bpe(["the cat sat on the mat, the end; né né 😀😀 日本語 日本"] * 20, 300)
 PROMPTS = ["the cat", "", "né 😀", "a much longer prompt that"]

@@ -15,7 +15,8 @@ from conftest import exportable_model, random_model
 from chainrule.exporting.export import SAMPLE, export_gguf
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel
-from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import Tokenizer
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed (extra llamacpp)")
 CONTEXT = 64

@@ -21,7 +21,8 @@ from chainrule.scoring.blanks import fill_blanks, masked_at, score_blanks
 from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
-from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = ["the cat sat", "the dog sat on a great big mat", "no", "A fine Day, really great!"]
 WORDS = "the cat dog sat on a mat fine day no great terrible really big was it ##s ##ly , . !".split()

@@ -14,7 +14,7 @@ import chainrule
 from chainrule.cli import main
 from chainrule.language_model import LanguageModel
 from chainrule.scoring.features import Features
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 258, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chainrule.cli import main
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 
 def adapter(folder: Path) -> Path:

@@ -25,7 +25,7 @@ from chainrule.language_model import make_language_model
 from chainrule.model.formats.checkpoint import save_weights
 from chainrule.model.formats.classifier import Head
 from chainrule.model.formats.families import FAMILIES as WRITTEN
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "brown")
 COUNTS = (2, 3, 7)

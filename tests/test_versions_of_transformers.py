@@ -14,7 +14,7 @@ from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.scoring.features import Features
-from chainrule.tokens.tokenizer import train_bpe
+from chainrule.tokens.make import train_bpe
 
 TEXTS = ["the cat sat on the mat", "a good film"]
 FAMILIES = ["qwen3", "gpt2", "bert"]

@@ -32,7 +32,8 @@ from chainrule.storage.hub import model_directory
 from chainrule.storage.inputs import find_files
 from chainrule.storage.records import Log, no_log
 from chainrule.storage.run_folder import find_record, read_record, require_same
-from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 __all__ = ["CorpusOptions", "Shards", "Split", "Summary", "write_shards"]
 

@@ -24,7 +24,7 @@ from chainrule.pretraining.start import open_run
 from chainrule.storage.files import atomic_directory, write_json, write_text
 from chainrule.storage.run_folder import find_record
 from chainrule.terminal import log, progress_bar, signals_noted
-from chainrule.tokens.tokenizer import train_bpe
+from chainrule.tokens.make import train_bpe
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from chainrule.errors import ChainruleError, FolderError, ModelError
 from chainrule.exporting.modelfile import modelfile
 from chainrule.finetuning.classifier import Classifier, load_classifier
 from chainrule.language_model import LanguageModel, load
-from chainrule.model.formats.adapter import is_adapter, read_adapter
+from chainrule.model.formats.adapter_files import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import config_fields, weights
 from chainrule.model.formats.gguf_write import Type, check_finite_in_half, model_metadata, tensors_to_write
 from chainrule.scoring.documents import score_documents

@@ -22,7 +22,8 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import DataError, ModelError
 from chainrule.model.formats import classifier as files
-from chainrule.model.formats.adapter import Adapter, is_adapter, load_adapted_classifier, read_adapter
+from chainrule.model.formats.adapter import load_adapted_classifier
+from chainrule.model.formats.adapter_files import Adapter, is_adapter, read_adapter
 from chainrule.scoring.features import Features
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory

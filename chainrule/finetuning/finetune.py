@@ -21,12 +21,13 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import DataError, ModelError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.full import ClassifierTraining, FullFinetuning, recipe
+from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
-from chainrule.finetuning.lora import ALPHA, RANK, LoraFinetuning, lora_recipe
+from chainrule.finetuning.lora import ALPHA, RANK, LowRankMatrices, lora_recipe
 from chainrule.language_model import Pretrained
-from chainrule.model.formats.adapter import WEIGHTS, Adapter, Base, adapter_parts, classifier_adapter, weights_hash
+from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter, weights_hash
+from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
 from chainrule.model.formats.classifier import without_output
 from chainrule.scoring.features import Features, Longer
 from chainrule.storage.files import write_text
@@ -164,20 +165,21 @@ class Finetuning:
             model, w = self._training.result()
             features = Features(model, self.lm.tokenizer, longer=self.options.longer)
             features.cut = self._cut
-            adapter = self._adapter(self._training, w) if isinstance(self._training, LoraFinetuning) else None
+            trained = self._training.trained
+            adapter = self._adapter(trained, w) if isinstance(trained, LowRankMatrices) else None
             classifier = Classifier(features, w, self.labels, self.form, self.lm.family, adapter)
         if self.out is not None:
             classifier.save(self.out)
             shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
-    def _adapter(self, training: LoraFinetuning, w: Tensor) -> Adapter | None:
+    def _adapter(self, trained: LowRankMatrices, w: Tensor) -> Adapter | None:
         """What is saved in place of the model; None for one that no file holds."""
         if self.lm.path is None:
             return None
         base = Base(self.lm.model, self.lm.family, self.lm.path, weights_hash(self.lm.model))
         bare = without_output(self.lm.model)
-        return classifier_adapter(base, bare, training.adapters, w, self.labels, training.rank, ALPHA)
+        return classifier_adapter(base, bare, trained.adapters, w, self.labels, trained.rank, ALPHA)
 
     def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> ClassifierTraining:
         """w and what is trained beside it, from θ̂ and the w that is best with it."""
@@ -191,21 +193,28 @@ class Finetuning:
         )
         self._cut = reader.cut
         bare = without_output(self.lm.model)
-        make = lora_recipe if options.train == "lora" else recipe
-        width, rate = bare.config.width, options.learning_rate
-        shared = (
-            bare,
+        trained: AllWeights | LowRankMatrices
+        if options.train == "lora":
+            make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
+            trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
+        else:
+            make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])
+        return ClassifierTraining(
+            trained,
             self._solved(self._features(self._texts(examples)), examples),
             train,
             validation,
-            make(len(train), width, epochs=options.epochs, learning_rate=rate, seed=options.seed),
+            make(
+                len(train),
+                bare.config.width,
+                epochs=options.epochs,
+                learning_rate=options.learning_rate,
+                seed=options.seed,
+            ),
             self._weights(train.classes),
             dtype,
             None if self.out is None else self.out / "training",
         )
-        if options.train == "lora":
-            return LoraFinetuning(*shared, adapter_parts(bare, self.lm.family), options.rank or RANK)
-        return FullFinetuning(*shared)
 
     def _texts(self, examples: Examples) -> list[str]:
         return [self.form(row) for row in examples.rows]

@@ -3,9 +3,10 @@
 Shapes: C classes, D width, B texts in a batch, T tokens of the longest.
 """
 
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from chainrule import machine
 from chainrule.finetuning.trimmed_embedding import TrimmedEmbedding
 from chainrule.model.formats.checkpoint import empty_model
 from chainrule.model.formats.classifier import Head
+from chainrule.model.padding import Tokens
 from chainrule.model.transformer import Transformer
 from chainrule.training.checkpoints import newest_checkpoint
 from chainrule.training.classes import Classes, LabelledTexts
@@ -63,11 +65,41 @@ class TextClassifier(nn.Module):
         return logits
 
 
-class ClassifierTraining(ABC):
-    """The training of one classifier from a Transformer without output: iterate `trainer.steps()`, then take `result`.
+class Trained(Protocol):
+    """A Transformer of which all or some weights are trained."""
 
-    What is trained of the Transformer is a subclass's: it makes the Transformer, whose parameters that require a
-    gradient are trained, and puts a result together.
+    start: Transformer  # what it comes from, which stays as it is
+    transformer: Transformer  # its parameters that require a gradient are trained
+
+    def result(self, state: dict[str, Tensor]) -> Transformer:
+        """The Transformer that the training gives, `state` being what was trained of it, by name."""
+        ...
+
+
+class AllWeights:
+    """All weights are trained, in float32; of the embedding the rows that occur in `documents`, which are tokens."""
+
+    def __init__(self, start: Transformer, documents: Sequence[Tokens]) -> None:
+        self.start, self.transformer = start, empty_model(start.config)
+        self._embedding = TrimmedEmbedding(start.embedding.weight, np.unique(np.concatenate(documents)))
+        self.transformer.register_module("embedding", self._embedding)
+        plain = torch.contiguous_format  # whatever layout the caller's tensors have
+        state: dict[str, Tensor] = {"embedding.weight": self._embedding.weight}
+        for name, tensor in start.state_dict().items():
+            if name not in state:
+                state[name] = tensor.float().clone(memory_format=plain)
+        self.transformer.load_state_dict(state, assign=True)
+
+    def result(self, state: dict[str, Tensor]) -> Transformer:
+        """A Transformer of the state, with the whole embedding."""
+        state["embedding.weight"] = self._embedding.whole(self.start.embedding.weight, state["embedding.weight"])
+        model = empty_model(self.start.config)
+        model.load_state_dict(state, assign=True)
+        return model
+
+
+class ClassifierTraining:
+    """The training of one classifier from a Transformer without output: iterate `trainer.steps()`, then take `result`.
 
     `w` (C, D) is where the head starts, `weights` (C,) what a text of each class counts, `dtype` that of the
     activations. With validation texts the best state is the result, that before the first step included. With a
@@ -76,7 +108,7 @@ class ClassifierTraining(ABC):
 
     def __init__(
         self,
-        model: Transformer,
+        trained: Trained,
         w: Tensor,
         texts: LabelledTexts,
         validation: LabelledTexts,
@@ -85,10 +117,9 @@ class ClassifierTraining(ABC):
         dtype: torch.dtype,
         folder: Path | None = None,
     ) -> None:
-        self._start, self.batch_size = model, recipe.batch_size
-        device = model.device
-        transformer = self._transformer(np.unique(np.concatenate([*texts.documents, *validation.documents])), recipe)
-        self.model = TextClassifier(transformer, w.to(device))
+        self.trained, self.batch_size = trained, recipe.batch_size
+        device = trained.start.device
+        self.model = TextClassifier(trained.transformer, w.to(device))
         self.model.transformer.compute_dtype = dtype
         names = {parameter: name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         theta = [parameter for parameter in names if parameter is not self.model.head.w]
@@ -117,41 +148,10 @@ class ClassifierTraining(ABC):
         if checkpoint is not None:
             self.trainer.resume(checkpoint)
 
-    @abstractmethod
-    def _transformer(self, occurring: NDArray[np.int64], recipe: Recipe) -> Transformer:
-        """What is trained, from the Transformer `_start`, which stays as it is. `occurring` are the texts' tokens."""
-
-    @abstractmethod
-    def _merged(self, state: dict[str, Tensor]) -> Transformer:
-        """The Transformer that is the result, `state` being what was trained of it, by name."""
-
     def result(self) -> tuple[Transformer, Tensor]:
         """θ and w: of the best state where there are validation texts, else of the last."""
         state = {name: tensor.clone() for name, tensor in self.trainer.result().items()}
         w = state.pop("head.w").cpu()
-        model = self._merged({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
-        model.compute_dtype = self._start.compute_dtype or self._start.dtype
+        model = self.trained.result({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
+        model.compute_dtype = self.trained.start.compute_dtype or self.trained.start.dtype
         return model.eval(), w
-
-
-class FullFinetuning(ClassifierTraining):
-    """All weights are trained."""
-
-    def _merged(self, state: dict[str, Tensor]) -> Transformer:
-        state["embedding.weight"] = self._embedding.whole(self._start.embedding.weight, state["embedding.weight"])
-        model = empty_model(self._start.config)
-        model.load_state_dict(state, assign=True)
-        return model
-
-    def _transformer(self, occurring: NDArray[np.int64], recipe: Recipe) -> Transformer:
-        """θ̂ in float32, apart from the model it comes from, with the trimmed embedding."""
-        self._embedding = TrimmedEmbedding(self._start.embedding.weight, occurring)
-        plain = torch.contiguous_format  # whatever layout the caller's tensors have
-        model = empty_model(self._start.config)
-        model.register_module("embedding", self._embedding)
-        state: dict[str, Tensor] = {"embedding.weight": self._embedding.weight}
-        for name, tensor in self._start.state_dict().items():
-            if name not in state:
-                state[name] = tensor.float().clone(memory_format=plain)
-        model.load_state_dict(state, assign=True)
-        return model

@@ -9,6 +9,7 @@ from tokenizers import models
 
 from chainrule.errors import ModelError
 from chainrule.tokens import bytepair, tables
+from chainrule.tokens.bos import surroundings
 from chainrule.tokens.gguf_patterns import SPLITTINGS, canonical, name_of
 from chainrule.tokens.gguf_tokenizer import BYTE, CONTROL, NFC_KEY, NO_MERGE, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from chainrule.tokens.tokenizer import Tokenizer
@@ -162,17 +163,10 @@ def _front(tokenizer: Tokenizer) -> list[int]:
     inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
     inner.no_truncation()
     inner.no_padding()
-    for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
-        try:
-            text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe).ids
-        except Exception:  # tokenizers raises nothing narrower for what a vocabulary of characters lacks
-            continue
-        if text:
-            start = next(start for start in range(len(whole)) if whole[start : start + len(text)] == text)
-            if start > 1:
-                raise ModelError(
-                    "export: wanted a tokenizer that puts one token in front of a text, or none, got one that puts"
-                    f" {start}, which llama.cpp does not do"
-                )
-            return list(whole[:start])
-    return []
+    front, _ = surroundings(inner)
+    if len(front) > 1:
+        raise ModelError(
+            "export: wanted a tokenizer that puts one token in front of a text, or none, got one that puts"
+            f" {len(front)}, which llama.cpp does not do"
+        )
+    return front

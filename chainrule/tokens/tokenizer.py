@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
-from tokenizers import AddedToken, processors
 
 from chainrule.errors import ModelError
 from chainrule.storage.files import atomic_write
@@ -21,13 +20,10 @@ from chainrule.storage.gguf import is_gguf
 from chainrule.tokens import bytepair, settings, tables, tokenizer_files
 from chainrule.tokens.added_tokens import Completed, Special, complete
 from chainrule.tokens.bos import surroundings
-from chainrule.tokens.tokenizer_files import with_settings
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
 
-BOS_TOKEN = "<|bottom|>"  # in our own tokenizer files
-MASK = "[MASK]"
 # tiktoken's regular expressions overflow at about a million white spaces: longer texts are encoded in parts.
 LONGEST = 250_000
 # Checking that tiktoken gives the same ids takes about as long as it saves on so many characters.
@@ -37,8 +33,8 @@ SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
 
 
 class Tokenizer:
-    """What a tokenizer.json describes, and the token that begins a document (BOS). Made by `load_tokenizer` and the
-    functions below it.
+    """What a tokenizer.json describes, and the token that begins a document (BOS). Made by `load_tokenizer`, and by the
+    functions of `chainrule.tokens.make`.
 
     bos_id: BOS, which `encode` never gives; bos_reason: why it is this one. vocabulary_size: the greatest id + 1.
     special: what any of the files calls a special token, by its spelling, which in a text is text.
@@ -136,7 +132,7 @@ class Tokenizer:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """For each id that `encode` gives, the range of characters of `text` it stands for: first, and last + 1."""
-        _utf8(text)
+        utf8(text)
         return self._encoded(text, self._inner)[1]
 
     def _encoded(self, text: str, inner: tokenizers.Tokenizer) -> tuple[list[int], list[tuple[int, int]]]:
@@ -157,7 +153,7 @@ class Tokenizer:
         """What `encode` gives, as an array for each text; faster for many texts."""
         if self._characters is not None:
             return [self._look_up(text, self._characters) for text in texts]
-        encoded = [_utf8(text) for text in texts]  # for its error too: tiktoken would put U+FFFD for a surrogate
+        encoded = [utf8(text) for text in texts]  # for its error too: tiktoken would put U+FFFD for a surrogate
         if self._bytes is not None:
             return [self._bytes[np.frombuffer(text, np.uint8)] for text in encoded]
         fast = self._fast_after(sum(map(len, texts)))
@@ -240,7 +236,7 @@ class Tokenizer:
         """The ids of a text after a special token: some tokenizers mark the beginning of a whole text."""
         if self._behind is None:
             return self.encode(text)
-        _utf8(text)
+        utf8(text)
         return self._encoded(text, self._behind)[0]
 
     @cached_property
@@ -322,7 +318,8 @@ def _parts(pre_tokenizer: Any) -> list[dict[str, Any]]:
     return parts
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """The bytes of a text; ModelError for a lone surrogate, which has none."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -330,12 +327,6 @@ def _utf8(text: str) -> bytes:
             f"wanted Unicode text, got the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}:"
             " take it out, or read the text with its right encoding"
         ) from None
-
-
-def _unicode(texts: Iterable[str]) -> Iterator[str]:
-    for text in texts:
-        _utf8(text)
-        yield text
 
 
 def load_tokenizer(path: Path, bos: str | None = None) -> Tokenizer:
@@ -349,47 +340,3 @@ def load_tokenizer(path: Path, bos: str | None = None) -> Tokenizer:
         raise ModelError(f"{path}: wanted a directory with tokenizer.json, or that file: got another file")
     files, chosen, completed = tokenizer_files.read(directory, bos)
     return Tokenizer(files, chosen.id, completed, chosen.reason)
-
-
-def _ours(inner: tokenizers.Tokenizer, mask: bool) -> Tokenizer:
-    """`inner` with BOS as its last id, in front of every text that transformers encodes; the mask is the id before."""
-    if mask:  # lstrip: it stands for " cat", not for "cat" after a space
-        inner.add_special_tokens([AddedToken(MASK, special=True, normalized=False, lstrip=True)])
-    inner.add_special_tokens([AddedToken(BOS_TOKEN, special=True, normalized=False)])
-    bos_id = inner.get_vocab_size() - 1
-    inner.post_processor = processors.TemplateProcessing(
-        single=f"{BOS_TOKEN} $A", pair=f"{BOS_TOKEN} $A {BOS_TOKEN} $B", special_tokens=[(BOS_TOKEN, bos_id)]
-    )
-    others = {"mask_token": MASK, "cls_token": BOS_TOKEN} if mask else {}
-    files = with_settings({"tokenizer.json": inner.to_str(pretty=True).encode()}, BOS_TOKEN, mask, **others)
-    return Tokenizer(files, bos_id)
-
-
-def byte_tokenizer(mask: bool = False) -> Tokenizer:
-    """A token for each UTF-8 byte: 0 .. 255, and BOS = 256; with a mask, it is 256 and BOS = 257."""
-    return _ours(tables.single_bytes(), mask)
-
-
-def character_tokenizer(texts: Iterable[str], mask: bool = False) -> Tokenizer:
-    """A token for each character of `texts`, in the order of their code points, then BOS."""
-    seen = np.zeros(0x110000, bool)
-    for text in _unicode(texts):
-        seen[np.frombuffer(text.encode("utf-32-le"), "<u4")] = True
-    if not seen.any():
-        raise ModelError("wanted text to take the characters from, got none: give some")
-    return _ours(tables.characters(map(chr, np.flatnonzero(seen))), mask)
-
-
-def train_bpe(
-    texts: Iterable[str], vocabulary_size: int, mask: bool = False, *, pattern: str = bytepair.LLAMA3
-) -> Tokenizer:
-    """Byte-level BPE with `vocabulary_size` ids: 256 bytes, BOS, and merges (fewer, if `texts` have no more to merge).
-
-    `pattern` is the regular expression that splits a text; merges stay inside its matches.
-    """
-    if vocabulary_size < 257 + mask:
-        raise ModelError(
-            f"wanted a vocabulary of at least {257 + mask} (256 bytes, BOS{', a mask' * mask}), got {vocabulary_size}:"
-            " raise it"
-        )
-    return _ours(bytepair.train(_unicode(texts), vocabulary_size - 1 - mask, pattern), mask)

@@ -13,7 +13,7 @@ from chainrule.comparison.methods.random_weights import random_weights
 from chainrule.finetuning.logistic import Strengths, assign_folds, fit
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Task
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 CLASSES = {"cold": ["snow", "ice", "frost!"], "hot": ["sun", "fire", "sand?"], "wet": ["rain", "sea", "mist"]}
 

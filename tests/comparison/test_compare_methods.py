@@ -20,7 +20,7 @@ from chainrule.comparison.study import MOST_SHOTS, Study
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 
 def examples(count: int, name: str) -> Examples:

@@ -19,7 +19,7 @@ from chainrule.corpus.documents import Documents
 from chainrule.corpus.splitmix import uniform
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
 from chainrule.storage import lines
-from chainrule.tokens.tokenizer import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
 
 SHAKESPEARE = Path(__file__).parents[2] / "../shared/data/tinyshakespeare.txt"
 WORDS = ["the", "cat,", "a", "dog.", "15", "2048", "it's", "über\n", "naïve", "漢字", "", "\n\n", "who?", "said"]

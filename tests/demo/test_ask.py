@@ -8,7 +8,7 @@ from chainrule.demo.pretrain import PATTERN
 from chainrule.language_model import LanguageModel
 from chainrule.model.config import Config
 from chainrule.model.transformer import Transformer, initialise
-from chainrule.tokens.tokenizer import train_bpe
+from chainrule.tokens.make import train_bpe
 from chainrule.training.objectives import next_token_loss
 
 ANSWERS = {"owl": "night", "cat": "day, of course", "fox": "no", "elk": "north. Always", "hen": "no one", "cow": "now"}

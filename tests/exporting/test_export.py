@@ -20,7 +20,8 @@ from chainrule.language_model import LanguageModel
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.transformer import Transformer, initialise
 from chainrule.tokens import bytepair
-from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import Tokenizer
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"

@@ -17,7 +17,8 @@ from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.language_model import LanguageModel
 from chainrule.model.formats.families import FAMILIES
 from chainrule.scoring.features import Features
-from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 TEXTS = ["a fine day", "no", "the owl sees a mouse", "x y z", "day"]
 LABELS = ("bad", "good", "neither")

@@ -17,7 +17,7 @@ from chainrule import machine
 from chainrule.finetuning import full
 from chainrule.finetuning.classifier import load_classifier
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, finetune
-from chainrule.finetuning.full import FullFinetuning, recipe
+from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.language_model import LanguageModel
 from chainrule.model.formats.classifier import without_output
@@ -25,7 +25,7 @@ from chainrule.model.padding import padded
 from chainrule.model.transformer import Config, Transformer, initialise
 from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Task
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 from chainrule.training import trainer
 from chainrule.training.classes import Classes, LabelledTexts
 
@@ -146,8 +146,8 @@ def test_training_equals_the_plain_way(task: Task, monkeypatch: pytest.MonkeyPat
     lm = make_lm()
     documents = Features(lm.model, lm.tokenizer).tokens([task.finetune_text(row) for row in task.train.rows[:64]])
     texts = LabelledTexts(documents, np.array([task.labels.index(label) for label in task.train.labels[:64]]))
-    training = FullFinetuning(
-        without_output(lm.model),
+    training = ClassifierTraining(
+        AllWeights(without_output(lm.model), documents),
         torch.zeros(2, 32),
         texts,
         LabelledTexts([], np.empty(0, np.int64)),
@@ -266,8 +266,8 @@ def test_losses_that_are_not_finite_end_it() -> None:
     lm = make_lm()
     with torch.no_grad():
         lm.model.norm.weight.fill_(float("inf"))
-    finetuning = FullFinetuning(
-        without_output(lm.model),
+    finetuning = ClassifierTraining(
+        AllWeights(without_output(lm.model), [np.array([1, 2])]),
         torch.ones(2, 32),
         LabelledTexts([np.array([1, 2])] * 4, np.array([0, 1, 0, 1])),
         LabelledTexts([], np.empty(0, np.int64)),

@@ -20,7 +20,7 @@ from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
 from chainrule.finetuning.full import recipe
 from chainrule.finetuning.lora import lora_recipe
 from chainrule.language_model import make_language_model
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 ENCODERS = ("bert", "roberta", "distilbert")
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "brown")

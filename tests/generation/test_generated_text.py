@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import Completion, Ending, TextStream, complete
-from chainrule.tokens.tokenizer import byte_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, train_bpe
 
 BYTES = byte_tokenizer()
 BPE = train_bpe(["the cat sat on the mat, the end. né né 😀😀 日本語 日本"] * 20, 300)

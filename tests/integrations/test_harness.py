@@ -13,7 +13,7 @@ import chainrule
 from chainrule.cli import main
 from chainrule.language_model import LanguageModel
 from chainrule.masked_language_model import MaskedLanguageModel
-from chainrule.tokens.tokenizer import byte_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, train_bpe
 
 ROWS = [
     {"text": "a charming film", "label": 1, "last": "great"},

@@ -13,7 +13,7 @@ from chainrule.generation.sampling import Sampling
 from chainrule.integrations.harness import HarnessModel
 from chainrule.integrations.harness_options import answer_options
 from chainrule.language_model import LanguageModel
-from chainrule.tokens.tokenizer import train_bpe
+from chainrule.tokens.make import train_bpe
 
 CONTEXTS = ["Review: a charming film\nSentiment:", "Review: a mess, too long\nSentiment:", "warm"]
 ENDING = {"until": ["\n\n"], "max_gen_toks": 12}

@@ -13,9 +13,10 @@ import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.finetune import finetune
 from chainrule.language_model import LanguageModel, make_language_model
-from chainrule.model.formats.adapter import load_adapted_classifier, read_adapter
+from chainrule.model.formats.adapter import load_adapted_classifier
+from chainrule.model.formats.adapter_files import read_adapter
 from chainrule.scoring.features import Features
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")

@@ -15,7 +15,8 @@ from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 from chainrule.tokens import bytepair
-from chainrule.tokens.tokenizer import byte_tokenizer, load_tokenizer
+from chainrule.tokens.make import byte_tokenizer
+from chainrule.tokens.tokenizer import load_tokenizer
 
 TEMPLATE = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"

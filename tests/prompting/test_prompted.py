@@ -14,7 +14,7 @@ from chainrule.prompting.prompted import Prompted, in_context, zero_shot
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import measure
 from chainrule.tasks.prompt import Prompt
-from chainrule.tokens.tokenizer import byte_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, train_bpe
 
 BPE = train_bpe(
     ["Review: a mess, the film was bad\nSentiment: terrible\n\nReview: so good\nSentiment: great"] * 20, 320

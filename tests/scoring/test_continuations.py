@@ -12,7 +12,7 @@ from chainrule.language_model import LanguageModel
 from chainrule.model.transformer import Transformer
 from chainrule.scoring import token_scores
 from chainrule.scoring.continuations import Pair, pair_of, score_continuations
-from chainrule.tokens.tokenizer import byte_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, train_bpe
 
 Make = Callable[..., Transformer]
 MODELS = {family: random_model(family) for family in SHAPES}

@@ -19,7 +19,8 @@ from chainrule.model.formats.checkpoint import save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring import documents, token_scores
 from chainrule.scoring.documents import Evaluation, given_tokens, score_documents, windows
-from chainrule.tokens.tokenizer import byte_tokenizer, load_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import load_tokenizer
 
 Make = Callable[..., Transformer]
 BYTES = byte_tokenizer()

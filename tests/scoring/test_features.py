@@ -10,7 +10,7 @@ import torch
 from chainrule.model.padding import by_length
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.features import Features, last_features
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 
 def documents(count: int, longest: int = 32, vocabulary: int = 61) -> list[list[int]]:

@@ -20,7 +20,7 @@ from chainrule.cli import main
 from chainrule.inspection import inspect_model
 from chainrule.language_model import LanguageModel
 from chainrule.storage.hub import model_directory
-from chainrule.tokens.tokenizer import byte_tokenizer
+from chainrule.tokens.make import byte_tokenizer
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

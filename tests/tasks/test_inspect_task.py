@@ -7,7 +7,7 @@ import pytest
 
 from chainrule.tasks.examples import Task
 from chainrule.tasks.inspect_task import inspect_task, print_task
-from chainrule.tokens.tokenizer import byte_tokenizer, character_tokenizer
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer
 
 TRAIN = [("fine", "good"), ("dull", "bad"), ("fine", "bad"), ("fine", "good"), ("odd", "bad"), ("seen", "good")]
 TEST = [("seen", "good"), ("a longer film", "bad")]

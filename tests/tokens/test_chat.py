@@ -10,7 +10,8 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 
 from chainrule.tokens import bytepair
 from chainrule.tokens.chat import Chat
-from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer
+from chainrule.tokens.make import byte_tokenizer
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 SAMPLE = [
     "user assistant system You are a helpful assistant. Say yes or no! What is 2 + 3?\n\nBe brief, please. INST SYS",

@@ -13,7 +13,8 @@ from chainrule.storage.gguf import write_gguf
 from chainrule.tokens import bytepair
 from chainrule.tokens.gguf_metadata import tokenizer_metadata
 from chainrule.tokens.gguf_patterns import SPLITTINGS, name_of
-from chainrule.tokens.tokenizer import Tokenizer, byte_tokenizer, character_tokenizer, load_tokenizer, train_bpe
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 AWKWARD = (
     *("", " ", "   ", "\n", "\n\n\n a", "\t\tb\r\n", " leading", "trailing ", "two  spaces", "Hello, world!"),

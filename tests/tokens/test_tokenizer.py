@@ -11,15 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
-from chainrule.tokens.tokenizer import (
-    LONGEST,
-    WORTHWHILE,
-    Tokenizer,
-    byte_tokenizer,
-    character_tokenizer,
-    load_tokenizer,
-    train_bpe,
-)
+from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
+from chainrule.tokens.tokenizer import LONGEST, WORTHWHILE, Tokenizer, load_tokenizer
 
 TEXT = "Once upon a time,  it's 15 o'clock:\n\n\twhere is the café? — 漢字 👩‍👩‍👧 <|bottom|>\r\n " * 3
 

@@ -1,100 +1,28 @@
-"""An adapter is a directory of PEFT's files, adapter_config.json and adapter_model.safetensors. Knows no tokenizer.
+"""PEFT's adapters and our layers: written from trained matrices, and merged into the model they belong to.
 
-PEFT has a pair of matrices for each module of transformers, so a fused layer of ours has several. Beside them a
-classifier's file has the head. What PEFT has no field for, the classes and a hash of the base's weights, is in a third.
+PEFT has a pair of matrices for each module of transformers, so a fused layer of ours has several. A classifier's
+adapter has the head too. Knows no tokenizer.
 """
 
 import dataclasses
 import hashlib
-import json
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from chainrule.errors import ModelError
 from chainrule.model.adapter import LowRank, merged, with_adapters
-from chainrule.model.formats.checkpoint import in_file_layout, in_our_layout, load_model, save_weights
+from chainrule.model.formats.adapter_files import CLASSIFICATION, PREFIX, Adapter, base_directory
+from chainrule.model.formats.checkpoint import in_file_layout, in_our_layout, load_model
 from chainrule.model.formats.classifier import Loaded, head_names, without_output
 from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.family import TensorLocation
 from chainrule.model.linear import Linear
 from chainrule.model.transformer import Transformer
-from chainrule.storage.files import write_json
 from chainrule.storage.gguf import is_gguf
-from chainrule.storage.hub import model_directory
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-_EXTRA = "chainrule_adapter.json"
-_PREFIX = "base_model.model."
-_CLASSIFICATION = "SEQ_CLS"
-# What changes the mathematics and is not supported, with the values that do not.
-_PLAIN: Mapping[str, tuple[Any, ...]] = {
-    "peft_type": ("LORA",),
-    "task_type": (None, "CAUSAL_LM", _CLASSIFICATION, "FEATURE_EXTRACTION", "SEQ_2_SEQ_LM"),
-    "bias": ("none",),
-    "use_dora": (False, None),
-    "use_qalora": (False, None),
-    "lora_bias": (False, None),
-    "layer_replication": (None,),
-    "alora_invocation_tokens": (None,),
-}
-_CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that change the base's weights too
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """An adapter's files."""
-
-    fields: Mapping[str, Any]  # adapter_config.json
-    tensors: Mapping[str, Tensor]  # under PEFT's names
-    extra: Mapping[str, Any]  # base_sha256, and of a classifier labels; nothing in PEFT's own
-
-    @property
-    def base(self) -> str:
-        """The base model as people name it: a path, or a name on the Hub, with its revision."""
-        revision = self.fields.get("revision")
-        return f"{self.fields['base_model_name_or_path']}{f'@{revision}' if revision else ''}"
-
-    @property
-    def modules(self) -> list[str]:
-        """The modules that have matrices, as transformers names them."""
-        wanted = self.fields.get("target_modules") or []
-        return [wanted] if isinstance(wanted, str) else sorted(wanted)
-
-    @property
-    def is_classifier(self) -> bool:
-        return self.fields.get("task_type") == _CLASSIFICATION
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The classes of a classifier; those of others are LABEL_0, LABEL_1, ... as in transformers."""
-        if "labels" in self.extra:
-            return tuple(map(str, self.extra["labels"]))
-        count = next((len(tensor) for name, tensor in self.tensors.items() if name.endswith(_HEADS)), 0)
-        return tuple(f"LABEL_{number}" for number in range(count))
-
-    def save(self, directory: Path) -> None:
-        """Write them."""
-        write_json(directory / CONFIG, dict(self.fields))
-        tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
-        if self.extra:
-            write_json(directory / _EXTRA, dict(self.extra))
-        save_weights(tensors, directory / WEIGHTS)
-
-
-_HEADS = (f"{_PREFIX}score.weight", f"{_PREFIX}classifier.weight")
-
-
-def is_adapter(directory: Path) -> bool:
-    """Whether a directory holds an adapter, and no model."""
-    return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
 
 
 def adapter_parts(model: Transformer, family: str) -> dict[str, tuple[int, ...]]:
@@ -134,22 +62,22 @@ def classifier_adapter(
     for name, location in _layers(bare, base.family).items():
         for index, adapter in adapters.get(name, {}).items():
             module = location.names[index].removesuffix(".weight")
-            tensors[f"{_PREFIX}{module}.lora_A.weight"] = adapter.A
-            tensors[f"{_PREFIX}{module}.lora_B.weight"] = in_file_layout(adapter.B, _untransposed(location))
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = adapter.A
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = in_file_layout(adapter.B, _untransposed(location))
     modules = sorted({_target(name) for name in tensors})
     names = head_names(base.family)
-    tensors |= {_PREFIX + name: tensor for name, tensor in zip(names, (w, w.new_zeros(len(w))), strict=False)}
+    tensors |= {PREFIX + name: tensor for name, tensor in zip(names, (w, w.new_zeros(len(w))), strict=False)}
     whole = ["classifier", "score"]
     if bare.pooler is not None:  # the base may lack it, and transformers would draw it at random
         pooler = _pooler(bare, base.family)
-        tensors |= {_PREFIX + name: tensor for name, tensor in pooler.items()}
+        tensors |= {PREFIX + name: tensor for name, tensor in pooler.items()}
         first = next(iter(pooler))  # in the base's encoder, or beside or in what a family calls its classifier
         whole.append("pooler" if "pooler" in first else first.partition(".")[0])
     path = Path(base.name)
     name, _, revision = (str(path.resolve()), "", "") if path.exists() else base.name.partition("@")
     fields: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": _CLASSIFICATION,
+        "task_type": CLASSIFICATION,
         "base_model_name_or_path": name,
         "revision": revision or None,
         "r": rank,
@@ -172,62 +100,6 @@ def _target(tensor: str) -> str:
     """How adapter_config.json names the module of a tensor: BERT calls more than one kind of layer dense."""
     *_, above, module, _, _ = tensor.split(".")
     return f"{above}.{module}" if module == "dense" else module
-
-
-def read_adapter(directory: Path) -> Adapter:
-    """The adapter of a directory; ModelError for what is none, or of a kind that is not supported."""
-    path = directory / CONFIG
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        name = fields["base_model_name_or_path"]
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"base_model_name_or_path is {name!r}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: wanted the description of an adapter and its base model, got {error!r}") from None
-    for field, values in _PLAIN.items():
-        if fields.get(field, values[0]) not in values:
-            raise ModelError(f"{path}: wanted {field} {values[0]!r}, got {fields[field]!r}, which is not supported")
-    start = fields.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
-        raise ModelError(
-            f"{path}: wanted an adapter of an unchanged base model, got init_lora_weights {start!r}, which changes it;"
-            " save the adapter with peft's path_initial_model_for_weight_conversion"
-        )
-    weights = directory / WEIGHTS
-    if not weights.is_file():
-        raise ModelError(f"{directory}: wanted {WEIGHTS}, which an adapter's folder has, found none; fetch it again")
-    try:
-        return Adapter(fields, load_file(weights), _extra(directory / _EXTRA))
-    except SafetensorError as error:
-        raise ModelError(
-            f"{weights}: wanted a whole safetensors file, got one that is cut short or altered ({error})"
-        ) from None
-
-
-def _extra(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return {**json.loads(path.read_text(encoding="utf-8"))}
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{path}: wanted a JSON object, got {error}; restore it") from None
-
-
-def base_directory(directory: Path, adapter: Adapter, *, weights: bool = True) -> Path:
-    """Where the base model is; ModelError where it is not."""
-    try:
-        found = model_directory(adapter.base, weights=weights)
-        missing = None if found.exists() else "there is no such file or folder"
-    except ModelError as error:
-        missing = str(error)
-    if missing is not None:
-        raise ModelError(
-            f"{directory}: wanted the adapter's base model {adapter.base}, got none ({missing}); put it there, or"
-            f" correct base_model_name_or_path in {CONFIG}"
-        )
-    if is_adapter(found):
-        raise ModelError(f"{directory}: wanted an adapter of a model, got one of another adapter, {adapter.base}")
-    return found
 
 
 def load_adapted(
@@ -258,7 +130,7 @@ def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.dev
     base, family, _ = _base(directory, adapter, device)
     bare = without_output(base)
     model, left = attached(directory, adapter, bare, family)
-    head = [f"{_PREFIX}{name}" for name in head_names(family)]
+    head = [f"{PREFIX}{name}" for name in head_names(family)]
     labels = adapter.labels
     if head[0] not in left or left[head[0]].shape != (len(labels), bare.config.width) or len(labels) < 2:
         raise ModelError(
@@ -270,10 +142,8 @@ def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.dev
         raise ModelError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")
     if bare.pooler is not None:
         for kind, name in zip(("weight", "bias"), _pooler(bare, family), strict=True):
-            if _PREFIX + name in left:
-                model.get_submodule("pooler").register_parameter(
-                    kind, nn.Parameter(left.pop(_PREFIX + name).to(device))
-                )
+            if PREFIX + name in left:
+                model.get_submodule("pooler").register_parameter(kind, nn.Parameter(left.pop(PREFIX + name).to(device)))
     _refuse_left(directory, left, family)
     return Loaded(merged(model).to(dtype).eval(), w.float().to(device), family, labels)
 
@@ -292,7 +162,7 @@ def attached(
             if keys is None:
                 continue
             A, B = (left.pop(key) for key in keys)
-            rank, scale, inputs = *_rank_and_scale(adapter, module), weight.shape[1]
+            rank, scale, inputs = *adapter.rank_and_scale(module), weight.shape[1]
             if A.shape != (rank, inputs) or B.shape != (rows, rank):
                 raise ModelError(
                     f"{directory}: wanted matrices of {[rank, inputs]} and {[rows, rank]} for {module} and"
@@ -300,9 +170,9 @@ def attached(
                 )
             A, B = A.float().to(base.device), in_our_layout(B, _untransposed(location)).float().to(base.device)
             adapters.setdefault(name, {})[index] = LowRank(A, B, scale)
-            copy = left.get(f"{_PREFIX}{module}.base_layer.weight")  # of the output layer PEFT saves the base's too
+            copy = left.get(f"{PREFIX}{module}.base_layer.weight")  # of the output layer PEFT saves the base's too
             if copy is not None and torch.equal(copy.to(weight), weight):
-                del left[f"{_PREFIX}{module}.base_layer.weight"]
+                del left[f"{PREFIX}{module}.base_layer.weight"]
     if not adapters:
         raise ModelError(f"{directory}: wanted LoRA matrices of layers of a {family} model, got none")
     return with_adapters(base, adapter_parts(base, family), adapters), left
@@ -311,26 +181,10 @@ def attached(
 def _keys(module: str, prefix: str, tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
     """The names of a module's A and B, in files of the whole model or of one without a head; None where it has none."""
     for name in (module, module.removeprefix(prefix)):
-        one, other = (f"{_PREFIX}{name}.lora_{matrix}.weight" for matrix in "AB")
+        one, other = (f"{PREFIX}{name}.lora_{matrix}.weight" for matrix in "AB")
         if one in tensors and other in tensors:
             return one, other
     return None
-
-
-def _rank_and_scale(adapter: Adapter, module: str) -> tuple[int, float]:
-    """Those of a module: a pattern is one of PEFT's, a regular expression for the end of the module's name."""
-
-    def of(pattern: str, default: str, otherwise: float) -> Any:
-        patterns = adapter.fields.get(pattern) or {}
-        return next(
-            (value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", module)),
-            adapter.fields.get(default, otherwise),
-        )
-
-    rank, alpha = of("rank_pattern", "r", 8), of("alpha_pattern", "lora_alpha", 8)
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise ModelError(f"{CONFIG}: wanted a rank of at least 1 and a number alpha, got {rank!r} and {alpha!r}")
-    return rank, alpha / (rank**0.5 if adapter.fields.get("use_rslora") else rank)
 
 
 def _base(directory: Path, adapter: Adapter, device: torch.device) -> tuple[Transformer, str, Path]:
