@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ChainruleError
-from chainrule.model.formats.adapter_files import base_directory, is_adapter, read_adapter
+from chainrule.model.formats.adapter_files import Adapter, base_directory, is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import described, is_classifier, open_tensors, read_config, with_tensors
 from chainrule.model.formats.classifier import classes
 from chainrule.storage.hub import model_directory, tensor_shapes
+from chainrule.storage.run_folder import unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 COMMON_WORDS = (
@@ -23,7 +24,7 @@ COMMON_WORDS = (
 def inspect_model(model: str | Path) -> dict[str, Any]:
     """Family, sizes, tokenizer, and the training that run.toml records; ChainruleError where there is no model.
 
-    Of the weights the files' headers are read, on the Hub too.
+    Of the weights the files' headers are read, on the Hub too; an adapter's own are read whole, being small.
     """
     directory = model_directory(model, weights=False)
     if is_adapter(directory):
@@ -54,17 +55,20 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
         found["classes"] = ", ".join(classes(fields, directory))
     elif not config.language_head:
         found["language_model_head"] = "none: features, and finetuning"
-    record = directory / "run.toml"
-    if record.is_file():
-        found |= _training(tomllib.loads(record.read_text(encoding="utf-8")), config.context)
-    return found
+    return found | _training(directory / "run.toml", config.context)
+
+
+def _base(directory: Path, adapter: Adapter) -> dict[str, Any]:
+    """What is known of an adapter's base; of one on the Hub that needs its name, not its snapshot's folder."""
+    base_directory(directory, adapter, weights=False)  # for its errors
+    return inspect_model(adapter.base)
 
 
 def _adapter(directory: Path) -> dict[str, Any]:
     """What an adapter adds, and its base."""
     adapter = read_adapter(directory)
     found: dict[str, Any] = {
-        **inspect_model(base_directory(directory, adapter, weights=False)),
+        **_base(directory, adapter),
         "adapter_of": adapter.base,
         "adapter_rank": adapter.fields.get("r"),
         "adapter_modules": ", ".join(adapter.modules),
@@ -72,14 +76,18 @@ def _adapter(directory: Path) -> dict[str, Any]:
     }
     if adapter.is_classifier:
         found["classes"] = ", ".join(adapter.labels)
-    record = directory / "run.toml"
-    if record.is_file():
-        found |= _training(tomllib.loads(record.read_text(encoding="utf-8")), found["context"])
-    return found
+    return found | _training(directory / "run.toml", found["context"])
 
 
-def _training(run: dict[str, Any], context: int) -> dict[str, Any]:
-    """What a run.toml records of pretraining or of finetuning."""
+def _training(record: Path, context: int) -> dict[str, Any]:
+    """What a run.toml records of pretraining or of finetuning; nothing where there is none."""
+    if not record.is_file():
+        return {}
+    with unaltered(record, "the record of a run"):
+        return _recorded(tomllib.loads(record.read_text(encoding="utf-8")), context)
+
+
+def _recorded(run: dict[str, Any], context: int) -> dict[str, Any]:
     if "finetune" in run:
         asked = run["finetune"]
         return {"finetuned": asked["train"], "labels": asked.get("labels", "all"), "seed": asked["seed"]}

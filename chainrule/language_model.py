@@ -297,7 +297,7 @@ def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
         if ids is None:
             continue
         tokens = tuple(ids) if isinstance(ids, list) else (ids,)
-        if not all(type(token) is int for token in tokens):
+        if not all(type(token) is int and 0 <= token < 2**31 for token in tokens):
             raise ModelError(f"{directory / name}: wanted eos_token_id to be a token's number or several, got {ids!r}")
         return tokens
     return None

@@ -71,6 +71,8 @@ def predict(
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
+    if source is not None and out is not None and out.exists() and Path(source).exists() and out.samefile(source):
+        raise OptionError(f"--out: wanted another file than --input, got {out} for both; choose another")
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:

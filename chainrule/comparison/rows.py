@@ -83,9 +83,9 @@ class Folder:
         if whole != content:
             os.truncate(file, len(whole))
         found = {}
-        for number, line in enumerate(whole.decode().split("\n")[:-1], 1):  # splitlines knows other ends of lines
+        for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
-                outcome = _outcome(json.loads(line))
+                outcome = _outcome(json.loads(line.decode()))
             except (ValueError, TypeError, KeyError) as error:
                 raise FolderError(
                     f"{file}:{number}: wanted a row of a comparison, got {error!r}; remove the line,"

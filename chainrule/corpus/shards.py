@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from chainrule.errors import DataError
 from chainrule.storage.files import sha256, size_and_time
-from chainrule.storage.run_folder import read_record
+from chainrule.storage.run_folder import read_record, unaltered
 from chainrule.tokens.tokenizer import load_tokenizer
 
 FORMAT = "chainrule shards 1"
@@ -33,15 +33,16 @@ class Shards:
         self.manifest = read_record(path, "a folder of shards")
         if self.manifest.get("format") != FORMAT:
             raise DataError(f"{path}: wanted {FORMAT}, got something else: tokenize again")
-        width = np.dtype(self.manifest["dtype"]).itemsize
         self._files: dict[Path, str] = {}  # and the SHA-256 of each
-        for shard in self.manifest["shards"]:
-            file = directory / shard["file"]
-            offsets = file.with_suffix(".offsets")
-            for each, wanted in ((file, shard["tokens"] * width), (offsets, shard["documents"] * _OFFSET.itemsize)):
-                if not each.is_file() or each.stat().st_size != wanted:
-                    raise DataError(f"{each}: wanted {wanted} bytes, it is missing or cut: tokenize again")
-            self._files |= {file: shard["sha256"], offsets: shard["offsets_sha256"]}
+        with unaltered(path, "the manifest of a folder of shards"):
+            width = np.dtype(self.manifest["dtype"]).itemsize
+            for shard in self.manifest["shards"]:
+                file = directory / shard["file"]
+                offsets = file.with_suffix(".offsets")
+                for each, wanted in ((file, shard["tokens"] * width), (offsets, shard["documents"] * _OFFSET.itemsize)):
+                    if not each.is_file() or each.stat().st_size != wanted:
+                        raise DataError(f"{each}: wanted {wanted} bytes, it is missing or cut: tokenize again")
+                self._files |= {file: shard["sha256"], offsets: shard["offsets_sha256"]}
         self.tokenizer = load_tokenizer(directory).with_hash(self.manifest["tokenizer"])
         if self.tokenizer.hash != self.manifest["tokenizer"]:
             raise DataError(f"{directory}: its tokenizer is not the one the shards were made with: tokenize again")

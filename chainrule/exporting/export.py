@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from chainrule.errors import ChainruleError, FolderError, ModelError
+from chainrule.errors import ChainruleError, FolderError, ModelError, OptionError
 from chainrule.exporting.modelfile import modelfile
 from chainrule.finetuning.classifier import Classifier, load_classifier
 from chainrule.language_model import LanguageModel, load
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import config_fields, weights
-from chainrule.model.formats.gguf_write import Type, check_finite_in_half, model_metadata, tensors_to_write
+from chainrule.model.formats.gguf_write import Type, model_metadata, tensors_to_write
 from chainrule.scoring.documents import score_documents
 from chainrule.storage.files import atomic_directory, atomic_write, nothing_left_if_refused, write_text
 from chainrule.storage.gguf import write_gguf
@@ -40,8 +40,17 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
     """Write a GGUF file and, beside it, an Ollama Modelfile; what was written, and how far it is from the model.
 
     The file is read back: unless its tokenizer gives the same ids for sample text, and its model nearly the same
-    probabilities, nothing is written and ModelError says why.
+    probabilities, nothing is written and ModelError says why. OptionError and FolderError for an `out` that is no new
+    .gguf file in a folder that is there.
     """
+    beside_it = out.with_suffix(".Modelfile") if out.suffix == ".gguf" else None
+    if beside_it is None:
+        raise OptionError(f"--out: wanted the name of a file that ends in .gguf, got {str(out)!r}; add it")
+    for file in (out, beside_it):
+        if file.exists() or file.is_symlink():
+            raise FolderError(f"{file}: wanted a new file, got one that is there; choose another name, or remove it")
+    if not out.parent.is_dir():
+        raise FolderError(f"{out}: wanted a file in a folder that is there, got no folder {out.parent}; make it first")
     lm = load(model, device="cpu", dtype="float32")
     if not isinstance(lm, LanguageModel):
         raise ModelError(
@@ -51,16 +60,13 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
     lm.model.config.check_language_head()
     fields = config_fields(lm.model, lm.family, lm.tokenizer.bos_id)
     tensors = weights(lm.model, lm.family)
-    if kind == "f16":
-        check_finite_in_half(tensors, Path(model))
     metadata = model_metadata(fields, _name(model), kind)
     metadata |= tokenizer_metadata(lm.tokenizer, lm.stop_tokens, lm.model.config.vocabulary_size)
     with nothing_left_if_refused(out), atomic_write(out) as beside:
         write_gguf(beside, metadata, tensors_to_write(tensors, fields, kind))
         change = _check_same(lm, beside, kind)
         size = beside.stat().st_size
-    beside_it = out.with_name(f"{out.stem}.Modelfile")
-    write_text(beside_it, modelfile(lm, out.name, bool(metadata["tokenizer.ggml.add_bos_token"])))
+        write_text(beside_it, modelfile(lm, out.name, bool(metadata["tokenizer.ggml.add_bos_token"])))
     return {
         "file": str(out),
         "modelfile": str(beside_it),
@@ -75,12 +81,14 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
 def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
     """Write a Hugging Face directory, weights in the precision of the model's own file (float32 if quantised, or if an
     adapter was merged into them)."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_symlink() or not out.name or out.name == ".." or (out.exists() and not out.is_dir()):
+        raise FolderError(f"{out}: wanted the name of a folder, got a file or a link; choose another")
+    if out.exists() and any(out.iterdir()):
         raise FolderError(f"{out}: wanted a folder that is empty or not there yet, got one that holds something")
     lm = _as_stored(model)
     if out.is_dir():
         out.rmdir()
-    with atomic_directory(out) as beside:
+    with nothing_left_if_refused(out), atomic_directory(out) as beside:
         lm.save(beside)
     transformer = lm.features.model if isinstance(lm, Classifier) else lm.model
     return {

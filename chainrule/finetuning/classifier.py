@@ -139,7 +139,7 @@ def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str =
     try:
         form = tomllib.loads(path.read_text(encoding="utf-8"))["classifier"]
         text, template, longer = tuple(form["text"]), form.get("input"), form["longer"]
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it") from None
     features = Features(loaded.model, load_tokenizer(directory), longer=longer)
     return Classifier(features, loaded.w.cpu(), loaded.labels, Form(text, template), loaded.family, adapter)

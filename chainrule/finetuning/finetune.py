@@ -26,7 +26,7 @@ from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.logistic import classes_of
 from chainrule.finetuning.lora import ALPHA, RANK, LowRankMatrices, lora_recipe
 from chainrule.language_model import Pretrained
-from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter, weights_hash
+from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
 from chainrule.model.formats.classifier import without_output
 from chainrule.scoring.features import Features, Longer
@@ -177,7 +177,7 @@ class Finetuning:
         """What is saved in place of the model; None for one that no file holds."""
         if self.lm.path is None:
             return None
-        base = Base(self.lm.model, self.lm.family, self.lm.path, weights_hash(self.lm.model))
+        base = Base(self.lm.model, self.lm.family, self.lm.path)
         bare = without_output(self.lm.model)
         return classifier_adapter(base, bare, trained.adapters, w, self.labels, trained.rank, ALPHA)
 
@@ -196,6 +196,8 @@ class Finetuning:
         trained: AllWeights | LowRankMatrices
         if options.train == "lora":
             make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
+            if options.rank is not None and options.rank > bare.config.width:
+                raise OptionError(f"--rank: wanted at most {bare.config.width} (the model's width), got {options.rank}")
             trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
         else:
             make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])

@@ -69,6 +69,7 @@ class BatchCache:
         self.length = max(lengths, default=0)
         self._shorter = [self.length - length for length in lengths]
         self._shorter_tensor = torch.tensor(self._shorter, device=self.keys.device) if any(self._shorter) else None
+        self._rows = torch.arange(len(lengths), device=self.keys.device)
 
     # What the model asks of a cache.
 
@@ -76,12 +77,13 @@ class BatchCache:
         """Append (B, G, T, K) to a layer and return its keys and values, (B, G, S, K); the caller moves `length`."""
         B, T = len(self), key.shape[2]
         end = self.length + T
+        columns = None if self._shorter_tensor is None else self.length - self._shorter_tensor
         for mine, new in ((self.keys[layer], key), (self.values[layer], value)):
-            if self._shorter_tensor is None:
+            if columns is None:
                 mine[:B, :, self.length : end] = new
             else:
                 assert T == 1, "sequences of different lengths grow by a token each"
-                mine[torch.arange(B, device=mine.device), :, self.length - self._shorter_tensor] = new[:, :, 0]
+                mine[self._rows, :, columns] = new[:, :, 0]
         return self.keys[layer, :B, :, :end], self.values[layer, :B, :, :end]
 
     def length_after(self, T: int) -> int:

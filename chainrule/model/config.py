@@ -73,7 +73,7 @@ class Config:
         sizes = ["vocabulary_size", "context", "width", "layers", "heads", "key_value_heads", "head_width", "hidden"]
         windows = [("window", kind.window) for kind in self.layer_kinds if kind.window is not None]
         for name, value in [*((name, getattr(self, name)) for name in sizes), *windows]:
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ModelError(f"model: wanted {name} of at least 1, got {value!r}")
         if not isinstance(self.position_offset, int) or self.position_offset < 0:
             raise ModelError(f"model: wanted position_offset of at least 0, got {self.position_offset!r}")

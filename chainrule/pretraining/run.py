@@ -17,6 +17,7 @@ from chainrule.model.formats.checkpoint import weights
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.curve import draw_losses
 from chainrule.storage.files import write_text
+from chainrule.storage.run_folder import unaltered
 from chainrule.training.objectives import Compiled, MaskedToken, NextToken
 from chainrule.training.optimizer import Optimizer
 from chainrule.training.trainer import Progress as Made
@@ -162,8 +163,12 @@ class Run:
     def log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl, without a last one that was not written to its end."""
         path = self.out / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        with unaltered(path, "the log of a run"):
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+            found = [json.loads(line) for line in lines if line.endswith("\n")]
+            for line in found:
+                line["step"], line["loss"]
+        return found
 
     def summary(self) -> Summary:
         lines = self.log()

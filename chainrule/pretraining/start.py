@@ -22,7 +22,7 @@ from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per
 from chainrule.pretraining.run import Decided, Run
 from chainrule.storage.files import sha256, sweep, write_text
 from chainrule.storage.hub import model_directory
-from chainrule.storage.run_folder import find_record, read_record, require_same
+from chainrule.storage.run_folder import find_record, read_record, require_same, unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import newest_checkpoint
 from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
@@ -77,7 +77,8 @@ def open_run(
     if len(validation) < 2:
         raise DataError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
     if stored is not None:
-        decided = Decided(**stored["decided"])
+        with unaltered(out / "run.toml", "the record of a run"):
+            decided = Decided(**stored["decided"])
         torch.set_num_threads(decided.threads)
     else:
         decided = decide(model, options, dtype)

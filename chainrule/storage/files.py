@@ -25,8 +25,10 @@ def _sync(path: Path) -> None:
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, in the same folder; renamed to `path` if the block succeeds, else removed.
 
-    Raises FolderError where that folder does not exist.
+    Raises FolderError where that folder does not exist, and where `path` is a folder or a device.
     """
+    if not path.name or (path.exists() and not path.is_file()):
+        raise FolderError(f"{path}: wanted the name of a file, got a folder or a device; choose another")
     if not path.parent.is_dir():
         raise FolderError(
             f"{path}: wanted a file in a folder that is there, got no folder {path.parent}; make it first"

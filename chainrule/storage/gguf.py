@@ -298,7 +298,7 @@ def tensor_type(name: str) -> TensorType:
 def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Sequence[TensorToWrite]) -> None:
     """Write a GGUF file of version 3, whole or not at all.
 
-    Whole numbers become uint32 (int32 where negative, and in lists), numbers float32.
+    Whole numbers become uint32 (int32 where negative and in lists, uint64 from 2³² on), other numbers float32.
     """
     with atomic_write(path) as beside, beside.open("wb") as file:
         file.write(MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)))

@@ -126,7 +126,7 @@ def _json_rows(lines: Lines) -> Iterator[Record | DataError]:
                 row = json.loads(line)
                 if "\\ud" in line.lower():  # perhaps a lone surrogate, which is no text: encode raises
                     json.dumps(row, ensure_ascii=False).encode()
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 yield DataError(f"{lines.path}:{lines.number}: not JSON ({error}): correct the line")
                 continue
             if isinstance(row, dict):

@@ -7,11 +7,12 @@ folder holds; a command that differs is refused, and so is a folder that holds s
 
 import json
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chainrule.errors import FolderError
+from chainrule.errors import ChainruleError, FolderError
 from chainrule.storage.files import is_partial
 
 _SHOWN = 60  # characters of a value in a message; of a longer one (a hash, a list of files) only the beginning
@@ -49,6 +50,17 @@ def read_record(path: Path, kind: str, wanted: Collection[str] = ()) -> dict[str
     if missing:
         raise FolderError(f"{path}: wanted the record of {kind}, got one without {missing[0]}; choose another --out")
     return content if isinstance(content, dict) else {}
+
+
+@contextmanager
+def unaltered(path: Path, kind: str) -> Iterator[None]:
+    """Within, what `path` holds is taken apart: FolderError where that cannot be done."""
+    try:
+        yield
+    except ChainruleError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FolderError(f"{path}: wanted {kind}, got one that was cut or altered ({error!r}); restore it") from None
 
 
 def require_same(

@@ -76,7 +76,7 @@ def _named(
             yield named[f"{role}_token"], f"{role}_token of the tokenizer"
         ids = config.get(f"{role}_token_id")
         id = ids[0] if isinstance(ids, list) and ids else ids
-        if isinstance(id, int) and (token := inner.id_to_token(id)) is not None:
+        if type(id) is int and 0 <= id < 2**32 and (token := inner.id_to_token(id)) is not None:
             yield token, f"{role}_token_id in config.json"
 
 

@@ -87,7 +87,7 @@ SPLITTINGS: Mapping[str, Splitting] = {
 }
 
 
-def name_of(pre_tokenizer: Mapping[str, Any], nfc: bool) -> str | None:
+def name_of(pre_tokenizer: Mapping[str, Any] | None, nfc: bool) -> str | None:
     """llama.cpp's name of a tokenizer.json's `pre_tokenizer`; None where it has none.
 
     Some names stand for the same words with and without NFC; one that agrees on both is preferred.
@@ -97,9 +97,11 @@ def name_of(pre_tokenizer: Mapping[str, Any], nfc: bool) -> str | None:
     return next((name for name in names if SPLITTINGS[name].nfc == nfc), names[0] if names else None)
 
 
-def canonical(pre_tokenizer: Mapping[str, Any]) -> list[str]:
+def canonical(pre_tokenizer: Mapping[str, Any] | None) -> list[str]:
     """What makes a difference for the ids."""
-    found = []
+    found: list[str] = []
+    if pre_tokenizer is None:
+        return found
     for part in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
         if part["type"] == "ByteLevel" and not part.get("add_prefix_space"):
             found += [bytepair.GPT2] if part.get("use_regex", True) else []

@@ -36,12 +36,12 @@ def tokenizer_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[
         "tokenizer.json": json.dumps(spec, ensure_ascii=False).encode(),
         "tokenizer_config.json": json.dumps(vocabulary.settings(), ensure_ascii=False, indent=2).encode(),
     }
-    return files, vocabulary.ids(), {"eos_token_id": vocabulary.ends()}
+    return files, vocabulary.ids(), vocabulary.generation()
 
 
 def generation_fields(path: Path) -> dict[str, Any]:
     """The generation_config.json of that directory; the same errors."""
-    return {"eos_token_id": _Vocabulary(read_gguf(path)).ends()}
+    return _Vocabulary(read_gguf(path)).generation()
 
 
 @dataclass
@@ -136,6 +136,11 @@ class _Vocabulary:
         spelled = [id for id in range(self.size) if self.types[id] == CONTROL and self.tokens[id] in ENDS]
         return list(dict.fromkeys(named + spelled))
 
+    def generation(self) -> dict[str, Any]:
+        """The fields of generation_config.json; none where the file names no end: BOS ends a text then."""
+        ends = self.ends()
+        return {"eos_token_id": ends} if ends else {}
+
     def settings(self) -> dict[str, Any]:
         """tokenizer_config.json."""
         roles = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding", "mask": "mask"}
@@ -223,8 +228,9 @@ class _Vocabulary:
         if self.alphabet() is None:
             return lines  # one of unknown tokens is refused by `tokenizers`
         known = self.vocabulary
-        parts = (line.split(" ", 1) for line in lines)
-        return lines if lines and all(left in known and right in known for left, right in parts) else None
+        parts = [line.split(" ", 1) for line in lines]
+        whole = all(len(part) == 2 and part[0] in known and part[1] in known for part in parts)
+        return lines if lines and whole else None
 
     def alphabet(self) -> list[str] | None:
         """The normal tokens as characters, where each is a single one (so not all bytes are tokens); else None."""

@@ -82,8 +82,8 @@ class Tokenizer:
 
     @cached_property
     def _spec(self) -> dict[str, Any]:
-        spec: dict[str, Any] = json.loads(self.definition)
-        return spec
+        absent: dict[str, Any] = {"normalizer": None, "pre_tokenizer": None, "added_tokens": []}  # in some files
+        return {**absent, **json.loads(self.definition)}
 
     @cached_property
     def _forbidden(self) -> set[int]:
@@ -243,7 +243,7 @@ class Tokenizer:
     def _behind(self) -> tokenizers.Tokenizer | None:
         """A tokenizer that marks no beginning; None where this one marks none, or that of each part."""
         spec = json.loads(self.definition)
-        marks = [part for part in _parts(spec["pre_tokenizer"]) if part.get("prepend_scheme") == "first"]
+        marks = [part for part in _parts(spec.get("pre_tokenizer")) if part.get("prepend_scheme") == "first"]
         if not marks:
             return None
         for part in marks:

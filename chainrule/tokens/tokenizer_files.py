@@ -33,7 +33,9 @@ def read(directory: Path, bos: str | None = None) -> tuple[dict[str, bytes], Bos
         return _with_bos(files, bos, completed)
     chosen = _bos(completed, files, config)
     recorded = config.get("bos_token_id") if (directory / "run.toml").is_file() else None
-    if isinstance(recorded, int) and (chosen is None or recorded != chosen.id):  # an earlier version's choice
+    if type(recorded) is not int or not 0 <= recorded < completed.inner.get_vocab_size():
+        recorded = None
+    if recorded is not None and (chosen is None or recorded != chosen.id):  # an earlier version's choice
         chosen = Bos(recorded, "this run was trained with it")
     if chosen is None:
         raise ModelError(

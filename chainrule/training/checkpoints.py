@@ -52,7 +52,9 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         hashes = state.pop("sha256")
-    except (OSError, ValueError, KeyError) as error:
+        if not isinstance(hashes, dict) or "seconds" not in state:
+            raise ValueError("one without its hashes or its seconds")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FolderError(f"{path / 'state.json'}: wanted a checkpoint's state, got {error}; {_cure(path)}") from None
     for name, wanted in hashes.items():
         if not (path / name).is_file() or sha256(path / name) != wanted:

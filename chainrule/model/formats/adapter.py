@@ -5,7 +5,6 @@ adapter has the head too. Knows no tokenizer.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from chainrule.errors import ModelError
 from chainrule.model.adapter import LowRank, merged, with_adapters
-from chainrule.model.formats.adapter_files import CLASSIFICATION, PREFIX, Adapter, base_directory
+from chainrule.model.formats.adapter_files import CLASSIFICATION, PREFIX, Adapter, base_directory, weights_hash
 from chainrule.model.formats.checkpoint import in_file_layout, in_our_layout, load_model
 from chainrule.model.formats.classifier import Loaded, head_names, without_output
 from chainrule.model.formats.families import FAMILIES
@@ -30,22 +29,12 @@ def adapter_parts(model: Transformer, family: str) -> dict[str, tuple[int, ...]]
     return {name: location.parts for name, location in _layers(model, family).items()}
 
 
-def weights_hash(model: Transformer) -> str:
-    """SHA-256 of all parameters as float32: the same whatever precision they are loaded in."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(name.encode())
-        digest.update(parameter.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 class Base(NamedTuple):
     """The model that an adapter was trained on."""
 
     model: Transformer
     family: str
     name: str  # a directory, or a name on the Hub
-    sha256: str  # of its weights, by `weights_hash`
 
 
 def classifier_adapter(
@@ -93,7 +82,7 @@ def classifier_adapter(
         "alpha_pattern": {},
         "inference_mode": True,
     }
-    return Adapter(fields, tensors, {"base_sha256": base.sha256, "labels": list(labels)})
+    return Adapter(fields, tensors, {"labels": list(labels)}, base.model)
 
 
 def _target(tensor: str) -> str:

@@ -3,19 +3,23 @@
 What PEFT has no field for, the classes of a classifier and a hash of the base's weights, is in a third file.
 """
 
+import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from chainrule.errors import ModelError
 from chainrule.model.formats.checkpoint import save_weights
+from chainrule.model.transformer import Transformer
 from chainrule.storage.files import write_json
 from chainrule.storage.hub import model_directory
 
@@ -45,6 +49,7 @@ class Adapter:
     fields: Mapping[str, Any]  # adapter_config.json
     tensors: Mapping[str, Tensor]  # under PEFT's names
     extra: Mapping[str, Any]  # base_sha256, and of a classifier labels; nothing in PEFT's own
+    trained_on: Transformer | None = None  # the base, where it is in memory: hashed when the adapter is saved
 
     @property
     def base(self) -> str:
@@ -66,8 +71,8 @@ class Adapter:
     def labels(self) -> tuple[str, ...]:
         """The classes of a classifier; those of others are LABEL_0, LABEL_1, ... as in transformers."""
         if "labels" in self.extra:
-            return tuple(map(str, self.extra["labels"]))
-        count = next((len(tensor) for name, tensor in self.tensors.items() if name.endswith(_HEADS)), 0)
+            return tuple(self.extra["labels"])
+        count = next((len(tensor) for name, tensor in self.tensors.items() if name.endswith(_HEADS) and tensor.ndim), 0)
         return tuple(f"LABEL_{number}" for number in range(count))
 
     def rank_and_scale(self, module: str) -> tuple[int, float]:
@@ -81,7 +86,7 @@ class Adapter:
             )
 
         rank, alpha = of("rank_pattern", "r", 8), of("alpha_pattern", "lora_alpha", 8)
-        if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
             raise ModelError(f"{CONFIG}: wanted a rank of at least 1 and a number alpha, got {rank!r} and {alpha!r}")
         return rank, alpha / (rank**0.5 if self.fields.get("use_rslora") else rank)
 
@@ -89,9 +94,19 @@ class Adapter:
         """Write them."""
         write_json(directory / CONFIG, dict(self.fields))
         tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
-        if self.extra:
-            write_json(directory / _EXTRA, dict(self.extra))
+        hashed = {} if self.trained_on is None else {"base_sha256": weights_hash(self.trained_on)}
+        if self.extra or hashed:
+            write_json(directory / _EXTRA, {**self.extra, **hashed})
         save_weights(tensors, directory / WEIGHTS)
+
+
+def weights_hash(model: Transformer) -> str:
+    """SHA-256 of all parameters rounded to bfloat16: the same whichever precision they were loaded in."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(name.encode())
+        digest.update(parameter.detach().bfloat16().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def is_adapter(directory: Path) -> bool:
@@ -112,6 +127,12 @@ def read_adapter(directory: Path) -> Adapter:
     for field, values in _PLAIN.items():
         if fields.get(field, values[0]) not in values:
             raise ModelError(f"{path}: wanted {field} {values[0]!r}, got {fields[field]!r}, which is not supported")
+    targets = fields.get("target_modules") or []
+    names = isinstance(targets, list) and all(isinstance(one, str) for one in targets)
+    if not names and not isinstance(targets, str):
+        raise ModelError(f"{path}: wanted target_modules to be names of modules, got {targets!r}")
+    for field in ("rank_pattern", "alpha_pattern"):
+        _check_pattern(path, field, fields.get(field) or {})
     start = fields.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGED_BASE):
         raise ModelError(
@@ -129,13 +150,26 @@ def read_adapter(directory: Path) -> Adapter:
         ) from None
 
 
+def _check_pattern(path: Path, field: str, patterns: Any) -> None:
+    """ModelError unless these are numbers by regular expressions."""
+    try:
+        for pattern in dict(patterns):
+            re.compile(pattern)
+    except (TypeError, ValueError, re.error):
+        raise ModelError(f"{path}: wanted {field} to have a number for each pattern, got {patterns!r}") from None
+
+
 def _extra(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return {**json.loads(path.read_text(encoding="utf-8"))}
+        found = {**json.loads(path.read_text(encoding="utf-8"))}
     except (ValueError, TypeError) as error:
         raise ModelError(f"{path}: wanted a JSON object, got {error}; restore it") from None
+    labels = found.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(one, str) for one in labels) or len({*labels}) < len(labels):
+        raise ModelError(f"{path}: wanted labels to be a list of different classes, got {labels!r}; restore it")
+    return found
 
 
 def base_directory(directory: Path, adapter: Adapter, *, weights: bool = True) -> Path:

@@ -146,7 +146,7 @@ def with_tensors(config: Config, family: str, fields: Fields, names: Collection[
     config = dataclasses.replace(config, pooler=not pooler.isdisjoint(names))
     head = modules["output" if config.causal else "head"][0]
     has_head = (
-        any(str(name).endswith(_WITH_HEAD) for name in fields.get("architectures") or [])
+        any(name.endswith(_WITH_HEAD) for name in _architectures(fields))
         or (config.causal and config.tied)
         or any(name.startswith(f"{head}.") for name in names)
     )
@@ -165,7 +165,13 @@ def without_head(config: Config) -> Config:
 
 def is_classifier(fields: Fields) -> bool:
     """Whether a config.json describes a linear head on a language model."""
-    return any(str(name).endswith("ForSequenceClassification") for name in fields.get("architectures") or [])
+    return any(name.endswith("ForSequenceClassification") for name in _architectures(fields))
+
+
+def _architectures(fields: Fields) -> list[str]:
+    """The classes in transformers that a config.json names."""
+    names = fields.get("architectures")
+    return list(map(str, names)) if isinstance(names, list) else []
 
 
 def refuse_classifier(directory: Path, fields: Fields) -> None:

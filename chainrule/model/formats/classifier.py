@@ -120,7 +120,7 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
 def classes(fields: dict[str, Any], directory: Path) -> tuple[str, ...]:
     """The names of the classes in config.json, in the order of w's rows; ModelError where it has none."""
     names = fields.get("id2label") or {}
-    numbers = [str(number) for number in range(len(names))]
-    if len(names) < 2 or sorted(names) != sorted(numbers):
+    numbers = [str(number) for number in range(len(names))] if isinstance(names, dict) else []
+    if len(numbers) < 2 or sorted(names) != sorted(numbers):
         raise ModelError(f"{directory / 'config.json'}: wanted id2label to name the classes 0, 1, ..., got {names}")
     return tuple(str(names[number]) for number in numbers)

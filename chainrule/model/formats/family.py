@@ -66,11 +66,13 @@ class Family:
         try:
             ours = {**{name: given[theirs] for name, theirs in self.fields.items()}, **self.fixed}
             for name, translation in self._values.items():
+                if not isinstance(ours[name], str | int | float | None):
+                    raise ModelError(f"config.json: wanted one {self.fields[name]}, got {ours[name]!r}")
                 _check(self.fields[name], ours[name], list(translation))
                 ours[name] = translation[ours[name]]
             for name in ("width", "layers", "heads", "hidden", "key_value_heads", "head_width"):
                 size = ours.get(name)
-                if size is not None and (not isinstance(size, int) or size < 1):
+                if size is not None and (type(size) is not int or size < 1):
                     raise ModelError(
                         f"config.json: wanted {self.fields[name]} to be a whole number of at least 1, got {size!r}"
                     )

@@ -1,7 +1,6 @@
 """A GGUF's hyperparameters as the fields of a config.json. Knows no weights but the scaling of rotary positions,
 which a GGUF keeps in a tensor."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from chainrule.errors import ModelError
 from chainrule.model.formats.gguf_layout import ARCHITECTURES
 from chainrule.model.formats.gguf_rope import llama3_scaling, shortest
+from chainrule.model.formats.layer_fields import share_of
 from chainrule.storage.gguf import GGUFFile
 
 _NUMBER = (int, float)
@@ -62,13 +62,12 @@ def config_json(file: GGUFFile, frequency_factors: NDArray[np.float32] | None) -
         value = file.metadata.get(f"{name}.{key}", values[0])
         if value not in values:
             raise ModelError(f"{file.path}: wanted no {name}.{key}, got {value!r}, which is not supported")
-    read = _Read(file, name)
+    read = Hyperparameters(file, name)
     shared = {
         "architectures": [_CLASSES[name]],
         "model_type": ARCHITECTURES[name].model_type,
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in file.tensors,
-        **_special_ids(file),
     }
     return {**shared, **_FIELDS[name](read, frequency_factors)}
 
@@ -84,14 +83,7 @@ _CLASSES = {
 }
 
 
-def _special_ids(file: GGUFFile) -> dict[str, int]:
-    """What a GGUF says of bos, eos and padding, as config.json names them."""
-    keys = {"bos": "bos", "eos": "eos", "pad": "padding"}
-    found = {ours: file.get(f"tokenizer.ggml.{theirs}_token_id", int) for ours, theirs in keys.items()}
-    return {f"{ours}_token_id": id for ours, id in found.items() if id is not None}
-
-
-class _Read:
+class Hyperparameters:
     """The hyperparameters of one architecture."""
 
     def __init__(self, file: GGUFFile, name: str) -> None:
@@ -139,7 +131,7 @@ class _Read:
         return {"rope_theta": theta, "rope_parameters": parameters}
 
 
-def _gated(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _gated(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     """Llama and its like."""
     width, heads = read.size("embedding_length"), read.size("attention.head_count")
     head_width = read.size("attention.key_length", width // heads)
@@ -165,7 +157,7 @@ def _gated(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     }
 
 
-def _llama(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _llama(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     return {
         **_gated(read, factors),
         "attention_bias": read.has("attn_q.bias"),
@@ -173,7 +165,7 @@ def _llama(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     }
 
 
-def _qwen3(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _qwen3(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     return {**_gated(read, factors), "attention_bias": read.has("attn_q.bias")}
 
 
@@ -181,7 +173,7 @@ WINDOWS = "attention.sliding_window_pattern"  # every so many layers one has no 
 _GEMMA_WINDOWS = 6
 
 
-def _gemma3(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _gemma3(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     fields = _gated(read, factors)
     layers = fields["num_hidden_layers"]
     window = read.file.get(f"{read.name}.attention.sliding_window", int, 0)
@@ -209,7 +201,7 @@ def _gemma3(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     }
 
 
-def _gpt2(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _gpt2(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     return {
         "n_positions": read.size("context_length"),
         "n_embd": read.size("embedding_length"),
@@ -221,12 +213,13 @@ def _gpt2(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     }
 
 
-def _gpt_neox(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _gpt_neox(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
     width, heads = read.size("embedding_length"), read.size("attention.head_count")
+    if width % heads:
+        raise ModelError(f"{read.file.path}: wanted heads that divide the width {width}, got {heads}")
     rope = read.rope(factors)
     rotated, head_width = read.size("rope.dimension_count", width // heads), width // heads
-    share = rotated / head_width
-    share = share if int(head_width * share) == rotated else math.nextafter(share, 1)
+    share = share_of(rotated, head_width)
     return {
         "hidden_size": width,
         "intermediate_size": read.size("feed_forward_length"),
@@ -243,7 +236,7 @@ def _gpt_neox(read: _Read, factors: NDArray[np.float32] | None) -> dict[str, Any
     }
 
 
-_FIELDS: Mapping[str, Callable[[_Read, NDArray[np.float32] | None], dict[str, Any]]] = {
+_FIELDS: Mapping[str, Callable[[Hyperparameters, NDArray[np.float32] | None], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _gated,
     "qwen3": _qwen3,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.errors import MissingPackageError, ModelError
-from chainrule.model.formats.gguf_fields import architecture_of, config_json
+from chainrule.model.formats.gguf_fields import Hyperparameters, architecture_of, config_json
 from chainrule.model.formats.gguf_layout import ARCHITECTURES, Layout, is_weight, to_huggingface
 from chainrule.storage.gguf import GGUFFile, StoredTensor, read_gguf
 
@@ -44,8 +44,9 @@ class GGUFTensors:
         self.file = read_gguf(path)
         architecture = ARCHITECTURES[architecture_of(self.file)]
         name = self.file.metadata["general.architecture"]
-        self.heads = self.file.want(f"{name}.attention.head_count", int)
-        self.key_value_heads = self.file.get(f"{name}.attention.head_count_kv", int, self.heads)
+        sizes = Hyperparameters(self.file, name)
+        self.heads = sizes.size("attention.head_count")
+        self.key_value_heads = sizes.size("attention.head_count_kv", self.heads)
         self.stored: dict[str, Located] = {}
         for tensor, stored in self.file.tensors.items():
             if is_weight(tensor):

@@ -3,8 +3,8 @@
 Its input is what a Hugging Face directory of the model holds: the fields of config.json, and tensors by their names.
 """
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -100,7 +100,8 @@ def model_metadata(fields: Fields, name: str, kind: Type) -> dict[str, Any]:
 
 
 def tensors_to_write(tensors: Mapping[str, Tensor], fields: Fields, kind: Type) -> list[TensorToWrite]:
-    """A directory's tensors as a GGUF has them; each is converted when its turn comes.
+    """A directory's tensors as a GGUF has them; each is converted when its turn comes, and raises ModelError where
+    float16 has no number for a weight.
 
     Vectors are float32, whatever the kind; a matrix whose rows no block divides is float16.
     """
@@ -112,18 +113,21 @@ def tensors_to_write(tensors: Mapping[str, Tensor], fields: Fields, kind: Type) 
     for theirs, tensor in tensors.items():
         ours = architecture.gguf_name(theirs)
         assert ours is not None, f"{theirs}: no name in a GGUF"
-        found.append(_to_write(ours, to_gguf(tensor.detach(), architecture.layout(ours), heads, groups), kind))
+        layout = architecture.layout(ours)
+        shape = tuple(tensor.shape[::-1] if layout == "transposed" else tensor.shape)
+        convert = partial(to_gguf, tensor.detach(), layout, heads, groups)
+        found.append(_to_write(ours, shape, convert, kind))
     rope = _rope(fields)
     if rope.get("rope_type") == "llama3":
         width = fields.get("head_dim") or fields["hidden_size"] // heads
         factors = frequency_factors(width, float(rope["rope_theta"]), rope)
-        found.append(_to_write("rope_freqs.weight", torch.from_numpy(factors), kind))
+        found.append(_to_write("rope_freqs.weight", factors.shape, partial(torch.from_numpy, factors), kind))
     return found
 
 
-def _to_write(name: str, tensor: Tensor, kind: Type) -> TensorToWrite:
-    stored = _stored_as(name, tuple(tensor.shape), kind)
-    return TensorToWrite(name, tuple(tensor.shape), stored, lambda: _content(tensor, stored))
+def _to_write(name: str, shape: tuple[int, ...], convert: Callable[[], Tensor], kind: Type) -> TensorToWrite:
+    stored = _stored_as(name, shape, kind)
+    return TensorToWrite(name, shape, stored, lambda: _content(name, convert(), stored))
 
 
 def _stored_as(name: str, shape: tuple[int, ...], kind: Type) -> str:
@@ -135,13 +139,19 @@ def _stored_as(name: str, shape: tuple[int, ...], kind: Type) -> str:
     return "F16" if shape[-1] % tensor_type(wanted).block else wanted
 
 
-def _content(tensor: Tensor, stored: str) -> Any:
+def _content(name: str, tensor: Tensor, stored: str) -> Any:
     """A tensor's bytes."""
     tensor = tensor.cpu().contiguous()
     if stored == "BF16":
         return tensor.bfloat16().view(torch.uint16).numpy().astype("<u2", copy=False).data.cast("B")
     if stored == "F16":
-        return tensor.half().numpy().astype("<f2", copy=False).data.cast("B")
+        half = tensor.half()
+        if not torch.isfinite(half).all():
+            raise ModelError(
+                f"export: wanted weights of at most {torch.finfo(torch.float16).max:.0f}, which float16 can hold, got"
+                f" more in {name}; use --type bf16"
+            )
+        return half.numpy().astype("<f2", copy=False).data.cast("B")
     values = tensor.float().numpy()
     if stored == "F32":
         return values.astype("<f4", copy=False).data.cast("B")
@@ -153,13 +163,3 @@ def _quantised(values: Any, stored: str) -> Any:
     from gguf import GGMLQuantizationType
 
     return quants.quantize(values, GGMLQuantizationType[stored])
-
-
-def check_finite_in_half(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """ModelError for a weight that float16 has no number for."""
-    largest = torch.finfo(torch.float16).max
-    for name, tensor in tensors.items():
-        if tensor.ndim > 1 and tensor.abs().max() > largest:
-            raise ModelError(
-                f"{path}: wanted weights of at most {largest:.0f} for --type f16, got more in {name}; take bf16"
-            )

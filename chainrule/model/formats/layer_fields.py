@@ -42,7 +42,7 @@ class RopeFields:
         if not isinstance(rope, Mapping):
             raise ModelError(f"config.json: wanted rope_parameters to be an object, got {rope!r}")
         kind = rope.get("rope_type") or rope.get("type") or "default"
-        if kind not in SCALINGS:
+        if not isinstance(kind, str) or kind not in SCALINGS:
             raise ModelError(
                 f"config.json: wanted a rope_type of {', '.join(SCALINGS)}, got {kind!r}, which is not supported"
             )

@@ -51,8 +51,8 @@ FAMILIES: Mapping[str, Family] = {
 def family_of(fields: Fields) -> str:
     """The `model_type` of a config.json, if it is one of ours."""
     name = fields.get("model_type")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise ModelError(
             f"config.json: wanted a model_type of {', '.join(FAMILIES)}, got {name!r}{described(fields, FAMILIES)}"
         )
-    return str(name)
+    return name

@@ -28,12 +28,14 @@ class _LongRopeFields(RopeFields):
         whole, original = fields["max_position_embeddings"], fields.get(_ORIGINAL) or parameters.get(_ORIGINAL, 4096)
         short, long = parameters["short_factor"], parameters["long_factor"]
         rotations = (rope.width or head_width) // 2
-        for name, numbers, count in (("short_factor", short, rotations), ("long_factor", long, rotations),
-                                     (_ORIGINAL, [original, whole], 2)):  # fmt: skip
-            number = isinstance(numbers, list) and all(isinstance(each, int | float) and each > 0 for each in numbers)
-            if not number or len(numbers) != count:
+        factor = parameters.get("factor") or (whole / original if _numbers([whole, original]) else 1.0)
+        attention = parameters.get("attention_factor") or 1.0
+        for name, numbers, count in (
+            ("short_factor", short, rotations), ("long_factor", long, rotations), (_ORIGINAL, [original, whole], 2),
+            ("factor", [factor], 1), ("attention_factor", [attention], 1),
+        ):  # fmt: skip
+            if not _numbers(numbers) or len(numbers) != count:
                 raise ModelError(f"config.json: wanted {name} to be {count} numbers above 0, got {numbers!r}")
-        factor = parameters.get("factor") or whole / original
         slowed = 1.0 if factor <= 1 or original < 2 else math.sqrt(1 + math.log(factor) / math.log(original))
         magnitude = parameters.get("attention_factor") or slowed
         return replace(rope, scaling=LongRope(tuple(short), tuple(long), magnitude, original, whole))
@@ -58,7 +60,8 @@ class _Phi3(Family):
 
     def read(self, fields: Fields) -> Config:
         """A config.json as ours; see `Family.read`."""
-        config, scaling = super().read(fields), _scaling(super().read(fields))
+        config = super().read(fields)
+        scaling = _scaling(config)
         return config if scaling is None else replace(config, context=min(config.context, scaling.original_context))
 
     def write(self, config: Config) -> dict[str, Any]:
@@ -67,6 +70,11 @@ class _Phi3(Family):
         if scaling is None:
             return fields
         return {**fields, "max_position_embeddings": scaling.whole_context, _ORIGINAL: scaling.original_context}
+
+
+def _numbers(values: Any) -> bool:
+    """Whether this is a list of numbers above 0."""
+    return isinstance(values, list) and all(isinstance(each, int | float) and each > 0 for each in values)
 
 
 def _scaling(config: Config) -> LongRope | None:
