@@ -396,9 +396,10 @@ def _prefill(
     A prompt longer than a chunk is processed as its beginnings of one chunk, two, three …: they share all they can.
     """
     beginnings: list[tuple[int, ...]] = []
-    for prompt in prompts if chunk else ():
-        start = 0 if known is None else known.match(np.array(prompt, np.int32), len(prompt) - 1)
-        beginnings += [prompt[:end] for end in range(start + chunk, len(prompt), chunk)]
+    if chunk is not None:
+        for prompt in prompts:
+            start = 0 if known is None else known.match(np.array(prompt, np.int32), len(prompt) - 1)
+            beginnings += [prompt[:end] for end in range(start + chunk, len(prompt), chunk)]
     sequences = [*prompts, *beginnings]
     for part in read_all(
         model,
