@@ -13,11 +13,9 @@ import uvicorn
 from conftest import random_model
 
 from chainrule.language_model import LanguageModel
-from chainrule.serving.app import make_app
 from chainrule.serving.load import Limits, serve_model
-from chainrule.serving.safety import Rules
 from chainrule.serving.served import Served
-from chainrule.serving.server import listen
+from chainrule.serving.server import listen, make_server
 from chainrule.tokens.make import train_bpe
 from chainrule.tokens.tokenizer import load_tokenizer
 
@@ -59,20 +57,11 @@ class Running:
 
 
 @contextmanager
-def running(served: Served, **rules: object) -> Iterator[Running]:
+def running(served: Served, key: str | None = None) -> Iterator[Running]:
     """Serve while the block runs."""
     bound = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-
-    def cut_off(scope: dict) -> None:
-        for connection in list(server.server_state.connections):
-            if connection.client == scope["client"]:
-                connection.transport.abort()
-
-    made = Rules(cut_off=cut_off, **rules)
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(served, made), log_config=None, lifespan="off", timeout_graceful_shutdown=1)
-    )
+    server = make_server(served, key=key, grace=1)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([bound])))
     thread.start()
     while not server.started:
@@ -87,9 +76,9 @@ def running(served: Served, **rules: object) -> Iterator[Running]:
 
 
 @contextmanager
-def one(lm: LanguageModel, limits: Limits = Limits(batch=8), **rules: object) -> Iterator[Running]:
+def one(lm: LanguageModel, limits: Limits = Limits(batch=8)) -> Iterator[Running]:
     """Serve a model as "owl"."""
-    with running(Served({"owl": serve_model("owl", lm, limits)}), **rules) as server:
+    with running(Served({"owl": serve_model("owl", lm, limits)})) as server:
         yield server
 
 
