@@ -32,7 +32,7 @@ def tokenizer_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[
 
     Raises ModelError for a tokenizer of a kind that is not supported, and for metadata that contradicts itself.
     """
-    vocabulary = _Vocabulary(read_gguf(path))
+    vocabulary = Vocabulary(read_gguf(path))
     spec = vocabulary.tokenizer_json()
     files = {
         "tokenizer.json": json.dumps(spec, ensure_ascii=False).encode(),
@@ -43,11 +43,11 @@ def tokenizer_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[
 
 def generation_fields(path: Path) -> dict[str, Any]:
     """The generation_config.json of that directory; the same errors."""
-    return _Vocabulary(read_gguf(path)).generation()
+    return Vocabulary(read_gguf(path)).generation()
 
 
 @dataclass
-class _Vocabulary:
+class Vocabulary:
     """The tokenizer of one file."""
 
     file: GGUFFile
