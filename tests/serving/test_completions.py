@@ -181,7 +181,17 @@ def test_fields_at_what_changes_nothing_are_taken(server: Running) -> None:
 
 def test_what_is_no_json_object_is_refused(server: Running) -> None:
     with server.client as client:
-        for body in (b"", b"{", b"[]", b"null", b'{"prompt": NaN}', b"\xff", b"[" * 100_000, b'"' + b"a" * 9_000_000):
+        for body in (
+            b'{"stop": "\\ud800"}',
+            b"",
+            b"{",
+            b"[]",
+            b"null",
+            b'{"prompt": NaN}',
+            b"\xff",
+            b"[" * 100_000,
+            b'"' + b"a" * 9_000_000,
+        ):
             answer = client.post(PATH, content=body)
             assert answer.status_code == (413 if len(body) > 8_388_608 else 400)
             assert answer.json()["error"]["message"].startswith("body: wanted")
