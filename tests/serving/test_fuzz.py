@@ -46,7 +46,7 @@ def client(server: Running) -> Iterator[httpx.Client]:
         yield found
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_body_makes_the_server_fail(client: httpx.Client, data: st.DataObject) -> None:
     path = data.draw(st.sampled_from(sorted(KNOWN)))
