@@ -15,16 +15,12 @@ from chainrule.model.transformer import Transformer
 
 
 class LowRank(nn.Module):
-    """scale · B A x in float32, whatever the precision of the layer that it is added to."""
+    """The matrices A and B of one linear map, in float32: it gets scale · B A x more."""
 
     def __init__(self, A: Tensor, B: Tensor, scale: float) -> None:
         """`A` is (R, I) and `B` (O, R), both float32."""
         super().__init__()
         self.A, self.B, self.scale = nn.Parameter(A.contiguous()), nn.Parameter(B.contiguous()), scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, I) to (…, O), in the precision of A and B."""
-        return self.scale * F.linear(F.linear(x.to(self.A.dtype), self.A), self.B)
 
     @property
     def product(self) -> Tensor:
@@ -33,7 +29,10 @@ class LowRank(nn.Module):
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer and, for all or some of its maps, a `LowRank` that is added to their outputs."""
+    """A frozen linear layer and, for all or some of its maps, a `LowRank` that is added to their outputs.
+
+    All is computed in the precision of the input, into which the frozen weights are converted once.
+    """
 
     def __init__(self, base: Linear, parts: Sequence[int], adapters: Mapping[int, LowRank]) -> None:
         """`parts` are the outputs of the maps, one after another; `adapters` has those of some, by their index."""
@@ -41,15 +40,31 @@ class AdaptedLinear(nn.Module):
         assert sum(parts) == base.out_features, "the maps are all of the layer"
         self.base, self.parts = base, tuple(parts)
         self.adapters = nn.ModuleDict({str(index): adapters[index] for index in sorted(adapters)})
+        self._converted: tuple[Tensor, Tensor] | None = None  # the frozen weight, and that in another precision
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, sum of the parts)."""
-        outputs: Tensor = self.base(x)
-        changes = [
-            self.adapters[str(index)](x) if str(index) in self.adapters else outputs.new_zeros(*x.shape[:-1], part)
-            for index, part in enumerate(self.parts)
-        ]
-        return (outputs + torch.cat(changes, dim=-1)).to(outputs.dtype)
+        outputs = self._frozen(x).flatten(0, -2)
+        adapters = {int(index): adapter for index, adapter in self.adapters.items()}
+        A = torch.cat([adapter.A for adapter in adapters.values()])  # of all maps: (their number · R, I)
+        B = torch.block_diag(
+            *(
+                adapters[index].scale * adapters[index].B if index in adapters else A.new_zeros(part, 0)
+                for index, part in enumerate(self.parts)
+            )
+        )
+        inner = F.linear(x.flatten(0, -2), A.to(x.dtype))
+        return torch.addmm(outputs, inner, B.to(x.dtype).T).unflatten(0, x.shape[:-1])
+
+    def _frozen(self, x: Tensor) -> Tensor:
+        """The layer without adapters."""
+        weight = self.base.weight
+        if weight.dtype == x.dtype or weight.requires_grad:
+            found: Tensor = self.base(x)
+            return found
+        if self._converted is None or self._converted[0] is not weight or self._converted[1].dtype != x.dtype:
+            self._converted = weight, weight.to(x.dtype)
+        return F.linear(x, self._converted[1], None if self.base.bias is None else self.base.bias.to(x.dtype))
 
     def merged(self) -> Linear:
         """One layer with the same outputs; its weights are summed in float32, in which they stay."""
