@@ -5,6 +5,7 @@ Knows layers, neither their files nor what is learned. Shapes: I inputs, O outpu
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +46,7 @@ class AdaptedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, sum of the parts)."""
         outputs = self._frozen(x).flatten(0, -2)
-        adapters = {int(index): adapter for index, adapter in self.adapters.items()}
+        adapters = self.by_map()
         A = torch.cat([adapter.A for adapter in adapters.values()])  # of all maps: (their number · R, I)
         B = torch.block_diag(
             *(
@@ -55,6 +56,10 @@ class AdaptedLinear(nn.Module):
         )
         inner = F.linear(x.flatten(0, -2), A.to(x.dtype))
         return torch.addmm(outputs, inner, B.to(x.dtype).T).unflatten(0, x.shape[:-1])
+
+    def by_map(self) -> dict[int, LowRank]:
+        """The adapters by the index of their map."""
+        return {int(index): cast(LowRank, adapter) for index, adapter in self.adapters.items()}
 
     def _frozen(self, x: Tensor) -> Tensor:
         """The layer without adapters."""
@@ -70,10 +75,9 @@ class AdaptedLinear(nn.Module):
         """One layer with the same outputs; its weights are summed in float32, in which they stay."""
         weight = self.base.weight.detach().to(torch.float32, copy=True)
         ends = list(accumulate(self.parts))
-        for index, adapter in self.adapters.items():
-            assert isinstance(adapter, LowRank)
-            end = ends[int(index)]
-            weight[end - self.parts[int(index)] : end] += adapter.product
+        for index, adapter in self.by_map().items():
+            end = ends[index]
+            weight[end - self.parts[index] : end] += adapter.product
         with torch.device("meta"):
             layer = Linear(self.base.in_features, *self.base.parts, bias=self.base.bias is not None)
         layer.weight = nn.Parameter(weight)
@@ -120,9 +124,7 @@ def adapters_of(model: nn.Module) -> dict[str, dict[int, LowRank]]:
     found: dict[str, dict[int, LowRank]] = {}
     for name, module in model.named_modules():
         if isinstance(module, AdaptedLinear):
-            found[name] = {
-                int(index): adapter for index, adapter in module.adapters.items() if isinstance(adapter, LowRank)
-            }
+            found[name] = module.by_map()
     return found
 
 
