@@ -6,7 +6,7 @@ MODEL is SmolLM2 (`make real` fetches it). COMMAND starts a server; in it {model
 and {directory} for a Hugging Face folder of the model:
 
     llama-server -m {model} --port {port} --parallel 32 -c 65536
-    python -m llama_cpp.server --model {model} --port {port} --n_ctx 8192
+    python -m llama_cpp.server --model {model} --port {port} --n_ctx 8192 --interrupt_requests false
     transformers serve --port {port} --force-model {directory}
 
 Clients ask at once, each one request after another, for streams of at most --tokens tokens after prompts of their own,
@@ -50,6 +50,7 @@ COMMON = 490  # words in front of all prompts: one token each, 500 with what beg
 class Answer(NamedTuple):
     first: float  # seconds to the first token
     tokens: int
+    failed: bool
 
 
 def free_port() -> int:
@@ -89,15 +90,18 @@ async def ask(client: httpx.AsyncClient, name: str, prompt: str, tokens: int) ->
     """One streamed completion."""
     fields = {"model": name, "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": True}
     start, first, count = time.perf_counter(), 0.0, 0
-    async with client.stream("POST", "/v1/completions", json=fields) as answer:
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            chunk = json.loads(line.removeprefix("data: "))
-            if chunk.get("choices") and chunk["choices"][0].get("text"):
-                first, count = first or time.perf_counter() - start, count + 1
-    return Answer(first, count)
+    try:
+        async with client.stream("POST", "/v1/completions", json=fields) as answer:
+            answer.raise_for_status()
+            async for line in answer.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = json.loads(line.removeprefix("data: "))
+                if chunk.get("choices") and chunk["choices"][0].get("text"):
+                    first, count = first or time.perf_counter() - start, count + 1
+    except httpx.HTTPError:
+        return Answer(first, count, True)
+    return Answer(first, count, False)
 
 
 async def load(url: str, clients: int, each: int, common: str, tokens: int, seed: int) -> dict[str, float]:
@@ -115,7 +119,8 @@ async def load(url: str, clients: int, each: int, common: str, tokens: int, seed
         seconds = time.perf_counter() - start
     return {
         "tokens_per_second": round(sum(answer.tokens for answer in answers) / seconds, 1),
-        "first_token": round(statistics.median(answer.first for answer in answers), 3),
+        "first_token": round(statistics.median([answer.first for answer in answers if answer.tokens] or [0]), 3),
+        "failed": sum(answer.failed for answer in answers),
     }
 
 
@@ -220,15 +225,11 @@ def main() -> None:
         print(name)
         theirs = measure(command, options)
         for kind, figures in ours.items():
-            peer, limit = (
-                theirs[kind],
-                f"{kind}, {options.each} requests each, {options.tokens} tokens an answer; {name}",
-            )
-            ratio = figures["tokens_per_second"] / max(0.1, peer["tokens_per_second"])
-            record(
-                "serve", figures["tokens_per_second"], peer["tokens_per_second"], round(ratio, 2), f"tokens/s, {limit}"
-            )
-            record("serve", figures["first_token"], peer["first_token"], None, f"seconds to the first token, {limit}")
+            limit = f"{kind}, {options.each} requests each, {options.tokens} tokens an answer; {name}"
+            for figure, unit in (("tokens_per_second", "tokens/s"), ("first_token", "seconds to the first token")):
+                mine, peer = figures[figure], theirs[kind][figure]
+                failed = f"; {theirs[kind]['failed']} of its answers failed" if theirs[kind]["failed"] else ""
+                record("serve", mine, peer, round(mine / peer, 2) if peer else None, f"{unit}, {limit}{failed}")
     if options.many or options.memory:
         with started(OURS, options.model, options.start) as (url, process):
             if options.many:
