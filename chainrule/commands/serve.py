@@ -28,7 +28,7 @@ def serve(
     """Serve models over HTTP with OpenAI's API, and a page to look at them.
 
     Args:
-        models: Runs, Hugging Face folders, GGUF files, adapters, classifiers, or names on the Hub; NAME=PATH gives one
+        models: Runs, Hugging Face folders, GGUF files, adapters, classifiers, or names on the Hub; NAME=MODEL gives one
             another name than its folder's.
 
     Address:

@@ -106,14 +106,14 @@ def _language_model(
 
 
 def named(models: Sequence[str]) -> Mapping[str, str]:
-    """Name -> path of NAME=PATH, or of a path alone, whose name is its last part. OptionError for a name twice."""
+    """Name -> path of NAME=MODEL, or of a path alone, whose name is its last part. OptionError for a name twice."""
     found: dict[str, str] = {}
     for each in models:
         name, equals, path = each.partition("=")
         if not equals or "/" in name or Path(each).exists():
             name, path = Path(each.split(":")[-1]).name or Path(each).resolve().name, each
         if not name or not path or name in found:
-            raise OptionError(f"serve: wanted models of different names, got {each!r}; give NAME=PATH")
+            raise OptionError(f"serve: wanted models of different names, got {each!r}; give NAME=MODEL")
         found[name] = path
     return found
 
