@@ -41,7 +41,7 @@ export function chainRule(context) {
     field("Text", text),
     h("details", null, h("summary", null, "A text before it, given and not scored"), field("Given", given)),
     others.length > 1 && h("label", { class: "beside" }, "beside it ", second),
-    panels, difference);
+    h("p", { class: "scale" }, "log p = 0, certain", h("i"), `−${HOT} and below`), panels, difference);
   context.onModel(arrange);
   return { element, show: () => shown.length || arrange() };
 }

@@ -54,7 +54,7 @@ export function svgDrawing(width, height, title, ...children) {
 
 // Numbers, with a true minus sign.
 const sign = text => text.replace("-", "−");
-export const number = (value, digits = 3) => sign(value.toFixed(digits));
+export const number = (value, digits = 3) => sign(value.toFixed(digits).replace(/^-(?=0\.?0*$)/, ""));
 export const count = value => value.toLocaleString("en-US");
 export const percent = value => (100 * value).toFixed(1);
 

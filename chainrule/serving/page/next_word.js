@@ -11,7 +11,7 @@ const POSITIONS = 40; // whose logits are kept
 
 export function nextWord(context) {
   const latest = new Latest();
-  const prompt = h("textarea", { rows: 3, spellcheck: "false", on: { input: later(begin, 350) } });
+  const prompt = h("textarea", { rows: 2, spellcheck: "false", on: { input: later(begin, 350) } });
   prompt.value = sessionStorage.getItem("prompt") ?? "The capital of France is";
   const text = h("div", { class: "tokens", tabindex: 0, role: "group", "aria-label": "Tokens so far" });
   const bars = h("ol", { class: "bars", "aria-label": "The most probable next tokens", on: { keydown: moveInBars } });
@@ -183,15 +183,14 @@ export function nextWord(context) {
     h("p", { class: "under" }, "A language model gives every token of its vocabulary a probability. The bars are exact; move τ or a filter and watch them change, click one to append it."),
     h("div", { class: "columns" },
       h("div", null,
-        field("Prompt", prompt),
-        problem, text, position,
-        h("div", { class: "buttons" }, drawOne, drawTen, back),
-        bars, more, summary),
+        h("div", null, field("Prompt", prompt), problem, text, position),
+        h("div", { class: "distribution" }, h("div", { class: "buttons" }, drawOne, drawTen, back), bars, more, summary)),
       h("aside", null,
-        h("h2", null, "Temperature and filters"), controls.element,
-        h("h2", null, "What was tried"),
-        h("p", { class: "under" }, "Each branch with the sum of its tokens’ log p under the model itself (τ = 1, no filter), in nats."),
-        tree)));
+        h("div", { class: "settings" }, h("h2", null, "Temperature and filters"), controls.element),
+        h("div", { class: "tried" },
+          h("h2", null, "What was tried"),
+          h("p", { class: "under" }, "Each branch with the sum of its tokens’ log p under the model itself (τ = 1, no filter), in nats."),
+          tree))));
   context.onModel(begin);
   return { element, show: () => root || begin() };
 }

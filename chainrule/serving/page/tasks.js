@@ -10,7 +10,8 @@ const TITLES = { zero_shot: "Zero-shot", in_context: "In-context" };
 
 export function tasks(context) {
   const [latest, describing, measuring] = [new Latest(), new Latest(), new Latest()];
-  let task = null, words = {}, demonstrations = [], number_ = 0;
+  const laterExplain = later(explain, 300);
+  let task = null, words = {}, demonstrations = [], at = 0;
 
   const problem = h("p", { class: "problem", role: "alert" });
   const rows = h("textarea", { rows: 7, spellcheck: "false", class: "code", on: { input: later(describe, 500), keydown: insertTab } });
@@ -26,7 +27,7 @@ export function tasks(context) {
   const calibrate = h("select", { on: { change: explain } }, Object.entries(CALIBRATIONS).map(([value, title]) => h("option", { value }, title)));
   const rowChoice = h("select", { "aria-label": "Test row", on: { change: () => chooseRow(Number(rowChoice.value)) } });
   const rowFields = h("div");
-  const truth = h("span", { class: "truth-label" });
+  const truth = h("p", { class: "truth-label" });
   const asked = h("div", { class: "panels", "aria-live": "off" });
   const limit = h("input", { type: "number", min: 1, step: 1, value: 100 });
   const start = h("button", { type: "button", on: { click: measure } }, "Measure accuracy");
@@ -74,16 +75,15 @@ export function tasks(context) {
     }, failed);
   }
 
-  const edited = () => {
+  function edited() {
     stopMeasuring();
     laterExplain();
-  };
-  const laterExplain = later(explain, 300);
+  }
 
   function chooseRow(index) {
-    number_ = (index + task.test.rows.length) % task.test.rows.length;
-    rowChoice.value = number_;
-    const { row, label } = task.test.rows[number_];
+    at = (index + task.test.rows.length) % task.test.rows.length;
+    rowChoice.value = at;
+    const { row, label } = task.test.rows[at];
     fill(truth, "its label: ", h("b", null, label));
     fill(rowFields, task.text.map(column => {
       const input = h("textarea", { rows: 2, value: row[column], "data-column": column, on: { input: () => {
@@ -107,7 +107,7 @@ export function tasks(context) {
   }
 
   function drawAsked(found) {
-    const { row, label } = task.test.rows[number_];
+    const { row, label } = task.test.rows[at];
     const unchanged = Object.entries(currentRow()).every(([column, text]) => row[column] === text);
     fill(asked, Object.keys(TITLES).map(kind => {
       if (!found[kind]) return h("div", { class: "panel empty" }, h("h3", null, TITLES[kind]), h("p", { class: "under" }, "Add demonstrations: they stand in front of the row, each with its label word."));
@@ -121,18 +121,19 @@ export function tasks(context) {
         h("div", { class: "tokens prompt", tabindex: 0, role: "group", "aria-label": `The exact prompt, ${TITLES[kind]}` }, tokenList(tokens), h("span", { class: "ask" }, "?")),
         notes.map(note => h("p", { class: "note" }, note)),
         h("table", { class: "labels" },
-          h("thead", null, h("tr", null, h("th", { scope: "col" }, "label"), h("th", { scope: "col" }, "log p(word)"),
-            calibrated && [h("th", { scope: "col" }, "before"), h("th", { scope: "col" }, "bias")], h("th", { scope: "col" }, calibrated ? "after calibration" : "p"))),
+          h("thead", null, h("tr", null, h("th", { scope: "col" }, "label"), h("th", { scope: "col" }, "log p"),
+            calibrated && [h("th", { scope: "col", title: "p before calibration" }, "p before"), h("th", { scope: "col", title: "what calibration subtracts, in nats" }, "bias")], h("th", { scope: "col" }, calibrated ? "after" : "p"))),
           h("tbody", null, labels.map(each => h("tr", { class: each === best ? "best" : null },
-            h("th", { scope: "row" }, h("span", { class: "label-name" }, each.label), h("span", { class: "token" }, visible(each.word)),
-              unchanged && each.label === label && h("span", { class: "right", title: "its label" }, " ✓")),
+            h("th", { scope: "row" }, h("span", { class: "label-name" }, each.label), unchanged && each.label === label && h("span", { class: "right", role: "img", "aria-label": "its label" }, " ✓"),
+              " ", h("span", { class: "token" }, visible(each.word))),
             h("td", null, number(each.log_prob, 2)),
             calibrated && [h("td", null, share(each.before)), h("td", null, number(each.bias, 2))],
             h("td", null, share(each.after)))))));
     }));
+    for (const each of asked.querySelectorAll(".tokens")) each.scrollTop = each.scrollHeight; // to the row, after its demonstrations
   }
 
-  const share = p => [h("span", { class: "track" }, h("i", { class: "now", style: { "--p": p } })), h("span", { class: "p" }, probability(p))];
+  const share = p => h("span", { class: "share" }, h("span", { class: "p" }, probability(p)), h("span", { class: "track" }, h("i", { class: "now", style: { "--p": p } })));
 
   // Demonstrations.
 
@@ -147,13 +148,13 @@ export function tasks(context) {
         changedShots(to);
       };
       const name = `demonstration ${place + 1}, ${label}`;
-      return h("li", null, h("span", { class: "label-name" }, label), h("span", { class: "text" }, short(row, 90)),
+      return h("li", null, h("div", null, h("span", { class: "label-name" }, label), h("span", { class: "text" }, short(row, 90)),
         button(`Move ${name} up`, "↑", move(place - 1), place === 0),
         button(`Move ${name} down`, "↓", move(place + 1), place === demonstrations.length - 1),
         button(`Remove ${name}`, "✕", () => {
           demonstrations.splice(place, 1);
           changedShots(Math.min(place, demonstrations.length - 1));
-        }));
+        })));
     }));
     if (focus !== undefined) (shots.children[focus]?.querySelector("button:not(:disabled)") ?? candidates).focus();
   }
@@ -237,12 +238,12 @@ export function tasks(context) {
     h("h1", null, "Ask for a label"),
     h("p", { class: "under" }, "Zero-shot: the task as a text to be continued; the answer is the most probable label word. In-context: labelled examples stand in front. Nothing is trained."),
     problem,
-    h("div", { class: "columns even" },
-      h("div", null,
+    h("div", { class: "columns tasks-columns" },
+      h("div", { class: "edit" },
         h("h2", null, "The task"),
         field("Task", source), pasted,
         field("Template", template, "{column} is a row’s text, {label} is where the answer goes"),
-        h("div", { class: "row" }, field("Separator", separator, "between demonstrations; \\n is a newline")),
+        field("Separator", separator, "between demonstrations; \\n is a newline"),
         h("h3", null, "Label words"), wordFields,
         h("h3", null, "Demonstrations"), shots,
         h("div", { class: "buttons" }, candidates, h("button", { type: "button", on: { click: () => {
@@ -254,21 +255,21 @@ export function tasks(context) {
           h("button", { type: "button", class: "link", on: { click: () => {
             demonstrations = [];
             changedShots();
-          } } }, "Remove all"))),
+          } } }, "Remove all")),
+        h("h3", null, "Keep it"),
+        h("p", { class: "note" }, "As a file that the command line reads. Demonstrations are drawn there, by --shots."),
+        h("div", { class: "buttons" }, h("button", { type: "button", on: { click: save } }, "Make the files")), files),
       h("div", null,
-        h("h2", null, "A row"),
+        h("h2", null, "A row, and what the model answers"),
         h("div", { class: "buttons rows" },
-          h("button", { type: "button", "aria-label": "Row before", on: { click: () => chooseRow(number_ - 1) } }, "‹"), rowChoice,
-          h("button", { type: "button", "aria-label": "Next row", on: { click: () => chooseRow(number_ + 1) } }, "›")),
-        rowFields, h("p", null, truth),
+          h("button", { type: "button", "aria-label": "Row before", on: { click: () => chooseRow(at - 1) } }, "‹"), rowChoice,
+          h("button", { type: "button", "aria-label": "Next row", on: { click: () => chooseRow(at + 1) } }, "›")),
+        rowFields, truth,
         field("Calibration", calibrate, "subtracts what the prompt prefers whatever the text is"),
+        asked,
         h("h2", null, "Accuracy on the test rows"),
         h("div", { class: "buttons" }, field("Rows", limit), start, stop),
-        measured, said)),
-    h("h2", null, "What the model reads, and what it answers"), asked,
-    h("h2", null, "Keep the task"),
-    h("p", { class: "under" }, "As a file that the command line reads; demonstrations are drawn there by --shots."),
-    h("div", { class: "buttons" }, h("button", { type: "button", on: { click: save } }, "Make the files")), files);
+        measured, said)));
   context.onModel(edited);
   return { element, show: () => task || describe() };
 }
