@@ -16,7 +16,8 @@ from chainrule.tokens.tokenizer import Tokenizer
 HOSTILE = "<img src=x onerror=\"document.title='hostile'\">"
 PROMPT = "The cat"
 TEMPLATE = (
-    "{% for message in messages %}{{ '<|turn|>' + message['role'] + '\n' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% for message in messages %}{{ '<|turn|>' + message['role'] + '\n' + message['content'] }}{{ '<|end|>' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|turn|>assistant\n' }}{% endif %}"
 )
 

@@ -91,7 +91,7 @@ def test_the_logits_of_a_position_are_all_there_bit_for_bit(client: TestClient, 
     assert lm.tokenizer.encode("i") == [105]
     np.testing.assert_array_equal(logits, expected)
     assert [token["id"] for token in found["best"]] == np.argsort(-expected, kind="stable")[:100].tolist()
-    assert [token["text"] for token in found["tokens"]][0] == "⊥"
+    assert found["tokens"][0]["text"] == "⊥"
     assert len(found["tokens"]) == found["prompt_tokens"] + 1 == 2 + len(prompt.encode())
 
 
@@ -194,7 +194,7 @@ def test_a_served_task_is_saved_with_the_whole_names_of_its_data(
         ("/page/task", {"rows": "a\tx\nb\tx\n"}, "rows"),
         ("/page/task/file", {"task": "films", "prompt": {"template": "{text}"}}, "{label} once"),
         ("/page/task/row", {"task": "films", "model": "small", "row": {}}, "text"),
-        ("/page/task/row", {"task": "films", "model": "small", "row": {"text": "a"}, "demonstrations": [99]}, "rows from 0"),
+        ("/page/task/accuracy", {"task": "films", "model": "small", "demonstrations": [99]}, "wanted rows from 0"),
         ("/page/task/accuracy", {"task": "films", "model": "small", "calibrate": "twice"}, "content-free"),
     ],
 )  # fmt: skip

@@ -74,8 +74,14 @@ export function later(run, milliseconds) {
   };
 }
 
+let fields = 0;
+
+// A control under its label, with a note that a screen reader says after it.
 export function field(label, control, note) {
-  return h("label", { class: "field" }, h("span", { class: "label" }, label), control, note && h("small", null, note));
+  const id = `field-${fields++}`;
+  control.id = id;
+  if (note) control.setAttribute("aria-describedby", `${id}-note`);
+  return h("div", { class: "field" }, h("label", { for: id }, label), control, note && h("small", { id: `${id}-note` }, note));
 }
 
 export const tokenList = (tokens, { from = 0, ended = Infinity } = {}) => tokens.map((token, index) =>

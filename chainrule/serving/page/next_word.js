@@ -19,6 +19,7 @@ export function nextWord(context) {
   const position = h("p", { class: "equation" });
   const tree = h("div", { class: "tree" });
   const problem = h("p", { class: "problem", role: "alert" });
+  const heads = h("div", { class: "heads", "aria-hidden": "true" });
   const more = h("button", { type: "button", class: "link", on: { click: () => {
     shown = Math.min(MOST, shown + SHOWN);
     drawBars();
@@ -127,6 +128,7 @@ export function nextWord(context) {
     const { logits, order, logSum } = current.position;
     const p = reshape(logits, order, controls.values());
     const changed = controls.changed();
+    fill(heads, h("span", null, "token"), h("span", null, changed && "outlined: p itself"), h("span", null, "p"), h("span", { class: "was" }, changed && "p itself"));
     let [restNow, restBefore] = [1, 1];
     rows.forEach((row, rank) => {
       const isRest = rank === rows.length - 1;
@@ -184,7 +186,7 @@ export function nextWord(context) {
     h("div", { class: "columns" },
       h("div", null,
         h("div", null, field("Prompt", prompt), problem, text, position),
-        h("div", { class: "distribution" }, h("div", { class: "buttons" }, drawOne, drawTen, back), bars, more, summary)),
+        h("div", { class: "distribution" }, h("div", { class: "buttons" }, drawOne, drawTen, back), heads, bars, more, summary)),
       h("aside", null,
         h("div", { class: "settings" }, h("h2", null, "Temperature and filters"), controls.element),
         h("div", { class: "tried" },
