@@ -1,11 +1,12 @@
 """The command `serve`: an OpenAI-compatible server, and a page."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Bos, Device, Dtype, Folder, check_at_least
-from chainrule.errors import MissingPackageError
+from chainrule.errors import MissingPackageError, OptionError
 
 
 def serve(
@@ -49,11 +50,28 @@ def serve(
         chainrule serve runs/books --open
     """
     check_at_least(1, batch=batch, cache_tokens=cache_tokens, queue=queue)
-    check_at_least(0, port=port)
+    if not 0 <= port < 2**16:
+        raise OptionError(f"--port: wanted from 0 to 65535, got {port}")
+    if api_key == "":
+        raise OptionError("--api-key: wanted a key of at least one character, got none; leave it out")
     try:
-        import starlette  # noqa: F401
-        import uvicorn  # noqa: F401
+        from chainrule.serving.server import listen, run
     except ImportError as error:
         raise MissingPackageError(
             f"serve: wanted starlette and uvicorn, got {error}; install them with pip install 'chainrule[serve]'"
         ) from None
+    from chainrule.serving.load import Limits, load_served
+    from chainrule.serving.safety import is_local
+    from chainrule.terminal import log
+
+    if api_key is None and not is_local(host):
+        raise OptionError(
+            f"--host: wanted an address of this machine alone, got {host}, which others can reach; add --api-key"
+        )
+    if runs is not None and not runs.is_dir():
+        raise OptionError(f"--runs: wanted a folder, got {runs}")
+    socket = listen(host, port)
+    served = load_served(
+        models, task, runs, Limits(batch, cache_tokens, queue), device=device, dtype=dtype, bos=bos, log=log
+    )
+    sys.exit(run(served, socket, host, api_key, open_page=open, log=log))
