@@ -20,7 +20,7 @@ from chainrule.drawing.charts import STYLE
 from chainrule.errors import ChainruleError
 from chainrule.language_model import LanguageModel
 from chainrule.serving.endpoints import json_route
-from chainrule.serving.looking_fields import model_named, shown_tokens, whole_numbers
+from chainrule.serving.looking_fields import shown_tokens, whole_numbers
 from chainrule.serving.looking_runs import run_routes
 from chainrule.serving.looking_tasks import task_routes
 from chainrule.serving.requests import Fields
@@ -49,12 +49,12 @@ def routes(served: Served) -> list[BaseRoute]:
         return JSONResponse({"models": models, "tasks": sorted(served.tasks), "runs": served.runs is not None})
 
     async def next_word(fields: Fields) -> Any:
-        model = model_named(served, fields)
+        model = served.model(fields.text("model"))
         prompt, appended = fields.text("prompt", ""), whole_numbers(fields, "tokens")
         return await model.run(lambda: next_token(model.lm, prompt, appended))
 
     async def score(fields: Fields) -> Any:
-        model = model_named(served, fields)
+        model = served.model(fields.text("model"))
         text, given = fields.text("text", ""), fields.text("given", "")
         return await model.run(lambda: scored_text(model.lm, text, given))
 

@@ -4,16 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from chainrule.serving.requests import Fields
-from chainrule.serving.served import Served, ServedModel
 from chainrule.tokens.tokenizer import Tokenizer
-
-
-def model_named(served: Served, fields: Fields) -> ServedModel:
-    """The language model that the field "model" names; RequestError where none is called that."""
-    name = fields.required_text("model")
-    if name not in served.models:
-        raise fields.error("model", f"one of {', '.join(served.models)}")
-    return served.models[name]
 
 
 def whole_numbers(fields: Fields, name: str) -> list[int]:

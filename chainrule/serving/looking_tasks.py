@@ -6,16 +6,14 @@ prompt may be replaced, and its demonstrations are chosen one by one.
 """
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from chainrule.errors import ChainruleError, DataError
 from chainrule.language_model import LanguageModel
@@ -23,9 +21,10 @@ from chainrule.prompting.demonstrations import the_same
 from chainrule.prompting.prompted import Asking, Prompted
 from chainrule.scoring.blanks import Blanks
 from chainrule.serving.endpoints import json_route
-from chainrule.serving.looking_fields import model_named, object_of_texts, shown_tokens, whole_numbers
-from chainrule.serving.requests import Fields, read_json
+from chainrule.serving.looking_fields import object_of_texts, shown_tokens, whole_numbers
+from chainrule.serving.requests import Fields
 from chainrule.serving.served import Served, ServedModel
+from chainrule.serving.streaming import Streamed
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.measure import held_out
 from chainrule.tasks.prompt import Prompt
@@ -49,26 +48,23 @@ def task_routes(served: Served) -> list[BaseRoute]:
         return description(task_of(served, fields))
 
     async def row(fields: Fields) -> Any:
-        model, asked = model_named(served, fields), _asked(served, fields)
+        model, asked = served.model(fields.text("model")), _asked(served, fields)
         text = object_of_texts(fields, "row")
         return await model.run(lambda: asked_about(model.lm, asked, text))
 
     async def saved(fields: Fields) -> Any:
         return {"files": saved_files(task_of(served, fields), fields.text("rows"))}
 
-    async def measured(request: Request) -> Response:
-        fields = Fields(await read_json(request), (*_ASKED, "limit"))
-        model, asked = model_named(served, fields), _asked(served, fields)
+    async def measured(fields: Fields) -> Any:
+        asked = _asked(served, fields)
         limit = fields.integer("limit", None, least=1, most=10**9)
-        steps = accuracies(model, asked, limit)
-        first = await anext(steps)  # so that a mistake is answered with its own status
-        return StreamingResponse(_events(first, steps), media_type="text/event-stream")
+        return Streamed(accuracies(served.model(fields.text("model")), asked, limit))
 
     return [
         json_route("/page/task", described, _TASK),
         json_route("/page/task/row", row, (*_ASKED, "row")),
         json_route("/page/task/file", saved, _TASK),
-        Route("/page/task/accuracy", measured, methods=["POST"]),
+        json_route("/page/task/accuracy", measured, (*_ASKED, "limit")),
     ]
 
 
@@ -220,7 +216,7 @@ def _scored(lm: LanguageModel, asked: Asked, demonstrations: Sequence[int], row:
     }
 
 
-async def accuracies(model: ServedModel, asked: Asked, limit: int | None) -> AsyncIterator[dict[str, Any]]:
+async def accuracies(model: ServedModel, asked: Asked, limit: int | None) -> AsyncGenerator[dict[str, Any], None]:
     """How often the label is right on the test rows so far, and with an interval; some rows more each time.
 
     The rows are those of `chainrule zero-shot --limit`, in a random order, so that each part is a sample of them. The
@@ -261,16 +257,6 @@ def _difference(right: dict[str, list[bool]], items: Examples) -> dict[str, Any]
     if items.groups is not None and len(set(items.groups)) == 1:
         return None
     return difference([right["in_context"]], [right["zero_shot"]], items.groups)._asdict()
-
-
-async def _events(first: dict[str, Any], steps: AsyncIterator[dict[str, Any]]) -> AsyncIterator[str]:
-    """Server-sent events; a user's mistake that shows itself later is one too."""
-    yield f"data: {json.dumps(first)}\n\n"
-    try:
-        async for step in steps:
-            yield f"data: {json.dumps(step)}\n\n"
-    except ChainruleError as error:
-        yield f"data: {json.dumps({'error': {'message': str(error)}})}\n\n"
 
 
 def saved_files(task: Task, rows: str | None) -> list[dict[str, str]]:

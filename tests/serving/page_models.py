@@ -7,8 +7,8 @@ import torch
 from conftest import random_model
 
 from chainrule.language_model import LanguageModel
-from chainrule.serving.model_thread import ModelThread
-from chainrule.serving.served import Served, ServedModel
+from chainrule.serving.load import serve_model
+from chainrule.serving.served import Served
 from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer
 from chainrule.tokens.tokenizer import Tokenizer
@@ -69,5 +69,5 @@ def served_in(folder: Path) -> Served:
     (report / "report.html").write_text(
         "<!doctype html><p id=told>nothing</p><script>told.textContent = 'ran'</script>"
     )
-    models = {name: ServedModel(name, chatting_model(), ModelThread(name)) for name in ("small", "other")}
+    models = {name: serve_model(name, chatting_model()) for name in ("small", "other")}
     return Served(models, tasks={"films": Task.load(folder / "films.toml")}, runs=folder / "runs")
