@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -262,6 +263,69 @@ def test_a_run_is_followed_while_it_trains_and_a_report_runs_apart(page: Page, o
     expect(page.frame_locator("iframe").locator("#told")).to_have_text("ran")
 
 
+@contextmanager
+def slowed(opened: SimpleNamespace) -> Iterator[None]:
+    """Within, each step of the model takes a while."""
+    model = opened.server.served.models["small"].lm.model
+    features = model.features
+
+    def slow(*args: object, **options: object) -> torch.Tensor:
+        time.sleep(0.05)
+        return features(*args, **options)
+
+    model.features = slow
+    yield
+    del model.features
+
+
+def say(page: Page, text: str) -> None:
+    page.locator(".chat form textarea").fill(text)
+    page.keyboard.press("Enter")
+
+
+def test_a_chat_is_streamed_stopped_and_gone_on_with(page: Page, opened: SimpleNamespace) -> None:
+    see(page, opened, "chat")
+    page.locator(".chat summary").click()
+    page.get_by_label("At most tokens").fill("20")
+    answers = page.locator(".message.assistant .content")
+    say(page, f"Hello {HOSTILE}")
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    expect(page.locator(".message.user .content")).to_have_text(f"Hello {HOSTILE}")
+    expect(answers.first).not_to_have_text("")
+    page.get_by_label("At most tokens").fill("200")
+    with slowed(opened):
+        say(page, "And now?")
+        expect(answers.nth(1)).not_to_have_text("")
+        page.get_by_role("button", name="Stop").click()
+        expect(answers.nth(1)).to_contain_text("(not complete)")
+    engine = opened.server.served.models["small"].thread.engine
+    deadline = time.monotonic() + 5
+    while engine and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not engine  # what was stopped is generated no further
+    assert page.locator("main img").count() == 0
+
+
+def test_a_key_is_asked_for_and_sent(page: Page, opened: SimpleNamespace) -> None:
+    sent: list[str | None] = []
+
+    def locked(route: Route) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        if sent[-1] is None:
+            route.fulfill(status=401, json={"error": {"message": "wanted a key"}})
+        else:
+            route.continue_()
+
+    page.route("**/page/about", locked)
+    see(page, opened, "chain")
+    page.get_by_label("This server wants its API key").fill("secret")
+    page.keyboard.press("Enter")
+    expect(page.locator(".heat-token").first).to_be_visible()
+    assert sent == [None, "Bearer secret"]
+    page.unroute("**/page/about")
+    page.evaluate("() => sessionStorage.clear()")
+
+
 def test_hostile_text_stays_text_in_every_view(page: Page, opened: SimpleNamespace) -> None:
     see(page, opened, "next")
     for view, shown in (
@@ -303,10 +367,14 @@ def test_every_control_has_a_name(page: Page, opened: SimpleNamespace) -> None:
 
 
 def test_a_server_that_ends_is_said_and_so_is_its_return(page: Page, opened: SimpleNamespace) -> None:
-    see(page, opened, "next")
-    expect(page.locator(".bars button").first).to_be_visible()
-    opened.server.stop()
-    page.get_by_label("Prompt").fill("gone")
+    see(page, opened, "chat")
+    with slowed(opened):
+        say(page, "Hello")
+        expect(page.locator(".message.assistant .content")).not_to_have_text("")
+        opened.server.stop()
+    expect(page.locator(".chat .problem")).to_contain_text("The connection was lost")
+    expect(page.locator(".message.assistant")).to_contain_text("(not complete)")
+    page.get_by_role("link", name="Next word").click()
     expect(page.get_by_role("alert").first).to_contain_text("The server does not answer")
     expect(page.locator(".next .problem")).to_contain_text("does not answer")
     opened.server.start()
