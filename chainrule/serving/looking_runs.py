@@ -89,39 +89,35 @@ def run_state(path: Path) -> dict[str, Any]:
     with path_of_log.open("rb") as log:
         log.seek(max(0, path_of_log.stat().st_size - _TAIL))
         lines = log.read().splitlines(keepends=True)
-    last = next((found for line in reversed(lines) if (found := _whole_line(line)) is not None), {})
+    last = next((found for line in reversed(lines) if "step" in (found := _logged(line))), {})
     return {
-        "step": last.get("step", 0),
-        "tokens": last.get("tokens", 0),
-        "loss": _finite(last.get("loss")),
-        "tokens_per_second": _finite(last.get("tokens_per_second")),
+        "step": int(last.get("step", 0)),
+        "tokens": int(last.get("tokens", 0)),
+        "loss": last.get("loss"),
+        "tokens_per_second": last.get("tokens_per_second"),
         "steps": _planned(path / "run.toml"),
         "seconds_ago": time.time() - path_of_log.stat().st_mtime,
     }
 
 
-def _finite(value: Any) -> float | None:
-    """A number that JSON has; a loss that is not finite is logged as NaN."""
-    return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
 def run_curves(path: Path) -> dict[str, Any]:
     """A run's losses against tokens read, thinned to what can be drawn, and where it stands."""
     with (path / "log.jsonl").open("rb") as log:
-        lines = [line for line in map(_whole_line, log) if line is not None]
-    training, validation = losses([line for line in lines if "tokens" in line])
+        lines = [line for line in map(_logged, log) if line.get("tokens", 0) > 0]
+    training, validation = losses(lines)
     return {"training": training, "validation": validation, **run_state(path)}
 
 
-def _whole_line(line: bytes) -> dict[str, Any] | None:
-    """A line of a log; None for one that is not written to its end, or is none."""
+def _logged(line: bytes) -> dict[str, float]:
+    """The numbers of a log's line; none where it is not written to its end, or is no object."""
     if not line.endswith(b"\n"):
-        return None
+        return {}
     try:
         found = json.loads(line)
     except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        return {}
+    numbers = found.items() if isinstance(found, dict) else ()
+    return {name: value for name, value in numbers if isinstance(value, int | float) and math.isfinite(value)}
 
 
 def _planned(path: Path) -> int | None:

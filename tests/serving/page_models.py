@@ -61,7 +61,8 @@ def served_in(folder: Path) -> Served:
     report.mkdir()
     losses = [{"step": step, "tokens": 100 * step, "loss": 5 / step} for step in range(1, 30)]
     losses[-1]["validation_loss"] = 0.3
-    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses) + '{"step": 30, "tok')
+    lines = [*map(json.dumps, losses), '{"step": "many", "tokens": 0, "loss": NaN}', "[]", '{"step": 30, "tok']
+    (run / "log.jsonl").write_text("\n".join(lines))
     (run / "run.toml").write_text("[decided]\nsteps = 60\n")
     (report / "results.json").write_text(
         json.dumps({"task": HOSTILE, "model": "small", "n": 12, "advice": f"Take zero-shot. {HOSTILE}"})

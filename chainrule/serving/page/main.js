@@ -72,6 +72,7 @@ async function start() {
     const asked = location.hash.slice(1);
     if (asked === "view") return; // the link that skips the navigation
     const name = names.includes(asked) ? asked : names[0];
+    if (name === undefined) fill(main, h("p", { class: "under" }, "No language model is served, and no folder of runs: there is nothing to look at here."));
     if (name === current || name === undefined) return;
     made[current]?.hide?.();
     current = name;

@@ -97,7 +97,7 @@ export function nextWord(context) {
     const t = tokens.length - 1;
     fill(position, h("i", null, "p"), "(", h("i", null, "x"), h("sub", null, t + 1), " | ⊥",
       t > 0 && [", ", h("i", null, "x"), h("sub", null, 1), t > 1 && [t > 2 ? ", …, " : ", ", h("i", null, "x"), h("sub", null, t)]],
-      ") = softmax(", h("i", null, "u"), h("sub", null, t), " / τ)");
+      ") = softmax(", h("i", null, "u"), h("sub", null, t), " / τ)", h("small", null, "notes 14.6, 14.7"));
     back.disabled = !current.parent;
     drawBars();
     drawTree();

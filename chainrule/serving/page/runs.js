@@ -17,6 +17,7 @@ export function runs() {
   const problem = h("p", { class: "problem", role: "alert" });
   const frame = h("div", { class: "report" });
   const chosen = new Set();
+  const known = new Map(); // the curves that were fetched, by the run's name
   let begun = false, timer = 0, drawnReports = "", training = null;
 
   async function poll() {
@@ -24,15 +25,21 @@ export function runs() {
       const found = await getJson("/page/runs", signal);
       if (!begun && found.runs.length) chosen.add(found.runs[0].name);
       begun = true;
-      const names = found.runs.map(run => run.name).filter(name => chosen.has(name));
-      const curves = await Promise.all(names.map(name => getJson(`/page/run/${encodePath(name)}`, signal)));
+      const chosenRuns = found.runs.filter(run => chosen.has(run.name));
+      await Promise.all(chosenRuns.filter(outdated).map(async ({ name }) => known.set(name, await getJson(`/page/run/${encodePath(name)}`, signal))));
       fill(problem);
-      drawRuns(found.runs, new Map(names.map((name, index) => [name, curves[index]])));
+      drawRuns(found.runs, new Map(chosenRuns.map(({ name }) => [name, known.get(name)])));
       drawReports(found.reports);
     }, error => fill(problem, error.message));
     clearTimeout(timer);
     timer = setTimeout(poll, EVERY);
   }
+
+  // A log of many steps is read again when a drawing of it would change.
+  const outdated = run => {
+    const step = known.get(run.name)?.step;
+    return step === undefined || run.step < step || run.step >= step * 1.005 || (run.step > step && !trains(run));
+  };
 
   const kind = name => `c${[...chosen].indexOf(name) % COLOURS}`;
 
@@ -41,7 +48,6 @@ export function runs() {
     fill(chart, lossChart([...curves].map(([name, curve]) => ({ name, kind: kind(name), ...curve })), narrow));
     const focused = document.activeElement?.dataset?.run;
     fill(table, all.map(run => {
-      const trains = run.seconds_ago < TRAINING && !(run.steps && run.step >= run.steps);
       const box = h("input", { type: "checkbox", id: `run-${run.name}`, "data-run": run.name, on: { change: () => {
         if (box.checked) chosen.add(run.name);
         else chosen.delete(run.name);
@@ -55,10 +61,10 @@ export function runs() {
         h("td", null, shortCount(run.tokens)), h("td", null, run.loss === null ? "" : number(run.loss)),
         h("td", null, validation === undefined ? "" : number(validation)),
         h("td", null, run.tokens_per_second === null ? "" : count(Math.round(run.tokens_per_second))),
-        h("td", null, trains ? h("b", { class: "right" }, "trains") : ago(run.seconds_ago)));
+        h("td", null, trains(run) ? h("b", { class: "right" }, "trains") : ago(run.seconds_ago)));
     }));
     if (focused !== undefined) [...table.querySelectorAll("input")].find(each => each.dataset.run === focused)?.focus();
-    const now = all.filter(run => run.seconds_ago < TRAINING && !(run.steps && run.step >= run.steps)).map(run => run.name).join(", ");
+    const now = all.filter(trains).map(run => run.name).join(", ");
     if (now !== training) fill(state, all.length ? (now ? `Training now: ${now}.` : "No run trains now.") : "There is no run in this folder.");
     training = now;
   }
@@ -94,7 +100,7 @@ export function runs() {
   const head = ["run", "step", "tokens", "loss", "validation", "tokens/s", ""];
   const element = h("section", { class: "runs" },
     h("h1", null, "Runs and reports"),
-    h("p", { class: "equation" }, "loss(θ) = − ", h("sup", null, "1"), "⁄", h("sub", null, h("i", null, "T")), " Σ", h("sub", null, h("i", null, "t")), " log ", h("i", null, "p"), h("sub", null, "θ"), "(", h("i", null, "x"), h("sub", null, h("i", null, "t")), " | ⊥, ", h("i", null, "x"), h("sub", null, "1"), ", …, ", h("i", null, "x"), h("sub", null, [h("i", null, "t"), "−1"]), ")"),
+    h("p", { class: "equation" }, "loss(θ) = − ", h("sup", null, "1"), "⁄", h("sub", null, h("i", null, "T")), " Σ", h("sub", null, h("i", null, "t")), " log ", h("i", null, "p"), h("sub", null, "θ"), "(", h("i", null, "x"), h("sub", null, h("i", null, "t")), " | ⊥, ", h("i", null, "x"), h("sub", null, "1"), ", …, ", h("i", null, "x"), h("sub", null, [h("i", null, "t"), "−1"]), ")", h("small", null, "notes 14.8")),
     h("p", { class: "under" }, "Mean loss in nats a token against tokens read: thin on training text, thick with dots on validation text."),
     problem, state, chart,
     h("div", { class: "scroll" }, h("table", null, h("thead", null, h("tr", null, head.map(name => h("th", { scope: "col" }, name)))), table)),
@@ -107,6 +113,8 @@ export function runs() {
     },
   };
 }
+
+const trains = run => run.seconds_ago < TRAINING && !(run.steps && run.step >= run.steps);
 
 const encodePath = name => name.split("/").map(encodeURIComponent).join("/");
 
