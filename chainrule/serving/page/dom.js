@@ -84,6 +84,8 @@ export function field(label, control, note) {
   return h("div", { class: "field" }, h("label", { for: id }, label), control, note && h("small", { id: `${id}-note` }, note));
 }
 
-export const tokenList = (tokens, { from = 0, ended = Infinity } = {}) => tokens.map((token, index) =>
-  h("span", { class: `token ${index < from ? "given" : "new"} ${index >= ended ? "ended" : ""}` },
-    visible(token.text, { breaks: true })));
+// Tokens of a text, in a line that may be broken before a space; the first `from` of them were given.
+export const tokenList = (tokens, from = 0) => tokens.map((token, index) => [
+  /^\s/.test(token.text) && h("wbr"),
+  h("span", { class: `token ${index < from ? "given" : "new"}` }, visible(token.text, { breaks: true })),
+]);

@@ -92,7 +92,7 @@ export function nextWord(context) {
 
   function drawAll() {
     const { tokens, prompt_tokens: given } = current.position;
-    fill(text, tokenList(tokens, { from: given }));
+    fill(text, tokenList(tokens, given));
     text.scrollTop = text.scrollHeight;
     const t = tokens.length - 1;
     fill(position, h("i", null, "p"), "(", h("i", null, "x"), h("sub", null, t + 1), " | ⊥",
