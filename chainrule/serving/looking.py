@@ -7,10 +7,10 @@ that the browser is told forbids everything else.
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -18,13 +18,16 @@ from starlette.routing import BaseRoute, Route
 
 from chainrule.drawing.charts import STYLE
 from chainrule.errors import ChainruleError
-from chainrule.language_model import LanguageModel
+from chainrule.scoring.documents import TokenScore, given_tokens
 from chainrule.serving.endpoints import json_route
 from chainrule.serving.looking_fields import shown_tokens, whole_numbers
 from chainrule.serving.looking_runs import run_routes
 from chainrule.serving.looking_tasks import task_routes
 from chainrule.serving.requests import Fields
 from chainrule.serving.served import Served, ServedModel
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BEST = 100  # tokens of the next position whose texts are sent
 ALTERNATIVES = 10  # shown beside each token of a text
@@ -51,12 +54,11 @@ def routes(served: Served) -> list[BaseRoute]:
     async def next_word(fields: Fields) -> Any:
         model = served.model(fields.text("model"))
         prompt, appended = fields.text("prompt", ""), whole_numbers(fields, "tokens")
-        return await model.run(lambda: next_token(model.lm, prompt, appended))
+        return await model.run(lambda: next_token(model, prompt, appended))
 
     async def score(fields: Fields) -> Any:
         model = served.model(fields.text("model"))
-        text, given = fields.text("text", ""), fields.text("given", "")
-        return await model.run(lambda: scored_text(model.lm, text, given))
+        return await scored_text(model, fields.text("text", ""), fields.text("given", ""))
 
     return [
         *_file_routes(),
@@ -95,17 +97,16 @@ def _described(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def next_token(lm: LanguageModel, prompt: str, appended: Sequence[int]) -> dict[str, Any]:
+def next_token(model: ServedModel, prompt: str, appended: Sequence[int]) -> Generator[None, None, dict[str, Any]]:
     """All logits u of the position after the prompt and the tokens appended to it, so that the page can reshape p
     without another request: base64 of V little-endian float32. `best`: the BEST greatest, of equal ones the lower id
-    first.
+    first. A long prompt gives way to other requests between its parts; what was computed before is not computed again.
 
     Raises ChainruleError for tokens out of range, and for more tokens than the context has.
     """
     import numpy as np
-    import torch
 
-    config = lm.model.config
+    lm, config = model.lm, model.lm.model.config
     for token in appended:
         if not 0 <= token < config.vocabulary_size:
             raise ChainruleError(f"tokens: wanted ids from 0 to {config.vocabulary_size - 1}, got {token}; correct it")
@@ -115,9 +116,7 @@ def next_token(lm: LanguageModel, prompt: str, appended: Sequence[int]) -> dict[
         raise ChainruleError(
             f"prompt: wanted at most {config.context} tokens (the context; ⊥ is one), got {len(tokens)}; shorten it"
         )
-    with torch.inference_mode():
-        features = lm.model.features(torch.tensor([tokens], device=lm.device))  # (1, T, D)
-        logits = lm.model.logits(features[0, -1]).float().cpu().numpy()  # (V,)
+    logits = (yield from last_logits(model, tokens)).cpu().numpy()  # (V,)
     best = np.argsort(-logits, kind="stable")[:BEST].tolist()
     return {
         "tokens": shown_tokens(lm.tokenizer, tokens),
@@ -128,7 +127,26 @@ def next_token(lm: LanguageModel, prompt: str, appended: Sequence[int]) -> dict[
     }
 
 
-def scored_text(lm: LanguageModel, text: str, given: str) -> dict[str, Any]:
+def last_logits(model: ServedModel, tokens: Sequence[int]) -> Generator[None, None, "Tensor"]:
+    """u (V,) after the last token, computed in parts of at most `at_once` tokens."""
+    import torch
+
+    from chainrule.model.prefixes import read_all
+
+    beginnings = [tokens[:end] for end in range(model.at_once, len(tokens), model.at_once)]
+    sequences = [*beginnings, tokens]
+    known = None if model.thread.engine is None else model.thread.engine.known
+    parts = read_all(model.lm.model, sequences, model.at_once, [len(each) - 1 for each in sequences], known)
+    while True:
+        with torch.inference_mode():  # not over a yield, as other functions run there
+            part = next(parts)
+            if len(beginnings) in part.sequences:
+                columns = part.columns[part.sequences.index(len(beginnings))]
+                return model.lm.model.logits(part.features[columns[-1]]).float()
+        yield
+
+
+async def scored_text(model: ServedModel, text: str, given: str) -> dict[str, Any]:
     """log p of each token of `text` after `given`, with the most probable tokens there; the sum, bits per byte.
 
     Raises ChainruleError for no text, and for more than LONGEST_TEXT characters.
@@ -140,7 +158,7 @@ def scored_text(lm: LanguageModel, text: str, given: str) -> dict[str, Any]:
             f"text: wanted at most {LONGEST_TEXT:,} characters, got {len(given) + len(text):,}; shorten it, or use"
             " chainrule evaluate"
         )
-    scores = lm.score(text, given=given, top=ALTERNATIVES)
+    scores = await _token_scores(model, text, given)
     total, size = math.fsum(score.log_prob for score in scores), len(text.encode())
     return {
         "tokens": [score._asdict() for score in scores],
@@ -148,3 +166,18 @@ def scored_text(lm: LanguageModel, text: str, given: str) -> dict[str, Any]:
         "bytes": size,
         "bits_per_byte": -total / size / math.log(2),
     }
+
+
+async def _token_scores(model: ServedModel, text: str, given: str) -> list[TokenScore]:
+    """As `LanguageModel.score`; a text that fits into the context gives way to other requests on the way."""
+    lm = model.lm
+    tokens = lm.tokenizer.encode(given + text)
+    if len(tokens) >= lm.model.config.context:
+        return await model.run(lambda: lm.score(text, given=given, top=ALTERNATIVES))
+    top = min(ALTERNATIVES, lm.model.config.vocabulary_size)
+    (found,) = await model.score([[lm.tokenizer.bos_id, *tokens]], top)
+    first, texts = given_tokens(lm.tokenizer, given, tokens), lm.tokenizer.token_texts
+    return [
+        TokenScore(word, log_prob, list(zip(texts([id for id, _ in best]), [each for _, each in best], strict=True)))
+        for word, log_prob, best in zip(texts(tokens[first:]), found.log_probs[first:], found.best[first:], strict=True)
+    ]

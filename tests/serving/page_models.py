@@ -1,6 +1,7 @@
 """What the page's tests serve: a small model one of whose tokens is HTML, a chat template, tasks, runs and a report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -70,5 +71,6 @@ def served_in(folder: Path) -> Served:
     (report / "report.html").write_text(
         "<!doctype html><p id=told>nothing</p><script>told.textContent = 'ran'</script>"
     )
-    models = {name: serve_model(name, chatting_model()) for name in ("small", "other")}
+    # 64 tokens at once, so that longer prompts are read in parts.
+    models = {name: replace(serve_model(name, chatting_model()), at_once=64) for name in ("small", "other")}
     return Served(models, tasks={"films": Task.load(folder / "films.toml")}, runs=folder / "runs")

@@ -82,15 +82,17 @@ def test_about_names_the_models_the_tasks_and_whether_there_are_runs(client: Tes
     assert about["tasks"] == ["films"] and about["runs"]
 
 
-@pytest.mark.parametrize("prompt", [PROMPT, "", "né"])
-def test_the_logits_of_a_position_are_all_there_bit_for_bit(client: TestClient, served: Served, prompt: str) -> None:
+@pytest.mark.parametrize("prompt", [PROMPT, "", "né", "in parts " * 25, "in parts " * 25 + "again"])
+def test_the_logits_of_a_position_are_all_there_also_of_prompts_read_in_parts(
+    client: TestClient, served: Served, prompt: str
+) -> None:
     lm = served.models["small"].lm
     found = asked(client, "/page/next", model="small", prompt=prompt, tokens=[105])
     logits = np.frombuffer(base64.b64decode(found["logits"]), "<f4")
     expected = lm.model.logits(lm.features(prompt + "i")[-1]).detach().numpy()
     assert lm.tokenizer.encode("i") == [105]
-    np.testing.assert_array_equal(logits, expected)
-    assert [token["id"] for token in found["best"]] == np.argsort(-expected, kind="stable")[:100].tolist()
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+    assert [token["id"] for token in found["best"]] == np.argsort(-logits, kind="stable")[:100].tolist()
     assert found["tokens"][0]["text"] == "⊥"
     assert len(found["tokens"]) == found["prompt_tokens"] + 1 == 2 + len(prompt.encode())
 
@@ -100,14 +102,15 @@ def test_a_part_of_a_character_is_shown_as_its_byte(client: TestClient) -> None:
     assert [token["text"] for token in best[:2]] == [HOSTILE, r"\xc3"]
 
 
-def test_a_text_is_scored_as_score_scores_it(client: TestClient, served: Served) -> None:
-    lm, text = served.models["other"].lm, "a né\n film"
+@pytest.mark.parametrize("text", ["a né\n film", "longer than the context of 256 " * 12])
+def test_a_text_is_scored_as_score_scores_it(client: TestClient, served: Served, text: str) -> None:
+    lm = served.models["other"].lm
     found = asked(client, "/page/score", model="other", text=text, given="It is")
-    assert found["log_prob"] == pytest.approx(lm.log_prob(text, given="It is"), abs=1e-5)
+    assert found["log_prob"] == pytest.approx(lm.log_prob(text, given="It is"), abs=1e-3)
     assert found["bytes"] == len(text.encode()) == len(found["tokens"])
     assert found["bits_per_byte"] == pytest.approx(-found["log_prob"] / found["bytes"] / math.log(2))
     for token, score in zip(found["tokens"], lm.score(text, given="It is", top=10), strict=True):
-        assert token["text"] == score.text and token["log_prob"] == pytest.approx(score.log_prob)
+        assert token["text"] == score.text and token["log_prob"] == pytest.approx(score.log_prob, abs=1e-4)
         assert [word for word, _ in token["alternatives"]] == [word for word, _ in score.alternatives]
 
 

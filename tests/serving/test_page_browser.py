@@ -85,7 +85,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
         context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion="reduce")
-        context.set_default_timeout(8000)
+        context.set_default_timeout(20_000)
+        expect.set_options(timeout=20_000)
         context.route("**/*", only_loopback)
         page = context.new_page()
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -116,7 +117,11 @@ def test_a_browser_reshapes_p_as_sampling_does(page: Page, opened: SimpleNamespa
     """The same tokens are kept, ties included, and their probabilities agree to the rounding of float32."""
     generator = torch.Generator().manual_seed(0)
     spread = [torch.randn(300, generator=generator) * scale for scale in (0.5, 3.0, 20.0)]
-    tied = [torch.zeros(10), torch.randn(40, generator=generator).round(), torch.tensor([2.0, 2.0, 1.0, -torch.inf])]
+    tied = [
+        torch.zeros(10),
+        torch.randn(40, generator=generator).round(),
+        torch.tensor([2.0, -0.0, 2.0, 0.0, -0.0, -torch.inf]),
+    ]
     settings = [
         Sampling(temperature, top_k, top_p, min_p)
         for temperature in (0.0, 0.3, 1.0, 1.7)
@@ -128,6 +133,14 @@ def test_a_browser_reshapes_p_as_sampling_does(page: Page, opened: SimpleNamespa
     ]  # fmt: skip
     cases = [(logits, sampling) for logits in spread + tied for sampling in settings]
     see(page, opened, "next")
+    orders = page.evaluate(
+        """async logits => {
+            const { byLogit } = await import("/static/distribution.js");
+            return logits.map(each => [...byLogit(Float32Array.from(each, u => u ?? -Infinity))]);
+        }""",
+        [[None if each == -torch.inf else each for each in logits.tolist()] for logits in spread + tied],
+    )
+    assert orders == [logits.argsort(descending=True, stable=True).tolist() for logits in spread + tied]
     found = page.evaluate(
         """async cases => {
             const { byLogit, reshape } = await import("/static/distribution.js");
@@ -250,6 +263,7 @@ def test_a_task_is_edited_measured_and_saved(page: Page, opened: SimpleNamespace
 
 
 def test_a_run_is_followed_while_it_trains_and_a_report_runs_apart(page: Page, opened: SimpleNamespace) -> None:
+    os.utime(opened.folder / "runs" / "books" / "first" / "log.jsonl")
     see(page, opened, "runs")
     expect(page.locator("tbody tr")).to_contain_text("29 of 60")
     expect(page.locator(".runs > .summary")).to_contain_text("Training now: books/first")

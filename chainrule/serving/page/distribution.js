@@ -3,6 +3,7 @@
 // A filter keeps the tokens above some logit: with the tokens sorted by their logits it keeps the first ones.
 
 const COLDEST = 1e-6; // below this temperature the most probable token is taken
+const IDS = 2 ** 21; // more than any vocabulary has
 const round = Math.fround;
 
 // The logits that the server sent: base64 of little-endian float32.
@@ -12,9 +13,15 @@ export function decodeLogits(base64) {
   return Float32Array.from({ length: bytes.length / 4 }, (_, index) => view.getFloat32(4 * index, true));
 }
 
-// Token ids by falling logit, equal ones by rising id.
+// Token ids by falling logit, equal ones by rising id. Each logit and id become one whole number below 2⁵³, which
+// sorts fast: 250,000 of them in some hundredths of a second.
 export function byLogit(logits) {
-  return Uint32Array.from(logits.keys()).sort((a, b) => logits[b] - logits[a] || a - b);
+  const bits = new Uint32Array(Float32Array.from(logits, logit => logit + 0).buffer); // + 0: -0 is 0
+  const keys = Float64Array.from(bits, (each, id) => {
+    const rising = each >>> 31 ? ~each >>> 0 : (each | 0x80000000) >>> 0; // as the floats rise
+    return (0xffffffff - rising) * IDS + id;
+  });
+  return Uint32Array.from(keys.sort(), key => key % IDS);
 }
 
 // log Σ exp(u), in float64.
