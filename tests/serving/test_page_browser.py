@@ -258,8 +258,14 @@ def test_a_task_is_edited_measured_and_saved(page: Page, opened: SimpleNamespace
     )
     page.get_by_label("Task", exact=True).select_option("pasted rows")
     expect(page.get_by_label("Label word of positive")).to_be_visible()
-    page.get_by_label("Rows").first.fill("no tab here")
+    rows = page.get_by_label("Rows").first
+    rows.fill("no tab here")
     expect(page.locator(".tasks .problem")).to_contain_text("line 1: wanted a text, a tab and a label")
+    expect(panels).to_have_count(0)  # not those of rows that are there no more
+    page.get_by_role("button", name="Next row").click()
+    page.get_by_label("Template").fill("{text} So: {label}")
+    rows.fill("".join(f"film {number} fine\tgood\nfilm {number} dull\tbad\n" for number in range(9)))
+    expect(panels.first.locator(".prompt")).to_contain_text("So:")  # what was written about the rows stays
 
 
 def test_a_run_is_followed_while_it_trains_and_a_report_runs_apart(page: Page, opened: SimpleNamespace) -> None:

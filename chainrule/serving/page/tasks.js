@@ -14,9 +14,9 @@ export function tasks(context) {
   let task = null, words = {}, demonstrations = [], at = 0;
 
   const problem = h("p", { class: "problem", role: "alert" });
-  const rows = h("textarea", { rows: 7, spellcheck: "false", class: "code", on: { input: later(describe, 500), keydown: insertTab } });
+  const rows = h("textarea", { rows: 7, spellcheck: "false", class: "code", on: { input: later(() => describe(true), 500), keydown: insertTab } });
   rows.value = sessionStorage.getItem("rows") ?? PASTED;
-  const source = h("select", { on: { change: describe } },
+  const source = h("select", { on: { change: () => describe() } },
     context.about.tasks.map(name => h("option", { value: name }, name)), h("option", { value: "" }, "pasted rows"));
   const pasted = field("Rows", rows, "a text, a tab and a label a line; a fifth of them is held out as test rows");
   const template = h("textarea", { rows: 3, spellcheck: "false", class: "code", on: { input: edited } });
@@ -48,39 +48,52 @@ export function tasks(context) {
     rows.dispatchEvent(new Event("input"));
   }
 
-  async function describe() {
+  // `keep`: the rows were edited; what was written about them stays.
+  async function describe(keep = false) {
     pasted.hidden = source.value !== "";
     sessionStorage.setItem("rows", rows.value);
     stopMeasuring();
     await describing.run(async signal => {
+      const before = { template: template.value, separator: separator.value, words };
       task = await postJson("/page/task", named(), signal);
       fill(problem);
-      template.value = task.template;
-      separator.value = escaped(task.separator);
-      words = { ...task.words };
-      demonstrations = [];
-      fill(wordFields, task.labels.map(label => {
-        const input = h("input", { class: "code", value: words[label], "aria-label": `Label word of ${label}`, on: { input: () => {
-          words[label] = input.value;
-          edited();
-        } } });
-        return h("label", { class: "pair" }, h("span", { class: "label-name" }, label), h("span", { "aria-hidden": "true" }, "→"), input);
-      }));
-      fill(candidates, task.train.rows.map(({ index, row, label }) => h("option", { value: index }, `${label}: ${short(row)}`)));
-      fill(rowChoice, task.test.rows.map(({ row, label }, index) => h("option", { value: index }, `${index + 1}. ${label}: ${short(row)}`)));
+      template.value = keep && before.template ? before.template : task.template;
+      separator.value = keep && before.template ? before.separator : escaped(task.separator);
+      words = Object.fromEntries(task.labels.map(label => [label, (keep && before.words[label]) || task.words[label]]));
       limit.value = Math.min(100, task.test.count);
       limit.max = task.test.count;
-      drawShots();
+      drawTask();
       chooseRow(0);
-    }, failed);
+    }, error => {
+      failed(error);
+      latest.stop();
+      task = null;
+      [wordFields, candidates, rowChoice, rowFields, truth, shots, asked, files].forEach(each => fill(each));
+    });
+  }
+
+  function drawTask() {
+    demonstrations = [];
+    fill(wordFields, task.labels.map(label => {
+      const input = h("input", { class: "code", value: words[label], "aria-label": `Label word of ${label}`, on: { input: () => {
+        words[label] = input.value;
+        edited();
+      } } });
+      return h("label", { class: "pair" }, h("span", { class: "label-name" }, label), h("span", { "aria-hidden": "true" }, "→"), input);
+    }));
+    fill(candidates, task.train.rows.map(({ index, row, label }) => h("option", { value: index }, `${label}: ${short(row)}`)));
+    fill(rowChoice, task.test.rows.map(({ row, label }, index) => h("option", { value: index }, `${index + 1}. ${label}: ${short(row)}`)));
+    drawShots();
   }
 
   function edited() {
     stopMeasuring();
+    fill(files);
     laterExplain();
   }
 
   function chooseRow(index) {
+    if (!task) return;
     at = (index + task.test.rows.length) % task.test.rows.length;
     rowChoice.value = at;
     const { row, label } = task.test.rows[at];
@@ -169,6 +182,7 @@ export function tasks(context) {
   }
 
   function addOnePerLabel() {
+    if (!task) return;
     for (const label of task.labels) {
       const next = task.train.rows.find(each => each.label === label && !demonstrations.includes(each.index));
       if (next) add(next.index);
@@ -247,12 +261,14 @@ export function tasks(context) {
         h("h3", null, "Label words"), wordFields,
         h("h3", null, "Demonstrations"), shots,
         h("div", { class: "buttons" }, candidates, h("button", { type: "button", on: { click: () => {
+          if (!task) return;
           add(Number(candidates.value));
           changedShots();
         } } }, "Add")),
         h("div", { class: "buttons" },
           h("button", { type: "button", on: { click: addOnePerLabel } }, "Add one of each label"),
           h("button", { type: "button", class: "link", on: { click: () => {
+            if (!task) return;
             demonstrations = [];
             changedShots();
           } } }, "Remove all")),
@@ -271,7 +287,7 @@ export function tasks(context) {
         h("div", { class: "buttons" }, field("Rows", limit), start, stop),
         measured, said)));
   context.onModel(edited);
-  return { element, show: () => task || describe() };
+  return { element, show: () => task || describe(source.value === "") };
 }
 
 const short = (row, most = 60) => {
