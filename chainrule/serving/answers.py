@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -38,13 +38,6 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 def finite(log_prob: float) -> float:
     """A log-probability as JSON can have it."""
     return max(log_prob, _LEAST)
-
-
-async def events(chunks: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[bytes, None]:
-    """Chunks as server-sent events, `[DONE]` after the last."""
-    async for chunk in chunks:
-        yield event(chunk)
-    yield b"data: [DONE]\n\n"
 
 
 def event(data: Mapping[str, Any]) -> bytes:

@@ -119,7 +119,8 @@ async def generate(model: ServedModel, wanted: Generation) -> AsyncGenerator[Pie
     try:
         while left:
             try:
-                index, new = await asyncio.wait_for(arrived.get(), until - loop.time())
+                async with asyncio.timeout_at(until):
+                    index, new = await arrived.get()
             except TimeoutError:
                 raise RequestError(
                     f"the request took more than {wanted.seconds:g} seconds; ask for fewer tokens",

@@ -20,6 +20,7 @@ from chainrule.generation.sampling import Sampling
 
 T = TypeVar("T")
 Receive = Callable[[NewToken | Exception], None]
+_PATIENCE = 10.0  # seconds that a step may still take when the thread is to end
 log = logging.getLogger(__name__)
 
 
@@ -154,7 +155,7 @@ class ModelThread:
             self._stopping = True
             self._changed.notify()
         if threading.current_thread() is not self._thread:
-            self._thread.join()
+            self._thread.join(_PATIENCE)
 
     def _check(self, full: bool) -> None:
         if self.dead is not None or self._stopping:
@@ -236,6 +237,8 @@ class ModelThread:
         if job.left and job.parts is not None:
             job.parts.close()
             return True
+        if job.left:
+            job.future.cancel()
         if job.parts is None and not job.future.set_running_or_notify_cancel():
             return True
         try:

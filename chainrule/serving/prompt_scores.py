@@ -3,7 +3,9 @@
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.generation.sampling import Sampling, choose, random_numbers
@@ -44,17 +46,26 @@ def score_prompts(
     `top`: how many of the most probable tokens are wanted at each. What is computed is added to `known`.
     """
     found: dict[int, PromptScores] = {}
-    with torch.inference_mode():
-        for part in read_all(model, prompts, at_once, None, known):
+    # A long prompt is processed as its beginnings of one part, two, three …, with which it shares all it can.
+    beginnings = [prompt[:end] for prompt in prompts for end in range(at_once, len(prompt), at_once)]
+    parts = read_all(model, [*prompts, *beginnings], at_once, None, known)
+    while True:
+        with torch.inference_mode():  # not around the yield: others have the thread then
+            part = next(parts, None)
+            if part is None:
+                return [found[index] for index in range(len(prompts))]
             for index, columns in zip(part.sequences, part.columns, strict=True):
-                features = part.features[torch.from_numpy(columns).to(part.features.device)]  # (T, D)
-                targets = torch.tensor(list(prompts[index][1:]), dtype=torch.long)
-                scores = score_tokens(model, features[:-1], targets, max(1, top))
-                rows = zip(scores.best_tokens.tolist(), scores.best_log_probs.tolist(), strict=True)
-                found[index] = PromptScores(
-                    scores.log_probs.tolist(),
-                    [list(zip(*row, strict=True))[:top] for row in rows],
-                    model.logits(features[-1:]).float(),
-                )
-            yield
-    return [found[index] for index in range(len(prompts))]
+                if index < len(prompts):
+                    found[index] = _scores(model, prompts[index], part.features, columns, top)
+        yield
+
+
+def _scores(
+    model: Transformer, prompt: Sequence[int], features: Tensor, columns: NDArray[np.int64], top: int
+) -> PromptScores:
+    """Of one prompt, by the features at its columns."""
+    own = features[torch.from_numpy(columns).to(features.device)]  # (T, D)
+    scores = score_tokens(model, own[:-1], torch.tensor(list(prompt[1:]), dtype=torch.long), max(1, top))
+    rows = zip(scores.best_tokens.tolist(), scores.best_log_probs.tolist(), strict=True)
+    best = [list(zip(*row, strict=True))[:top] for row in rows]
+    return PromptScores(scores.log_probs.tolist(), best, model.logits(own[-1:]).float())

@@ -90,7 +90,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 self._answered(scope["path"], message["status"])
             try:
-                await asyncio.wait_for(send(message), STALLED)
+                async with asyncio.timeout(STALLED):
+                    await send(message)
             except TimeoutError:
                 raise StalledError from None
 

@@ -49,34 +49,7 @@ def run(
     """
     logging.basicConfig(level=logging.WARNING, format="chainrule: %(message)s", stream=sys.stderr)
     sys.setswitchinterval(_SWITCH)
-    server: uvicorn.Server
-
-    def cut_off(scope: Scope) -> None:
-        for connection in list(server.server_state.connections):
-            transport = getattr(connection, "transport", None)
-            if getattr(connection, "client", None) == scope["client"] and transport is not None:
-                transport.abort()
-
-    rules = Rules(host, key, lambda: server.should_exit, cut_off)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_app(served, rules),
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            timeout_graceful_shutdown=GRACE,
-            timeout_keep_alive=30,
-        )
-    )
-
-    def died() -> None:
-        server.should_exit = True
-
-    for thread in served.threads.values():
-        thread.died = died
-        if thread.dead is not None:
-            died()
+    server = make_server(served, host, key)
     address, port = bound.getsockname()[:2]
     url = f"http://{f'[{address}]' if ':' in address else address}:{port}"
     log(f"serving {', '.join(served.threads)} at {url}")
@@ -92,6 +65,37 @@ def run(
         for thread in served.threads.values():
             thread.stop()
     return 0 if served.alive else 1
+
+
+def make_server(served: Served, host: str = "127.0.0.1", key: str | None = None, grace: int = GRACE) -> uvicorn.Server:
+    """uvicorn with the application; a model's thread that dies ends it."""
+
+    def cut_off(scope: Scope) -> None:
+        for connection in list(server.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if getattr(connection, "client", None) == scope["client"] and transport is not None:
+                transport.abort()
+
+    def died() -> None:
+        server.should_exit = True
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            make_app(served, Rules(host, key, lambda: server.should_exit, cut_off)),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=grace,
+            timeout_keep_alive=30,
+        )
+    )
+    for thread in served.threads.values():
+        thread.died = died
+        if thread.dead is not None:
+            died()
+    return server
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

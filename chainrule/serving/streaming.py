@@ -13,6 +13,7 @@ from chainrule.errors import ChainruleError
 from chainrule.serving.answers import event
 from chainrule.serving.requests import RequestError
 
+_END = b""
 KEEPALIVE = 15.0  # seconds without an event after which a comment is sent
 log = logging.getLogger(__name__)
 
@@ -50,32 +51,33 @@ class Streamed(Response):
                 begun = True
             await send({"type": "http.response.body", "body": data, "more_body": more})
 
-        async with aclosing(self._chunks) as chunks:
-            try:
-                async for chunk in _with_pauses(chunks):
-                    await put(b": keepalive\n\n" if chunk is None else event(chunk))
-            except Exception as error:
-                if not begun:
-                    raise  # the application answers it, with its own status
-                await put(event(_shown(error).body()))
+        async with aclosing(self._chunks) as chunks, aclosing(_with_pauses(chunks)) as parts:
+            while True:
+                try:
+                    part = await anext(parts, _END)
+                except Exception as error:
+                    if not begun:
+                        raise  # the application answers it, with its own status
+                    part = event(_shown(error).body())
+                if part is _END:
+                    break
+                await put(part)
         await put(b"data: [DONE]\n\n", more=False)
 
 
-async def _with_pauses(
-    chunks: AsyncGenerator[Mapping[str, Any], None],
-) -> AsyncGenerator[Mapping[str, Any] | None, None]:
-    """The chunks, and None where there is none for `KEEPALIVE` seconds."""
+async def _with_pauses(chunks: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[bytes, None]:
+    """The chunks as events, and a comment where there is none for `KEEPALIVE` seconds."""
     following = asyncio.ensure_future(anext(chunks, None))
     try:
         while True:
             done, _ = await asyncio.wait({following}, timeout=KEEPALIVE)
             if not done:
-                yield None
+                yield b": keepalive\n\n"
                 continue
             chunk = following.result()
             if chunk is None:
                 return
-            yield chunk
+            yield event(chunk)
             following = asyncio.ensure_future(anext(chunks, None))
     finally:
         following.cancel()
