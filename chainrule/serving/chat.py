@@ -1,5 +1,6 @@
 """`/v1/chat/completions`: messages answered by a model's chat template. Knows OpenAI's form of it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ class Answers:
 
 async def chat(served: Served, fields: Fields) -> dict[str, Any] | Response:
     """The answer to a request, or the stream of its parts."""
-    request = read(served, fields)
+    request = await asyncio.to_thread(read, served, fields)
     if request.asked.stream:
         return Streamed(_chunks(request))
     pieces: dict[int, list[Piece]] = {index: [] for index in range(request.asked.samples)}

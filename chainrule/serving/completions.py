@@ -1,5 +1,6 @@
 """`/v1/completions`: prompts continued, or only scored. Knows OpenAI's form of it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -54,7 +55,7 @@ class Completions:
 
 async def completions(served: Served, fields: Fields) -> dict[str, Any] | Response:
     """The answer to a request, or the stream of its parts."""
-    request = read(served, fields)
+    request = await asyncio.to_thread(read, served, fields)  # a long text takes its time to become tokens
     if request.asked.stream:
         return Streamed(_chunks(request))
     pieces: dict[int, list[Piece]] = {index: [] for index in range(len(request.prompts) * request.asked.samples)}

@@ -1,5 +1,6 @@
 """`/v1/embeddings`: the final hidden states of texts, φ at the last token or their mean. Knows OpenAI's form of it."""
 
+import asyncio
 import base64
 from collections.abc import Generator, Sequence
 from functools import partial
@@ -32,12 +33,14 @@ async def embeddings(served: Served, fields: Fields) -> dict[str, Any]:
         given = [given]
     if not isinstance(given, list) or not 1 <= len(given) <= _MOST:
         raise fields.error("input", f"a text, tokens, or a list of 1 to {_MOST} of them")
-    documents = [
-        [tokenizer.bos_id, *tokenizer.encode(each)]
-        if isinstance(each, str)
-        else tokens_in(config.vocabulary_size, each, fields, "input")
-        for each in given
-    ]
+    documents = await asyncio.to_thread(
+        lambda: [
+            [tokenizer.bos_id, *tokenizer.encode(each)]
+            if isinstance(each, str)
+            else tokens_in(config.vocabulary_size, each, fields, "input")
+            for each in given
+        ]
+    )
     longest = max(map(len, documents))
     if longest > config.context:
         raise too_long(config.context, longest, "input")

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast, overload
 
@@ -304,7 +305,7 @@ class ModelThread:
         for each in news:
             loops.setdefault(each[0].loop, []).append(each)
         for loop, part in loops.items():
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # a loop that was closed: nobody is there
                 loop.call_soon_threadsafe(_received, part)
 
 

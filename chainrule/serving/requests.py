@@ -49,8 +49,11 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> dict[str, Any]
             parts.append(part)
     if size > limit:
         raise RequestError(f"body: wanted at most {limit} bytes, got more", status=413)
+    body = b"".join(parts)
     try:
-        found = json.loads(b"".join(parts), parse_constant=_refuse_constant)
+        found = json.loads(body, parse_constant=_refuse_constant)
+        if b"\\u" in body:
+            json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate has no UTF-8
     except RecursionError:
         raise RequestError("body: wanted JSON, got one that is nested too deep") from None
     except ValueError as error:  # of bytes that are no UTF-8 too

@@ -1,5 +1,6 @@
 """`/tokenize`, `/detokenize` and `/tokenizer_info`, in vLLM's form: what lm-evaluation-harness asks."""
 
+import asyncio
 from typing import Any
 
 from chainrule.serving.answers import token_text
@@ -21,7 +22,7 @@ async def tokenize(served: Served, fields: Fields) -> dict[str, Any]:
     elif text == tokenizer.bos:
         tokens = [tokenizer.bos_id]
     else:
-        tokens = tokenizer.encode(text)
+        tokens = await asyncio.to_thread(tokenizer.encode, text)
         if fields.flag("add_special_tokens", True):
             tokens = [tokenizer.bos_id, *tokens]
     spelled = [token_text(tokenizer, token) for token in tokens] if fields.flag("return_token_strs") else None

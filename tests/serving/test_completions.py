@@ -179,12 +179,19 @@ def test_fields_at_what_changes_nothing_are_taken(server: Running) -> None:
     assert found["choices"][0]["logprobs"] is None
 
 
-def test_what_is_no_json_object_is_refused(server: Running) -> None:
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        *((body, 400) for body in (b"", b"{", b"[]", b"null", b'{"prompt": NaN}', b"\xff", b"[" * 100_000)),
+        (b'{"stop": "\\ud800"}', 400),
+        (b'"' + b"a" * 9_000_000, 413),
+    ],
+    ids=range(9),
+)
+def test_what_is_no_json_object_is_refused(server: Running, body: bytes, status: int) -> None:
     with server.client as client:
-        for body in (b"", b"{", b"[]", b"null", b'{"prompt": NaN}', b"\xff", b"[" * 100_000, b'"' + b"a" * 9_000_000):
-            answer = client.post(PATH, content=body)
-            assert answer.status_code == (413 if len(body) > 8_388_608 else 400)
-            assert answer.json()["error"]["message"].startswith("body: wanted")
+        answer = client.post(PATH, content=body)
+        assert answer.status_code == status and answer.json()["error"]["message"].startswith("body: wanted")
         assert client.get(PATH).status_code == 405
         assert client.get("/v1/nowhere").json()["error"]["type"] == "invalid_request_error"
 

@@ -182,6 +182,7 @@ def test_a_request_has_a_limit_of_time(gate: threading.Semaphore) -> None:
         answer = server.post(PATH, **LONG)
         assert answer.status_code == 504 and answer.headers["x-should-retry"] == "false"
         until(lambda: served.models["owl"].thread.open == 0)
+        gate.release(10**4)
 
 
 def test_a_long_prompt_and_functions_take_turns_with_those_that_run() -> None:
