@@ -25,7 +25,7 @@ from chainrule.storage.files import sha256, sweep, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.storage.run_folder import find_record, read_record, require_same, unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
-from chainrule.training.checkpoints import Checkpoint, Keeping, newest_checkpoint
+from chainrule.training.checkpoints import Keeping, resumed
 from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
@@ -89,9 +89,8 @@ def open_run(
         if len(validation) < 2:
             raise DataError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
         decided = _decided_before(out, stored, processes) or decide(model, where, options, dtype, processes)
-        checkpoint = newest_checkpoint(out / "training") if processes.first else None
     decided = Decided(**processes.from_first(dataclasses.asdict(decided)))
-    checkpoint = _heard(checkpoint, processes)
+    checkpoint = resumed(out / "training", processes)
     objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, where.type))
     with processes.together():
         if checkpoint is not None:
@@ -141,13 +140,6 @@ def _decided_before(out: Path, stored: dict[str, Any] | None, processes: Process
         decided = Decided(**stored["decided"])
     torch.set_num_threads(max(1, decided.threads // processes.world))
     return decided
-
-
-def _heard(checkpoint: Checkpoint | None, processes: Processes) -> Checkpoint | None:
-    """The checkpoint that the first process found and checked."""
-    found = None if checkpoint is None else (checkpoint.step, str(checkpoint.path), dict(checkpoint.state))
-    told = processes.from_first(found)
-    return None if told is None else Checkpoint(told[0], Path(told[1]), told[2])
 
 
 def _require_same_data(manifest: str, model: Transformer, processes: Processes) -> None:

@@ -199,6 +199,16 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     return Checkpoint(step, path, state)
 
 
+def resumed(folder: Path, processes: Processes = ALONE) -> Checkpoint | None:
+    """`newest_checkpoint`, which the first process finds and checks for all of them."""
+    checkpoint = None
+    with processes.together():
+        checkpoint = newest_checkpoint(folder) if processes.first else None
+    found = None if checkpoint is None else (checkpoint.step, str(checkpoint.path), dict(checkpoint.state))
+    told = processes.from_first(found)
+    return None if told is None else Checkpoint(told[0], Path(told[1]), told[2])
+
+
 def _cure(path: Path) -> str:
     return f"remove {path} to start from an earlier checkpoint or the beginning"
 

@@ -27,7 +27,7 @@ BUCKET = 2**23  # numbers that are added up in one message
 _GRACE = 5.0  # seconds for those that live to say so, after one is lost
 # What gloo says, without an error class of its own, when another process is gone or silent.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timeout", "gloo")
-_FAILED = "failed"
+_FAILED, _REFUSED = "failed", "refused"  # in the store: why a process ended; that the first one has refused or stopped
 
 
 class LostProcessError(ChainruleError):
@@ -139,6 +139,23 @@ class Processes:
         torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
         return int(found)
 
+    def concatenated(self, rows: Tensor, total: int) -> Tensor:
+        """(total, D) of the rows (n, D) of each process in turn, on the CPU: what `share` cut."""
+        if self.world == 1:
+            return rows
+        every = [torch.empty(total // self.world + 1, *rows.shape[1:], dtype=rows.dtype) for _ in range(self.world)]
+        padded = torch.zeros_like(every[0])
+        padded[: len(rows)] = rows
+        torch.distributed.all_gather(every, padded)
+        counts = [total * (rank + 1) // self.world - total * rank // self.world for rank in range(self.world)]
+        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+
+    def sent_by_first(self, tensor: Tensor) -> Tensor:
+        """The first process's tensor, on the CPU, of the same shape everywhere."""
+        if self.world > 1:
+            torch.distributed.broadcast(tensor, 0)
+        return tensor
+
     def every_nth(self, batches: Iterable[Value]) -> Iterator[tuple[Value, bool]]:
         """Those of the batches that this process computes, and whether they count: all processes get equally many, as
         weights that are cut are put together by all; at the end some get the last one again, which does not count."""
@@ -207,6 +224,7 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
         yield processes
         processes.gather(None)  # those who only listen stay until the first has written everything
         destroy_process_group()
+        _leave(processes)
 
 
 def _take_gpu(processes: Processes) -> None:
@@ -230,15 +248,16 @@ def _one_voice(processes: Processes) -> Iterator[None]:
         yield
     except LostProcessError:
         raise
-    except ChainruleError as error:
-        if not processes.first and _said_by_first(store):
-            raise SystemExit(2) from None
-        store.set("refused", "1")
+    except (ChainruleError, SystemExit) as error:
+        if processes.first:
+            store.set(_REFUSED, "1")
+            _leave(processes, _GRACE)
+            raise
+        if _waited_for(store, [_REFUSED], _GRACE):
+            _leave(processes)
+            time.sleep(1.0)  # torchrun ends all when one ends: the first one first, which has something to say
+            raise SystemExit(error.code if isinstance(error, SystemExit) else 2) from None
         store.set(_FAILED, str(error))
-        raise
-    except SystemExit:
-        if not processes.first:
-            _said_by_first(store)
         raise
     except RuntimeError as error:
         if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST):
@@ -250,15 +269,22 @@ def _one_voice(processes: Processes) -> Iterator[None]:
         raise
 
 
-def _said_by_first(store: "Store") -> bool:
-    """Wait until the first process has refused too, and a moment more: torchrun ends all when one ends."""
-    ends = time.monotonic() + _GRACE
-    while time.monotonic() < ends:
-        if store.check(["refused"]):
-            time.sleep(1.0)
-            return True
-        time.sleep(0.02)
-    return False
+def _leave(processes: Processes, limit: float = float("inf")) -> None:
+    """This process needs the store no longer. It may be the first one's, which waits for the others at most `limit` s."""
+    assert processes.store is not None
+    processes.store.set(f"left/{processes.rank}", "1")
+    if processes.first:
+        _waited_for(processes.store, [f"left/{rank}" for rank in range(1, processes.world)], limit)
+
+
+def _waited_for(store: "Store", keys: list[str], limit: float) -> bool:
+    """Whether the store has the keys within `limit` seconds."""
+    ends = time.monotonic() + limit
+    while not store.check(keys):
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.005)
+    return True
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

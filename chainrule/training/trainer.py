@@ -57,6 +57,11 @@ class Progress:
     validation: Validation | None
 
     @property
+    def shown(self) -> bool:
+        """Whether to show a step's loss: where reading it waits for a GPU, only now and then."""
+        return self.measured.device.type != "cuda" or self.validation is not None or self.step % READ_EVERY == 0
+
+    @property
     def loss(self) -> float:
         """Nats, the mean over the step's examples before the step."""
         return float(self.measured[0])
