@@ -45,10 +45,11 @@ class Processes:
         self.rank, self.world, self.store, self.wait = rank, world, store, wait
         self.local = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world > 1 else 1  # those on this machine
         self._exchanged: dict[str, int] = {}
-        self._names = [f"process {rank}"]
+        self._found: list[tuple[int, str]] = []  # each process's number in its system, and its host
+        self._names = [f"process {number}" for number in range(world)]
         if world > 1:
-            here = f"pid {os.getpid()} on {socket.gethostname()}"
-            self._names = [f"process {number} ({name})" for number, name in enumerate(self.gather(here))]
+            self._found = self.gather((os.getpid(), socket.gethostname()))
+            self._names = [f"process {number} (pid {pid} on {host})" for number, (pid, host) in enumerate(self._found)]
 
     @property
     def first(self) -> bool:
@@ -70,15 +71,27 @@ class Processes:
     def _read(self, key: str, rank: int, ends: float | None) -> bytes:
         """A value of the store, asked for again and again: a call that blocks would block the other threads' too."""
         assert self.store is not None
-        pause = 0.001
+        pause, look = 0.001, time.monotonic() + 1.0
         while not self.store.check([key]):
             if self.store.check([_FAILED]):
                 raise LostProcessError(self.store.get(_FAILED).decode())
-            if ends is not None and time.monotonic() > ends:
-                raise LostProcessError(f"{self._names[rank]} did not answer")
+            if time.monotonic() > look:
+                look += 1.0
+                if self._is_gone(rank) or (ends is not None and look > ends):
+                    raise self._lost([rank])
             time.sleep(pause)
             pause = min(0.05, 2 * pause)
         return self.store.get(key)
+
+    def _is_gone(self, rank: int) -> bool:
+        """Whether a process of this machine has ended; of other machines' nothing is known."""
+        if not self._found or self._found[rank][1] != socket.gethostname():
+            return False
+        try:
+            os.kill(self._found[rank][0], 0)  # sends nothing
+        except ProcessLookupError:
+            return True
+        return False
 
     def from_first(self, value: Value, channel: str = "main") -> Value:
         """The first process's value, which is JSON."""
@@ -185,7 +198,10 @@ class Processes:
         while silent and time.monotonic() < ends:
             silent = {rank for rank in silent if not self.store.check([f"lives/{rank}"])}
             time.sleep(0.05)
-        names = ", ".join(self._names[rank] for rank in sorted(silent)) or "all processes waited for one another:"
+        return self._lost(sorted(silent))
+
+    def _lost(self, ranks: Sequence[int]) -> LostProcessError:
+        names = ", ".join(self._names[rank] for rank in ranks) or "the processes waited for one another:"
         return LostProcessError(
             f"{names} ended or did not answer within {self.wait:g} s (--wait); the same command continues from the last"
             " checkpoint, by itself under torchrun --max-restarts N"
@@ -270,7 +286,7 @@ def _one_voice(processes: Processes) -> Iterator[None]:
 
 
 def _leave(processes: Processes, limit: float = float("inf")) -> None:
-    """This process needs the store no longer. It may be the first one's, which waits for the others at most `limit` s."""
+    """This process needs the store no longer. It may be the first one's, which waits at most `limit` s."""
     assert processes.store is not None
     processes.store.set(f"left/{processes.rank}", "1")
     if processes.first:
