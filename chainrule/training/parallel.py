@@ -193,18 +193,21 @@ class Processes:
     def lost(self, error: Exception) -> ChainruleError:
         """What to say of a message that failed: which processes no longer answer."""
         assert self.store is not None
-        self.store.set(f"lives/{self.rank}", "1")
         ends, silent = time.monotonic() + _GRACE, set(range(self.world))
-        while silent and time.monotonic() < ends:
-            silent = {rank for rank in silent if not self.store.check([f"lives/{rank}"])}
-            time.sleep(0.05)
+        try:
+            self.store.set(f"lives/{self.rank}", "1")
+            while silent and time.monotonic() < ends:
+                silent = {rank for rank in silent if not self.store.check([f"lives/{rank}"])}
+                time.sleep(0.05)
+        except torch.distributed.DistError:
+            silent = set()  # the store is on a host that is not reached
         return self._lost(sorted(silent))
 
     def _lost(self, ranks: Sequence[int]) -> LostProcessError:
-        names = ", ".join(self._names[rank] for rank in ranks) or "the processes waited for one another:"
+        names = ", ".join(self._names[rank] for rank in ranks) or "the processes"
         return LostProcessError(
-            f"{names} ended or did not answer within {self.wait:g} s (--wait); the same command continues from the last"
-            " checkpoint, by itself under torchrun --max-restarts N"
+            f"{names} ended, could not be reached or did not answer within {self.wait:g} s (--wait); the same"
+            " command continues from the last checkpoint, by itself under torchrun --max-restarts N"
         )
 
 
@@ -221,15 +224,13 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
     if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
-    from torch.distributed import destroy_process_group, init_process_group
+    from torch.distributed import broadcast, destroy_process_group, init_process_group
+    from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     store, rank, world = next(rendezvous("env://", timeout=timedelta(days=1)))
-    processes = Processes(rank, world, store, wait)
-    with _one_voice(processes):
-        if cuda:
-            _take_gpu(processes)
+    with _told_apart():
         init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
@@ -237,10 +238,35 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
             world_size=world,
             timeout=timedelta(seconds=wait),
         )
+        # The store outlives processes that torchrun starts again: what earlier ones left there is not read.
+        started = torch.randint(2**62, ())
+        broadcast(started, 0)
+    processes = Processes(rank, world, PrefixStore(f"chainrule/{int(started)}", store), wait)
+    with _one_voice(processes):
+        if cuda:
+            _take_gpu(processes)
         yield processes
         processes.gather(None)  # those who only listen stay until the first has written everything
         destroy_process_group()
         _leave(processes)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What torch.distributed raises when processes cannot reach each other, as a LostProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise LostProcessError(
+            f"process {os.environ['RANK']}: wanted to reach the other processes, got {str(error).splitlines()[0]}; see"
+            " that all run, and that their hosts reach each other (GLOO_SOCKET_IFNAME names the network interface)"
+        ) from error
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST)
 
 
 def _take_gpu(processes: Processes) -> None:
@@ -276,7 +302,7 @@ def _one_voice(processes: Processes) -> Iterator[None]:
         store.set(_FAILED, str(error))
         raise
     except RuntimeError as error:
-        if isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST):
+        if _is_lost(error):
             raise processes.lost(error) from error
         store.set(_FAILED, f"process {processes.rank} ended with {type(error).__name__}")
         raise

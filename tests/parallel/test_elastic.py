@@ -92,4 +92,7 @@ def test_a_process_that_hangs_is_named_after_the_time_limit(tmp_path: Path) -> N
     group = Group(2, hanging, words, tmp_path / "errors")
     assert group.results[0] == 2
     said = (tmp_path / "errors/0").read_text().splitlines()[-1]
-    assert re.match(r"chainrule: process 1 \(pid \d+ on .*\) ended or did not answer within 2 s \(--wait\)", said), said
+    assert re.match(
+        r"chainrule: process 1 \(pid \d+ on .*\) ended, could not be reached or did not answer within 2 s \(--wait\)",
+        said,
+    ), said
