@@ -1,4 +1,4 @@
-"""Two processes of one thread beside one process of two: speed, memory, the stall of a checkpoint, the time of a restart.
+"""Two processes of one thread beside one process of two: speed, memory, the wait for a checkpoint, the restart time.
 
     python benchmarks/parallel.py
 
@@ -36,7 +36,7 @@ def environment(threads: int) -> dict[str, str]:
 def write_text(path: Path) -> None:
     rng = random.Random(0)
     words = ["".join(rng.choice("abcdefghij") for _ in range(rng.randint(2, 7))) for _ in range(3000)]
-    path.write_text("\n".join(" ".join(rng.choice(words) for _ in range(40)) for _ in range(6000)))
+    path.write_text("\n".join(" ".join(rng.choice(words) for _ in range(40)) for _ in range(1200)))
 
 
 def side(folder: Path, shard: str, steps: int) -> None:
@@ -77,7 +77,8 @@ def side(folder: Path, shard: str, steps: int) -> None:
         momentum = muon.momentum if hasattr(muon, "momentum") else muon.alone.momentum
         states += sum(tensor.nbytes for tensor in (momentum.values() if isinstance(momentum, dict) else momentum))
         made.close()
-        found = {"tokens_per_second": (steps - 3) * 4096 / seconds, "stall": rest, "step": seconds / (steps - 3), "states": states}  # fmt: skip
+        pace = seconds / (steps - 3)
+        found = {"tokens_per_second": 4096 / pace, "stall": rest, "step": pace, "states": states}
         if processes.first:
             print(json.dumps(found))
 
@@ -85,9 +86,7 @@ def side(folder: Path, shard: str, steps: int) -> None:
 def measured(folder: Path, world: int, shard: str, steps: int) -> dict[str, float]:
     words = [__file__, "--side", shard, "--folder", str(folder), "--steps", str(steps)]
     command = [*(TORCHRUN if world > 1 else [sys.executable]), *words]
-    done = subprocess.run(
-        command, env=environment(2 // world), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    done = subprocess.run(command, env=environment(2 // world), capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -113,7 +112,7 @@ def restart(folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()

@@ -99,6 +99,10 @@ class Muon:
             shape: torch.zeros(len(stack), *shape, device=stack[0].parameter.device)
             for shape, stack in self.stacks.items()
         }
+        self.scales = {  # (N, 1, 1); made once: a GPU is waited for when numbers are sent to it
+            shape: torch.tensor([matrix.scale for matrix in stack], device=stack[0].parameter.device)[:, None, None]
+            for shape, stack in self.stacks.items()
+        }
 
     @torch.no_grad()
     def step(self, rate: float, momentum: float, finite: Tensor | None = None) -> None:
@@ -108,7 +112,7 @@ class Muon:
             )
             moves = nesterov(gradients, self.momentum[shape], momentum, finite)
             updates = orthogonal(moves.to(self.precision)).float()
-            scales = torch.tensor([matrix.scale for matrix in stack], device=updates.device)[:, None, None]
+            scales = self.scales[shape]
             moved = [matrix.of(matrix.parameter) for matrix in stack]
             updates.mul_(scales if finite is None else scales * finite)
             torch._foreach_add_(moved, list(updates.unbind()), alpha=-rate)
