@@ -2,7 +2,7 @@
 
     python benchmarks/parallel.py
 
-The model has 8 layers of width 256 and a vocabulary of 2,048; batches of 4,096 tokens at context 128, float32, Muon.
+The model has 4 layers of width 256 and a vocabulary of 2,048; batches of 2,048 tokens at context 128, float32, Muon.
 """
 
 import sys
@@ -23,7 +23,6 @@ from typing import Any
 
 from benchmarks.record import record
 
-SHAPE = "--depth 8 --width 256 --heads 8 --context 128 --batch-tokens 4096 --compile off --dtype float32"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TINY = "--tokenizer byte --depth 2 --width 64 --heads 2 --context 64 --batch-tokens 512 --compile off --dtype float32"
 
@@ -50,7 +49,7 @@ def side(folder: Path, shard: str, steps: int) -> None:
     from chainrule.training.sharding import local
 
     options = PretrainOptions(
-        depth=8, width=256, heads=8, context=128, batch_tokens=4096, steps=steps, compile="off",
+        depth=4, width=256, heads=8, context=128, batch_tokens=2048, steps=steps, compile="off",
         validate_every=10**6,
     )  # fmt: skip
     with joined("cpu") as processes, tempfile.TemporaryDirectory() as temporary:
@@ -78,7 +77,7 @@ def side(folder: Path, shard: str, steps: int) -> None:
         states += sum(tensor.nbytes for tensor in (momentum.values() if isinstance(momentum, dict) else momentum))
         made.close()
         pace = seconds / (steps - 3)
-        found = {"tokens_per_second": 4096 / pace, "stall": rest, "step": pace, "states": states}
+        found = {"tokens_per_second": 2048 / pace, "stall": rest, "step": pace, "states": states}
         if processes.first:
             print(json.dumps(found))
 
@@ -128,7 +127,7 @@ def main() -> None:
         one = measured(folder, 1, "off", options.steps)
         whole, cut = (measured(folder, 2, shard, options.steps) for shard in ("off", "on"))
         seconds = restart(folder)
-    shape = "8 x 256, vocabulary 2,048, 4,096 tokens a step, float32"
+    shape = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
     for name, found in (("replicated", whole), ("sharded", cut)):
         ours, peer = found["tokens_per_second"], one["tokens_per_second"]
         record(f"parallel {name}", round(ours), round(peer), round(ours / peer, 2),
