@@ -5,7 +5,7 @@
 
 Pretraining is the trainer's whole step (Muon, bfloat16 activations over float32 weights) on random tokens; its share is
 of the rate of matrix products measured here. Decoding is greedy from a prompt of 16 tokens; its share is of the
-measured rate at which memory is read. With --toy the sizes are tiny: the figures mean nothing, the code is that of the GPU.
+measured rate at which memory is read. With --toy the sizes are tiny and the figures mean nothing.
 """
 
 import sys

@@ -97,7 +97,7 @@ def restart(folder: Path) -> float:
     words += [str(folder / "killed"), *TINY.split(), "--steps", "400", "--validate-every", "50"]
     with (folder / "said").open("w") as said:
         run = subprocess.Popen(words, env=environment(1), stdout=subprocess.DEVNULL, stderr=said)
-    while not (folder / "killed/training/50").is_dir():
+    while not list((folder / "killed/training").glob("[0-9]*")):
         time.sleep(0.01)
     children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
     os.kill(max(int(child) for child in children), signal.SIGKILL)
@@ -112,6 +112,7 @@ def restart(folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--restart", action="store_true", help="measure also how long a restart takes")
     parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
@@ -126,7 +127,7 @@ def main() -> None:
         subprocess.run([sys.executable, *words], env=environment(2), check=True, capture_output=True)
         one = measured(folder, 1, "off", options.steps)
         whole, cut = (measured(folder, 2, shard, options.steps) for shard in ("off", "on"))
-        seconds = restart(folder)
+        seconds = restart(folder) if options.restart else None
     shape = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
     for name, found in (("replicated", whole), ("sharded", cut)):
         ours, peer = found["tokens_per_second"], one["tokens_per_second"]
@@ -136,7 +137,10 @@ def main() -> None:
                f"seconds that the training waited for a checkpoint, and those of a step; {shape}")  # fmt: skip
     record("parallel memory", cut["states"], whole["states"], round(cut["states"] / whole["states"], 2),
            f"bytes of weights and optimizer in each of 2 processes, sharded beside replicated; {shape}")  # fmt: skip
-    record("parallel restart", round(seconds, 1), None, None, "seconds from a kill to going on, torchrun, 2 processes")
+    if seconds is not None:
+        record(
+            "parallel restart", round(seconds, 1), None, None, "seconds from a kill to going on, torchrun, 2 processes"
+        )
 
 
 if __name__ == "__main__":
