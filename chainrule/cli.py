@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         mistake = isinstance(error, ChainruleError) or _is_about_a_file(error)
         if mistake and not traceback:
+            _let_the_first_process_speak()
             print("chainrule: " + " ".join(str(error).split()), file=sys.stderr)
             sys.exit(2)
         if not mistake:
@@ -57,6 +59,13 @@ def _without_traceback(words: list[str]) -> tuple[list[str], bool]:
     end = words.index("--") if "--" in words else len(words)
     kept = [word for word in words[:end] if word != TRACEBACK]
     return kept + words[end:], len(kept) < end
+
+
+def _let_the_first_process_speak() -> None:
+    """Under torchrun, wait a moment in all processes but the first: if it met the same mistake, it says so, and
+    torchrun ends the others."""
+    if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("RANK", "0") != "0":
+        time.sleep(1.0)
 
 
 def _is_about_a_file(error: Exception) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import cache
 from itertools import chain, repeat
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -94,3 +95,12 @@ def compiler() -> bool:
 
 def threads() -> int:
     return torch.get_num_threads()
+
+
+def free_memory() -> float:
+    """Bytes of this machine's memory that programs can still take; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return float("inf")
+    return 1024.0 * next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 2**60)

@@ -1,6 +1,7 @@
 """The command `finetune`: labelled examples to a classifier."""
 
 import sys
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
 from chainrule.commands.accuracy import print_score
@@ -18,9 +19,11 @@ from chainrule.commands.options import (
     check_at_least,
     check_seed,
 )
+from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
     from chainrule.finetuning.finetune import Finetuning
+    from chainrule.training.parallel import Processes
 
 
 def finetune(
@@ -38,6 +41,7 @@ def finetune(
     longer: Longer = "cut",
     seed: int = 0,
     limit: Limit = None,
+    parallel: ParallelOptions = ParallelOptions(),
     bos: Bos = None,
     device: Device = "auto",
     dtype: TrainingDtype = "auto",
@@ -68,45 +72,56 @@ def finetune(
     from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.measure import held_out, measure
+    from chainrule.training.parallel import joined
 
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank)
     check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_seed(seed)
-    read = columns.load(task)
-    lm = load(model, device=device, dtype="float32", bos=bos)
-    # test rows that would be refused in the end are refused before anything is trained
-    Features(lm.model, lm.tokenizer, longer=longer).tokens(
-        [read.finetune_text(row) for row in held_out(read, limit).rows]
-    )
-    with nothing_left_if_refused(
-        out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
-    ):
-        finetuning = Finetuning(lm, read, options, out)
-        _train(finetuning)
-        classifier = finetuning.classifier()
+    with joined(device, parallel.wait) as processes:
+        with processes.together():
+            read = columns.load(task)
+            lm = load(model, device=device, dtype="float32", bos=bos)
+            # test rows that would be refused in the end are refused before anything is trained
+            Features(lm.model, lm.tokenizer, longer=longer).tokens(
+                [read.finetune_text(row) for row in held_out(read, limit).rows]
+            )
+        cleared = nothing_left_if_refused(
+            out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
+        )
+        with cleared if processes.first else nullcontext():
+            finetuning = Finetuning(lm, read, options, out, processes=processes, parallel=parallel)
+            _train(finetuning, processes)
+            classifier = finetuning.classifier()
+    if not processes.first:
+        return
     score = measure(classifier, read, limit)
     print_score([score], read, classifier.notes, json, {})
     if not json:
         print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
 
 
-def _train(finetuning: "Finetuning") -> None:
+def _train(finetuning: "Finetuning", processes: "Processes") -> None:
     """Make the remaining steps and report them; a signal saves and ends the process."""
     from chainrule.terminal import log, progress_bar, signals_noted
 
-    if finetuning.finished:
+    finished = finetuning.finished
+    if finished and processes.first:
         log(f"{finetuning.out} is finished; use another --out to train again")
-    with signals_noted() as signalled, progress_bar(1.0, "finetuning") as bar:
+    show = progress_bar(1.0, "finetuning") if processes.first else nullcontext(lambda done, beside: None)
+    with signals_noted() as signalled, show as bar:
         for progress in finetuning.advance():
-            beside = (
-                f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}"
-                f"  {progress.steps_per_second * finetuning.batch_size:,.0f} texts/s"
-                f"  {progress.seconds_left:.0f} s left"
-            )
-            bar(progress.step / progress.steps, beside)
-            if progress.validation_loss is not None:
-                log(f"{beside}  validation loss {progress.validation_loss:.4f}")
-            if (number := signalled()) is not None and progress.step < progress.steps:
+            if processes.first and progress.shown:
+                beside = (
+                    f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}"
+                    f"  {progress.steps_per_second * finetuning.batch_size:,.0f} texts/s"
+                    f"  {progress.seconds_left:.0f} s left"
+                )
+                bar(progress.step / progress.steps, beside)
+                if progress.validation_loss is not None:
+                    log(f"{beside}  validation loss {progress.validation_loss:.4f}")
+            number = processes.largest(signalled() or 0)
+            if number and progress.step < progress.steps:
                 finetuning.save()
-                log(f"stopped and saved at step {progress.step}; the same command continues from there")
+                if processes.first:
+                    log(f"stopped and saved at step {progress.step}; the same command continues from there")
                 sys.exit(128 + number)

@@ -1,6 +1,8 @@
 """The command `pretrain`: text or shards to a language model."""
 
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +10,7 @@ from chainrule.arguments import Help
 from chainrule.commands.options import Device, Folder, Json, TrainingDtype
 from chainrule.corpus.options import CorpusOptions
 from chainrule.pretraining.options import PretrainOptions
+from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
     from chainrule.pretraining.run import Run
@@ -19,6 +22,7 @@ def pretrain(
     out: Folder,
     options: PretrainOptions = PretrainOptions(),
     corpus: CorpusOptions = CorpusOptions(),
+    parallel: ParallelOptions = ParallelOptions(),
     device: Device = "auto",
     dtype: TrainingDtype = "auto",
     json: Json = False,
@@ -40,10 +44,26 @@ def pretrain(
     from chainrule.pretraining.start import open_run
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import log, print_json
+    from chainrule.training.parallel import joined
 
-    with nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",)):
-        run = open_run(data, out, options, corpus, device=device, dtype=dtype, log=log)
-        _train(run)
+    with joined(device, parallel.wait) as processes:
+        say = log if processes.first else lambda line: None
+        cleared = nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",))
+        with cleared if processes.first else nullcontext():
+            run = open_run(
+                data,
+                out,
+                options,
+                corpus,
+                device=device,
+                dtype=dtype,
+                log=say,
+                processes=processes,
+                parallel=parallel,
+            )
+            _train(run, say)
+    if not processes.first:
+        return
     summary = run.summary()
     if json:
         print_json(asdict(summary))
@@ -55,10 +75,11 @@ def pretrain(
     )
 
 
-def _train(run: "Run") -> None:
+def _train(run: "Run", log: Callable[[str], None]) -> None:
     """Make the remaining steps and report them; a signal saves and ends the process."""
-    from chainrule.terminal import log, one_line, progress_bar, signals_noted
+    from chainrule.terminal import one_line, progress_bar, signals_noted
 
+    processes = run.processes
     if run.finished:
         log(
             f"{run.out} is finished ({run.step} steps);"
@@ -66,20 +87,25 @@ def _train(run: "Run") -> None:
         )
     elif run.step:
         log(f"going on from step {run.step} of {run.decided.steps}")
-    with signals_noted() as signalled, progress_bar(run.decided.steps, "training") as show:
+    bar = progress_bar(run.decided.steps, "training") if processes.first else nullcontext(lambda done, beside: None)
+    with signals_noted() as signalled, bar as show:
         for progress in run.advance():
-            beside = (
-                f"step {progress.step}/{run.decided.steps}  loss {progress.loss:.3f}"
-                f"  {progress.tokens_per_second:,.0f} tokens/s  {progress.mfu:.0%} of the matmul rate"
-                f"  {progress.seconds_left:.0f} s left"
-            )
-            show(progress.step, beside)
+            if progress.shown and processes.first:
+                beside = (
+                    f"step {progress.step}/{run.decided.steps}  loss {progress.loss:.3f}"
+                    f"  {progress.tokens_per_second:,.0f} tokens/s  {progress.mfu:.0%} of the matmul rate"
+                    f"  {progress.seconds_left:.0f} s left"
+                )
+                show(progress.step, beside)
             if progress.note:
                 log(progress.note)
             if progress.validation_loss is not None:
-                log(f"{beside}  validation loss {progress.validation_loss:.4f}")
-                log(f"    {one_line(run.sample())}")
-            if (number := signalled()) is not None and not run.finished:
+                sample = one_line(run.sample())  # by all processes: the model may be cut
+                if processes.first:
+                    log(f"{beside}  validation loss {progress.validation_loss:.4f}")
+                    log(f"    {sample}")
+            number = processes.largest(signalled() or 0)
+            if number and not run.finished:
                 run.save()
                 log(f"stopped and saved at step {run.step}; the same command continues from there")
                 sys.exit(128 + number)

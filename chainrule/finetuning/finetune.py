@@ -9,6 +9,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
+from chainrule.corpus.batches import share
 from chainrule.errors import DataError, ModelError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
@@ -34,6 +36,9 @@ from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
 from chainrule.training.classes import LabelledTexts
+from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.parallel_options import ParallelOptions
+from chainrule.training.sharding import decide_sharding
 from chainrule.training.trainer import Progress
 
 Train = Literal["full", "lora", "head"]
@@ -102,7 +107,8 @@ def finetune(
 class Finetuning:
     """A finetuning step by step: iterate `advance`, then call `classifier`; `finetune` does it in one call.
 
-    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to be continued.
+    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to be continued. All
+    `processes` do the same, and the first one writes.
     """
 
     def __init__(
@@ -112,7 +118,10 @@ class Finetuning:
         options: FinetuneOptions = FinetuneOptions(),
         out: str | Path | None = None,
         features: Features | None = None,
+        processes: Processes = ALONE,
+        parallel: ParallelOptions = ParallelOptions(),
     ) -> None:
+        self._processes, self._parallel = processes, parallel
         if task.kind != "classification":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
@@ -124,10 +133,20 @@ class Finetuning:
             )
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
         examples = task.subset(options.labels, options.seed)
-        decided = Decided(_name(machine.training_dtype(options.dtype, lm.device)), machine.threads())
+        if len(examples) < processes.world:
+            raise OptionError(
+                f"finetune: wanted an example for each of {processes.world} processes, got {len(examples)}; start fewer"
+            )
+        dtype = machine.training_dtype(options.dtype, lm.device)
+        decided = Decided(_name(dtype), machine.threads() * processes.world)
+        asked = _asked(lm, examples, self.form, options) if self.out is not None or processes.world > 1 else {}
+        processes.require_same(_named(asked, parallel))
+        with processes.together():
+            if self.out is not None and processes.first:
+                decided = _open(self.out, asked, decided)
+        decided = Decided(**processes.from_first(dataclasses.asdict(decided)))
         if self.out is not None:
-            decided = _open(self.out, _asked(lm, examples, self.form, options), decided)
-            torch.set_num_threads(decided.threads)
+            torch.set_num_threads(max(1, decided.threads // processes.world))
         self._training: ClassifierTraining | None = None
         if options.train != "head" and not self.finished:
             self._training = self._prepare(task, examples, getattr(torch, decided.dtype))
@@ -136,6 +155,10 @@ class Finetuning:
     @property
     def finished(self) -> bool:
         """Whether `out` holds the classifier already."""
+        return self._processes.from_first(self._there)
+
+    @property
+    def _there(self) -> bool:
         return self.out is not None and any((self.out / name).is_file() for name in ("model.safetensors", WEIGHTS))
 
     @property
@@ -155,10 +178,11 @@ class Finetuning:
 
     def classifier(self) -> Classifier:
         """The trained classifier; it is saved to `out`, where that was given."""
-        if self.out is not None and self.finished:
+        if self.finished:
+            assert self.out is not None
             return load_classifier(self.out, device=self.lm.device.type, dtype=_name(self.lm.model.dtype))
         if self._training is None:
-            w = self._solved(self._features(self._texts(self._examples)), self._examples)
+            w = self._solved(self._examples)
             classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
         else:
             assert self._training.trainer.finished, "steps are left"
@@ -168,9 +192,10 @@ class Finetuning:
             trained = self._training.trained
             adapter = self._adapter(trained, w) if isinstance(trained, LowRankMatrices) else None
             classifier = Classifier(features, w, self.labels, self.form, self.lm.family, adapter)
-        if self.out is not None:
-            classifier.save(self.out)
-            shutil.rmtree(self.out / "training", ignore_errors=True)
+        with self._processes.together():
+            if self.out is not None and self._processes.first:
+                classifier.save(self.out)
+                shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
     def _adapter(self, trained: LowRankMatrices, w: Tensor) -> Adapter | None:
@@ -194,6 +219,15 @@ class Finetuning:
         self._cut = reader.cut
         bare = without_output(self.lm.model)
         trained: AllWeights | LowRankMatrices
+        shard = options.train == "full" or self._parallel.shard == "on"
+        shard = shard and decide_sharding(
+            self._parallel.shard, bare, bare.config.width, self.lm.device, self._processes
+        )
+        if shard and options.train == "lora":
+            raise OptionError(
+                "--shard on: wanted --train full beside it, got lora, whose frozen model every process holds whole;"
+                " take --shard off"
+            )
         if options.train == "lora":
             make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
             if options.rank is not None and options.rank > bare.config.width:
@@ -203,7 +237,7 @@ class Finetuning:
             make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])
         return ClassifierTraining(
             trained,
-            self._solved(self._features(self._texts(examples)), examples),
+            self._solved(examples),
             train,
             validation,
             make(
@@ -216,14 +250,24 @@ class Finetuning:
             self._weights(train.classes),
             dtype,
             None if self.out is None else self.out / "training",
+            self._processes,
+            shard,
         )
 
     def _texts(self, examples: Examples) -> list[str]:
         return [self.form(row) for row in examples.rows]
 
-    def _solved(self, features: NDArray[np.float32], examples: Examples) -> Tensor:
-        classes = classes_of(examples.labels, self.labels)
-        return solve_head(features, classes, balanced=self.options.class_weights, seed=self.options.seed)
+    def _solved(self, examples: Examples) -> Tensor:
+        """The head on the model's features: each process computes those of some texts, and the first one solves."""
+        processes, texts = self._processes, self._texts(examples)
+        mine = self._features(texts[share(len(texts), processes.rank, processes.world)])
+        features = processes.concatenated(torch.from_numpy(mine), len(texts))
+        w = torch.empty(len(self.labels), features.shape[1])
+        if processes.first:
+            classes = classes_of(examples.labels, self.labels)
+            balanced, seed = self.options.class_weights, self.options.seed
+            w = solve_head(features.numpy(), classes, balanced=balanced, seed=seed)
+        return processes.sent_by_first(w)
 
     def _weights(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """(C,) the weight of a text of each class."""
@@ -256,6 +300,14 @@ def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOpti
         model.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     asked["model"] = model.hexdigest()
     return {name: value for name, value in asked.items() if value is not None}
+
+
+def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
+    """What must be the same in all processes, as messages name it."""
+    called = {"examples": "the examples of TASK", "model": "the weights of MODEL"}
+    options = {called.get(name, f"--{name.replace('_', '-')}"): value for name, value in asked.items()}
+    versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
+    return {**options, "--shard": parallel.shard, "--wait": parallel.wait, **versions}
 
 
 def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:

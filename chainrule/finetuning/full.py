@@ -19,9 +19,11 @@ from chainrule.model.formats.checkpoint import empty_model
 from chainrule.model.formats.classifier import Head
 from chainrule.model.padding import Tokens
 from chainrule.model.transformer import Transformer
-from chainrule.training.checkpoints import newest_checkpoint
+from chainrule.training.checkpoints import resumed
 from chainrule.training.classes import Classes, LabelledTexts
 from chainrule.training.optimizer import Group, Optimizer, Schedule
+from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.sharding import shard_by_block
 from chainrule.training.trainer import Saving, Trainer, Validating
 
 BATCH_SIZE = 32  # texts a step
@@ -102,7 +104,8 @@ class ClassifierTraining:
     """The training of one classifier from a Transformer without output: iterate `trainer.steps()`, then take `result`.
 
     `w` (C, D) is where the head starts, `weights` (C,) what a text of each class counts, `dtype` that of the
-    activations. With validation texts the best state is the result, that before the first step included. With a
+    activations. All `processes` make one alike, and share the work; with `shard` each holds a part of the weights. With
+    validation texts the best state is the result, that before the first step included. With a
     `folder`, the same training goes on from what it holds, with the same bits.
     """
 
@@ -116,11 +119,15 @@ class ClassifierTraining:
         weights: NDArray[np.float32],
         dtype: torch.dtype,
         folder: Path | None = None,
+        processes: Processes = ALONE,
+        shard: bool = False,
     ) -> None:
         self.trained, self.batch_size = trained, recipe.batch_size
         device = trained.start.device
         self.model = TextClassifier(trained.transformer, w.to(device))
         self.model.transformer.compute_dtype = dtype
+        if shard:
+            shard_by_block(self.model, trained.transformer.blocks, processes, device, torch.float32)
         names = {parameter: name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         theta = [parameter for parameter in names if parameter is not self.model.head.w]
         groups = [Group(theta, recipe.rate), Group([self.model.head.w], recipe.head_rate)]
@@ -135,7 +142,7 @@ class ClassifierTraining:
             smoothing=recipe.smoothing,
         )
         every = -(-recipe.steps // VALIDATIONS)
-        validating = Validating(lambda: objective.validate(self.model, validation), every, keep_best=True)
+        validating = Validating(lambda: objective.validate(self.model, validation, processes), every, keep_best=True)
         self.trainer = Trainer(
             self.model,
             Optimizer(names, [], recipe.rate, groups, schedule),
@@ -143,14 +150,16 @@ class ClassifierTraining:
             recipe.steps,
             validating=validating if len(validation) else None,
             saving=None if folder is None else Saving(folder),
+            processes=processes,
         )
-        checkpoint = None if folder is None else newest_checkpoint(folder)
+        checkpoint = None if folder is None else resumed(folder, processes)
         if checkpoint is not None:
             self.trainer.resume(checkpoint)
 
     def result(self) -> tuple[Transformer, Tensor]:
         """θ and w: of the best state where there are validation texts, else of the last."""
-        state = {name: tensor.clone() for name, tensor in self.trainer.result().items()}
+        device = self.trained.start.device
+        state = {name: tensor.clone().to(device) for name, tensor in self.trainer.result().items()}
         w = state.pop("head.w").cpu()
         model = self.trained.result({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
         model.compute_dtype = self.trained.start.compute_dtype or self.trained.start.dtype

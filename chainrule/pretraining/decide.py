@@ -3,6 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per
 from chainrule.pretraining.run import Decided
 from chainrule.training.objectives import Compiled, Objective
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
+from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.parallel_muon import ReplicatedMuon, ShardedMuon
+from chainrule.training.sharding import sharded
 from chainrule.training.trainer import Trainer
 
 DEFAULT_MINUTES = 10.0
@@ -57,7 +61,7 @@ def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.dev
     return model.to(device), options.family_name
 
 
-def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> Optimizer:
+def make_optimizer(model: Transformer, options: PretrainOptions, steps: int, processes: Processes = ALONE) -> Optimizer:
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW alone."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     schedule = Schedule(steps)
@@ -82,12 +86,18 @@ def make_optimizer(model: Transformer, options: PretrainOptions, steps: int) -> 
     matrices = [Matrix(*found) for found in linear_maps(model)]
     groups = [group for group in groups if group.parameters]
     # Where bfloat16 is emulated, Newton-Schulz in it would take twice as long as the rest of the step.
-    return Optimizer(names, matrices, rate, groups, schedule, model.compute_dtype or torch.float32)
+    precision, muon = model.compute_dtype or torch.float32, None
+    if processes.world > 1:
+        make = ShardedMuon if sharded(model) else ReplicatedMuon
+        muon = make(matrices, precision, processes)
+        matrices = []
+    return Optimizer(names, matrices, rate, groups, schedule, precision, muon)
 
 
-def decide(model: Transformer, options: PretrainOptions, dtype: str) -> Decided:
-    """All that is decided without timing steps; `measure` completes it."""
-    device = model.device
+def decide(
+    model: Transformer, device: torch.device, options: PretrainOptions, dtype: str, processes: Processes = ALONE
+) -> Decided:
+    """All that is decided without timing steps, for a training on `device`; `measure` completes it."""
     precision = machine.training_dtype(dtype, device)
     rows = windows_per_step(options, model.config.layers, model.config.context)
     at_once = max(1, machine.tokens_at_once("pretraining", device) // model.config.context)
@@ -100,7 +110,7 @@ def decide(model: Transformer, options: PretrainOptions, dtype: str) -> Decided:
         dtype=str(precision).removeprefix("torch."),
         compiled=options.compile == "on",
         device=str(device),
-        threads=machine.threads(),
+        threads=machine.threads() * processes.world,
         matmul_rate=machine.matmul_rate(device, precision),
     )
 
@@ -113,10 +123,12 @@ def measure(
     options: PretrainOptions,
     started: float,
     log: Log,
+    processes: Processes = ALONE,
 ) -> Decided:
     """Time steps on this machine where a decision depends on it; the model's weights stay as they were.
 
-    `started` is when the run began by `time.monotonic`: --minutes counts from there.
+    `started` is when the run began by `time.monotonic`: --minutes counts from there. All processes make the steps, and
+    the first one's clock decides.
     """
     # The cost of a validation, in steps. There is one at the end, and up to twenty if they take less than a tenth.
     validation = FORWARD_SHARE * validation_tokens / (decided.rows * model.config.context)
@@ -125,46 +137,55 @@ def measure(
         if options.minutes is None:
             log(f"neither --steps nor --minutes given: training for {minutes:g} minutes")
         end = started + 0.97 * 60 * minutes  # the rest is for saving
-        decided, seconds = _fastest(model, objective, options, decided, lambda _: end - time.monotonic())
-        affordable = (end - time.monotonic()) / seconds
+        timing = _Timing(model, objective, options, processes)
+        decided, seconds = _fastest(timing, decided, lambda _: end - time.monotonic())
+        affordable = processes.from_first((end - time.monotonic()) / seconds)
         steps = max(1, int(affordable - max(validation, min(20 * validation, affordable / 11))))
         decided = dataclasses.replace(decided, steps=min(steps, options.steps or steps))
         log(f"{seconds * 1000:.0f} ms a step: {steps} steps fit into {minutes:g} minutes")
     elif options.compile == "auto" and options.steps > 200:
-        decided, _ = _fastest(model, objective, options, decided, lambda seconds: seconds * decided.steps)
+        timing = _Timing(model, objective, options, processes)
+        decided, _ = _fastest(timing, decided, lambda seconds: seconds * decided.steps)
     validate_every = options.validate_every or max(-(-decided.steps // 20), int(10 * validation), 1)
     return dataclasses.replace(decided, validate_every=validate_every, log_every=max(1, decided.steps // 500))
 
 
-def _fastest(
-    model: Transformer,
-    objective: Objective[Any],
-    options: PretrainOptions,
-    decided: Decided,
-    seconds_ahead: Callable[[float], float],
-) -> tuple[Decided, float]:
+@dataclass(frozen=True)
+class _Timing:
+    """What is timed, and the processes that make the steps."""
+
+    model: Transformer
+    objective: Objective[Any]
+    options: PretrainOptions
+    processes: Processes
+
+    def seconds_a_step(self, compiled: bool) -> float:
+        """Mean over a few steps after the first two; the weights are then restored."""
+        model, processes = self.model, self.processes
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        optimizer = make_optimizer(model, self.options, 2**30, processes)
+        objective = Compiled(self.objective) if compiled else self.objective
+        steps = Trainer(model, optimizer, objective, 2**30, processes=processes).steps()
+        for _ in range(2):  # the first steps allocate, or compile
+            float(next(steps).loss)
+        start, made = time.monotonic(), 0
+        while processes.from_first(made < 3 or (made < 50 and time.monotonic() - start < 2)):
+            float(next(steps).loss)
+            made += 1
+        seconds = processes.from_first((time.monotonic() - start) / made)
+        model.load_state_dict(before)
+        return seconds
+
+
+def _fastest(timing: _Timing, decided: Decided, seconds_ahead: Callable[[float], float]) -> tuple[Decided, float]:
     """With torch.compile or without, whichever is faster and pays off in the seconds ahead; and the seconds a step."""
-    seconds = _seconds_a_step(model, Compiled(objective) if decided.compiled else objective, options)
-    if options.compile != "auto" or not machine.compiler() or seconds_ahead(seconds) < WORTH_COMPILING:
+    seconds = timing.seconds_a_step(decided.compiled)
+    worth = timing.options.compile == "auto" and machine.compiler() and seconds_ahead(seconds) >= WORTH_COMPILING
+    if not timing.processes.from_first(worth):
         return decided, seconds
     try:
-        compiled_seconds = _seconds_a_step(model, Compiled(objective), options)
+        compiled_seconds = timing.seconds_a_step(compiled=True)
     except Exception:  # whatever a broken compiler raises: without it, training works
         return decided, seconds
     faster = compiled_seconds < seconds
     return dataclasses.replace(decided, compiled=faster), min(seconds, compiled_seconds)
-
-
-def _seconds_a_step(model: Transformer, objective: Objective[Any], options: PretrainOptions) -> float:
-    """Mean over a few steps after the first two; the weights are then restored."""
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    steps = Trainer(model, make_optimizer(model, options, 2**30), objective, 2**30).steps()
-    for _ in range(2):  # the first steps allocate, or compile
-        next(steps)
-    start, made = time.monotonic(), 0
-    while made < 3 or (made < 50 and time.monotonic() - start < 2):
-        next(steps)
-        made += 1
-    seconds = (time.monotonic() - start) / made
-    model.load_state_dict(before)
-    return seconds

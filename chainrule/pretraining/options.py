@@ -35,6 +35,7 @@ class PretrainOptions:
         compile: Use torch.compile; auto: if it saves time.
         seed: Seed of the initial weights and of the order of the text.
         verify: Check the hashes of all shards first, not only their sizes.
+        keep: Keep the newest N checkpoints, and the one of the lowest validation loss (default: the newest alone).
     """
 
     depth: int | None = None
@@ -55,6 +56,7 @@ class PretrainOptions:
     compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
     verify: bool = False
+    keep: int | None = None
 
     def __post_init__(self) -> None:
         for name in (
@@ -67,6 +69,7 @@ class PretrainOptions:
             "batch_tokens",
             "learning_rate",
             "validate_every",
+            "keep",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

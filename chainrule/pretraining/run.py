@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,16 @@ from chainrule.corpus.shards import Split
 from chainrule.language_model import Pretrained
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.checkpoint import weights
+from chainrule.model.formats.sharded_file import Parts, weight_parts
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.curve import draw_losses
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import unaltered
+from chainrule.training.checkpoints import Keeping
 from chainrule.training.objectives import Compiled, MaskedToken, NextToken
 from chainrule.training.optimizer import Optimizer
+from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.sharding import local, own_rows, release, sharded
 from chainrule.training.trainer import Progress as Made
 from chainrule.training.trainer import Saving, Trainer, Validating
 
@@ -41,8 +45,8 @@ class Decided:
     dtype: str
     compiled: bool
     device: str
-    threads: int
-    matmul_rate: float  # of this machine, in floating-point operations a second
+    threads: int  # of all processes together
+    matmul_rate: float  # of a process, in floating-point operations a second
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,17 @@ class Progress:
     """Where a run stands after a step."""
 
     step: int
-    loss: float  # nats a token, of this step's batch
+    made: Made  # the step's loss, in nats a token, and gradient norm: reading them waits for the device
     tokens_per_second: float
     mfu: float  # share of the machine's matmul rate
     seconds_left: float
     validation_loss: float | None
     note: str = ""  # a line for the user, if there is something to say
+    shown: bool = True  # the step's figures are logged, or known without waiting for the device
+
+    @property
+    def loss(self) -> float:
+        return self.made.loss
 
 
 @dataclass(frozen=True)
@@ -81,17 +90,22 @@ class Run:
         optimizer: Optimizer,
         validation: Split,
         decided: Decided,
+        processes: Processes = ALONE,
+        keeping: Keeping = Keeping(),
     ) -> None:
         self.out, self.language_model, self.objective = out, language_model, objective
-        self.validation, self.decided = validation, decided
+        self.validation, self.decided, self.processes = validation, decided, processes
         self.trainer = Trainer(
             self.model,
             optimizer,
             Compiled(objective) if decided.compiled else objective,
             decided.steps,
-            validating=Validating(lambda: objective.validate(self.model, validation), decided.validate_every),
-            saving=Saving(out / "training", self._weights, self.publish),
-            log=self._log,
+            validating=Validating(
+                lambda: objective.validate(self.model, validation, processes), decided.validate_every
+            ),
+            saving=Saving(out / "training", self._weights, self.publish, keeping),
+            log=self._log if processes.first else lambda made: None,
+            processes=processes,
         )
 
     @property
@@ -126,38 +140,47 @@ class Run:
 
         Whoever iterates may stop at any time; `save` keeps what was reached.
         """
-        self._rewrite_log()
+        if self.processes.first:
+            self._rewrite_log()
         for made in self.trainer.steps():
             tokens_per_second = made.steps_per_second * self.step_tokens
+            shown = self._logged(made) or not self.trainer.ahead
             yield Progress(
                 step=made.step,
-                loss=made.loss,
+                made=made,
                 tokens_per_second=tokens_per_second,
                 mfu=self._mfu(tokens_per_second),
                 seconds_left=made.seconds_left,
                 validation_loss=made.validation_loss,
-                note=self._note(made.skipped),
+                note=self._note(shown and made.skipped),
+                shown=shown,
             )
 
     def save(self) -> None:
         """Write a whole checkpoint of where the run stands, unless there is one, and publish its model."""
         self.trainer.save()
 
-    def _weights(self) -> dict[str, Tensor]:
+    def _weights(self) -> Mapping[str, Tensor | Parts]:
         """What a checkpoint holds of the model, by the names of its family; the log is on the disk before it, so that a
         checkpoint never knows more than the log."""
-        with (self.out / "log.jsonl").open("a") as log:
-            os.fsync(log.fileno())
-        return weights(self.model, self.language_model.family)
+        if self.processes.first:
+            with (self.out / "log.jsonl").open("a") as log:
+                os.fsync(log.fileno())
+        family = self.language_model.family
+        if not sharded(self.model):
+            return weights(self.model, family)
+        own = {name: (local(tensor.detach()), own_rows(tensor)[0]) for name, tensor in self.model.named_parameters()}
+        return weight_parts(self.model, self.model.config, family, own)
 
-    def publish(self) -> None:
-        """Link the newest checkpoint's weights as the folder's model, and at the end draw the losses."""
+    def publish(self, step: int | None = None) -> None:
+        """Link a step's checkpoint's weights (the last step's) as the folder's model; at the end draw the losses."""
+        step = self.step if step is None else step
         beside = self.out / f".model.safetensors.{os.getpid()}.partial"
         beside.unlink(missing_ok=True)
-        os.link(self.out / "training" / str(self.step) / "model.safetensors", beside)
+        os.link(self.out / "training" / str(step) / "model.safetensors", beside)
         beside.replace(self.out / "model.safetensors")
         beside.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
-        if self.finished:
+        if step >= self.decided.steps:
             draw_losses(self.log(), self.out / "loss.svg")
 
     def log(self) -> list[dict[str, Any]]:
@@ -187,6 +210,12 @@ class Run:
         """A short text that shows what was learned: one generated from nothing, always with the same seed; of a masked
         model, the beginning of the validation text with some tokens predicted, in brackets."""
         self.model.eval()
+        try:
+            return self._sampled()
+        finally:
+            release(self.model)
+
+    def _sampled(self) -> str:
         length = min(SAMPLE_TOKENS, self.batches.context - 1)
         if isinstance(self.language_model, MaskedLanguageModel):
             length = min(length, self.batches.context - 1 - len(self.language_model.tokenizer.closing))
@@ -202,9 +231,12 @@ class Run:
             return f"from step {self.step} on the text is read for the fifth time: more text would help more"
         return ""
 
+    def _logged(self, made: Made) -> bool:
+        return made.validation is not None or made.step % self.decided.log_every == 0
+
     def _log(self, made: Made) -> None:
         """Add a step's line to log.jsonl, if it is one that is logged."""
-        if made.validation is None and made.step % self.decided.log_every != 0:
+        if not self._logged(made):
             return
         tokens_per_second = made.steps_per_second * self.step_tokens
         line = {
@@ -224,7 +256,8 @@ class Run:
 
     def _mfu(self, tokens_per_second: float) -> float:
         """The share of the machine's matrix-product rate that training uses (model FLOPs utilisation)."""
-        return tokens_per_second * operations_per_token(self.model) / self.decided.matmul_rate
+        rate = self.decided.matmul_rate * self.processes.world
+        return tokens_per_second * operations_per_token(self.model) / rate
 
     def _rewrite_log(self) -> None:
         kept = [json.dumps(line) + "\n" for line in self.log() if line["step"] <= self.step]

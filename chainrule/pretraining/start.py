@@ -17,6 +17,7 @@ from chainrule.errors import DataError, OptionError
 from chainrule.language_model import make_language_model, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
+from chainrule.model.transformer import Transformer
 from chainrule.pretraining.decide import Log, decide, make_model, make_optimizer, measure
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided, Run
@@ -24,8 +25,11 @@ from chainrule.storage.files import sha256, sweep, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.storage.run_folder import find_record, read_record, require_same, unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
-from chainrule.training.checkpoints import newest_checkpoint
+from chainrule.training.checkpoints import Keeping, resumed
 from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
+from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.parallel_options import ParallelOptions
+from chainrule.training.sharding import decide_sharding, shard_by_block
 
 # Of a run that was killed before run.toml was written.
 _WRITTEN_FIRST = ("data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
@@ -40,93 +44,142 @@ def open_run(
     device: str = "auto",
     dtype: str = "auto",
     log: Log = lambda line: None,
+    processes: Processes = ALONE,
+    parallel: ParallelOptions = ParallelOptions(),
 ) -> Run:
     """The run of these options in `out`, new or where it stopped. `log` is called with lines for the user.
 
-    `data` is a directory of shards, or text, which is tokenized into out/data first. Raises FolderError where `out`
-    holds something else or a run of other options or data, OptionError for options that do not fit the data or the
-    model, and DataError for text that cannot be read and shards that were altered.
+    `data` is a directory of shards, or text, which is tokenized into out/data first. All `processes` call this alike:
+    the first one tokenizes, decides and writes. Raises FolderError where `out` holds something else or a run of other
+    options or data, OptionError for options that do not fit the data, the model or the processes, and DataError for
+    text that cannot be read and shards that were altered.
     """
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
-    stored = _stored(out, asked)
-    if options.start is not None:  # a folder or a name on the Hub; the model's own tokenizer is the default
-        options = dataclasses.replace(options, start=model_directory(options.start))
-        if corpus.tokenizer == CorpusOptions.tokenizer:
-            corpus = dataclasses.replace(corpus, tokenizer=str(options.start))
-    _check(data, options, corpus)
-    for folder in (out, out / "training"):
-        sweep(folder)
-    shards = _shards(data, out, options, corpus, log)
-    manifest = {"shards": sha256(shards.directory / "manifest.json")}
-    if stored is not None:
-        before = {"shards": stored["data"]["manifest"]}
-        require_same(out, before, manifest, called={"shards": f"the shards in {shards.directory}"})
-    if options.verify:
-        shards.verify()
-    elif stored is not None:
-        shards.verify(unchanged=stored["data"].get("files"))
-
-    tokenizer = shards.tokenizer
-    where = machine.device(device)
-    model, family = make_model(tokenizer.vocabulary_size, options, where)
-    batches = Batches(
-        shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
-    )
-    validation = shards.split("validation")
-    if len(validation) < 2:
-        raise DataError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
-    if stored is not None:
-        with unaltered(out / "run.toml", "the record of a run"):
-            decided = Decided(**stored["decided"])
-        torch.set_num_threads(decided.threads)
-    else:
-        decided = decide(model, options, dtype)
+    processes.require_same(_named(asked, parallel))
+    with processes.together():
+        stored = _stored(out, asked)
+        if options.start is not None:  # a folder or a name on the Hub; the model's own tokenizer is the default
+            options = dataclasses.replace(options, start=model_directory(options.start))
+            if corpus.tokenizer == CorpusOptions.tokenizer:
+                corpus = dataclasses.replace(corpus, tokenizer=str(options.start))
+        _check(data, options, corpus, processes)
+        if processes.first:
+            for folder in (out, out / "training"):
+                sweep(folder)
+            _write_shards(data, out, options, corpus, log)
+    with processes.together():
+        shards = _shards(data, out, options)
+        manifest = sha256(shards.directory / "manifest.json")
+        if stored is not None:
+            before, called = {"shards": stored["data"]["manifest"]}, {"shards": f"the shards in {shards.directory}"}
+            require_same(out, before, {"shards": manifest}, called)
+        if options.verify:
+            shards.verify()
+        elif stored is not None and processes.first:
+            shards.verify(unchanged=stored["data"].get("files"))
+        tokenizer, where = shards.tokenizer, machine.device(device)
+        # Parts of it go to the devices of several processes.
+        made_on = where if processes.world == 1 else torch.device("cpu")
+        model, family = make_model(tokenizer.vocabulary_size, options, made_on)
+        batches = Batches(
+            shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
+        )
+        validation = shards.split("validation")
+        if len(validation) < 2:
+            raise DataError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
+        decided = _decided_before(out, stored, processes) or decide(model, where, options, dtype, processes)
+    decided = Decided(**processes.from_first(dataclasses.asdict(decided)))
+    checkpoint = resumed(out / "training", processes)
+    objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, where.type))
+    with processes.together():
+        if checkpoint is not None:
+            load_weights(model, family, Tensors(checkpoint.path), made_on)
+    _require_same_data(manifest, model, processes)
     model.compute_dtype = getattr(torch, decided.dtype)
-    objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, decided.device))
+    _place(model, where, parallel, processes)
     if stored is None:
-        decided = measure(decided, model, objective, len(validation), options, started, log)
+        decided = measure(decided, model, objective, len(validation), options, started, log, processes)
 
-    checkpoint = newest_checkpoint(out / "training")
-    if checkpoint is not None:
-        load_weights(model, family, Tensors(checkpoint.path), where)
     stop_tokens = None if options.start is None else (tokenizer.bos_id, *(stop_tokens_of(options.start) or ()))
     language_model = make_language_model(model, tokenizer, family, stop_tokens)
     run = Run(
         out,
         language_model,
         objective,
-        make_optimizer(model, options, decided.steps),
+        make_optimizer(model, options, decided.steps, processes),
         validation,
         decided,
+        processes,
+        Keeping(options.keep or 1, best=options.keep is not None),
     )
-    if stored is None:
-        tokenizer.save(out)
-        save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
-        _write_record(out, asked, decided, shards)
-    if checkpoint is not None:
-        run.trainer.resume(checkpoint)
-        run.publish()  # a kill may have come between saving and publishing
+    with processes.together():
+        if stored is None and processes.first:
+            tokenizer.save(out)
+            save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
+            _write_record(out, asked, decided, shards)
+        if checkpoint is not None:
+            run.trainer.resume(checkpoint)
+            if processes.first:
+                run.publish()  # a kill may have come between saving and publishing
     return run
 
 
-def _check(data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions) -> None:
+def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
+    """What must be the same in all processes, as it is typed."""
+    options = {f"--{name.replace('_', '-')}": value for name, value in asked.items() if name != "data"}
+    versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
+    return {"DATA": asked["data"], **options, "--shard": parallel.shard, "--wait": parallel.wait, **versions}
+
+
+def _decided_before(out: Path, stored: dict[str, Any] | None, processes: Processes) -> Decided | None:
+    """What was decided when the run was begun; its threads are divided among the processes."""
+    if stored is None:
+        return None
+    with unaltered(out / "run.toml", "the record of a run"):
+        decided = Decided(**stored["decided"])
+    torch.set_num_threads(max(1, decided.threads // processes.world))
+    return decided
+
+
+def _require_same_data(manifest: str, model: Transformer, processes: Processes) -> None:
+    if processes.world > 1:
+        total = sum(float(parameter.detach().sum()) for parameter in model.parameters())
+        processes.require_same({"the shards of DATA": manifest, "the model's weights": total})
+
+
+def _place(model: Transformer, where: torch.device, parallel: ParallelOptions, processes: Processes) -> None:
+    """Move the model, or this process's part of it, to the device it is trained on."""
+    if decide_sharding(parallel.shard, model, model.config.width, where, processes):
+        dtype = model.compute_dtype or torch.float32
+        # Gemma's norms add 1 to their weights in float32: these are put together as they are.
+        shard_by_block(model, model.blocks, processes, where, torch.float32 if model.config.norm_offset else dtype)
+    else:
+        model.to(where)
+
+
+def _check(data: Sequence[str], options: PretrainOptions, corpus: CorpusOptions, processes: Processes) -> None:
     """OptionError for what is impossible whatever the text is, before it is read and a model is made."""
     if options.start is None:
         shape = shape_of(options)
-        windows_per_step(options, shape.depth, shape.context)
+        rows, context = windows_per_step(options, shape.depth, shape.context), shape.context
     else:
         fields = read_config(options.start)
         refuse_classifier(options.start, fields)
         config, _, _ = described_by(options.start, fields)
         config.check_language_head()
-        windows_per_step(options, config.layers, config.context)
+        rows, context = windows_per_step(options, config.layers, config.context), config.context
         if config.causal != (options.objective == "next"):
             wanted, kind = ("next", "causal") if config.causal else ("masked", "masked")
             raise OptionError(
                 f"--objective: wanted {wanted} for {options.start}, which is a {kind} model, got {options.objective};"
                 f" use --objective {wanted}"
             )
+    if rows < processes.world:
+        raise OptionError(
+            f"--batch-tokens: wanted at least {processes.world * context}, a window of {context} tokens for each of"
+            f" {processes.world} processes, got {rows * context}; raise it, or start fewer processes"
+        )
     if corpus.validation == 0 and not _is_shards(data):
         raise OptionError("--validation: wanted more than 0, as a run is validated, got 0; 0.1 is usual")
 
@@ -160,7 +213,8 @@ def _asked(
     }
     asked["from"] = asked.pop("start")
     asked["optimizer"] = options.optimizer_name
-    del asked["workers"], asked["verify"], asked["mask"]  # two change nothing, mask follows from the objective
+    for name in ("workers", "verify", "keep", "mask"):  # these change nothing; mask follows from the objective
+        del asked[name]
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in asked.items() if value is not None
     }
@@ -178,12 +232,24 @@ def _stored(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     return stored
 
 
-def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, log: Log) -> Shards:
-    """The shards that `data` is, or those of its text in out/data; their sizes are checked."""
-    directory = Path(data[0])
+def _directory(data: Sequence[str], out: Path) -> Path:
+    return Path(data[0]) if _is_shards(data) else out / "data"
+
+
+def _write_shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: CorpusOptions, log: Log) -> None:
+    """Tokenize `data` into out/data, unless it is shards."""
     if not _is_shards(data):
-        directory = out / "data"
-        write_shards(data, directory, dataclasses.replace(corpus, mask=options.objective == "masked"), log=log)
+        made = dataclasses.replace(corpus, mask=options.objective == "masked")
+        write_shards(data, _directory(data, out), made, log=log)
+
+
+def _shards(data: Sequence[str], out: Path, options: PretrainOptions) -> Shards:
+    """The shards that `data` is, or those of its text in out/data; their sizes are checked."""
+    directory = _directory(data, out)
+    if not (directory / "manifest.json").is_file():
+        raise OptionError(
+            f"--out {out}: wanted a folder that all processes share, got one without data; choose another"
+        )
     shards = Shards(directory)
     if options.start is not None and load_tokenizer(options.start).hash != shards.tokenizer.hash:
         raise OptionError(

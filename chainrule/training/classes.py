@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from chainrule.corpus.batches import share
 from chainrule.model.padding import Tokens, by_length, padded
 from chainrule.training.objectives import Validation
+from chainrule.training.parallel import ALONE, Processes
 
 
 @dataclass(frozen=True)
@@ -64,14 +65,23 @@ class Classes:
         losses = F.cross_entropy(logits, batch.classes, reduction="none", label_smoothing=self.smoothing)
         return losses @ batch.weights, batch.weights.sum()
 
-    def validate(self, model: nn.Module, texts: LabelledTexts) -> Validation:
-        """Accuracy and loss on other texts, without smoothing."""
-        batches = self._micro_batches(texts, np.arange(len(texts)))
-        logits = torch.cat([model(batch.tokens, batch.last) for batch in batches])  # (N, C)
-        classes, weights = (torch.cat([batch[part] for batch in batches]) for part in (2, 3))
-        right = logits.argmax(-1) == classes
+    def validate(self, model: nn.Module, texts: LabelledTexts, processes: Processes = ALONE) -> Validation:
+        """Accuracy and loss on other texts, without smoothing; each process computes a part of them."""
+        batches, found = self._micro_batches(texts, np.arange(len(texts))), []
+        for batch, counts in processes.every_nth(batches):
+            logits = model(batch.tokens, batch.last)  # (B, C)
+            if counts:
+                found.append((logits, batch.classes, batch.weights))
+        zero = torch.zeros((), device=self.device)
+        loss, right, weight = processes.sum(*self._sums(found) if found else (zero, zero, zero))
+        return Validation(float(loss / weight), float(right / weight))
+
+    def _sums(self, found: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of logits, classes and weights: the losses, the right answers and the texts, each weighted."""
+        logits, classes, weights = (torch.cat(parts) for parts in zip(*found, strict=True))
         losses = F.cross_entropy(logits, classes, reduction="none")
-        return Validation(float(losses @ weights / weights.sum()), float((right * weights).sum() / weights.sum()))
+        right = logits.argmax(-1) == classes
+        return losses @ weights, (right * weights).sum(), weights.sum()
 
     def _micro_batches(self, texts: LabelledTexts, rows: NDArray[np.int64]) -> list[LabelledBatch]:
         batches = []

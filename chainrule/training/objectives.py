@@ -16,6 +16,7 @@ from torch import Tensor
 from chainrule.corpus.batches import Batches, share, validation_windows
 from chainrule.corpus.shards import Split
 from chainrule.model.transformer import Transformer
+from chainrule.training.parallel import ALONE, Processes
 
 Batch = TypeVar("Batch")
 MASKED_SHARE = 0.15  # of a window's tokens: those to predict
@@ -87,10 +88,10 @@ class NextToken:
     def loss(self, model: Transformer, batch: Tensor) -> tuple[Tensor, Tensor]:
         return _sum_and_count(next_token_loss(model, batch), batch[:, 1:].numel())
 
-    def validate(self, model: Transformer, split: Split) -> Validation:
-        """The mean loss over all tokens of a split but the first."""
+    def validate(self, model: Transformer, split: Split, processes: Processes = ALONE) -> Validation:
+        """The mean loss over all tokens of a split but the first; each process computes a part of them."""
         batches = (torch.from_numpy(windows).to(self.windows.device) for windows in self.windows.of(split))
-        return mean_loss(model, self, batches)
+        return mean_loss(model, self, batches, processes)
 
 
 class MaskedBatch(NamedTuple):
@@ -135,10 +136,11 @@ class MaskedToken:
         mean, count = masked_token_loss(model, batch), batch.targets.numel()
         return _sum_and_count(mean if count else mean.nan_to_num(), count)  # the mean of no losses is NaN, their sum 0
 
-    def validate(self, model: Transformer, split: Split) -> Validation:
-        """The mean loss over masked tokens of all windows of a split; the same tokens are masked each time."""
+    def validate(self, model: Transformer, split: Split, processes: Processes = ALONE) -> Validation:
+        """The mean loss over masked tokens of all windows of a split; the same tokens are masked each time. Each
+        process computes a part of them."""
         batches = (self._masked(windows, [number]) for number, windows in enumerate(self.windows.of(split)))
-        return mean_loss(model, self, batches)
+        return mean_loss(model, self, batches, processes)
 
     def _masked(self, windows: NDArray[np.int64], key: Sequence[int]) -> MaskedBatch:
         rng = np.random.default_rng(key)
@@ -158,13 +160,17 @@ def masked_token_loss(model: Transformer, batch: MaskedBatch) -> Tensor:
     return model(batch.tokens, targets=batch.targets, output_positions=batch.positions)
 
 
-def mean_loss(model: Transformer, objective: Objective[Batch], batches: Iterable[Batch]) -> Validation:
-    """The loss over batches of any sizes."""
-    total = count = 0.0
-    for batch in batches:
+def mean_loss(
+    model: Transformer, objective: Objective[Batch], batches: Iterable[Batch], processes: Processes = ALONE
+) -> Validation:
+    """The loss over batches of any sizes, of which each process computes every `world`-th."""
+    total = count = torch.zeros((), dtype=torch.float64)
+    for batch, counts in processes.every_nth(batches):
         part, size = objective.loss(model, batch)
-        total, count = total + float(part), count + float(size)
-    return Validation(total / count)
+        if counts:
+            total, count = total + part.detach().cpu(), count + size.detach().cpu()
+    total, count = processes.sum(total, count)
+    return Validation(float(total / count))
 
 
 def _sum_and_count(mean: Tensor, count: int) -> tuple[Tensor, Tensor]:

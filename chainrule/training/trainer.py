@@ -1,5 +1,5 @@
 """Makes training steps: skips those that are not finite, validates, keeps the best state, saves. Knows neither the
-model nor what it learns: it is given a model, its optimizer and an objective.
+model nor what it learns: it is given a model, its optimizer and an objective, and the processes that share the work.
 """
 
 import dataclasses
@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
-from chainrule.training.checkpoints import Checkpoint, save_checkpoint
+from chainrule.model.formats.sharded_file import Parts
+from chainrule.training.checkpoints import NEWEST, Checkpoint, CheckpointWriter, Keeping
 from chainrule.training.objectives import Objective, Validation
-from chainrule.training.optimizer import Optimizer
+from chainrule.training.optimizer import Optimizer, part_of
+from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.sharding import gradients_fit, load_own, local, release, sharded, whole
 
 SAVE_SECONDS = 300.0  # a checkpoint at least so often, beside those at each validation
 NOT_FINITE = 10  # steps in a row that end the training
+READ_EVERY = 50  # steps; where a GPU computes, whether losses are finite is read so often, and at each checkpoint
 
 
 @dataclass(frozen=True)
@@ -35,23 +39,42 @@ class Saving:
     """How a trainer writes checkpoints."""
 
     folder: Path
-    weights: Callable[[], Mapping[str, Tensor]] | None = None  # what is saved of the model; None: what is trained
-    saved: Callable[[], None] = lambda: None  # called when a checkpoint is there
+    weights: Callable[[], Mapping[str, Tensor | Parts]] | None = None  # what is saved of the model; None: the trained
+    saved: Callable[[int], None] = lambda step: None  # called when a step's checkpoint is there, in a thread
+    keeping: Keeping = NEWEST
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training stands after a step."""
+    """Where the training stands after a step. Reading loss, norm or skipped waits for the device."""
 
     step: int  # from 1: how many steps have been made
     steps: int  # of the whole training
-    loss: float  # nats, the mean over the step's examples before the step
-    gradient_norm: float  # before clipping
-    skipped: bool  # the loss or the gradient was not finite, and no weight moved
+    measured: Tensor  # loss, gradient norm, and whether both are finite
     steps_per_second: float  # without the time of validating, saving, and whatever the caller does between steps
     seconds: float  # spent in all, over all the times the training was started
     seconds_left: float
     validation: Validation | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether to show a step's loss: where reading it waits for a GPU, only now and then."""
+        return self.measured.device.type != "cuda" or self.validation is not None or self.step % READ_EVERY == 0
+
+    @property
+    def loss(self) -> float:
+        """Nats, the mean over the step's examples before the step."""
+        return float(self.measured[0])
+
+    @property
+    def gradient_norm(self) -> float:
+        """Before clipping."""
+        return float(self.measured[1])
+
+    @property
+    def skipped(self) -> bool:
+        """The loss or the gradient was not finite, and no weight moved."""
+        return not self.measured[2]
 
     @property
     def validation_loss(self) -> float | None:
@@ -62,7 +85,8 @@ class Trainer:
     """The training of a model by an objective: iterate `steps`. Whoever iterates may stop at any step.
 
     model: its parameters that require a gradient are trained. log: called after each step, before it is saved.
-    clip: the norm that a step's gradient has at most.
+    clip: the norm that a step's gradient has at most. processes: those that compute parts of each step; all of them
+    iterate alike, and the first one saves what is not cut.
     """
 
     def __init__(
@@ -76,19 +100,38 @@ class Trainer:
         saving: Saving | None = None,
         log: Callable[[Progress], None] = lambda progress: None,
         clip: float = 1.0,
+        processes: Processes = ALONE,
     ) -> None:
         self.model, self.optimizer, self.objective, self.total = model, optimizer, objective, total
         self.validating, self.saving, self.log, self.clip = validating, saving, log, clip
+        self.processes = processes
         self.step = 0
         self.seconds = 0.0
-        self.skipped = 0  # steps whose loss or gradient was not finite
-        self.skipped_in_a_row = 0
         self.best: Validation | None = None
         self._best_weights: dict[str, Tensor] = {}
+        device = next(model.parameters()).device
+        # On a GPU a step is not waited for: whether it counts is decided there.
+        self.ahead = device.type == "cuda"
+        self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
+        self._once_a_step = not sharded(model) or gradients_fit(model, processes)
+        self.writer = None
+        if saving is not None:
+            beside = self.ahead or processes.world > 1
+            self.writer = CheckpointWriter(saving.folder, saving.saved, saving.keeping, processes, beside)
 
     @property
     def finished(self) -> bool:
         return self.step >= self.total
+
+    @property
+    def skipped(self) -> int:
+        """How many steps' loss or gradient was not finite."""
+        return int(self._skipped)
+
+    @property
+    def skipped_in_a_row(self) -> int:
+        """How many of these were the last ones."""
+        return int(self._in_a_row)
 
     def steps(self) -> Iterator[Progress]:
         """Make the steps that are left, yielding after each. Raises ChainruleError after `NOT_FINITE` skipped steps in
@@ -97,94 +140,157 @@ class Trainer:
             self._validate(self.validating)
         started = last_save = time.monotonic()
         before, first, idle = self.seconds, self.step, 0.0
-        while not self.finished:
-            self.model.train()
-            loss, norm = self._make_step()
-            pause = time.monotonic()
-            pace = (pause - started - idle) / (self.step - first)
-            due = self.validating is not None and (self.step % self.validating.every == 0 or self.finished)
-            validation = self._validate(self.validating) if self.validating is not None and due else None
-            now = time.monotonic()
-            self.seconds = before + now - started
-            progress = Progress(
-                step=self.step,
-                steps=self.total,
-                loss=loss,
-                gradient_norm=norm,
-                skipped=self.skipped_in_a_row > 0,
-                steps_per_second=1 / max(1e-9, pace),
-                seconds=self.seconds,
-                seconds_left=(self.total - self.step) * (now - started) / (self.step - first),
-                validation=validation,
-            )
-            self.log(progress)
-            # While steps are skipped, the checkpoint before is the good one.
-            due = (due or now - last_save > SAVE_SECONDS) and not self.skipped_in_a_row
-            if self.saving is not None and (due or self.finished):
-                self.save()
-                last_save = time.monotonic()
-            yield progress
-            idle += time.monotonic() - pause
+        try:
+            while not self.finished:
+                self.model.train()
+                measured = self._make_step()
+                pause = time.monotonic()
+                pace = (pause - started - idle) / (self.step - first)
+                due = self.validating is not None and (self.step % self.validating.every == 0 or self.finished)
+                validation = self._validate(self.validating) if self.validating is not None and due else None
+                now = time.monotonic()
+                self.seconds = before + now - started
+                progress = Progress(
+                    step=self.step,
+                    steps=self.total,
+                    measured=measured,
+                    steps_per_second=1 / max(1e-9, pace),
+                    seconds=self.seconds,
+                    seconds_left=(self.total - self.step) * (now - started) / (self.step - first),
+                    validation=validation,
+                )
+                self.log(progress)
+                if self.saving is not None:
+                    late = self.processes.first and now - last_save > SAVE_SECONDS
+                    # While steps are skipped, the checkpoint before is the good one.
+                    if self.finished or ((due or self.processes.largest(late)) and not self.skipped_in_a_row):
+                        self._start_saving(validation)
+                        last_save = time.monotonic()
+                    if self.finished and self.writer is not None:
+                        self.writer.wait()
+                yield progress
+                idle += time.monotonic() - pause
+        finally:
+            if self.writer is not None:
+                self.writer.wait()
 
     def save(self) -> None:
-        """Write a whole checkpoint of where the training stands, unless there is one."""
-        assert self.saving is not None, "nothing says where to save"
-        if not (self.saving.folder / str(self.step)).is_dir():
-            model = trained(self.model) if self.saving.weights is None else self.saving.weights()
-            tensors = {"model": model, "optimizer": self.optimizer.state()}
-            state: dict[str, Any] = {
-                "seconds": self.seconds,
-                "skipped": self.skipped,
-                "skipped_in_a_row": self.skipped_in_a_row,
-            }
-            if self.best is not None:
-                tensors["best"], state["best"] = self._best_weights, dataclasses.asdict(self.best)
-            save_checkpoint(self.saving.folder, self.step, tensors, state)
-        self.saving.saved()
+        """Write a whole checkpoint of where the training stands, unless there is one, and return when it is there."""
+        self._start_saving(None)
+        if self.writer is not None:
+            self.writer.wait()
+
+    def _start_saving(self, validation: Validation | None) -> None:
+        """Save while the training goes on."""
+        assert self.saving is not None and self.writer is not None, "nothing says where to save"
+        self.writer.wait()
+        self._check_finite()
+        if self.processes.from_first((self.saving.folder / str(self.step)).is_dir()):
+            if self.processes.first:
+                self.saving.saved(self.step)
+            return
+        state: dict[str, Any] = {
+            "seconds": self.seconds,
+            "skipped": self.skipped,
+            "skipped_in_a_row": self.skipped_in_a_row,
+        }
+        model = self._parts(trained(self.model)) if self.saving.weights is None else self.saving.weights()
+        tensors = {"model": model, "optimizer": self.optimizer.state()}
+        if validation is not None:
+            state["validation_loss"] = validation.loss
+        if self.best is not None:
+            tensors["best"], state["best"] = self._parts(self._best_weights), dataclasses.asdict(self.best)
+        self.writer.start(self.step, tensors, state)
+
+    def _parts(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor | Parts]:
+        """What this process has of tensors that are cut like the parameters of their names."""
+        return {name: part_of(tensor, local(tensor)) for name, tensor in tensors.items()}
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint. Weights that `Saving.weights` named are loaded by whoever named them."""
         state = checkpoint.state
         self.step, self.seconds = checkpoint.step, state["seconds"]
-        self.skipped, self.skipped_in_a_row = state.get("skipped", 0), state.get("skipped_in_a_row", 0)
+        self._skipped.fill_(state.get("skipped", 0))
+        self._in_a_row.fill_(state.get("skipped_in_a_row", 0))
         self.optimizer.load_state(checkpoint.tensors("optimizer"))
         now = trained(self.model)
         if self.saving is None or self.saving.weights is None:
-            for name, tensor in checkpoint.tensors("model").items():
-                now[name].copy_(tensor)
+            load_own(now, checkpoint.tensors("model"))
         if state.get("best") is not None:
             self.best, best = Validation(**state["best"]), checkpoint.tensors("best")
-            self._best_weights = {name: tensor.to(now[name].device) for name, tensor in best.items()}
+            self._best_weights = {name: torch.empty_like(now[name]) for name in best}
+            load_own(self._best_weights, best)
 
     def result(self) -> dict[str, Tensor]:
-        """What was trained, by name: in the best state where that is kept, else in the last."""
-        return self._best_weights or trained(self.model)
+        """What was trained, by name: in the best state where that is kept, else in the last. All processes call it."""
+        return {name: whole(tensor) for name, tensor in (self._best_weights or trained(self.model)).items()}
 
-    def _make_step(self) -> tuple[float, float]:
-        """One step; its loss and gradient norm."""
+    def _make_step(self) -> Tensor:
+        """One step; its loss, its gradient norm, and whether both are finite: 1 or 0."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        total, count = accumulate(self.model, self.objective, self.step)
-        norm, loss = clip_mean(parameters, count, self.clip), total / count
-        finite = bool(torch.isfinite(loss) & torch.isfinite(norm))
-        if finite:
+        total, count = self._accumulate()
+        total, count = self.processes.sum(total, count)
+        norm, loss = self._clip(parameters, count), total / count
+        finite = torch.isfinite(loss) & torch.isfinite(norm)
+        if self.ahead:
+            self.optimizer.step(self.step, finite)
+        elif finite:
             self.optimizer.step(self.step)
         for parameter in parameters:
             parameter.grad = None
         self.step += 1
-        self.skipped += not finite
-        self.skipped_in_a_row = 0 if finite else self.skipped_in_a_row + 1
-        if self.skipped_in_a_row == NOT_FINITE:
+        self._skipped += ~finite
+        self._in_a_row = torch.where(finite, 0, self._in_a_row + 1)
+        if not self.ahead or self.step % READ_EVERY == 0:
+            self._check_finite()
+        return torch.stack([loss, norm, finite.to(loss.dtype)])
+
+    def _check_finite(self) -> None:
+        if self.skipped_in_a_row >= NOT_FINITE:
             kept = "" if self.saving is None else f" and another --out ({self.saving.folder} keeps the last good state)"
             raise ChainruleError(
-                f"training: wanted finite losses, got {NOT_FINITE} steps in a row without one, at step {self.step};"
-                f" start again with a lower learning rate{kept}"
+                f"training: wanted finite losses, got {self.skipped_in_a_row} steps in a row without one, at step"
+                f" {self.step}; start again with a lower learning rate{kept}"
             )
-        return float(loss), float(norm)
+
+    def _accumulate(self) -> tuple[Tensor, Tensor]:
+        """Add up the gradients of this process's examples; the sum and the count of their losses."""
+        rank, world = self.processes.rank, self.processes.world
+        if not sharded(self.model):
+            return accumulate(self.model, self.objective, self.step, rank, world)
+        # Weights that are cut are put together by all: each process makes as many passes as the one with the most.
+        batches = list(self.objective.batches(self.step, rank, world))
+        passes = self.processes.largest(len(batches))
+        model: Any = self.model
+        total = count = torch.zeros((), device=self._skipped.device)
+        for number in range(passes):
+            model.set_requires_gradient_sync(number + 1 == passes or not self._once_a_step)
+            part, size = self.objective.loss(self.model, batches[min(number, len(batches) - 1)])
+            if number >= len(batches):
+                part, size = part * 0, size * 0
+            part.backward()
+            total, count = total + part.detach(), count + size
+        return total, count
+
+    def _clip(self, parameters: Sequence[nn.Parameter], count: Tensor) -> Tensor:
+        """Add up the gradients of all processes and clip them; the norm before that."""
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if not sharded(self.model):
+            self.processes.add_up(gradients)
+            return clip_mean(parameters, count, self.clip)
+        own = [local(gradient) for gradient in gradients]
+        squares = torch.stack(torch._foreach_norm(own)).square().sum()
+        (squares,) = self.processes.sum(squares)
+        count = count / self.processes.world  # fully_shard divides the sum by the number of processes
+        norm = squares.sqrt() / count
+        torch._foreach_mul_(own, (self.clip / (norm + 1e-6)).clamp(max=1.0) / count)
+        return norm
 
     def _validate(self, validating: Validating) -> Validation:
         self.model.eval()
         with torch.no_grad():
             found = validating.measure()
+        release(self.model)
         if validating.keep_best and found.better(self.best):
             self.best = found
             self._best_weights = {name: tensor.clone() for name, tensor in trained(self.model).items()}

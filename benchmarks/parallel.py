@@ -1,0 +1,147 @@
+"""Two processes of one thread beside one process of two: speed, memory, the wait for a checkpoint, the restart time.
+
+    python benchmarks/parallel.py
+
+The model has 4 layers of width 256 and a vocabulary of 2,048; batches of 2,048 tokens at context 128, float32, Muon.
+"""
+
+import sys
+
+sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import record
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TINY = "--tokenizer byte --depth 2 --width 64 --heads 2 --context 64 --batch-tokens 512 --compile off --dtype float32"
+
+
+def environment(threads: int) -> dict[str, str]:
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": root}
+
+
+def write_text(path: Path) -> None:
+    rng = random.Random(0)
+    words = ["".join(rng.choice("abcdefghij") for _ in range(rng.randint(2, 7))) for _ in range(3000)]
+    path.write_text("\n".join(" ".join(rng.choice(words) for _ in range(40)) for _ in range(1200)))
+
+
+def side(folder: Path, shard: str, steps: int) -> None:
+    """Some steps in this process or those of torchrun, with a checkpoint in their middle; what was measured is printed
+    by the first."""
+    from chainrule.corpus.options import CorpusOptions
+    from chainrule.pretraining.options import PretrainOptions
+    from chainrule.pretraining.start import open_run
+    from chainrule.training.parallel import joined
+    from chainrule.training.parallel_options import ParallelOptions
+    from chainrule.training.sharding import local
+
+    options = PretrainOptions(
+        depth=4, width=256, heads=8, context=128, batch_tokens=2048, steps=steps, compile="off",
+        validate_every=10**6,
+    )  # fmt: skip
+    with joined("cpu") as processes, tempfile.TemporaryDirectory() as temporary:
+        out = Path(processes.from_first(temporary)) / "run"
+        run = open_run([str(folder / "shards")], out, options, CorpusOptions(), device="cpu", dtype="float32",
+                       processes=processes, parallel=ParallelOptions(shard))  # type: ignore[arg-type]  # fmt: skip
+        run.trainer.validating = None
+        made = run.advance()
+        started = time.perf_counter()
+        for number, progress in enumerate(made, 1):
+            if number == 3:
+                started, rest = time.perf_counter(), 0.0
+            if number == steps // 2:
+                begun = time.perf_counter()
+                run.trainer._start_saving(None)
+                rest = time.perf_counter() - begun
+            if progress.step == steps - 1:
+                break
+        seconds = time.perf_counter() - started
+        optimizer = run.trainer.optimizer.adamw.state
+        states = sum(local(parameter.detach()).nbytes for parameter in run.model.parameters())
+        states += sum(tensor.nbytes for tensors in optimizer.values() for tensor in tensors.values())
+        muon: Any = run.trainer.optimizer.muon
+        momentum = muon.momentum if hasattr(muon, "momentum") else muon.alone.momentum
+        states += sum(tensor.nbytes for tensor in (momentum.values() if isinstance(momentum, dict) else momentum))
+        made.close()
+        pace = seconds / (steps - 3)
+        found = {"tokens_per_second": 2048 / pace, "stall": rest, "step": pace, "states": states}
+        if processes.first:
+            print(json.dumps(found))
+
+
+def measured(folder: Path, world: int, shard: str, steps: int) -> dict[str, float]:
+    words = [__file__, "--side", shard, "--folder", str(folder), "--steps", str(steps)]
+    command = [*(TORCHRUN if world > 1 else [sys.executable]), *words]
+    done = subprocess.run(command, env=environment(2 // world), capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def restart(folder: Path) -> float:
+    """Seconds from the kill of a process to the first step after the last checkpoint."""
+    words = [*TORCHRUN, "--max-restarts", "1", "-m", "chainrule", "pretrain", str(folder / "text.txt"), "--out"]
+    words += [str(folder / "killed"), *TINY.split(), "--steps", "400", "--validate-every", "50"]
+    with (folder / "said").open("w") as said:
+        run = subprocess.Popen(words, env=environment(1), stdout=subprocess.DEVNULL, stderr=said)
+    while not list((folder / "killed/training").glob("[0-9]*")):
+        time.sleep(0.01)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    os.kill(max(int(child) for child in children), signal.SIGKILL)
+    killed = time.perf_counter()
+    while not re.search("going on from step", (folder / "said").read_text()):
+        time.sleep(0.01)
+    seconds = time.perf_counter() - killed
+    run.wait()
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--restart", action="store_true", help="measure also how long a restart takes")
+    parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
+    parser.add_argument("--folder", type=Path)
+    options = parser.parse_args()
+    if options.side:
+        side(options.folder, options.side, options.steps)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        write_text(folder / "text.txt")
+        words = ["-m", "chainrule", "tokenize", str(folder / "text.txt"), "--out", str(folder / "shards")]
+        words += ["--vocabulary-size", "2048", "--validation", "0.01"]
+        subprocess.run([sys.executable, *words], env=environment(2), check=True, capture_output=True)
+        one = measured(folder, 1, "off", options.steps)
+        whole, cut = (measured(folder, 2, shard, options.steps) for shard in ("off", "on"))
+        seconds = restart(folder) if options.restart else None
+    shape = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
+    for name, found in (("replicated", whole), ("sharded", cut)):
+        ours, peer = found["tokens_per_second"], one["tokens_per_second"]
+        record(f"parallel {name}", round(ours), round(peer), round(ours / peer, 2),
+               f"tokens/s, 2 processes of 1 thread beside 1 of 2; {shape}")  # fmt: skip
+        record(f"parallel checkpoint {name}", round(found["stall"], 3), round(found["step"], 3), None,
+               f"seconds that the training waited for a checkpoint, and those of a step; {shape}")  # fmt: skip
+    record("parallel memory", cut["states"], whole["states"], round(cut["states"] / whole["states"], 2),
+           f"bytes of weights and optimizer in each of 2 processes, sharded beside replicated; {shape}")  # fmt: skip
+    if seconds is not None:
+        record(
+            "parallel restart", round(seconds, 1), None, None, "seconds from a kill to going on, torchrun, 2 processes"
+        )
+
+
+if __name__ == "__main__":
+    main()

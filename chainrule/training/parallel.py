@@ -1,0 +1,346 @@
+"""The processes that train one model together: which one this is, what they agree on, how their sums add up.
+
+torchrun starts them, each with the same command. What they decide is JSON, exchanged through torchrun's store;
+gradients go through torch.distributed (gloo on CPUs, nccl on GPUs). Knows no model and no optimizer.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from chainrule.errors import ChainruleError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+Value = TypeVar("Value")
+BUCKET = 2**23  # numbers that are added up in one message
+_GRACE = 5.0  # seconds for those that live to say so, after one is lost
+# What gloo says, without an error class of its own, when another process is gone or silent.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timeout", "gloo")
+_FAILED, _REFUSED = "failed", "refused"  # in the store: why a process ended; that the first one has refused or stopped
+
+
+class LostProcessError(ChainruleError):
+    """Another process ended or did not answer in time."""
+
+
+class Processes:
+    """This process and those it trains with; `ALONE` where there are no others.
+
+    rank: of this one, from 0, which decides, logs and writes. world: how many there are. wait: seconds that one may
+    keep the others waiting once they train.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, store: "Store | None" = None, wait: float = 600.0) -> None:
+        self.rank, self.world, self.store, self.wait = rank, world, store, wait
+        self.local = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if world > 1 else 1  # those on this machine
+        self._exchanged: dict[str, int] = {}
+        self._found: list[tuple[int, str]] = []  # each process's number in its system, and its host
+        self._names = [f"process {number}" for number in range(world)]
+        if world > 1:
+            self._found = self.gather((os.getpid(), socket.gethostname()))
+            self._names = [f"process {number} (pid {pid} on {host})" for number, (pid, host) in enumerate(self._found)]
+
+    @property
+    def first(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, value: Any, channel: str = "main", *, limit: float | None = None) -> list[Any]:
+        """The JSON value of each process, by rank. Each must call it; it waits for all, at most `limit` seconds.
+
+        A thread of its own needs a `channel` of its own.
+        """
+        if self.world == 1:
+            return [value]
+        assert self.store is not None
+        number = self._exchanged[channel] = self._exchanged.get(channel, 0) + 1
+        self.store.set(f"{channel}/{number}/{self.rank}", json.dumps(value))
+        ends = None if limit is None else time.monotonic() + limit
+        return [json.loads(self._read(f"{channel}/{number}/{rank}", rank, ends)) for rank in range(self.world)]
+
+    def _read(self, key: str, rank: int, ends: float | None) -> bytes:
+        """A value of the store, asked for again and again: a call that blocks would block the other threads' too."""
+        assert self.store is not None
+        pause, look = 0.001, time.monotonic() + 1.0
+        while not self.store.check([key]):
+            if self.store.check([_FAILED]):
+                raise LostProcessError(self.store.get(_FAILED).decode())
+            if time.monotonic() > look:
+                look += 1.0
+                if self._is_gone(rank) or (ends is not None and look > ends):
+                    raise self._lost([rank])
+            time.sleep(pause)
+            pause = min(0.05, 2 * pause)
+        return self.store.get(key)
+
+    def _is_gone(self, rank: int) -> bool:
+        """Whether a process of this machine has ended; of other machines' nothing is known."""
+        if not self._found or self._found[rank][1] != socket.gethostname():
+            return False
+        try:
+            os.kill(self._found[rank][0], 0)  # sends nothing
+        except ProcessLookupError:
+            return True
+        return False
+
+    def from_first(self, value: Value, channel: str = "main") -> Value:
+        """The first process's value, which is JSON."""
+        made: Value = self.gather(value if self.first else None, channel)[0]
+        return made
+
+    @contextmanager
+    def together(self, channel: str = "main") -> Iterator[None]:
+        """A user's mistake, or an error about a file, that one process meets within ends all of them.
+
+        The first process raises it; the others end with status 2 and say nothing. Nobody may wait for another within.
+        """
+        if self.world == 1:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except (ChainruleError, OSError) as raised:
+            error = raised
+        messages = self.gather(None if error is None else str(error), channel)
+        failed = next((rank for rank, message in enumerate(messages) if message is not None), None)
+        if failed is None:
+            return
+        if not self.first:
+            raise SystemExit(2)
+        if error is not None:
+            raise error
+        raise ChainruleError(f"{self._names[failed]}: {messages[failed]}")
+
+    def require_same(self, values: Mapping[str, Any]) -> None:
+        """ChainruleError, in the first process, for the first value that is not the same everywhere; values are JSON,
+        named as a message names them."""
+        every = self.gather(dict(values))
+        with self.together():
+            for name in values:
+                for rank, others in enumerate(every):
+                    if others.get(name) != every[0][name]:
+                        raise ChainruleError(
+                            f"{name}: wanted the same in every process, got {_shown(every[0][name])} in process 0 and"
+                            f" {_shown(others.get(name))} in {self._names[rank]}; start all with the same command,"
+                            " data and versions"
+                        )
+
+    def sum(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The sums over the processes, of scalars."""
+        if self.world == 1:
+            return values
+        stacked = torch.stack([value.double() for value in values])
+        torch.distributed.all_reduce(stacked)
+        return tuple(total.to(value.dtype) for total, value in zip(stacked, values, strict=True))
+
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        if self.world == 1:
+            return number
+        found = torch.tensor(number)  # on the CPU: no GPU waits for it
+        torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
+        return int(found)
+
+    def concatenated(self, rows: Tensor, total: int) -> Tensor:
+        """(total, D) of the rows (n, D) of each process in turn, on the CPU: what `share` cut."""
+        if self.world == 1:
+            return rows
+        every = [torch.empty(total // self.world + 1, *rows.shape[1:], dtype=rows.dtype) for _ in range(self.world)]
+        padded = torch.zeros_like(every[0])
+        padded[: len(rows)] = rows
+        torch.distributed.all_gather(every, padded)
+        counts = [total * (rank + 1) // self.world - total * rank // self.world for rank in range(self.world)]
+        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+
+    def sent_by_first(self, tensor: Tensor) -> Tensor:
+        """The first process's tensor, on the CPU, of the same shape everywhere."""
+        if self.world > 1:
+            torch.distributed.broadcast(tensor, 0)
+        return tensor
+
+    def every_nth(self, batches: Iterable[Value]) -> Iterator[tuple[Value, bool]]:
+        """Those of the batches that this process computes, and whether they count: all processes get equally many, as
+        weights that are cut are put together by all; at the end some get the last one again, which does not count."""
+        left = iter(batches)
+        while one_each := list(islice(left, self.world)):
+            yield one_each[min(self.rank, len(one_each) - 1)], self.rank < len(one_each)
+
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor by its sum over the processes; the same bits in all of them."""
+        if self.world == 1:
+            return
+        sent = []
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            sent.append((bucket, flat, torch.distributed.all_reduce(flat, async_op=True)))
+        for bucket, flat, work in sent:
+            work.wait()
+            parts = flat.split([tensor.numel() for tensor in bucket])
+            whole = [part.view_as(tensor) for part, tensor in zip(parts, bucket, strict=True)]
+            torch._foreach_copy_(bucket, whole)
+
+    def lost(self, error: Exception) -> ChainruleError:
+        """What to say of a message that failed: which processes no longer answer."""
+        assert self.store is not None
+        ends, silent = time.monotonic() + _GRACE, set(range(self.world))
+        try:
+            self.store.set(f"lives/{self.rank}", "1")
+            while silent and time.monotonic() < ends:
+                silent = {rank for rank in silent if not self.store.check([f"lives/{rank}"])}
+                time.sleep(0.05)
+        except torch.distributed.DistError:
+            silent = set()  # the store is on a host that is not reached
+        return self._lost(sorted(silent))
+
+    def _lost(self, ranks: Sequence[int]) -> LostProcessError:
+        names = ", ".join(self._names[rank] for rank in ranks) or "the processes"
+        return LostProcessError(
+            f"{names} ended, could not be reached or did not answer within {self.wait:g} s (--wait); the same"
+            " command continues from the last checkpoint, by itself under torchrun --max-restarts N"
+        )
+
+
+ALONE = Processes()
+
+
+@contextmanager
+def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
+    """The processes that torchrun started with this one; ALONE where it did not.
+
+    Within, a mistake that all processes meet is raised by the first one alone, and a process that is gone is a
+    LostProcessError. Raises ChainruleError where there are more processes than GPUs.
+    """
+    if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")) or os.environ["WORLD_SIZE"] == "1":
+        yield ALONE
+        return
+    from torch.distributed import broadcast, destroy_process_group, init_process_group
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    store, rank, world = next(rendezvous("env://", timeout=timedelta(days=1)))
+    with _told_apart():
+        init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=wait),
+        )
+        # The store outlives processes that torchrun starts again: what earlier ones left there is not read.
+        started = torch.randint(2**62, ())
+        broadcast(started, 0)
+    processes = Processes(rank, world, PrefixStore(f"chainrule/{int(started)}", store), wait)
+    with _one_voice(processes):
+        if cuda:
+            _take_gpu(processes)
+        yield processes
+        processes.gather(None)  # those who only listen stay until the first has written everything
+        destroy_process_group()
+        _leave(processes)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What torch.distributed raises when processes cannot reach each other, as a LostProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise LostProcessError(
+            f"process {os.environ['RANK']}: wanted to reach the other processes, got {str(error).splitlines()[0]}; see"
+            " that all run, and that their hosts reach each other (GLOO_SOCKET_IFNAME names the network interface)"
+        ) from error
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST)
+
+
+def _take_gpu(processes: Processes) -> None:
+    local = int(os.environ.get("LOCAL_RANK", processes.rank))
+    with processes.together():
+        if local >= torch.cuda.device_count():
+            raise ChainruleError(
+                f"--device: wanted a GPU for each process, got {torch.cuda.device_count()} for"
+                f" {os.environ.get('LOCAL_WORLD_SIZE', processes.world)} processes; start as many as there are, or take"
+                " --device cpu"
+            )
+    torch.cuda.set_device(local)
+
+
+@contextmanager
+def _one_voice(processes: Processes) -> Iterator[None]:
+    """Errors that end the processes: the first one says what all of them met; whoever is left says who is lost."""
+    store = processes.store
+    assert store is not None
+    try:
+        yield
+    except LostProcessError:
+        raise
+    except (ChainruleError, SystemExit) as error:
+        if processes.first:
+            store.set(_REFUSED, "1")
+            _leave(processes, _GRACE)
+            raise
+        if _waited_for(store, [_REFUSED], _GRACE):
+            _leave(processes)
+            time.sleep(1.0)  # torchrun ends all when one ends: the first one first, which has something to say
+            raise SystemExit(error.code if isinstance(error, SystemExit) else 2) from None
+        store.set(_FAILED, str(error))
+        raise
+    except RuntimeError as error:
+        if _is_lost(error):
+            raise processes.lost(error) from error
+        store.set(_FAILED, f"process {processes.rank} ended with {type(error).__name__}")
+        raise
+    except Exception as error:
+        store.set(_FAILED, f"process {processes.rank} ended with {type(error).__name__}")
+        raise
+
+
+def _leave(processes: Processes, limit: float = float("inf")) -> None:
+    """This process needs the store no longer. It may be the first one's, which waits at most `limit` s."""
+    assert processes.store is not None
+    processes.store.set(f"left/{processes.rank}", "1")
+    if processes.first:
+        _waited_for(processes.store, [f"left/{rank}" for rank in range(1, processes.world)], limit)
+
+
+def _waited_for(store: "Store", keys: list[str], limit: float) -> bool:
+    """Whether the store has the keys within `limit` seconds."""
+    ends = time.monotonic() + limit
+    while not store.check(keys):
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors of one precision and device at a time, about BUCKET numbers together."""
+    bucket: list[Tensor] = []
+    for tensor in tensors:
+        if bucket and (tensor.dtype != bucket[0].dtype or sum(one.numel() for one in bucket) >= BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(tensor)
+    if bucket:
+        yield bucket
+
+
+def _shown(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:12]}…"

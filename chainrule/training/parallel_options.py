@@ -1,0 +1,23 @@
+"""What a user may ask of several processes that train together. Imports nothing heavy: --help shows it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from chainrule.errors import OptionError
+
+
+@dataclass(frozen=True)
+class ParallelOptions:
+    """How processes that torchrun started share the work.
+
+    Processes (torchrun):
+        shard: Each process holds a part of every layer; auto: if whole copies do not fit into memory.
+        wait: Seconds that a process may keep the others waiting before the training ends.
+    """
+
+    shard: Literal["auto", "on", "off"] = "auto"
+    wait: float = 600.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.wait < float("inf"):
+            raise OptionError(f"--wait: wanted a number of seconds above 0, got {self.wait}")

@@ -1,0 +1,48 @@
+"""A finetuning by several processes is that of one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from groups import Group, command
+from safetensors.torch import load_file
+
+from chainrule.cli import main
+
+TASK = "--text text --label label --dtype float32 --epochs 2"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finetuning")
+    lines = [
+        {"text": f"a {'fine grim odd'.split()[row % 3]} day {row % 11}", "label": "abc"[row % 3]} for row in range(99)
+    ]
+    (folder / "days.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "text.txt").write_text("\n".join(line["text"] for line in lines))
+    main(
+        f"pretrain {folder}/text.txt --out {folder}/model --tokenizer char --depth 1 --width 16 --heads 2 --context 16"
+        " --batch-tokens 64 --steps 3 --compile off --dtype float32".split()
+    )
+    return folder
+
+
+def finetuned(folder: Path, name: str, world: int, options: str) -> dict[str, torch.Tensor]:
+    words = f"finetune {folder}/model {folder}/days.jsonl --out {folder}/{name} {TASK} {options}"
+    group = Group(world, command, words, folder / f"{name}.errors")
+    assert group.results == [0] * world, (folder / f"{name}.errors/0").read_text()
+    file = "adapter_model" if "lora" in options else "model"
+    return load_file(folder / name / f"{file}.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("world", "train", "shard"), [(2, "full", "on"), (3, "full", "off"), (2, "lora", "off"), (2, "head", "auto")]
+)
+def test_processes_finetune_to_the_weights_of_one(world: int, train: str, shard: str, folder: Path) -> None:
+    alone: dict[str, Any] = finetuned(folder, f"alone-{world}-{train}", 1, f"--train {train}")
+    made = finetuned(folder, f"{world}-{train}", world, f"--train {train} --shard {shard}")
+    assert made.keys() == alone.keys()
+    for name, tensor in alone.items():
+        torch.testing.assert_close(made[name], tensor, atol=2e-4, rtol=1e-3, msg=name)

@@ -1,0 +1,90 @@
+"""What several processes cannot do is refused by the first in one line; nothing is left behind, and none hangs."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from groups import Group, command
+
+from chainrule.cli import main
+
+SHAPE = "--tokenizer byte --depth 1 --width 4 --heads 1 --context 16 --steps 2 --compile off --dtype float32"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("refused")
+    (folder / "text.txt").write_text("the owl sees a mouse " * 60)
+    return folder
+
+
+def differing(words: str, errors: Path, others: str) -> int:
+    """The first process's words, and those of the others."""
+    return command(words if os.environ["RANK"] == "0" else others, errors)
+
+
+def refused(folder: Path, world: int, words: str, others: str | None = None) -> str:
+    """What the first process says; all others say nothing, and `new` is not there."""
+    errors = folder / "errors"
+    shutil.rmtree(errors, ignore_errors=True)
+    group = Group(world, differing, words, errors, others or words, seconds=30)
+    said = [(errors / str(rank)).read_text() for rank in range(world)]
+    assert group.results == [2] * world, said
+    assert said[0].startswith("chainrule: ") and said[0].count("\n") == 1
+    assert said[1:] == [""] * (world - 1)
+    assert not (folder / "new").exists()
+    return said[0]
+
+
+def test_a_batch_that_is_too_small_for_the_processes(folder: Path) -> None:
+    words = f"pretrain {folder}/text.txt --out {folder}/new {SHAPE} --batch-tokens 32"
+    assert "wanted at least 48, a window of 16 tokens for each of 3 processes, got 32" in refused(folder, 3, words)
+
+
+def test_processes_that_were_started_with_other_options(folder: Path) -> None:
+    words = f"pretrain {folder}/text.txt --out {folder}/new {SHAPE} --batch-tokens 64"
+    said = refused(folder, 2, words, f"{words} --seed 1")
+    assert "--seed: wanted the same in every process, got 0 in process 0 and 1 in process 1" in said
+
+
+def test_processes_that_read_other_data(folder: Path) -> None:
+    (folder / "other.txt").write_text("night falls " * 90)
+    for name in ("text", "other"):
+        main(f"tokenize {folder}/{name}.txt --out {folder}/{name} --tokenizer byte".split())
+    # The same name, other shards: as where each host has a disk of its own.
+    words = f"pretrain {folder}/text --out {folder}/new {SHAPE} --batch-tokens 64"
+    errors = folder / "data-errors"
+    group = Group(2, other_data, words, errors, folder, seconds=30)
+    assert group.results == [2, 2]
+    said = (errors / "0").read_text()
+    assert "the shards of DATA: wanted the same in every process" in said and said.count("\n") == 1
+    assert not (folder / "new").exists()
+
+
+def other_data(words: str, errors: Path, folder: Path) -> int:
+    from chainrule.pretraining import start
+
+    if os.environ["RANK"] == "1":
+        start._directory = lambda data, out: folder / "other"
+    return command(words, errors)
+
+
+def test_a_model_that_cannot_be_cut_by_so_many(folder: Path) -> None:
+    words = f"pretrain {folder}/text.txt --out {folder}/new {SHAPE.replace('--width 4', '--width 2')} --batch-tokens 64"
+    assert "--shard on: wanted at most 2 processes" in refused(folder, 3, f"{words} --shard on")
+
+
+def test_sharding_without_others_to_share_with(folder: Path) -> None:
+    words = f"pretrain {folder}/text.txt --out {folder}/new {SHAPE} --batch-tokens 64 --shard on"
+    assert "--shard on: wanted several processes, got one; start them: torchrun" in refused(folder, 1, words)
+
+
+def test_a_checkpoint_of_which_a_piece_is_missing(folder: Path) -> None:
+    words = f"pretrain {folder}/text.txt --out {folder}/run {SHAPE} --batch-tokens 64"
+    assert Group(2, command, f"{words} --shard on", folder / "made").results == [0, 0]
+    (folder / "run/training/2/optimizer.safetensors").unlink()
+    before = sorted(path for path in (folder / "run").rglob("*"))
+    said = refused(folder, 2, words)
+    assert "2/optimizer.safetensors: wanted the file that was saved, got one that is missing" in said
+    assert sorted(path for path in (folder / "run").rglob("*")) == before
