@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
-from chainrule.model.attention import attention_contexts
+from chainrule.model.attention import attention_contexts, token_positions
 from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import linear_cross_entropy, plain_cpu
 from chainrule.model.layers import Block, Embedding, HeadLayer, MaskedHead, Norm
 from chainrule.model.linear import Linear
+from chainrule.model.native.forward import NativeForward
 
 Output = Literal["logits", "features", "summary"]
 
@@ -42,17 +43,18 @@ class Transformer(nn.Module):
         self.pooler: HeadLayer | Linear | None = None
         if config.pooler:
             self.pooler = HeadLayer(config) if config.pooler_like_head else Linear(config.width, config.width)
+        self.native = NativeForward()
         self.output = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are, and where tokens must be."""
-        return self.embedding.weight.device
+        return self.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights; activations have `compute_dtype` where that is set."""
-        return self.embedding.weight.dtype
+        return self.embedding.dtype
 
     @property
     def output_weight(self) -> Tensor:
@@ -149,13 +151,21 @@ class Transformer(nn.Module):
         if self.config.embedding_factor != 1:
             x = x * self.config.embedding_factor
         x = x.to(dtype)
-        positions, contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
         if self.position_embedding is not None:
+            positions = token_positions(T, cache, padding, self.device)
             x = x + self.position_embedding(positions + self.config.position_offset).to(dtype)
         if self.segment_embedding is not None:
             x = x + self.segment_embedding.weight[0].to(dtype)
         if self.input_norm is not None:
             x = self.input_norm(x)
+        computed = self.native(
+            self, x, lambda: token_positions(T, cache, padding, self.device), cache, padding, output_positions
+        )
+        if computed is not None:
+            if cache is not None:
+                cache.length += T
+            return computed
+        contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
         for layer, block in enumerate(self.blocks):
             context = contexts[layer % len(contexts)]
             if output_positions is not None and layer + 1 == len(self.blocks):
@@ -194,7 +204,7 @@ class Transformer(nn.Module):
 
     def _output(self, features: Tensor, bias: Tensor | None) -> Tensor:
         if self.output is None:
-            return F.linear(features, self.embedding.weight.to(features.dtype), bias)
+            return self.embedding.logits(features, bias)
         logits = self.output(features)
         return logits if bias is None else logits + bias
 
