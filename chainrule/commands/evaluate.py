@@ -28,6 +28,7 @@ def evaluate(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
     json: Json = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on text, or run standard benchmarks.
@@ -69,7 +70,7 @@ def evaluate(
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
     check_at_least(0, shots=shots)
     check_at_least(1, limit=limit, stride=stride)
-    lm = load(model, device=device, dtype=dtype, bos=bos)
+    lm = load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
         return

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chainrule.model import kv_cache
 from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config, LayerKind
 from chainrule.model.kernels import BLOCK, causal_attention, masked_attention, plain_cpu
-from chainrule.model import kv_cache
 from chainrule.model.kv_cache import causal_mask
 from chainrule.model.rotary import rotation
 

@@ -4,7 +4,7 @@ They compute from the blocks as they are; activations keep their precision. Noth
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,21 @@ class QuantisedEmbedding(nn.Module):
     def logits(self, features: Tensor, bias: Tensor | None) -> Tensor:
         """As a tied output matrix: (…, D) to (…, V)."""
         return multiply(features, self.blocks, bias, self.kind)
+
+
+def put_blocks(model: Transformer, blocks: Mapping[str, tuple[Tensor, str]], state: dict[str, Any]) -> None:
+    """Put blocks and their kinds, by the names of the weights that they are, in the place of layers. The biases of these
+    are taken out of `state`."""
+    for name, (stored, kind) in blocks.items():
+        module = name.removesuffix(".weight")
+        parent, _, attribute = module.rpartition(".")
+        layer = model.get_submodule(module)
+        made: nn.Module
+        if isinstance(layer, Linear):
+            made = QuantisedLinear(stored, kind, layer.parts, state.pop(f"{module}.bias", None))
+        else:
+            made = QuantisedEmbedding(stored, kind)
+        setattr(model.get_submodule(parent), attribute, made)
 
 
 def quantise_model(model: Transformer, to: Quantisation) -> None:
