@@ -32,14 +32,16 @@ PROMPT = "The history of the steam engine begins in the first century, when Hero
 TOKENS = 48  # decoded
 SEQUENCES = 16
 PREFILL = 512
-# side -> the peers' sides that it is compared with, for decoding one sequence
-SIDES = {
-    "ours float32": ("transformers float32",),
-    "ours bfloat16": ("transformers bfloat16", "llama.cpp f16"),
-    "ours int8": ("llama.cpp q8_0",),
-    "ours int4": ("llama.cpp q4_1",),
+# side -> (its file, dtype, the peers that it is compared with). Where there are several, the best counts.
+OURS = {
+    "ours float32": ("safetensors", "float32", ("transformers float32",)),
+    "ours bfloat16": ("safetensors", "bfloat16", ("transformers bfloat16", "llama.cpp f16")),
+    "ours f16": ("f16.gguf", "float32", ("llama.cpp f16", "transformers bfloat16")),
+    "ours q8_0": ("q8_0.gguf", "float32", ("llama.cpp q8_0",)),
+    "ours q4_1": ("q4_1.gguf", "float32", ("llama.cpp q4_1",)),
 }
 PEERS = ("transformers float32", "transformers bfloat16", "llama.cpp f16", "llama.cpp q8_0", "llama.cpp q4_1")
+EVERY = (*OURS, *PEERS)
 
 
 def write_files(folder: Path) -> None:
@@ -66,9 +68,8 @@ class Ours:
     def __init__(self, kind: str, folder: Path) -> None:
         from chainrule.language_model import load
 
-        dtype = kind if "float" in kind else "float32"
-        quantise = None if "float" in kind else kind
-        self.model = load(MODEL, device="cpu", dtype=dtype, quantize=quantise).model
+        file, dtype, _ = OURS[f"ours {kind}"]
+        self.model = load(folder / file, device="cpu", dtype=dtype, quantize="auto").model
 
     def bytes(self) -> int:
         """Read for a token: all but an embedding that is no output matrix."""
@@ -221,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--what", nargs="+", default=["decode", "batch", "prefill", "first"])
-    parser.add_argument("--sides", nargs="+", default=[*SIDES, *PEERS])
+    parser.add_argument("--sides", nargs="+", default=EVERY)
     parser.add_argument("--files", type=Path, help="where the files are that the sides read, or are written")
     parser.add_argument("--measure", help="one side, in this process")
     options = parser.parse_args()
@@ -245,7 +246,8 @@ def run(options: argparse.Namespace, folder: Path) -> None:
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode and "No module named 'llama_cpp'" in done.stderr:
                 continue
-            done.check_returncode()
+            if done.returncode:
+                raise SystemExit(done.stderr)
             figures.append(json.loads(done.stdout.splitlines()[-1]))
     middle = {
         side: {name: statistics.median(each[name] for each in figures) for name in figures[0]}
@@ -267,9 +269,10 @@ TITLES = {"decode": "1 sequence", "batch": f"{SEQUENCES} sequences", "prefill": 
 
 
 def compare(name: str, middle: dict[str, dict[str, float]], rate: float) -> None:
-    """A line for each of our sides that was measured, beside the best of its peers."""
-    for side, peers in SIDES.items():
-        theirs = {peer: middle[peer][name] for peer in peers if name in middle.get(peer, {})}
+    """A line for each of our sides that was measured, beside the best of its peers; batches are transformers' alone."""
+    for side, (_, _, peers) in OURS.items():
+        wanted = PEERS if name == "prefill" or (name == "batch" and side != "ours float32") else peers
+        theirs = {peer: middle[peer][name] for peer in wanted if name in middle.get(peer, {})}
         if side not in middle or not theirs:
             continue
         peer = max(theirs, key=lambda each: theirs[each])

@@ -32,8 +32,8 @@ class QuantisedLinear(nn.Module):
         assert sum(parts) == len(blocks), "the parts are all of the rows"
         self.kind, self.parts, self.out_features = kind, parts, len(blocks)
         self.in_features = blocks.shape[1] // KINDS[kind].size * BLOCK
-        self.register_buffer("blocks", blocks)
-        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.register_buffer("blocks", blocks, persistent=False)
+        self.register_buffer("bias", None if bias is None else bias.detach(), persistent=False)
 
     @property
     def weight(self) -> Tensor:
@@ -53,7 +53,7 @@ class QuantisedEmbedding(nn.Module):
     def __init__(self, blocks: Tensor, kind: str) -> None:
         super().__init__()
         self.kind = kind
-        self.register_buffer("blocks", blocks)
+        self.register_buffer("blocks", blocks, persistent=False)
 
     @property
     def weight(self) -> Tensor:

@@ -14,7 +14,7 @@ from chainrule.model.transformer import Transformer
 
 Quantize = Literal["none", "auto", "int8", "int4"]
 # Kinds of a GGUF's blocks that are kept: what has fewer bits than wanted is not made wider.
-_KEPT = {"none": (), "auto": tuple(KINDS), "int8": ("Q8_0",), "int4": tuple(KINDS)}
+_KEPT = {"none": (), "auto": tuple(KINDS), "int8": tuple(KINDS), "int4": tuple(KINDS)}
 
 
 def load_quantised(

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -47,6 +48,23 @@ inline T load(const void* from) {
     std::memcpy(&value, from, sizeof value);
     return value;
 }
+
+// Memory for floats that is kept for the next call, at the beginning of a cache line: a load across two takes twice as long.
+class Memory {
+public:
+    float* floats(long count) {
+        if (count > room) {
+            room = count;
+            kept.reset(new float[count + 16]);
+        }
+        uintptr_t address = reinterpret_cast<uintptr_t>(kept.get());
+        return reinterpret_cast<float*>((address + 63) / 64 * 64);
+    }
+
+private:
+    long room = -1;
+    std::unique_ptr<float[]> kept;
+};
 
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
@@ -216,12 +234,7 @@ inline void tile(const uint8_t* weights, long stride, const float* x, long x_str
     for (long block = 0; block < blocks; block++) {
         typename W::Scale scale[O];
 #pragma GCC unroll 4
-        for (int o = 0; o < O; o++) {
-            scale[o] = W::scale(weights + o * stride, block);
-            // The next rows: the processor's own prefetching starts anew at each.
-            const uint8_t* ahead = weights + (o + O) * stride + W::bytes(BLOCK) * block;
-            for (long line = 0; line < W::bytes(BLOCK); line += 64) __builtin_prefetch(ahead + line);
-        }
+        for (int o = 0; o < O; o++) scale[o] = W::scale(weights + o * stride, block);
 #pragma GCC unroll 8
         for (int part = 0; part < VECTORS; part++) {
             Floats input[R];
@@ -260,16 +273,24 @@ struct Target {  // where products go: y (rows, stride), set to product + bias, 
     const float* bias;
     bool add;
     float factor;
+
+    void put(long row, long output, float product) const {
+        float value = product + (bias ? bias[output] : 0.0f), *to = y + row * stride + output;
+        *to = add ? *to + factor * value : value;
+    }
 };
 
 template <class W>
 void outputs(
     const uint8_t* weights, long stride, const float* x, long x_stride, long rows, long columns, long first, long last,
-    long offset, const Target& target) {
+    long offset, const uint8_t* next, long next_bytes, const Target& target) {
     float result[4][4];
+    const long tiles = (rows + 3) / 4 * ((last - first + 3) / 4), part = (next_bytes / tiles + 63) / 64 * 64;
     for (long row = 0; row < rows; row += 4) {
         int R = int(std::min(4L, rows - row));
         for (long output = first; output < last; output += 4) {
+            for (long line = 0; line < part && next_bytes > 0; line += 64, next += 64, next_bytes -= 64)
+                __builtin_prefetch(next, 0, 2);
             int O = int(std::min(4L, last - output));
             const uint8_t* from = weights + (output - offset) * stride;
             const float* input = x + row * x_stride;
@@ -284,15 +305,29 @@ void outputs(
                     }
                 }
             }
-            for (int r = 0; r < R; r++) {
-                float* y = target.y + (row + r) * target.stride + output;
-                for (int o = 0; o < O; o++) {
-                    float value = result[r][o] + (target.bias ? target.bias[output + o] : 0.0f);
-                    y[o] = target.add ? y[o] + target.factor * value : value;
-                }
-            }
+            for (int r = 0; r < R; r++)
+                for (int o = 0; o < O; o++) target.put(row + r, output + o, result[r][o]);
         }
     }
+}
+
+// Few rows: a thread reads its weights as four streams, each from its beginning to its end, as memory likes it best.
+template <class W>
+void streamed(
+    const uint8_t* weights, long stride, const float* x, long x_stride, int rows, long columns, long first, long last,
+    const Target& target) {
+    float result[4][4];
+    const long quarter = (last - first) / 4;
+    for (long i = 0; i < quarter; i++) {
+        tile_rows<W>(rows, weights + (first + i) * stride, quarter * stride, x, x_stride, columns, result);
+        for (int r = 0; r < rows; r++)
+            for (int o = 0; o < 4; o++) target.put(r, first + o * quarter + i, result[r][o]);
+    }
+    for (long output = first + 4 * quarter; output < last; output++)
+        for (int r = 0; r < rows; r++) {
+            tile<W, 1, 1>(weights + output * stride, stride, x + r * x_stride, 0, columns, result);
+            target.put(r, output, result[0][0]);
+        }
 }
 
 template <class W>
@@ -311,21 +346,25 @@ void multiply_kind(
     const Target& target) {
     const long stride = W::bytes(columns);
     if (rows <= 4) {
-        outputs<W>(weights, stride, x, x_stride, rows, columns, first, last, 0, target);
+        streamed<W>(weights, stride, x, x_stride, int(rows), columns, first, last, target);
         return;
     }
-    static thread_local std::vector<float> panel;
+    static thread_local Memory memory;
+    float* panel = std::is_same<W, Float32>::value ? nullptr : memory.floats(PANEL * columns);
     for (long start = first; start < last; start += PANEL) {
-        long stop = std::min(start + PANEL, last);
+        const long stop = std::min(start + PANEL, last);
+        const uint8_t* next = weights + stop * stride;  // fetched while this panel is computed
+        const long next_bytes = (std::min(stop + PANEL, last) - stop) * stride;
         if (std::is_same<W, Float32>::value) {
-            outputs<W>(weights, stride, x, x_stride, rows, columns, start, stop, 0, target);
+            outputs<W>(
+                weights, stride, x, x_stride, rows, columns, start, stop, 0, next, next_bytes, target);
             continue;
         }
-        panel.resize(PANEL * columns);
         for (long output = start; output < stop; output++)
-            widen<W>(weights + output * stride, columns, panel.data() + (output - start) * columns);
+            widen<W>(weights + output * stride, columns, panel + (output - start) * columns);
         outputs<Float32>(
-            (const uint8_t*)panel.data(), 4 * columns, x, x_stride, rows, columns, start, stop, start, target);
+            (const uint8_t*)panel, 4 * columns, x, x_stride, rows, columns, start, stop, start, next, next_bytes,
+            target);
     }
 }
 
@@ -524,28 +563,27 @@ struct Query {
 template <class C, int R>
 void attend(
     const Model& model, const Query* query, const uint8_t* keys, const uint8_t* values, long stride, long masked_from,
-    std::vector<float>& memory) {
-    const long K = model.head_width;
+    Memory& memory) {
+    const long K = model.head_width, K16 = (K + 15) / 16 * 16;
     const float scale = 1.0f / std::sqrt(float(K));
     long begin = query[0].begin, end = query[0].end;
     for (int r = 1; r < R; r++) begin = std::min(begin, query[r].begin), end = std::max(end, query[r].end);
-    const long S = end - begin, room = (S + V + 3) / V * V;
-    memory.resize(R * (room + K));
-    float *scores = memory.data(), *queries = scores + R * room;
+    const long S = end - begin, room = (S + 18) / 16 * 16;
+    float *scores = memory.floats(R * (room + K16)), *queries = scores + R * room;
     for (int r = 0; r < R; r++)
-        for (long i = 0; i < K; i++) queries[r * K + i] = query[r].vector[i] * scale;
+        for (long i = 0; i < K; i++) queries[r * K16 + i] = query[r].vector[i] * scale;
     float result[4][4];
     for (long s = 0; s < S; s += 4) {
         int O = int(std::min(4L, S - s));
         const uint8_t* from = keys + (begin + s) * stride;
         if (O == 4) {
-            tile<C, 4, R>(from, stride, queries, K, K, result);
+            tile<C, 4, R>(from, stride, queries, K16, K, result);
             for (int r = 0; r < R; r++) std::memcpy(scores + r * room + s, result[r], 16);
             continue;
         }
         for (int o = 0; o < O; o++) {
             for (int r = 0; r < R; r++) {
-                tile<C, 1, 1>(from + o * stride, stride, queries + r * K, 0, K, result);
+                tile<C, 1, 1>(from + o * stride, stride, queries + r * K16, 0, K, result);
                 scores[r * room + s + o] = result[0][0];
             }
         }
@@ -607,7 +645,7 @@ void attend(
 template <class C>
 void attend_rows(
     int count, const Model& model, const Query* query, const uint8_t* keys, const uint8_t* values, long stride,
-    long masked_from, std::vector<float>& memory) {
+    long masked_from, Memory& memory) {
     switch (count) {
         case 1: return attend<C, 1>(model, query, keys, values, stride, masked_from, memory);
         case 2: return attend<C, 2>(model, query, keys, values, stride, masked_from, memory);
@@ -702,7 +740,7 @@ void Pass::attention(const Layer& layer, long index, bool some, int thread, int 
     const long K = model.head_width, H = model.heads, G = model.key_value_heads;
     const long size = cache.kind == 0 ? 4 : 2, all = (H + 2 * G) * K;
     const std::vector<long>& runs = some ? wanted_groups : groups;
-    static thread_local std::vector<float> memory;
+    static thread_local Memory memory;
     const long items = (long(runs.size()) - 1) * H;
     // Later rows attend to more columns: threads take turns.
     for (long item = thread; item < items; item += threads) {
@@ -836,13 +874,11 @@ void chainrule_forward(
     const Model* model, const Rows* rows, const KeysValues* cache, float* x, float* out, int64_t threads) {
     const long N = rows->count, D = model->width, K = model->head_width, H = model->heads;
     const long all = (H + 2 * model->key_value_heads) * K, wide = model->gated ? 2 * model->hidden : model->hidden;
-    static thread_local std::vector<float> memory;
+    static thread_local Memory memory;
     const long sizes[] = {N * D, N * D, N * all, N * H * K, std::min(N, MLP_ROWS) * wide, N * D};
     long total = 0;
     for (long size : sizes) total += (size + 15) / 16 * 16;
-    if (long(memory.size()) < total) memory.resize(total);
-    float* part[6];
-    float* next = memory.data();
+    float *part[6], *next = memory.floats(total);
     for (int i = 0; i < 6; i++) part[i] = next, next += (sizes[i] + 15) / 16 * 16;
     Pass pass{*model, *rows, *cache, x, out, part[0], part[1], part[2], part[3], part[4], part[5],
               runs_of(*rows, false), rows->wanted ? runs_of(*rows, true) : std::vector<long>{}};
