@@ -32,6 +32,7 @@ constexpr int V = 4;
 #endif
 constexpr int BLOCK = 32;          // values that share a scale in quantised weights
 constexpr int VECTORS = BLOCK / V;  // registers of a block
+constexpr int ROWS = 4, OUTPUTS = V == 16 ? 4 : 2;  // of a tile whose sums fit the registers
 constexpr long PANEL = 32;         // outputs whose weights are widened at once where there are many rows
 constexpr long MLP_ROWS = 256;     // rows whose hidden activations are kept at once
 
@@ -238,12 +239,12 @@ inline void tile(const uint8_t* weights, long stride, const float* x, long x_str
 #pragma GCC unroll 8
         for (int part = 0; part < VECTORS; part++) {
             Floats input[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
             for (int r = 0; r < R; r++) input[r] = load<Floats>(x + r * x_stride + block * BLOCK + part * V);
 #pragma GCC unroll 4
             for (int o = 0; o < O; o++) {
                 Floats weight = W::vector(weights + o * stride, block, part, scale[o]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (int r = 0; r < R; r++) total[o][r] += weight * input[r];
             }
         }
@@ -256,15 +257,11 @@ inline void tile(const uint8_t* weights, long stride, const float* x, long x_str
     }
 }
 
-template <class W>
+template <class W, int O, int R>
 void tile_rows(
     int rows, const uint8_t* weights, long stride, const float* x, long x_stride, long columns, float (*result)[4]) {
-    switch (rows) {
-        case 1: return tile<W, 4, 1>(weights, stride, x, x_stride, columns, result);
-        case 2: return tile<W, 4, 2>(weights, stride, x, x_stride, columns, result);
-        case 3: return tile<W, 4, 3>(weights, stride, x, x_stride, columns, result);
-        default: return tile<W, 4, 4>(weights, stride, x, x_stride, columns, result);
-    }
+    if (rows == R || R == 1) return tile<W, O, R>(weights, stride, x, x_stride, columns, result);
+    tile_rows<W, O, (R > 1 ? R - 1 : 1)>(rows, weights, stride, x, x_stride, columns, result);
 }
 
 struct Target {  // where products go: y (rows, stride), set to product + bias, or increased by factor (product + bias)
@@ -284,26 +281,26 @@ template <class W>
 void outputs(
     const uint8_t* weights, long stride, const float* x, long x_stride, long rows, long columns, long first, long last,
     long offset, const uint8_t* next, long next_bytes, const Target& target) {
-    float result[4][4];
-    const long tiles = (rows + 3) / 4 * ((last - first + 3) / 4), part = (next_bytes / tiles + 63) / 64 * 64;
-    for (long row = 0; row < rows; row += 4) {
-        int R = int(std::min(4L, rows - row));
-        for (long output = first; output < last; output += 4) {
+    float result[ROWS][4];
+    const long tiles = (rows + ROWS - 1) / ROWS * ((last - first + OUTPUTS - 1) / OUTPUTS);
+    const long part = (next_bytes / tiles + 63) / 64 * 64;
+    for (long row = 0; row < rows; row += ROWS) {
+        const int R = int(std::min(long(ROWS), rows - row));
+        for (long output = first; output < last; output += OUTPUTS) {
             for (long line = 0; line < part && next_bytes > 0; line += 64, next += 64, next_bytes -= 64)
                 __builtin_prefetch(next, 0, 2);
-            int O = int(std::min(4L, last - output));
+            const int O = int(std::min(long(OUTPUTS), last - output));
             const uint8_t* from = weights + (output - offset) * stride;
             const float* input = x + row * x_stride;
-            if (O == 4) {
-                tile_rows<W>(R, from, stride, input, x_stride, columns, result);
+            if (O == OUTPUTS) {
+                tile_rows<W, OUTPUTS, ROWS>(R, from, stride, input, x_stride, columns, result);
             } else {
                 float single[1][4];
-                for (int o = 0; o < O; o++) {
+                for (int o = 0; o < O; o++)
                     for (int r = 0; r < R; r++) {
                         tile<W, 1, 1>(from + o * stride, stride, input + r * x_stride, 0, columns, single);
                         result[r][o] = single[0][0];
                     }
-                }
             }
             for (int r = 0; r < R; r++)
                 for (int o = 0; o < O; o++) target.put(row + r, output + o, result[r][o]);
@@ -319,7 +316,7 @@ void streamed(
     float result[4][4];
     const long quarter = (last - first) / 4;
     for (long i = 0; i < quarter; i++) {
-        tile_rows<W>(rows, weights + (first + i) * stride, quarter * stride, x, x_stride, columns, result);
+        tile_rows<W, 4, 4>(rows, weights + (first + i) * stride, quarter * stride, x, x_stride, columns, result);
         for (int r = 0; r < rows; r++)
             for (int o = 0; o < 4; o++) target.put(r, first + o * quarter + i, result[r][o]);
     }
