@@ -1,10 +1,10 @@
-"""Tokens a second of SmolLM2-135M, beside transformers and llama.cpp: decoding, prefill, and seconds to the first token.
+"""Tokens a second of SmolLM2-135M beside transformers and llama.cpp: decoding, prefill, seconds to the first token.
 
     python benchmarks/decode.py [--rounds 3] [--what decode batch prefill first]
 
 Wants the model that `make real` fetches. Our own export writes what the peers read: safetensors, and GGUF in f16 and
-q8_0; q4_1 is the file itself. All continue the same prompt and process the same tokens. Each side is a process of its own,
-the sides take turns, and the median counts. llama.cpp (llama-cpp-python) is left out where it is not installed.
+q8_0; q4_1 is the file itself. All continue the same prompt and process the same tokens. Each side is a process of its
+own, the sides take turns, and the median counts. llama.cpp (llama-cpp-python) is left out where it is not installed.
 
 Beside each figure stands the bound of the memory: how often a second the weights that a token needs can be read, at the
 rate at which this machine sums a large array, measured in each process.
@@ -193,7 +193,9 @@ def measure(side: str, folder: Path, what: list[str]) -> dict[str, float]:
 
 
 FIRST = {
-    "ours gguf": "import chainrule; lm = chainrule.load({gguf!r}, quantize='auto'); lm.generate({prompt!r}, max_tokens=1)",
+    "ours gguf": (
+        "import chainrule; lm = chainrule.load({gguf!r}, quantize='auto'); lm.generate({prompt!r}, max_tokens=1)"
+    ),
     "ours safetensors": "import chainrule; lm = chainrule.load({directory!r}); lm.generate({prompt!r}, max_tokens=1)",
     "transformers gguf": (
         "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; t = T.from_pretrained({folder!r},"

@@ -247,9 +247,9 @@ def load(
     adapter (PEFT's files) is merged into its base.
 
     `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. `quantize`: "int8" or "int4"
-    keep the matrices in so many bits, a GGUF's own blocks without loss where it has such; "auto" keeps on a CPU what the
-    file has (bfloat16, float16, blocks of 8 and 4 bits) and computes the same values from it as from float32. Such a model
-    is used, not trained.
+    keep the matrices in so many bits, a GGUF's own blocks without loss where it has such; "auto" keeps on a CPU what
+    the file has (bfloat16, float16, blocks of 8 and 4 bits) and computes the same values from it as from float32. Such
+    a model is used, not trained.
 
     Raises ModelError for a path or a name without a model, and for a `bos` that is no token of it, OptionError for a
     `quantize` that the layers' widths do not allow.

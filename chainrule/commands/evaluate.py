@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Bos, Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
+from chainrule.commands.options import (
+    Bos,
+    Device,
+    Dtype,
+    Folder,
+    Json,
+    Model,
+    OnError,
+    Quantize,
+    check_at_least,
+    refuse_without,
+)
 from chainrule.errors import MissingPackageError, OptionError
 
 if TYPE_CHECKING:

@@ -80,8 +80,8 @@ class QuantisedEmbedding(nn.Module):
 
 
 def put_blocks(model: Transformer, blocks: Mapping[str, tuple[Tensor, str]], state: dict[str, Any]) -> None:
-    """Put blocks and their kinds, by the names of the weights that they are, in the place of layers. The biases of these
-    are taken out of `state`."""
+    """Put blocks and their kinds, by the names of the weights that they are, in the place of layers. The biases of
+    these are taken out of `state`."""
     for name, (stored, kind) in blocks.items():
         module = name.removesuffix(".weight")
         parent, _, attribute = module.rpartition(".")
@@ -109,7 +109,8 @@ def quantise_model(model: Transformer, to: Quantisation) -> None:
     replace_linears(model, make)
     if model.config.tied and model.config.language_head and not isinstance(model.embedding, QuantisedEmbedding):
         check_width("embedding", model.config.width, to)
-        model.embedding = QuantisedEmbedding(quantise(model.embedding.weight, "Q8_0"), "Q8_0")
+        made = QuantisedEmbedding(quantise(model.embedding.weight, "Q8_0"), "Q8_0")
+        setattr(model, "embedding", made)  # noqa: B010, it takes the place of an Embedding
 
 
 def check_width(name: str, width: int, to: Quantisation) -> None:

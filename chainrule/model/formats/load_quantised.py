@@ -13,7 +13,7 @@ from chainrule.model.quantised import quantise_model
 from chainrule.model.transformer import Transformer
 
 Quantize = Literal["none", "auto", "int8", "int4"]
-# Kinds of a GGUF's blocks that are kept: what has fewer bits than wanted is not made wider.
+# Kinds of a GGUF's blocks that are kept; what has fewer bits than wanted is not made wider.
 _KEPT = {"none": (), "auto": tuple(KINDS), "int8": tuple(KINDS), "int4": tuple(KINDS)}
 
 
@@ -22,11 +22,12 @@ def load_quantised(
 ) -> tuple[Transformer, str]:
     """The Transformer of a directory or a GGUF, and its family; activations in `dtype`.
 
-    "none": weights in `dtype`. "int8", "int4": linear layers and a tied embedding in blocks, those of a GGUF as they are.
-    "auto": on a CPU, in float32, weights as they are in the file, from which the same values are computed; elsewhere, and
-    without the compiled functions that compute from them fast, "none".
+    "none": weights in `dtype`. "int8", "int4": linear layers and a tied embedding in blocks, those of a GGUF as they
+    are. "auto": on a CPU, in float32, weights as they are in the file, from which the same values are computed;
+    elsewhere, and without the compiled functions that compute from them fast, "none".
 
-    Raises what `load_model` does, and OptionError for a `quantize` that is unknown, and where blocks don't divide a width.
+    Raises what `load_model` does, and OptionError for a `quantize` that is unknown, and where blocks don't divide a
+    width.
     """
     if quantize not in _KEPT:
         raise OptionError(f"--quantize: wanted none, auto, int8 or int4, got {quantize}")

@@ -1,11 +1,11 @@
-"""All layers of a causal Transformer in one call of the compiled functions: what they are told of a model and its tokens.
+"""All layers of a causal Transformer in one call of compiled functions: what they are told of a model and its tokens.
 
 Shapes: B sequences, T positions, N = B · T rows of activations, D width, C kinds of layers.
 """
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from chainrule.model.native.products import FEW, matrix, usable
 from chainrule.model.rotary import rotation
 
 if TYPE_CHECKING:
+    from chainrule.model.layers import Block
     from chainrule.model.transformer import Transformer
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
@@ -198,7 +199,7 @@ class _Description:
             self.made = _Described(described, self.kept, self.tensors, self.modules)
 
     def model(self, model: "Transformer", layers: int) -> _Model:
-        config, attention = model.config, model.blocks[0].attention
+        config, attention = model.config, cast("Block", model.blocks[0]).attention
         rope = next((kind.rope for kind in config.layer_kinds if kind.rope is not None), None)
         return _Model(
             config.width,
@@ -220,7 +221,7 @@ class _Description:
         )
 
     def layer(self, model: "Transformer", index: int) -> _Layer:
-        block, config = model.blocks[index], model.config
+        block, config = cast("Block", model.blocks[index]), model.config
         self.modules += [(model.blocks._modules, str(index), block)]
         self.modules += [(block._modules, name, getattr(block, name)) for name in ("attention", "mlp")]
         before, after = ("attention_norm", "mlp_norm"), ("attention_output_norm", "mlp_output_norm")
@@ -335,6 +336,7 @@ def _visible(model: "Transformer", B: int, T: int, cache: Cache | None, padding:
     if isinstance(cache, TreeCache):
         if any(window is not None and cache.deepest >= window for window in windows):
             return None
+        windows = [None] * len(windows)  # wider than each sequence, not than the columns of all
         found = cache.mask(T)
         if found is not None:
             mask = np.ascontiguousarray(found[0, 0].numpy()).view(np.uint8)

@@ -1,7 +1,7 @@
 """Compiles transformer.cpp for this processor when it is first needed, and loads it. Knows a compiler, no model.
 
 The compiled file is kept in the user's cache folder under a hash of the source, the compiler and the processor, so that
-it is made once. Where there is no compiler, or CHAINRULE_NATIVE=0 is set, there is no library: all is computed by torch.
+it is made once. Where there is no compiler, or CHAINRULE_NATIVE=0 is set, there is no library: torch computes all.
 """
 
 import ctypes
@@ -65,7 +65,7 @@ def _compile(command: list[str], openmp: str | None, path: Path) -> None:
         if done.returncode:
             path.with_suffix(".failed").write_text(done.stderr, encoding="utf-8")
         else:
-            os.replace(beside, path)
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
