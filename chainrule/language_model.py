@@ -20,7 +20,8 @@ from chainrule.model.formats.adapter import load_adapted
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import read_config, save_model
 from chainrule.model.formats.load_quantised import Quantize, load_quantised
-from chainrule.model.quantised import quantise_model, refuse_quantised
+from chainrule.model.quantise import quantise_model
+from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, TokenScore, given_tokens, score_documents
 from chainrule.scoring.token_scores import Scores

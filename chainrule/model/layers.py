@@ -42,11 +42,9 @@ class Embedding(nn.Embedding):
     def dtype(self) -> torch.dtype:
         return self.weight.dtype
 
-    def logits(self, features: Tensor, bias: Tensor | None) -> Tensor:
-        """As a tied output matrix: (…, D) to (…, V)."""
-        if torch.is_grad_enabled():
-            return F.linear(features, self.weight.to(features.dtype), bias)
-        return multiply(features, self.weight, bias)
+    def logits(self, features: Tensor, bias: Tensor | None, few: bool = False) -> Tensor:
+        """As a tied output matrix: (…, D) to (…, V); `few` as in `multiply`."""
+        return multiply(features, self.weight, bias, few=few)
 
 
 class Norm(nn.Module):

@@ -20,7 +20,7 @@ from chainrule.model.formats.gguf_tensors import Blocks, GGUFTensors, gguf_confi
 from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
-from chainrule.model.quantised import put_blocks
+from chainrule.model.quantise import put_blocks
 from chainrule.model.transformer import Transformer
 from chainrule.storage.files import atomic_write, write_json
 from chainrule.storage.gguf import is_gguf

@@ -9,7 +9,7 @@ from chainrule.errors import OptionError
 from chainrule.model.blocks import KINDS
 from chainrule.model.formats.checkpoint import load_model
 from chainrule.model.native.library import library
-from chainrule.model.quantised import quantise_model
+from chainrule.model.quantise import quantise_model
 from chainrule.model.transformer import Transformer
 
 Quantize = Literal["none", "auto", "int8", "int4"]

@@ -1,11 +1,11 @@
-"""All layers of a causal Transformer in one call of compiled functions: what they are told of a model and its tokens.
+"""A step of decoding in one call of the compiled functions: what they are told of a model, its tokens and its cache.
 
-Shapes: B sequences, T positions, N = B · T rows of activations, D width, C kinds of layers.
+Shapes: B sequences with a new token each, D width, C kinds of layers, R rotary width.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.model.batch_cache import BatchCache, Cache
-from chainrule.model.kv_cache import KVCache, TreeCache
+from chainrule.model.kv_cache import KVCache
+from chainrule.model.layers import Norm
+from chainrule.model.linear import Linear
 from chainrule.model.native.library import Matrix, library
 from chainrule.model.native.products import FEW, matrix, usable
+from chainrule.model.quantised import QuantisedLinear
 from chainrule.model.rotary import rotation
 
-if TYPE_CHECKING:
-    from chainrule.model.layers import Block
-    from chainrule.model.transformer import Transformer
+# A Transformer has a NativeForward, so that this module cannot name its class.
+Transformer = Any
 
 _ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 _INTEGER, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
@@ -52,8 +54,7 @@ class _Model(ctypes.Structure):
 class _Rows(ctypes.Structure):
     _fields_ = (
         ("count", _INTEGER), ("sequence", _POINTER), ("column", _POINTER), ("end", _POINTER), ("begin", _POINTER),
-        ("cosine", _POINTER), ("sine", _POINTER), ("mask", _POINTER), ("masked_from", _INTEGER),
-        ("mask_stride", _INTEGER), ("wanted", _POINTER), ("wanted_count", _INTEGER),
+        ("cosine", _POINTER), ("sine", _POINTER),
     )  # fmt: skip
 
 
@@ -65,14 +66,12 @@ class _KeysValues(ctypes.Structure):
 
 
 class _Visible(NamedTuple):
-    """Where the rows' keys go, and which keys each row attends to; arrays of N, `begin` of (C, N)."""
+    """Where the rows' keys go, and which keys each row attends to; arrays of B, `begin` of (C, B)."""
 
     sequence: NDArray[np.int64]
     column: NDArray[np.int64]
     end: NDArray[np.int64]
     begin: NDArray[np.int64]
-    mask: NDArray[np.uint8] | None  # (N, M), of the last M columns
-    masked_from: int
 
 
 class _Described(NamedTuple):
@@ -84,13 +83,16 @@ class _Described(NamedTuple):
     modules: Sequence[tuple[dict[str, Any], str, nn.Module]]
 
     def valid(self) -> bool:
-        return all(found[name].data_ptr() == address for found, name, address in self.tensors) and all(
-            found[name] is module for found, name, module in self.modules
-        )
+        for found, name, address in self.tensors:
+            if found[name].data_ptr() != address:
+                return False
+        return all(found[name] is module for found, name, module in self.modules)
 
 
 class NativeForward:
-    """Computes a Transformer's layers by the compiled functions where they can and where it is faster.
+    """Computes a Transformer's layers for one new token of each sequence by the compiled functions, where they can.
+
+    More tokens of a sequence are left to torch, so that a document has the same scores alone and among others.
 
     It is a part of a model, made again in each copy of it.
     """
@@ -105,77 +107,46 @@ class NativeForward:
     def __reduce__(self) -> tuple[type["NativeForward"], tuple[()]]:
         return NativeForward, ()
 
-    def __call__(
-        self,
-        model: "Transformer",
-        x: Tensor,
-        positions: Callable[[], Tensor],
-        cache: Cache | None,
-        padding: Tensor | None,
-        output_positions: Tensor | None,
-    ) -> Tensor | None:
-        """The hidden states (B, T, D) after the last norm, or (B, N, D) at `output_positions`, of embedded tokens x
-        (B, T, D); None where the compiled functions are not for this model, or so many rows. The caller moves the
-        length of the cache. `positions()` are the tokens', (1 or B, T).
-        """
+    def __call__(self, model: Transformer, x: Tensor, cache: Cache | None) -> Tensor | None:
+        """The hidden states (B, 1, D) after the last norm of one more embedded token x (B, 1, D) of each sequence of a
+        cache; None where the compiled functions are not for this model, or for so many. The caller moves the length of
+        the cache."""
         B, T, D = x.shape
-        if B * T > FEW or not B * T or not usable(x):
+        if T != 1 or not 0 < B <= FEW or not isinstance(cache, KVCache | BatchCache) or not usable(x):
             return None
         described = self._describe(model)
-        if described is None:
+        if described is None or cache.keys.dtype not in (torch.float32, torch.bfloat16):
             return None
-        visible = _visible(model, B, T, cache, padding)
-        if visible is None:
-            return None
-        keys, values = _storage(model, cache, B, T, x.dtype)
-        if keys.dtype not in (torch.float32, torch.bfloat16):
-            return None
-        cosine, sine = _rotations(model, positions(), B, T)
-        inputs = x.float().contiguous().view(B * T, D)
-        if inputs.data_ptr() == x.data_ptr():
-            inputs = inputs.clone()
-        wanted, outputs = None, inputs
-        if output_positions is not None:
-            wanted = (output_positions + T * torch.arange(B)[:, None]).flatten().contiguous()
-            outputs = torch.empty(len(wanted), D)
-        mask = visible.mask
+        visible = _visible(model, cache)
+        cosine, sine = _rotations(model, cache.positions(1), B)
+        hidden = x.to(torch.float32, copy=True).view(B, D)
         rows = _Rows(
-            B * T,
+            B,
             visible.sequence.ctypes.data,
             visible.column.ctypes.data,
             visible.end.ctypes.data,
             visible.begin.ctypes.data,
             cosine.data_ptr(),
             sine.data_ptr(),
-            None if mask is None else mask.ctypes.data,
-            visible.masked_from,
-            0 if mask is None else mask.shape[1],
-            None if wanted is None else wanted.data_ptr(),
-            0 if wanted is None else len(wanted),
         )
-        layer_stride, sequence_stride, head_stride, column_stride, _ = keys.stride()
+        layer_stride, sequence_stride, head_stride, column_stride, _ = cache.keys.stride()
         stored = _KeysValues(
-            int(keys.dtype == torch.bfloat16),
-            keys.data_ptr(),
-            values.data_ptr(),
-            layer_stride if cache is not None else 0,
+            int(cache.keys.dtype == torch.bfloat16),
+            cache.keys.data_ptr(),
+            cache.values.data_ptr(),
+            layer_stride,
             sequence_stride,
             head_stride,
             column_stride,
         )
         compiled = library()
         assert compiled is not None, "`usable` says so"
-        compiled.chainrule_forward(
-            ctypes.addressof(described.model),
-            ctypes.addressof(rows),
-            ctypes.addressof(stored),
-            inputs.data_ptr(),
-            outputs.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return outputs.view(B, -1, D).to(x.dtype)
+        model_address, rows_address, cache_address = map(ctypes.addressof, (described.model, rows, stored))
+        threads = torch.get_num_threads()
+        compiled.chainrule_forward(model_address, rows_address, cache_address, hidden.data_ptr(), threads)
+        return hidden.view(B, 1, D).to(x.dtype)
 
-    def _describe(self, model: "Transformer") -> _Described | None:
+    def _describe(self, model: Transformer) -> _Described | None:
         if self._described is None or not self._described.valid():
             self._described = _Description(model).made
         return self._described
@@ -184,7 +155,7 @@ class NativeForward:
 class _Description:
     """Reads a model; `made` is None for one that the compiled functions cannot compute."""
 
-    def __init__(self, model: "Transformer") -> None:
+    def __init__(self, model: Transformer) -> None:
         self.kept: list[Any] = []
         self.tensors: list[tuple[dict[str, Any], str, int]] = []
         self.modules: list[tuple[dict[str, Any], str, nn.Module]] = []
@@ -198,8 +169,8 @@ class _Description:
         if self.possible:
             self.made = _Described(described, self.kept, self.tensors, self.modules)
 
-    def model(self, model: "Transformer", layers: int) -> _Model:
-        config, attention = model.config, cast("Block", model.blocks[0]).attention
+    def model(self, model: Transformer, layers: int) -> _Model:
+        config, attention = model.config, model.blocks[0].attention
         rope = next((kind.rope for kind in config.layer_kinds if kind.rope is not None), None)
         return _Model(
             config.width,
@@ -220,8 +191,8 @@ class _Description:
             layers,
         )
 
-    def layer(self, model: "Transformer", index: int) -> _Layer:
-        block, config = cast("Block", model.blocks[index]), model.config
+    def layer(self, model: Transformer, index: int) -> _Layer:
+        block, config = model.blocks[index], model.config
         self.modules += [(model.blocks._modules, str(index), block)]
         self.modules += [(block._modules, name, getattr(block, name)) for name in ("attention", "mlp")]
         before, after = ("attention_norm", "mlp_norm"), ("attention_output_norm", "mlp_output_norm")
@@ -284,12 +255,8 @@ class _Description:
         self.tensors.append((held, name, held[name].data_ptr()))
 
 
-def _possible(model: "Transformer") -> bool:
+def _possible(model: Transformer) -> bool:
     """Whether this is the kind of model that the compiled functions know, with plain or quantised linear layers."""
-    from chainrule.model.layers import Norm
-    from chainrule.model.linear import Linear
-    from chainrule.model.quantised import QuantisedLinear
-
     config = model.config
     widths = {kind.rope.width or config.head_width for kind in config.layer_kinds if kind.rope is not None}
     known = (Linear, QuantisedLinear, Norm, nn.Identity)
@@ -305,50 +272,21 @@ def _possible(model: "Transformer") -> bool:
     )
 
 
-def _storage(model: "Transformer", cache: Cache | None, B: int, T: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Keys and values, (L, B, G, S, K); without a cache those of one layer, used for all."""
-    if isinstance(cache, TreeCache):
-        cache = cache.cache
-    if cache is not None:
-        return cache.keys, cache.values
-    config = model.config
-    keys = torch.empty(1, B, config.key_value_heads, T, config.head_width, dtype=dtype)
-    return keys, torch.empty_like(keys)
-
-
-def _visible(model: "Transformer", B: int, T: int, cache: Cache | None, padding: Tensor | None) -> _Visible | None:
-    """None where a mask differs from kind to kind of layer."""
-    windows = [kind.window for kind in model.config.layer_kinds]
-    sequence = np.repeat(np.arange(B), T)
-    first = np.zeros(B, np.int64)  # column of each sequence's first token
-    mask, masked_from = None, 0
+def _visible(model: Transformer, cache: KVCache | BatchCache) -> _Visible:
+    """Of one new token of each sequence."""
     if isinstance(cache, BatchCache):
-        if T != 1:
-            return None
         column = np.array(cache.lengths, np.int64)
+        first = np.zeros_like(column)
     else:
-        past = 0 if cache is None else cache.length
-        column = np.tile(np.arange(past, past + T), B)
-        if isinstance(cache, KVCache):
-            first = cache.padding.numpy() if cache.padded else first
-        elif padding is not None:
-            first = padding.numpy()
-    if isinstance(cache, TreeCache):
-        if any(window is not None and cache.deepest >= window for window in windows):
-            return None
-        windows = [None] * len(windows)  # wider than each sequence, not than the columns of all
-        found = cache.mask(T)
-        if found is not None:
-            mask = np.ascontiguousarray(found[0, 0].numpy()).view(np.uint8)
-            masked_from = cache.length + T - mask.shape[1]
-    end = column + 1
-    starts = np.minimum(np.repeat(first, T), column)  # padding attends to itself
-    begin = np.stack([starts if window is None else np.maximum(starts, end - window) for window in windows])
-    return _Visible(sequence, column, end, begin, mask, masked_from)
+        column = np.full(len(cache.padding), cache.length, np.int64)
+        first = np.minimum(cache.padding.numpy(), column)  # padding attends to itself
+    end, windows = column + 1, [kind.window for kind in model.config.layer_kinds]
+    begin = np.stack([first if window is None else np.maximum(first, end - window) for window in windows])
+    return _Visible(np.arange(len(column)), column, end, begin)
 
 
-def _rotations(model: "Transformer", positions: Tensor, B: int, T: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of each kind of layer, (C, N, R)."""
+def _rotations(model: Transformer, positions: Tensor, B: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of each kind of layer, (C, B, R), at positions (1 or B, 1)."""
     config = model.config
     ropes = [kind.rope for kind in config.layer_kinds]
     width = next((rope.width or config.head_width for rope in ropes if rope is not None), 0)
@@ -359,7 +297,7 @@ def _rotations(model: "Transformer", positions: Tensor, B: int, T: int) -> tuple
         for rope in ropes
     ]
     cosine, sine = (
-        torch.stack([each.expand(B, T, 1, width).reshape(B * T, width) for each in pair])
+        torch.stack([each.expand(B, 1, 1, width).reshape(B, width) for each in pair])
         for pair in zip(*turns, strict=True)
     )
     return cosine, sine

@@ -74,7 +74,7 @@ def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     compiled.chainrule_linear.argtypes = (pointer, pointer, number, pointer, number)
     compiled.chainrule_widen.argtypes = (pointer, pointer, number)
-    compiled.chainrule_forward.argtypes = (pointer, pointer, pointer, pointer, pointer, number)
+    compiled.chainrule_forward.argtypes = (pointer, pointer, pointer, pointer, number)
     for name in ("linear", "widen", "forward"):
         getattr(compiled, f"chainrule_{name}").restype = None
     return compiled

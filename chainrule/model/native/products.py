@@ -38,14 +38,18 @@ def matrix(weight: Tensor, kind: str | None = None, bias: Tensor | None = None) 
     return Matrix(number, len(weight), columns, weight.data_ptr(), None if bias is None else bias.data_ptr())
 
 
-def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: str | None = None) -> Tensor:
+def multiply(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: str | None = None, few: bool = False
+) -> Tensor:
     """x · weightᵀ + bias: (…, I) to (…, O), in the precision of x. `weight` is (O, I), or blocks of a kind.
 
-    Few rows are multiplied by the weights as they are stored; for more, or without the compiled functions, the weights
-    are first widened to the precision of x.
+    Few rows are multiplied by weights of another precision as they are stored; for more, or without the compiled
+    functions, the weights are first widened to that of x. `few`: of weights in the precision of x too, whose product
+    then differs in its last bits from that with more rows.
     """
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
-    if 0 < rows <= FEW and usable(x):
+    narrow = kind is not None or weight.dtype != x.dtype
+    if (narrow or few) and 0 < rows <= FEW and usable(x):
         wide = None if bias is None else bias.float().contiguous()
         described = matrix(weight, kind, wide)
         if described is not None:

@@ -12,7 +12,6 @@
 #include <cstring>
 #include <memory>
 #include <type_traits>
-#include <vector>
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -400,16 +399,12 @@ struct Model {
 };
 
 // Row r is a token of sequence `sequence[r]`. Its key and value go to column `column[r]` of that sequence in the cache, and
-// it attends to columns begin[kind][r] to end[r] - 1; of those from `masked_from` on, to those where the mask is not 0.
+// it attends to columns begin[kind][r] to end[r] - 1.
 struct Rows {
     int64_t count;
     const int64_t *sequence, *column, *end;
     const int64_t* begin;        // (kinds, count)
     const float *cosine, *sine;  // (kinds, count, rope_width)
-    const uint8_t* mask;         // (count, mask_stride), or null
-    int64_t masked_from, mask_stride;
-    const int64_t* wanted;  // the rows whose output is wanted, or null: all
-    int64_t wanted_count;
 };
 
 struct KeysValues {  // strides in elements; heads' vectors are contiguous
@@ -553,14 +548,12 @@ struct Query {
     const float* vector;
     float* mixed;
     long begin, end;
-    const uint8_t* mask;  // of columns from masked_from on, or null
 };
 
 // Attention of R queries of one head of one sequence.
 template <class C, int R>
 void attend(
-    const Model& model, const Query* query, const uint8_t* keys, const uint8_t* values, long stride, long masked_from,
-    Memory& memory) {
+    const Model& model, const Query* query, const uint8_t* keys, const uint8_t* values, long stride, Memory& memory) {
     const long K = model.head_width, K16 = (K + 15) / 16 * 16;
     const float scale = 1.0f / std::sqrt(float(K));
     long begin = query[0].begin, end = query[0].end;
@@ -592,9 +585,6 @@ void attend(
             for (long s = 0; s < S; s++) score[s] = model.attention_cap * std::tanh(score[s] / model.attention_cap);
         for (long s = 0; s < query[r].begin - begin; s++) score[s] = -INFINITY;
         for (long s = query[r].end - begin; s < room; s++) score[s] = -INFINITY;
-        if (query[r].mask)
-            for (long s = std::max(masked_from - begin, 0L); s < query[r].end - begin; s++)
-                if (!query[r].mask[begin + s - masked_from]) score[s] = -INFINITY;
         Floats best = Floats{} - INFINITY;
         for (long s = 0; s + V <= room; s += V) {
             Floats value = load<Floats>(score + s);
@@ -642,12 +632,12 @@ void attend(
 template <class C>
 void attend_rows(
     int count, const Model& model, const Query* query, const uint8_t* keys, const uint8_t* values, long stride,
-    long masked_from, Memory& memory) {
+    Memory& memory) {
     switch (count) {
-        case 1: return attend<C, 1>(model, query, keys, values, stride, masked_from, memory);
-        case 2: return attend<C, 2>(model, query, keys, values, stride, masked_from, memory);
-        case 3: return attend<C, 3>(model, query, keys, values, stride, masked_from, memory);
-        default: return attend<C, 4>(model, query, keys, values, stride, masked_from, memory);
+        case 1: return attend<C, 1>(model, query, keys, values, stride, memory);
+        case 2: return attend<C, 2>(model, query, keys, values, stride, memory);
+        case 3: return attend<C, 3>(model, query, keys, values, stride, memory);
+        default: return attend<C, 4>(model, query, keys, values, stride, memory);
     }
 }
 
@@ -661,15 +651,13 @@ struct Pass {  // one call of `forward`: what its threads share
     const Model& model;
     const Rows& rows;
     const KeysValues& cache;
-    float *x, *out;  // (count, D); (wanted_count, D) where some rows are wanted, else x
+    float* x;  // (count, D)
     float *normed, *normed_mlp, *qkv, *mixed, *hidden, *branch;
-    std::vector<long> groups;  // first of each run of at most 4 rows that follow one another in a sequence
-    std::vector<long> wanted_groups;
 
     void add(const Matrix& matrix, const Norm& after, const float* input, long stride, float* to, long count,
              int thread, int threads);
     void keys_and_queries(const Layer& layer, long index, int thread, int threads);
-    void attention(const Layer& layer, long index, bool some, int thread, int threads);
+    void attention(const Layer& layer, long index, int thread, int threads);
     void mlp(const Layer& layer, const float* input, float* to, long count, int thread, int threads);
     void run(int thread, int threads);
 };
@@ -733,31 +721,29 @@ void Pass::keys_and_queries(const Layer& layer, long index, int thread, int thre
     wait();
 }
 
-void Pass::attention(const Layer& layer, long index, bool some, int thread, int threads) {
+void Pass::attention(const Layer& layer, long index, int thread, int threads) {
     const long K = model.head_width, H = model.heads, G = model.key_value_heads;
     const long size = cache.kind == 0 ? 4 : 2, all = (H + 2 * G) * K;
-    const std::vector<long>& runs = some ? wanted_groups : groups;
     static thread_local Memory memory;
-    const long items = (long(runs.size()) - 1) * H;
-    // Later rows attend to more columns: threads take turns.
+    // Heads that share keys are computed together, unless a thread would have nothing to do.
+    long together = 4;
+    while (H / G % together || (together > 1 && rows.count * H / together < 2 * threads)) together--;
+    const long parts = H / together, items = rows.count * parts;
     for (long item = thread; item < items; item += threads) {
-        const long run = item / H, h = item % H, first = runs[run], last = runs[run + 1];
+        const long row = item / parts, part = item % parts, first = part * together, g = first / (H / G);
+        const long count = std::min(together, H - first);
         Query query[4];
-        long row = 0;
-        for (long i = first; i < last; i++) {
-            row = some ? rows.wanted[i] : i;
-            query[i - first] = {
-                qkv + row * all + h * K, mixed + i * H * K + h * K, rows.begin[layer.kind * rows.count + row], rows.end[row],
-                rows.mask ? rows.mask + row * rows.mask_stride : nullptr};
-        }
-        const long at = index * cache.layer_stride + rows.sequence[row] * cache.sequence_stride +
-                        h / (H / G) * cache.head_stride;
+        for (long i = 0; i < count; i++)
+            query[i] = {
+                qkv + row * all + (first + i) * K, mixed + row * H * K + (first + i) * K,
+                rows.begin[layer.kind * rows.count + row], rows.end[row]};
+        const long at = index * cache.layer_stride + rows.sequence[row] * cache.sequence_stride + g * cache.head_stride;
         const uint8_t *keys = cache.keys + size * at, *values = cache.values + size * at;
         const long stride = size * cache.column_stride;
         if (cache.kind == 0)
-            attend_rows<Float32>(int(last - first), model, query, keys, values, stride, rows.masked_from, memory);
+            attend_rows<Float32>(int(count), model, query, keys, values, stride, memory);
         else
-            attend_rows<BFloat16>(int(last - first), model, query, keys, values, stride, rows.masked_from, memory);
+            attend_rows<BFloat16>(int(count), model, query, keys, values, stride, memory);
     }
     wait();
 }
@@ -783,8 +769,8 @@ void Pass::mlp(const Layer& layer, const float* input, float* to, long count, in
 
 void Pass::run(int thread, int threads) {
     const long D = model.width, K = model.head_width, H = model.heads, all = (H + 2 * model.key_value_heads) * K;
-    float* stream = x;
-    long count = rows.count;
+    float* const stream = x;
+    const long count = rows.count;
     for (long index = 0; index < model.layers; index++) {
         const Layer& layer = model.layer[index];
         const float* input = stream;
@@ -798,19 +784,9 @@ void Pass::run(int thread, int threads) {
         multiply(layer.query_key_value, input, D, count, mine.first, mine.last, {qkv, all, nullptr, false, 1});
         wait();
         keys_and_queries(layer, index, thread, threads);
-        const bool some = rows.wanted && index + 1 == model.layers;
-        attention(layer, index, some, thread, threads);
-        if (some) {
-            count = rows.wanted_count, stream = out;
-            Share part = share(count, thread, threads);
-            for (long i = part.first; i < part.last; i++) {
-                std::memcpy(out + i * D, x + rows.wanted[i] * D, 4 * D);
-                if (model.parallel) std::memcpy(branch + i * D, normed_mlp + rows.wanted[i] * D, 4 * D);
-            }
-            wait();
-        }
+        attention(layer, index, thread, threads);
         add(layer.output, layer.attention_output_norm, mixed, H * K, stream, count, thread, threads);
-        const float* second = some && model.parallel ? branch : normed_mlp;
+        const float* second = normed_mlp;
         if (!model.parallel) {
             if (layer.mlp_norm.gain) {
                 norm_rows(layer.mlp_norm, stream, normed_mlp, count, D, thread, threads);
@@ -822,17 +798,6 @@ void Pass::run(int thread, int threads) {
         mlp(layer, second, stream, count, thread, threads);
     }
     if (model.norm.gain) norm_rows(model.norm, stream, stream, count, D, thread, threads);
-}
-
-std::vector<long> runs_of(const Rows& rows, bool some) {
-    std::vector<long> found{0};
-    const long count = some ? rows.wanted_count : rows.count;
-    for (long i = 1; i < count; i++) {
-        const long row = some ? rows.wanted[i] : i, before = some ? rows.wanted[i - 1] : i - 1;
-        if (i - found.back() == 4 || rows.sequence[row] != rows.sequence[before]) found.push_back(i);
-    }
-    found.push_back(count);
-    return found;
 }
 
 }  // namespace
@@ -866,9 +831,9 @@ void chainrule_widen(const Matrix* matrix, float* to, int64_t threads) {
     }
 }
 
-// All layers and the last norm: x (count, D) to hidden states, in x itself, or in out (wanted_count, D).
+// All layers and the last norm: x (count, D) to hidden states, in x itself.
 void chainrule_forward(
-    const Model* model, const Rows* rows, const KeysValues* cache, float* x, float* out, int64_t threads) {
+    const Model* model, const Rows* rows, const KeysValues* cache, float* x, int64_t threads) {
     const long N = rows->count, D = model->width, K = model->head_width, H = model->heads;
     const long all = (H + 2 * model->key_value_heads) * K, wide = model->gated ? 2 * model->hidden : model->hidden;
     static thread_local Memory memory;
@@ -877,8 +842,7 @@ void chainrule_forward(
     for (long size : sizes) total += (size + 15) / 16 * 16;
     float *part[6], *next = memory.floats(total);
     for (int i = 0; i < 6; i++) part[i] = next, next += (sizes[i] + 15) / 16 * 16;
-    Pass pass{*model, *rows, *cache, x, out, part[0], part[1], part[2], part[3], part[4], part[5],
-              runs_of(*rows, false), rows->wanted ? runs_of(*rows, true) : std::vector<long>{}};
+    Pass pass{*model, *rows, *cache, x, part[0], part[1], part[2], part[3], part[4], part[5]};
 #pragma omp parallel num_threads(threads)
     {
 #ifdef _OPENMP
