@@ -80,8 +80,8 @@ class Transformer(nn.Module):
 
         `targets`, integers of the logits' shape without V: return the loss instead, the mean of -log softmax(u)[target]
         in nats (14.8), a scalar in float32. `features` (…, D) instead of tokens: compute the logits, or the loss, of
-        these. `output`: "features" are the final hidden states (B, T, D), "summary" is what a classifier reads (B, D); "next logits", of `features`, are the
-        logits by the functions that are fast for the few rows of a step of decoding.
+        these. `output`: "features" are the final hidden states (B, T, D), "summary" is what a classifier reads (B, D).
+        "next logits", of `features`, are the logits by functions that are fast for the few rows of a step of decoding.
 
         `cache`: the tokens follow those it holds, and are added to it. Without a cache, batches of unequal lengths have
         `padding` (B,), the number of padding tokens on the left of each sequence, or `last` (B,), the position of its

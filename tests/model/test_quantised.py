@@ -1,10 +1,10 @@
 """Models in 8 and 4 bits: what they compute, how much memory they take, and what is refused."""
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
-from conftest import exportable_model, random_model
 
 from chainrule.errors import ModelError, OptionError
 from chainrule.exporting.export import export_gguf
@@ -22,10 +22,10 @@ TOKENS = torch.randint(0, 257, (3, 20), generator=torch.Generator().manual_seed(
 PROMPT = [256, *b"To be, or not to be"]
 
 
-def model_of(tied: bool = True, width: int = 64) -> Transformer:
+def model_of(tied: bool = True, width: int = 64, query_key_norm: Literal["head"] | None = "head") -> Transformer:
     config = Config(
         vocabulary_size=257, context=64, width=width, layers=2, heads=4, key_value_heads=2, head_width=16, hidden=96,
-        tied=tied,
+        tied=tied, query_key_norm=query_key_norm,
     )  # fmt: skip
     model = Transformer(config)
     initialise(model, 0)
@@ -86,7 +86,7 @@ def test_its_memory_is_what_its_bits_are() -> None:
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 def test_the_blocks_of_a_gguf_are_kept_as_they_are(kind: str, tmp_path: Path) -> None:
-    lm = LanguageModel(exportable_model("llama", 257, 64), byte_tokenizer(), "llama")
+    lm = LanguageModel(model_of(query_key_norm=None), byte_tokenizer(), "llama")
     lm.save(tmp_path / "model")
     export_gguf(tmp_path / "model", tmp_path / "model.gguf", kind)
     plain = load(tmp_path / "model.gguf", device="cpu")
@@ -119,4 +119,3 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="load the model without quantize"):
         lm.save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
-    random_model("qwen3")

@@ -1,8 +1,7 @@
 // Inference of a causal Transformer on a CPU: linear maps of several kinds of weights, and all layers in one call.
 //
 // Activations are float32. Weights stay as they are stored and are widened to float32 in registers, so that the result
-// is that of the widened matrix whatever the kind. Each output is summed in an order that depends on the width alone:
-// a row of activations has the same output, bit for bit, alone and in any batch.
+// is that of the widened matrix whatever the kind.
 //
 // Shapes: N rows of activations (tokens), D width, H heads, G key-value heads, K head width.
 
