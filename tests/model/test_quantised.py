@@ -8,6 +8,7 @@ import torch
 
 from chainrule.errors import ModelError, OptionError
 from chainrule.exporting.export import export_gguf
+from chainrule.finetuning.finetune import finetune
 from chainrule.language_model import LanguageModel, load
 from chainrule.model.blocks import dequantise
 from chainrule.model.config import Config
@@ -15,6 +16,7 @@ from chainrule.model.prefixes import empty_cache
 from chainrule.model.quantise import quantise_model
 from chainrule.model.quantised import QuantisedEmbedding, QuantisedLinear, is_quantised
 from chainrule.model.transformer import Transformer, initialise
+from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer
 
 KINDS = ("int8", "int4")
@@ -119,3 +121,10 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="load the model without quantize"):
         lm.save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
+    (tmp_path / "data.csv").write_text(
+        "text,label\n" + "".join(f"text {row},{row % 2}\n" for row in range(20)), encoding="utf-8"
+    )
+    task = Task.load(str(tmp_path / "data.csv"), text=("text",), label="label")
+    for train in ("full", "head", "lora"):
+        with pytest.raises(ModelError, match="finetune: wanted weights in float32 or bfloat16, got quantised ones"):
+            finetune(lm, task, train=train)
