@@ -18,7 +18,10 @@ from chainrule.generation.text import Completion, Ending, NewText, complete
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.adapter import load_adapted
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
-from chainrule.model.formats.checkpoint import load_model, read_config, save_model
+from chainrule.model.formats.checkpoint import read_config, save_model
+from chainrule.model.formats.load_quantised import Quantize, load_quantised
+from chainrule.model.quantise import quantise_model
+from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import Document, Evaluation, TokenScore, given_tokens, score_documents
 from chainrule.scoring.token_scores import Scores
@@ -212,7 +215,9 @@ class LanguageModel:
         return Chat.of(self.tokenizer)
 
     def save(self, directory: str | Path) -> None:
-        """Write the model as a Hugging Face directory, which `load` and transformers read."""
+        """Write the model as a Hugging Face directory, which `load` and transformers read. ModelError for a quantised
+        one."""
+        refuse_quantised(self.model, "save")
         directory = Path(directory)
         self.tokenizer.save(directory)
         save_model(self.model, self.family, directory, self.tokenizer.bos_id, self.stop_tokens, self.generation)
@@ -230,21 +235,35 @@ class LanguageModel:
 Pretrained = LanguageModel | MaskedLanguageModel
 
 
-def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", bos: str | None = None) -> Pretrained:
+def load(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    bos: str | None = None,
+    quantize: Quantize = "none",
+) -> Pretrained:
     """The language model of a directory (a run, or any Hugging Face directory of a known family), of a GGUF file, or
     of a name on the Hub, "owner/name", "owner/name@revision" or "owner/name:file.gguf". BERT's is a masked one. An
     adapter (PEFT's files) is merged into its base.
 
-    `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. Raises ModelError for a path
-    or a name without a model, and for a `bos` that is no token of it.
+    `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. `quantize`: "int8" or "int4"
+    keep the matrices in so many bits, a GGUF's own blocks without loss where it has such; "auto" keeps on a CPU what
+    the file has (bfloat16, float16, blocks of 8 and 4 bits) and computes the same values from it as from float32. Such
+    a model is used, not trained.
+
+    Raises ModelError for a path or a name without a model, and for a `bos` that is no token of it, OptionError for a
+    `quantize` that the layers' widths do not allow.
     """
     directory, where = model_directory(path), machine.device(device)
     precision = machine.dtype(dtype, where)
     if is_adapter(directory):
         model, family, base = load_adapted(directory, read_adapter(directory), where, precision)
+        if quantize in ("int8", "int4"):
+            quantise_model(model, quantize)
         tokenizer = load_tokenizer(directory if (directory / "tokenizer.json").is_file() else base, bos)
         return make_language_model(model, tokenizer, family, stop_tokens_of(base), generation_fields(base))
-    model, family = load_model(directory, where, precision)
+    model, family = load_quantised(directory, where, precision, quantize)
     tokenizer = load_tokenizer(directory, bos)
     lm = make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
     lm.path = str(path)

@@ -6,7 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Bos, Device, Dtype, Folder, Json, Model, OnError, check_at_least, refuse_without
+from chainrule.commands.options import (
+    Bos,
+    Device,
+    Dtype,
+    Folder,
+    Json,
+    Model,
+    OnError,
+    Quantize,
+    check_at_least,
+    refuse_without,
+)
 from chainrule.errors import MissingPackageError, OptionError
 
 if TYPE_CHECKING:
@@ -28,6 +39,7 @@ def evaluate(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
     json: Json = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on text, or run standard benchmarks.
@@ -69,7 +81,7 @@ def evaluate(
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
     check_at_least(0, shots=shots)
     check_at_least(1, limit=limit, stride=stride)
-    lm = load(model, device=device, dtype=dtype, bos=bos)
+    lm = load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
     if tasks:
         _evaluate_tasks(lm, tasks, shots, limit, include, json)
         return

@@ -9,6 +9,7 @@ from chainrule.commands.options import (
     Dtype,
     Json,
     Model,
+    Quantize,
     check_at_least,
     check_seed,
     refuse_without,
@@ -35,6 +36,7 @@ def generate(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
     json: Json = False,
 ) -> None:
     r"""Continue a prompt, or answer a chat message.
@@ -74,7 +76,9 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not chat:
         refuse_without("--chat", {"system": system}, {"system": ""})
-    lm = require_causal(load(model, device=device, dtype=dtype, bos=bos), "generate", "use score, or another model")
+    lm = require_causal(
+        load(model, device=device, dtype=dtype, bos=bos, quantize=quantize), "generate", "use score, or another model"
+    )
     asked: Sequence[int] | str = prompt
     if chat:
         before = [{"role": "system", "content": system}] if system else []

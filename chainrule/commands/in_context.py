@@ -3,7 +3,19 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from chainrule.commands.accuracy import print_prompted
-from chainrule.commands.options import Asking, Bos, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
+from chainrule.commands.options import (
+    Asking,
+    Bos,
+    Columns,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Model,
+    Quantize,
+    TaskFile,
+    check_at_least,
+)
 
 if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
@@ -27,6 +39,7 @@ def in_context(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
     json: Json = False,
 ) -> None:
     """Let a model label the test items after examples in the prompt; show its accuracy.
@@ -55,7 +68,7 @@ def in_context(
 
     check_at_least(0, shots=shots, show=show)
     check_at_least(1, labels=labels, seeds=seeds, limit=limit)
-    read, lm = columns.load(task), load(model, device=device, dtype=dtype, bos=bos)
+    read, lm = columns.load(task), load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
 
     def predictor(seed: int, order: int = 0) -> "Prompted":
         how: dict[str, Any] = {"select": select, "by": by, "labels": labels, "answer": answer, **vars(asking)}

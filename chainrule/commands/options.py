@@ -28,6 +28,13 @@ Bos = Annotated[
     str | None,
     Help("TOKEN", "Token in front of every text (default: see chainrule info).", "Computing and output"),
 ]
+Quantize = Annotated[
+    Literal["auto", "none", "int8", "int4"],
+    Help(
+        text="Weights in 8 or 4 bits; auto keeps those of the file on a CPU, none widens them to --dtype.",
+        section="Computing and output",
+    ),
+]
 TrainingDtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Help(text="auto is bfloat16 where it is faster, else float32.", section="Computing and output"),

@@ -15,6 +15,7 @@ from chainrule.commands.options import (
     Device,
     Dtype,
     Json,
+    Quantize,
     TaskFile,
     check_at_least,
     check_seed,
@@ -42,6 +43,7 @@ def predict(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
     json: Json = False,
 ) -> None:
     """Label texts with a finetuned classifier, or with a prompted model.
@@ -81,7 +83,7 @@ def predict(
     task_columns = columns
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
         task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
-    made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype)
+    made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype, quantize)
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:
@@ -140,16 +142,24 @@ def _predictor(
     bos: str | None,
     device: Device,
     dtype: Dtype,
+    quantize: Quantize,
 ) -> "Predictor":
     if task is None:
         from chainrule.finetuning.classifier import load_classifier
 
-        given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, "bos": bos, **vars(asking)}
-        default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, **vars(Asking())}
-        refuse_without("a --task", given, default)
+        given = {
+            "shots": shots,
+            "seed": seed,
+            "text": columns.text,
+            "label": columns.label,
+            "bos": bos,
+            "quantize": quantize,
+        }
+        default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, "quantize": "auto"}
+        refuse_without("a --task", given | vars(asking), default | vars(Asking()))
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.language_model import load
     from chainrule.prompting.prompted import in_context
 
-    lm = load(directory, device=device, dtype=dtype, bos=bos)
+    lm = load(directory, device=device, dtype=dtype, bos=bos, quantize=quantize)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

@@ -2,7 +2,7 @@
 
 import sys
 
-from chainrule.commands.options import Bos, Device, Dtype, Json, Model, check_at_least
+from chainrule.commands.options import Bos, Device, Dtype, Json, Model, Quantize, check_at_least
 from chainrule.errors import OptionError
 
 
@@ -15,6 +15,7 @@ def score(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
     json: Json = False,
 ) -> None:
     """Show the log probability of each token of a text, and their sum.
@@ -37,7 +38,7 @@ def score(
     from chainrule.terminal import print_json, print_table
 
     check_at_least(0, top=top)
-    lm = load(model, device=device, dtype=dtype, bos=bos)
+    lm = load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
     text = sys.stdin.read() if text == "-" else text
     mask = lm.tokenizer.named.get("mask_token")
     if isinstance(lm, MaskedLanguageModel) and mask and mask in text:

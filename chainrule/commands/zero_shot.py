@@ -3,7 +3,19 @@
 from typing import Literal
 
 from chainrule.commands.accuracy import print_prompted
-from chainrule.commands.options import Asking, Bos, Columns, Device, Dtype, Json, Limit, Model, TaskFile, check_at_least
+from chainrule.commands.options import (
+    Asking,
+    Bos,
+    Columns,
+    Device,
+    Dtype,
+    Json,
+    Limit,
+    Model,
+    Quantize,
+    TaskFile,
+    check_at_least,
+)
 
 
 def zero_shot(
@@ -18,6 +30,7 @@ def zero_shot(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
     json: Json = False,
 ) -> None:
     """Let a model label the test items from the prompt alone, and show its accuracy.
@@ -38,6 +51,8 @@ def zero_shot(
     check_at_least(1, limit=limit)
     check_at_least(0, show=show)
     read = columns.load(task)
-    predictor = zero_shot(load(model, device=device, dtype=dtype, bos=bos), read, answer=answer, **vars(asking))
+    predictor = zero_shot(
+        load(model, device=device, dtype=dtype, bos=bos, quantize=quantize), read, answer=answer, **vars(asking)
+    )
     score = measure(predictor, read, limit)
     print_prompted([predictor], read, [score], limit, show, json)

@@ -31,6 +31,7 @@ from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
 from chainrule.model.formats.classifier import without_output
+from chainrule.model.quantised import refuse_quantised
 from chainrule.scoring.features import Features, Longer
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
@@ -122,6 +123,7 @@ class Finetuning:
         parallel: ParallelOptions = ParallelOptions(),
     ) -> None:
         self._processes, self._parallel = processes, parallel
+        refuse_quantised(lm.model, "finetune")
         if task.kind != "classification":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options

@@ -26,6 +26,14 @@ class TrimmedEmbedding(nn.Module):
         self.register_buffer("rows", rows, persistent=False)  # (V,) token id -> row; 0 for those that do not occur
         self.weight = nn.Parameter(embedding.detach()[self.occurring].float().contiguous())
 
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T) to (B, T, D)."""
         return F.embedding(self.get_buffer("rows")[tokens], self.weight)

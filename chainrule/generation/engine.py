@@ -197,7 +197,7 @@ class Engine:
         features += self._join()
         if not features:
             return []
-        tokens, log_probs, best = self._choose(self.model.logits(torch.cat(features)).float())
+        tokens, log_probs, best = self._choose(self.model.next_logits(torch.cat(features)).float())
         found = []
         for sequence, token, log_prob, most_probable in zip(self._running, tokens, log_probs, best, strict=True):
             sequence.tokens.append(token)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chainrule.model import kv_cache
 from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config, LayerKind
 from chainrule.model.kernels import BLOCK, causal_attention, masked_attention, plain_cpu
-from chainrule.model.kv_cache import causal_mask, positions
+from chainrule.model.kv_cache import causal_mask
 from chainrule.model.rotary import rotation
 
 # "causal": T queries attend to T keys, each to its own position and those before (training, prefill).
@@ -49,6 +50,11 @@ def select(x: Tensor, output_positions: Tensor) -> Tensor:
     return x[torch.arange(len(output_positions), device=output_positions.device)[:, None], output_positions]
 
 
+def token_positions(T: int, cache: Cache | None, padding: Tensor | None, device: torch.device) -> Tensor:
+    """(1 or B, T) positions of the next T tokens."""
+    return kv_cache.positions(0, T, padding, device) if cache is None else cache.positions(T)
+
+
 def attention_contexts(
     config: Config,
     T: int,
@@ -57,12 +63,12 @@ def attention_contexts(
     last: Tensor | None,
     device: torch.device,
     dtype: torch.dtype,
-) -> tuple[Tensor, list[AttentionContext]]:
-    """The positions (1 or B, T) of the next T tokens, and the context for each of `config.layer_kinds`.
+) -> list[AttentionContext]:
+    """What attention needs to know of the next T tokens, for each of `config.layer_kinds`.
 
     `padding` (B,) and `last` (B,) are those of `Transformer.forward`; a cache knows its own padding.
     """
-    token_positions = positions(0, T, padding, device) if cache is None else cache.positions(T)
+    positions = token_positions(T, cache, padding, device)
 
     def context(kind: LayerKind) -> AttentionContext:
         if cache is not None:
@@ -73,10 +79,10 @@ def attention_contexts(
         else:
             mask = _near(_real_tokens(T, padding, last, device), T, kind.window, device)
         rope = kind.rope
-        turn = None if rope is None else rotation(token_positions, config.head_width, rope, dtype)
+        turn = None if rope is None else rotation(positions, config.head_width, rope, dtype)
         return AttentionContext(_pattern(config.causal and T > 1, mask is not None), mask, turn)
 
-    return token_positions, [context(kind) for kind in config.layer_kinds]
+    return [context(kind) for kind in config.layer_kinds]
 
 
 def _pattern(causal: bool, masked: bool) -> Pattern:

@@ -17,6 +17,7 @@ from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import plain_cpu, rms_norm
 from chainrule.model.linear import Linear
+from chainrule.model.native.products import multiply
 from chainrule.model.rotary import rotate
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -32,6 +33,18 @@ class Embedding(nn.Embedding):
 
     def reset_parameters(self) -> None:
         """Nothing is drawn here, as in `Linear`."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.weight.dtype
+
+    def logits(self, features: Tensor, bias: Tensor | None, few: bool = False) -> Tensor:
+        """As a tied output matrix: (…, D) to (…, V); `few` as in `multiply`."""
+        return multiply(features, self.weight, bias, few=few)
 
 
 class Norm(nn.Module):

@@ -10,14 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.errors import ChainruleError
-from chainrule.model.attention import attention_contexts
+from chainrule.model.attention import attention_contexts, token_positions
 from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import linear_cross_entropy, plain_cpu
 from chainrule.model.layers import Block, Embedding, HeadLayer, MaskedHead, Norm
 from chainrule.model.linear import Linear
+from chainrule.model.native.forward import NativeForward
+from chainrule.model.native.products import multiply
 
-Output = Literal["logits", "features", "summary"]
+Output = Literal["logits", "features", "summary", "next logits"]
 
 
 class Transformer(nn.Module):
@@ -42,17 +44,18 @@ class Transformer(nn.Module):
         self.pooler: HeadLayer | Linear | None = None
         if config.pooler:
             self.pooler = HeadLayer(config) if config.pooler_like_head else Linear(config.width, config.width)
+        self.native = NativeForward()
         self.output = None if config.tied else Linear(config.width, config.vocabulary_size, bias=False)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are, and where tokens must be."""
-        return self.embedding.weight.device
+        return self.embedding.device
 
     @property
     def dtype(self) -> torch.dtype:
         """The precision of the weights; activations have `compute_dtype` where that is set."""
-        return self.embedding.weight.dtype
+        return self.embedding.dtype
 
     @property
     def output_weight(self) -> Tensor:
@@ -78,6 +81,7 @@ class Transformer(nn.Module):
         `targets`, integers of the logits' shape without V: return the loss instead, the mean of -log softmax(u)[target]
         in nats (14.8), a scalar in float32. `features` (…, D) instead of tokens: compute the logits, or the loss, of
         these. `output`: "features" are the final hidden states (B, T, D), "summary" is what a classifier reads (B, D).
+        "next logits", of `features`, are the logits by functions that are fast for the few rows of a step of decoding.
 
         `cache`: the tokens follow those it holds, and are added to it. Without a cache, batches of unequal lengths have
         `padding` (B,), the number of padding tokens on the left of each sequence, or `last` (B,), the position of its
@@ -95,7 +99,7 @@ class Transformer(nn.Module):
         if output == "features":
             return features
         if targets is None:
-            return self._logits(features)
+            return self._logits(features, few=output == "next logits")
         features, targets = features.flatten(0, -2), targets.flatten()
         plain = self.head is None and (self.output is None or type(self.output) is Linear)
         linear = self.config.logit_divisor == 1 and self.config.logit_cap is None
@@ -123,6 +127,10 @@ class Transformer(nn.Module):
         """u = output_weight · φ, (…, D) to (…, V)."""
         return self(features=features)
 
+    def next_logits(self, features: Tensor) -> Tensor:
+        """The same, (B, D) to (B, V), for a step of decoding."""
+        return self(features=features, output="next logits")
+
     def _features(
         self,
         tokens: Tensor,
@@ -149,13 +157,18 @@ class Transformer(nn.Module):
         if self.config.embedding_factor != 1:
             x = x * self.config.embedding_factor
         x = x.to(dtype)
-        positions, contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
         if self.position_embedding is not None:
+            positions = token_positions(T, cache, padding, self.device)
             x = x + self.position_embedding(positions + self.config.position_offset).to(dtype)
         if self.segment_embedding is not None:
             x = x + self.segment_embedding.weight[0].to(dtype)
         if self.input_norm is not None:
             x = self.input_norm(x)
+        decoded = self.native(self, x, cache) if output_positions is None else None
+        if decoded is not None and cache is not None:
+            cache.length += T
+            return decoded
+        contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
         for layer, block in enumerate(self.blocks):
             context = contexts[layer % len(contexts)]
             if output_positions is not None and layer + 1 == len(self.blocks):
@@ -181,20 +194,22 @@ class Transformer(nn.Module):
         activation = torch.tanh if self.config.pooler_activation == "tanh" else torch.relu
         return activation(self.pooler(features))
 
-    def _logits(self, features: Tensor) -> Tensor:
+    def _logits(self, features: Tensor, few: bool = False) -> Tensor:
         """u = output_weight · φ, (…, D) to (…, V); a masked head stands between, a divisor and a cap may follow."""
         self.config.check_language_head()
         if self.head is None:
-            logits = self._output(features, None)
+            logits = self._output(features, None, few)
             if self.config.logit_divisor != 1:
                 logits = logits / self.config.logit_divisor
             cap = self.config.logit_cap
             return logits if cap is None else cap * torch.tanh(logits / cap)
-        return self._output(self.head(features), self.head.bias.to(features.dtype))
+        return self._output(self.head(features), self.head.bias.to(features.dtype), few)
 
-    def _output(self, features: Tensor, bias: Tensor | None) -> Tensor:
+    def _output(self, features: Tensor, bias: Tensor | None, few: bool) -> Tensor:
         if self.output is None:
-            return F.linear(features, self.embedding.weight.to(features.dtype), bias)
+            return self.embedding.logits(features, bias, few)
+        if few and type(self.output) is Linear:
+            return multiply(features, self.output.weight, bias, few=True)
         logits = self.output(features)
         return logits if bias is None else logits + bias
 

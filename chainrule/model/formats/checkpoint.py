@@ -16,10 +16,11 @@ from chainrule.errors import ModelError
 from chainrule.model.config import Config
 from chainrule.model.formats.families import FAMILIES, family_of
 from chainrule.model.formats.family import TensorLocation
-from chainrule.model.formats.gguf_tensors import GGUFTensors, gguf_config
+from chainrule.model.formats.gguf_tensors import Blocks, GGUFTensors, gguf_config
 from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
+from chainrule.model.quantise import put_blocks
 from chainrule.model.transformer import Transformer
 from chainrule.storage.files import atomic_write, write_json
 from chainrule.storage.gguf import is_gguf
@@ -117,8 +118,15 @@ def config_fields(model: Transformer, family: str, bos_id: int) -> dict[str, Any
     }
 
 
-def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Transformer, str]:
+def load_model(
+    directory: Path,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    keep: Collection[str] = (),
+) -> tuple[Transformer, str]:
     """The Transformer of a directory and its family; weights in `dtype`, or in that of the file.
+
+    `keep`: kinds of a GGUF's blocks that stay as they are in the file, in layers that compute with them.
 
     Raises ModelError for a directory that holds no model, a family that is not ours, a field that is not supported, a
     file that is cut short, and tensors that are missing, left over or of a wrong shape.
@@ -127,7 +135,7 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
     refuse_classifier(directory, fields)
     config, family, tensors = described_by(directory, fields)
     model = empty_model(config)
-    load_weights(model, family, tensors, device, dtype)
+    load_weights(model, family, tensors, device, dtype, keep=keep)
     return model.eval(), family
 
 
@@ -205,11 +213,13 @@ def load_weights(
     device: torch.device,
     dtype: torch.dtype | None = None,
     others: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
+    keep: Collection[str] = (),
 ) -> dict[str, Tensor]:
     """Load a directory's tensors into a model, by name; the same errors as `load_model`.
 
     Tensors already in the right dtype and layout are memory-mapped; others are copied one by one, so that no weight is
     in memory twice. `others`: names and shapes of tensors that are no part of the model; they are returned unchanged.
+    `keep` as in `load_model`.
     """
     prefix = FAMILIES[family].prefix
     for name, shape in others.items():
@@ -225,6 +235,7 @@ def load_weights(
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     left = set(tensors.stored) - set(others)
     state = {}
+    blocks: dict[str, Blocks] = {}
     reads = []
     for name, location in _locations(model, family).items():
         names = [theirs.removeprefix(prefix) if bare else theirs for theirs in location.names]
@@ -233,6 +244,11 @@ def load_weights(
         for theirs, rows in zip(names, location.parts, strict=True):
             shape = (rows, *shapes[name][1:])
             stored = tensors.check(theirs, shape[::-1] if location.transposed else shape)
+        left.difference_update(names)
+        kept = tensors.kept_blocks(names, keep) if isinstance(tensors, GGUFTensors) and keep else None
+        if kept is not None and not location.transposed:
+            blocks[name] = kept._replace(blocks=in_our_layout(kept.blocks, location).contiguous().to(device))
+            continue
         same_layout = not location.transposed and not location.interleaved
         as_stored = device.type == "cpu" and dtype in (None, stored) and same_layout
         whole = tensors.mapped(names) if as_stored else None
@@ -244,9 +260,9 @@ def load_weights(
                 else:
                     part.copy_(in_our_layout(tensors.to_copy(theirs), location))
         state[name] = torch.nn.Parameter(whole)
-        left.difference_update(names)
     _check_left(tensors, left, model, family)
     tensors.fill(reads)
+    put_blocks(model, blocks, state)
     model.load_state_dict(state, assign=True)
     return found
 

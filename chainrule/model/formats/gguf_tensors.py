@@ -4,7 +4,7 @@ It has the methods of `Tensors`, which reads a directory's safetensors.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
@@ -30,6 +30,13 @@ class Located(NamedTuple):
     shape: list[int]  # Hugging Face's
     stored: StoredTensor
     layout: Layout
+
+
+class Blocks(NamedTuple):
+    """A matrix as stored: (rows, bytes of a row), and the kind of its blocks."""
+
+    blocks: Tensor
+    kind: str
 
 
 class GGUFTensors:
@@ -105,8 +112,32 @@ class GGUFTensors:
                 done.result()
 
     def blocks(self, name: str) -> NDArray[np.uint8]:
-        """A quantised matrix as stored, (rows, bytes of a row): for layers that compute with its blocks."""
+        """A quantised matrix as stored, (rows, bytes of a row)."""
         return self._blocks(self.stored[name].stored)
+
+    def kept_blocks(self, names: Sequence[str], kinds: Collection[str]) -> Blocks | None:
+        """Matrices whose rows follow one another as blocks of one of these kinds, (rows, bytes of a row), in Hugging
+        Face's order of rows: for layers that compute with them. None where they are not all of one such kind."""
+        found = [self.stored[name] for name in names]
+        kind = found[0].stored.type.name
+        if kind not in kinds or any(
+            each.stored.type.name != kind or len(each.shape) != 2 or each.layout in ("transposed", "offset")
+            for each in found
+        ):
+            return None
+        parts = [
+            to_huggingface(self._mapped_blocks(each.stored), each.layout, self.heads, self.key_value_heads)
+            for each in found
+        ]
+        return Blocks(parts[0] if len(parts) == 1 else torch.cat(parts), kind)
+
+    def _mapped_blocks(self, stored: StoredTensor) -> Tensor:
+        return self._file()[stored.start : stored.end].view(stored.shape[0], -1)
+
+    def _file(self) -> Tensor:
+        """Its bytes, mapped to memory; changes stay in memory."""
+        size = self.directory.stat().st_size
+        return torch.from_file(str(self.directory), shared=False, size=size, dtype=torch.uint8)
 
     def _blocks(self, stored: StoredTensor) -> NDArray[np.uint8]:
         row = stored.shape[-1] // stored.type.block * stored.type.size
@@ -115,8 +146,7 @@ class GGUFTensors:
     def _plain(self, found: Located) -> Tensor:
         stored = found.stored
         precision = _PLAIN[stored.type.name]
-        file = torch.from_file(str(self.directory), shared=False, size=self.directory.stat().st_size, dtype=torch.uint8)
-        part = file[stored.start : stored.end]
+        part = self._file()[stored.start : stored.end]
         if stored.start % precision.itemsize:
             part = part.clone()
         return part.view(precision).view(stored.shape)

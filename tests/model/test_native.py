@@ -1,0 +1,152 @@
+"""The compiled functions compute what torch computes, for each family, alone and in a batch."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import SHAPES, random_model
+
+from chainrule.generation.engine import Engine
+from chainrule.generation.sampling import Sampling
+from chainrule.model.blocks import KINDS, dequantise, quantise
+from chainrule.model.kv_cache import KVCache
+from chainrule.model.native import forward, library, products
+from chainrule.model.native.products import FEW, multiply
+from chainrule.model.prefixes import empty_cache
+from chainrule.model.transformer import Transformer
+
+compiled = pytest.mark.skipif(library.library() is None, reason="there is no C++ compiler")
+TOKENS = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(4))
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without a compiler."""
+    monkeypatch.setattr(products, "library", lambda: None)
+
+
+@torch.inference_mode()
+def decoded(
+    model: Transformer, padding: torch.Tensor, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, KVCache]:
+    """Hidden states of 12 tokens one by one after a prompt of 8."""
+    cache = empty_cache(model, 20, padding)
+    model.features(TOKENS[:, :8], cache)
+    steps = [model.features(TOKENS[:, t : t + 1], cache) for t in range(8, 20)]
+    return torch.cat(steps, 1), cache
+
+
+@compiled
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_step_of_decoding_is_torchs(family: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(family).eval()
+    padding = torch.tensor([0, 3, 5] if padded else [0, 0, 0])
+    described = forward.NativeForward()._describe(model)
+    assert (described is None) == (model.config.residual == "post")
+    mine, cache = decoded(model, padding)
+    refuse(monkeypatch)
+    theirs, their_cache = decoded(model, padding)
+    torch.testing.assert_close(mine, theirs, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(cache.keys[..., :20, :], their_cache.keys[..., :20, :], atol=2e-5, rtol=2e-5)
+
+
+@compiled
+def test_a_step_in_bfloat16_is_float32s_within_its_precision() -> None:
+    model = random_model("llama").eval()
+    exact, _ = decoded(model, torch.tensor([0, 0, 0]))
+    model.to(torch.bfloat16)
+    rounded, _ = decoded(model, torch.tensor([0, 0, 0]))
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("inputs", [32, 61, 96])
+def test_products_of_few_rows_are_torchs_alone_and_in_a_batch(dtype: torch.dtype, inputs: int) -> None:
+    generator = torch.Generator().manual_seed(inputs)
+    weight = torch.randn(71, inputs, generator=generator).to(dtype)
+    bias, x = torch.randn(71, generator=generator), torch.randn(FEW, inputs, generator=generator)
+    with torch.inference_mode():
+        together = multiply(x, weight, bias, few=True)
+        alone = torch.cat([multiply(row[None], weight, bias, few=True) for row in x])
+    torch.testing.assert_close(together, x @ weight.float().T + bias, atol=1e-4, rtol=0)
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+@compiled
+@pytest.mark.parametrize("kind", KINDS)
+def test_products_with_blocks_are_those_with_the_dequantised_matrix(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    blocks = quantise(torch.randn(70, 64, generator=generator), kind)
+    x, wide = torch.randn(40, 64, generator=generator), dequantise(blocks, kind)
+    torch.testing.assert_close(products.widened(blocks, kind), wide, atol=1e-6, rtol=0)
+    for rows in (1, 2, 3, 4, 7, 40):
+        with torch.inference_mode():
+            found = multiply(x[:rows], blocks, None, kind)
+        torch.testing.assert_close(found, x[:rows] @ wide.T, atol=1e-4, rtol=0)
+
+
+@compiled
+def test_weights_that_are_replaced_or_changed_are_seen() -> None:
+    model = random_model("qwen3").eval()
+    before, _ = decoded(model, torch.tensor([0, 0, 0]))
+    other = random_model("qwen3", seed=1).eval()
+    model.load_state_dict(other.state_dict())
+    changed, _ = decoded(model, torch.tensor([0, 0, 0]))
+    model.load_state_dict({name: each.clone() for name, each in other.state_dict().items()}, assign=True)
+    replaced, _ = decoded(model, torch.tensor([0, 0, 0]))
+    wanted, _ = decoded(other, torch.tensor([0, 0, 0]))
+    assert not torch.equal(before, wanted)
+    assert torch.equal(changed, wanted) and torch.equal(replaced, wanted)
+
+
+def greedy(model: Transformer, prompts: list[list[int]]) -> dict[int, list[int]]:
+    engine, found = Engine(model), dict[int, list[int]]()
+    for prompt in prompts:
+        engine.add(prompt, Sampling(0.0), max_tokens=12)
+    while engine:
+        for new in engine.step():
+            found.setdefault(new.id, []).append(new.token)
+    return found
+
+
+@compiled
+@pytest.mark.parametrize("family", ["gpt2", "mistral", "gemma3_text"])
+def test_greedy_tokens_are_torchs_in_a_batch_of_unequal_prompts(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(family).eval()
+    prompts = [row[: 4 + 5 * number].tolist() for number, row in enumerate(TOKENS)]
+    mine = greedy(model, prompts)
+    refuse(monkeypatch)
+    assert greedy(model, prompts) == mine
+
+
+@pytest.mark.parametrize(("name", "value"), [("CHAINRULE_NATIVE", "0"), ("PATH", "")])
+def test_without_a_compiler_or_when_told_there_is_no_library(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv(name, value)
+    assert library.library.__wrapped__() is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_compiler_that_fails_is_asked_once_and_leaves_no_library(tmp_path: Path) -> None:
+    path = tmp_path / "made.so"
+    library._compile([sys.executable, "-c", "import sys; sys.exit('no')"], None, path)
+    assert [each.name for each in tmp_path.iterdir()] == ["made.failed"]
+    assert "no" in path.with_suffix(".failed").read_text()
+
+
+def test_the_values_of_blocks_are_those_of_the_package_gguf() -> None:
+    quants = pytest.importorskip("gguf.quants")
+    from gguf import GGMLQuantizationType
+
+    weight = torch.randn(9, 96, generator=torch.Generator().manual_seed(1)) * 0.1
+    weight[3] = 0
+    for kind in KINDS:
+        blocks, number = quantise(weight, kind), GGMLQuantizationType[kind]
+        assert np.array_equal(blocks.numpy(), quants.quantize(weight.numpy(), number))
+        assert np.array_equal(dequantise(blocks, kind).numpy(), quants.dequantize(blocks.numpy(), number))
