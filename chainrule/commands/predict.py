@@ -142,7 +142,7 @@ def _predictor(
     dtype: Dtype,
 ) -> "Predictor":
     if task is None:
-        from chainrule.finetuning.classifier import load_classifier
+        from chainrule.finetuning.load import load_classifier
 
         given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, "bos": bos, **vars(asking)}
         default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, **vars(Asking())}

@@ -6,11 +6,14 @@ Without Regret", Schulman et al., 2025).
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from chainrule.errors import ModelError, OptionError
 from chainrule.finetuning.full import Recipe, recipe
+from chainrule.language_model import Pretrained
 from chainrule.model.adapter import LowRank, adapters_of, merged, random_adapter, with_adapters
 from chainrule.model.transformer import Transformer
 
@@ -22,6 +25,21 @@ def lora_recipe(n: int, width: int, *, epochs: float | None, learning_rate: floa
     """Full finetuning's, the matrices learning 10 times as fast as its weights; the head as fast as there."""
     made = recipe(n, width, epochs=epochs, learning_rate=None, seed=seed)
     return dataclasses.replace(made, rate=learning_rate or 10 * made.rate)
+
+
+def require_file(lm: Pretrained, out: Path | None) -> None:
+    """ModelError for a model of no file, where an adapter is to be saved, which names its base."""
+    if out is not None and lm.path is None:
+        raise ModelError(
+            "finetune: wanted a model that load read, as the saved adapter names it, got one made here, or an"
+            " adapter; save it, or merge the adapter (chainrule export ADAPTER --to huggingface), and load that"
+        )
+
+
+def check_rank(rank: int | None, model: Transformer) -> None:
+    """OptionError for a rank above the model's width."""
+    if rank is not None and rank > model.config.width:
+        raise OptionError(f"--rank: wanted at most {model.config.width} (the model's width), got {rank}")
 
 
 class LowRankMatrices:

@@ -10,7 +10,6 @@ from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
-    from chainrule.finetuning.classifier import Classifier
     from chainrule.tasks.examples import Row
     from chainrule.tasks.predictor import Predictor
 
@@ -43,13 +42,13 @@ def seconds_of_training(study: Study, labels: int, tests: int) -> float:
     return texts * study.seconds_a_text
 
 
-def _head(study: Study, labels: int, seed: int) -> Classifier:
+def _head(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, train="head", labels=labels, seed=seed, features=study.features)
 
 
-def _full(study: Study, labels: int, seed: int) -> Classifier:
+def _full(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, labels=labels, seed=seed)

@@ -10,10 +10,10 @@ from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
-    from chainrule.finetuning.classifier import Classifier
+    from chainrule.tasks.predictor import Predictor
 
 
-def _fit(study: Study, labels: int, seed: int) -> Classifier:
+def _fit(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, train="lora", labels=labels, seed=seed)
