@@ -42,7 +42,6 @@ from chainrule.training.words import LabelWords
 BATCH_SIZE = 8  # texts a step
 TEXTS = 160  # that are read in any case, however few the labels
 EPOCHS = 2.0  # beside them
-ANSWER_TOKENS = 64  # that an answer may have, at least
 
 
 @dataclass(frozen=True)
@@ -91,13 +90,17 @@ class LanguageFinetuning:
     def __init__(self, lm: Pretrained, task: Task, options: FinetuneOptions, out: str | Path | None = None) -> None:
         if options.train == "head":
             raise OptionError("train: wanted full or lora where the language model itself learns, got head; choose one")
+        if options.class_weights and task.kind != "classification":
+            raise OptionError(
+                "class_weights: wanted a task with labels to choose from, got one of free answers; leave it out"
+            )
         self.lm, self.task, self.options = lm, task, options
         self.out = None if out is None else Path(out)
         if options.train == "lora":
             require_file(lm, self.out)
             check_rank(options.rank, lm.model)
         self._start = zero_shot(lm, task, longer=options.longer, chat=options.chat)
-        self._left_out, self._longest, self._one_line = 0, ANSWER_TOKENS, True
+        self._left_out, self._longest, self._one_line = 0, 0, True
         self._examples = examples = task.subset(options.labels, options.seed)
         decided = decide(lm, options.dtype)
         if self.out is not None:
@@ -234,7 +237,7 @@ class LanguageFinetuning:
         texts = answer_spans(self._start, examples)
         others = answer_spans(self._start, validating) if len(validating) else []
         self._left_out = len(examples) + len(validating) - len(texts) - len(others)
-        self._longest = max(ANSWER_TOKENS, *(len(text.targets) for text in texts))
+        self._longest = max(len(text.targets) for text in texts)
         self._one_line = all(map(self._start.is_one_line, examples.labels))
         objective = Answers(
             texts,

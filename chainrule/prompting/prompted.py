@@ -92,7 +92,8 @@ class Prompted:
         self.adapter: Adapter | None = None
         self._generator = self._checked_generator(prompt) if self.generates else None
         self._choose = choose
-        self._chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if asking.chat else None
+        chat = asking.chat or prompt.history  # messages before a row's have no other place
+        self._chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if chat else None
         self._prompt, self._pool = prompt, pool
         self._maker = self.maker(min(_ANSWER_TOKENS, lm.model.config.context // 4))
         self._words = {prompt.word(label).strip(): label for label in self.labels}
@@ -115,8 +116,9 @@ class Prompted:
         )  # fmt: skip
 
     def end_answers(self, most: int, *, one_line: bool) -> None:
-        """Generated answers have at most so many tokens, and end with their line, or with a stop token alone."""
-        self._maker, self._one_line = self.maker(min(most, self.lm.model.config.context // 2)), one_line
+        """Generated answers may have `most` tokens, and end with their line, or with a stop token alone."""
+        longest = max(self._maker.answer_tokens, min(most, self.lm.model.config.context // 2))
+        self._maker, self._one_line = self.maker(longest), one_line
 
     def is_one_line(self, answer: str) -> bool:
         """Whether an answer has nothing that would end it before its end."""
