@@ -42,6 +42,11 @@ def seconds_of_training(study: Study, labels: int, tests: int) -> float:
     return texts * study.seconds_a_text
 
 
+def megabytes_of_head(study: Study) -> float:
+    """A row for each class, in float32."""
+    return len(study.task.labels) * study.lm.model.config.width * 4 / 1e6
+
+
 def _head(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
@@ -63,6 +68,7 @@ HEAD = Method(
     seconds_of_features,
     _head,
     notes=texts_cut,
+    megabytes=megabytes_of_head,
     shares_features=True,
 )
 FULL = Method(
@@ -74,4 +80,5 @@ FULL = Method(
     seconds_of_training,
     _full,
     notes=texts_cut,
+    megabytes=lambda study: study.megabytes,
 )

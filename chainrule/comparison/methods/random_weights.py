@@ -42,4 +42,5 @@ RANDOM_WEIGHTS = Method(
     seconds_of_training,
     _fit,
     notes=texts_cut,
+    megabytes=lambda study: study.megabytes,
 )
