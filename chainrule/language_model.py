@@ -243,7 +243,8 @@ def load(path: str | Path, *, device: str = "auto", dtype: str = "auto", bos: st
     if is_adapter(directory):
         model, family, base = load_adapted(directory, read_adapter(directory), where, precision)
         tokenizer = load_tokenizer(directory if (directory / "tokenizer.json").is_file() else base, bos)
-        return make_language_model(model, tokenizer, family, stop_tokens_of(base), generation_fields(base))
+        own = directory if (directory / "generation_config.json").is_file() else base
+        return make_language_model(model, tokenizer, family, stop_tokens_of(own), generation_fields(own))
     model, family = load_model(directory, where, precision)
     tokenizer = load_tokenizer(directory, bos)
     lm = make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
@@ -289,11 +290,8 @@ def generation_fields(directory: Path) -> dict[str, Any]:
 
 def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
     """The eos ids of generation_config.json, else of config.json; None where neither has any."""
-    for name, fields in (
-        ("generation_config.json", generation_fields(directory)),
-        ("config.json", read_config(directory)),
-    ):
-        ids = fields.get("eos_token_id")
+    for name, read in (("generation_config.json", generation_fields), ("config.json", read_config)):
+        ids = read(directory).get("eos_token_id")
         if ids is None:
             continue
         tokens = tuple(ids) if isinstance(ids, list) else (ids,)

@@ -19,7 +19,7 @@ from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe, we
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.logistic import classes_of
-from chainrule.finetuning.lora import ALPHA, RANK, LowRankMatrices, check_rank, lora_recipe, require_file
+from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
 from chainrule.finetuning.options import VALIDATED, By, Train
 from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
 from chainrule.language_model import Pretrained
@@ -30,6 +30,7 @@ from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Features, Longer
 from chainrule.tasks.examples import Examples, Task
 from chainrule.training.classes import LabelledTexts
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.trainer import Progress
 
 

@@ -19,7 +19,7 @@ from chainrule.errors import OptionError
 from chainrule.finetuning.answers import answer_spans
 from chainrule.finetuning.folder import asked_of, decide, dtype_name, open_folder
 from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
-from chainrule.finetuning.lora import ALPHA, RANK, LowRankMatrices, check_rank, require_file
+from chainrule.finetuning.lora import check_rank, require_file
 from chainrule.finetuning.options import VALIDATED, FinetuneOptions
 from chainrule.finetuning.words import word_texts
 from chainrule.language_model import LanguageModel, Pretrained, make_language_model
@@ -33,6 +33,7 @@ from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.training.answers import Answers
 from chainrule.training.checkpoints import newest_checkpoint
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.objectives import Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
 from chainrule.training.spans import Span

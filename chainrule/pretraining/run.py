@@ -15,13 +15,14 @@ from chainrule.language_model import Pretrained
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.checkpoint import weights
 from chainrule.model.transformer import Transformer
+from chainrule.pretraining.adapted import AdaptedModel
 from chainrule.pretraining.curve import draw_losses
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import unaltered
 from chainrule.training.objectives import Compiled, MaskedToken, NextToken
 from chainrule.training.optimizer import Optimizer
 from chainrule.training.trainer import Progress as Made
-from chainrule.training.trainer import Saving, Trainer, Validating
+from chainrule.training.trainer import Saving, Trainer, Validating, trained
 
 SAMPLE_TOKENS = 48
 
@@ -81,7 +82,10 @@ class Run:
         optimizer: Optimizer,
         validation: Split,
         decided: Decided,
+        adapted: AdaptedModel | None = None,
     ) -> None:
+        """`adapted`: what is trained and published in place of the whole model."""
+        self.adapted = adapted
         self.out, self.language_model, self.objective = out, language_model, objective
         self.validation, self.decided = validation, decided
         self.trainer = Trainer(
@@ -144,21 +148,27 @@ class Run:
         self.trainer.save()
 
     def _weights(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the model, by the names of its family; the log is on the disk before it, so that a
-        checkpoint never knows more than the log."""
+        """What a checkpoint holds of the model: all, by the names of its family, or what is trained. The log is on the
+        disk before it, so that a checkpoint never knows more than the log."""
         with (self.out / "log.jsonl").open("a") as log:
             os.fsync(log.fileno())
-        return weights(self.model, self.language_model.family)
+        return weights(self.model, self.language_model.family) if self.adapted is None else trained(self.model)
 
     def publish(self) -> None:
-        """Link the newest checkpoint's weights as the folder's model, and at the end draw the losses."""
+        """Make the newest checkpoint's weights the folder's model, or its adapter, and at the end draw the losses."""
+        if self.adapted is None:
+            self._link()
+        else:
+            self.adapted.save(self.out)
+        if self.finished:
+            draw_losses(self.log(), self.out / "loss.svg")
+
+    def _link(self) -> None:
         beside = self.out / f".model.safetensors.{os.getpid()}.partial"
         beside.unlink(missing_ok=True)
         os.link(self.out / "training" / str(self.step) / "model.safetensors", beside)
         beside.replace(self.out / "model.safetensors")
         beside.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
-        if self.finished:
-            draw_losses(self.log(), self.out / "loss.svg")
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl, without a last one that was not written to its end."""

@@ -17,6 +17,7 @@ from chainrule.errors import DataError, OptionError
 from chainrule.language_model import make_language_model, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
+from chainrule.pretraining.adapted import adapt
 from chainrule.pretraining.decide import Log, decide, make_model, make_optimizer, measure
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided, Run
@@ -50,6 +51,7 @@ def open_run(
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
     stored = _stored(out, asked)
+    named = str(options.start)
     if options.start is not None:  # a folder or a name on the Hub; the model's own tokenizer is the default
         options = dataclasses.replace(options, start=model_directory(options.start))
         if corpus.tokenizer == CorpusOptions.tokenizer:
@@ -70,6 +72,11 @@ def open_run(
     tokenizer = shards.tokenizer
     where = machine.device(device)
     model, family = make_model(tokenizer.vocabulary_size, options, where)
+    adapted = adapt(model, family, named, options) if options.train == "lora" else None
+    if adapted is not None:
+        model = adapted.model
+        if stored is not None:
+            adapted.require_same_base(out, stored)
     batches = Batches(
         shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
     )
@@ -89,7 +96,10 @@ def open_run(
 
     checkpoint = newest_checkpoint(out / "training")
     if checkpoint is not None:
-        load_weights(model, family, Tensors(checkpoint.path), where)
+        if adapted is None:
+            load_weights(model, family, Tensors(checkpoint.path), where)
+        else:
+            model.load_state_dict(checkpoint.tensors("model"), strict=False)
     stop_tokens = None if options.start is None else (tokenizer.bos_id, *(stop_tokens_of(options.start) or ()))
     language_model = make_language_model(model, tokenizer, family, stop_tokens)
     run = Run(
@@ -99,11 +109,15 @@ def open_run(
         make_optimizer(model, options, decided.steps),
         validation,
         decided,
+        adapted,
     )
     if stored is None:
         tokenizer.save(out)
-        save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
-        _write_record(out, asked, decided, shards)
+        if adapted is None:
+            save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
+        else:
+            adapted.save_settings(out, tokenizer, language_model.stop_tokens)
+        _write_record(out, asked, decided, shards, None if adapted is None else adapted.base_hash)
     if checkpoint is not None:
         run.trainer.resume(checkpoint)
         run.publish()  # a kill may have come between saving and publishing
@@ -192,9 +206,9 @@ def _shards(data: Sequence[str], out: Path, options: PretrainOptions, corpus: Co
     return shards
 
 
-def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Shards) -> None:
-    """Write run.toml: everything that is needed to do it again."""
-    record = {
+def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Shards, base: str | None = None) -> None:
+    """Write run.toml: everything that is needed to do it again. `base`: the hash of a frozen model."""
+    record: dict[str, Any] = {
         "options": asked,
         "decided": dataclasses.asdict(decided),
         "data": {
@@ -204,4 +218,6 @@ def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Sh
         },
         "versions": {name: version(name) for name in ("chainrule", "torch", "tokenizers", "tiktoken")},
     }
+    if base is not None:
+        record["base"] = base
     write_text(out / "run.toml", tomli_w.dumps(record))

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def megabytes_of_matrices(study: Study) -> float:
     """LoRA's matrices, in float32."""
-    from chainrule.finetuning.lora import RANK
     from chainrule.model.formats.adapter import adapter_parts
+    from chainrule.training.low_rank import RANK
 
     model = study.lm.model
     sizes = [
