@@ -140,7 +140,7 @@ def test_labels_that_mean_nothing_leave_prompting_out(lm: LanguageModel) -> None
     asking = {"zero-shot", "in-context", "in-context-nearest", "words", "words-lora"}
     assert set(found.table.left_out) == {*asking, "answers", "answers-lora"}
     assert found.cells == [] and found.advice.startswith("There is nothing to compare yet")
-    with pytest.raises(ValueError, match="wanted rows to run, got none"):
+    with pytest.raises(ValueError, match="--sizes: wanted numbers of labels above 0"):
         compare(lm, task, sizes=[0])
     with pytest.raises(ValueError, match="prompting wants labels that are words"):
         compare(lm, task, methods=["zero-shot"])
