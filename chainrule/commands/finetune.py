@@ -61,7 +61,7 @@ def finetune(
         rank: Rank of the adapters of --train lora (default 16).
         labels: Learn from N training examples (default all).
         chat: Write the prompt with the model's chat template.
-        epochs: Epochs for full and lora (default 3, at least 100 steps; without a head 160 texts and 2 epochs).
+        epochs: Epochs for full and lora (default 3, at least 100 steps; without a head 96 texts and 2 epochs).
         learning_rate: Peak learning rate (default by the width); the head has 10 times that of full.
         class_weights: Give every class the same weight, however rare.
         longer: Texts over the context: cut the beginning, or refuse.

@@ -41,7 +41,7 @@ from chainrule.training.trainer import Progress, Saving, Trainer, Validating
 from chainrule.training.words import LabelWords
 
 BATCH_SIZE = 8  # texts a step
-TEXTS = 160  # that are read in any case, however few the labels
+TEXTS = 96  # that are read in any case, however few the labels
 EPOCHS = 2.0  # beside them
 
 
@@ -57,7 +57,7 @@ class LanguageRecipe:
 def language_recipe(
     n: int, width: int, *, lora: bool, epochs: float | None, learning_rate: float | None
 ) -> LanguageRecipe:
-    """The recipe for n texts: by default 160 texts and 2 epochs more; the rate falls with the width, and is 10 times as
+    """The recipe for n texts: by default 96 texts and 2 epochs more; the rate falls with the width, and is 10 times as
     high with LoRA."""
     batch_size = min(BATCH_SIZE, n)
     texts = TEXTS + EPOCHS * n if epochs is None else epochs * n

@@ -145,7 +145,7 @@ def test_from_64_labels_on_the_best_state_on_a_fifth_is_kept(tmp_path: Path) -> 
 
 def test_the_recipe_is_a_function_of_labels_width_and_method() -> None:
     few, many = (language_recipe(n, 576, lora=True, epochs=None, learning_rate=None) for n in (16, 1024))
-    assert (few.steps, few.batch_size) == (24, 8) and (many.steps, many.batch_size) == (276, 8)
+    assert (few.steps, few.batch_size) == (16, 8) and (many.steps, many.batch_size) == (268, 8)
     assert few.rate == many.rate == 10 * language_recipe(16, 576, lora=False, epochs=None, learning_rate=None).rate
     assert language_recipe(16, 64, lora=False, epochs=0.1, learning_rate=2.0) == language_recipe(
         16, 9, lora=True, epochs=0.1, learning_rate=2.0
