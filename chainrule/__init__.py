@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chainrule.comparison.run import compare
     from chainrule.errors import ChainruleError
-    from chainrule.finetuning.classifier import Classifier, load_classifier
+    from chainrule.finetuning.classifier import Classifier
     from chainrule.finetuning.finetune import finetune
+    from chainrule.finetuning.load import load_classifier
     from chainrule.generation.sampling import Sampling
     from chainrule.language_model import LanguageModel, load
     from chainrule.masked_language_model import MaskedLanguageModel
@@ -27,7 +28,7 @@ _HOMES = {
     "finetune": "chainrule.finetuning.finetune",
     "in_context": "chainrule.prompting.prompted",
     "load": "chainrule.language_model",
-    "load_classifier": "chainrule.finetuning.classifier",
+    "load_classifier": "chainrule.finetuning.load",
     "zero_shot": "chainrule.prompting.prompted",
 }
 __all__ = [

@@ -90,7 +90,8 @@ def _training(record: Path, context: int) -> dict[str, Any]:
 def _recorded(run: dict[str, Any], context: int) -> dict[str, Any]:
     if "finetune" in run:
         asked = run["finetune"]
-        return {"finetuned": asked["train"], "labels": asked.get("labels", "all"), "seed": asked["seed"]}
+        how = asked["train"] + (f", by {asked['by']}" if "by" in asked else "")
+        return {"finetuned": how, "labels": asked.get("labels", "all"), "seed": asked["seed"]}
     return {
         "trained_on": f"{', '.join(run['options']['data'])} ({run['data']['tokens']} tokens)",
         "trained_for": f"{run['decided']['steps']} steps of {run['decided']['rows'] * context} tokens",

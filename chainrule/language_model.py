@@ -262,7 +262,8 @@ def load(
         if quantize in ("int8", "int4"):
             quantise_model(model, quantize)
         tokenizer = load_tokenizer(directory if (directory / "tokenizer.json").is_file() else base, bos)
-        return make_language_model(model, tokenizer, family, stop_tokens_of(base), generation_fields(base))
+        own = directory if (directory / "generation_config.json").is_file() else base
+        return make_language_model(model, tokenizer, family, stop_tokens_of(own), generation_fields(own))
     model, family = load_quantised(directory, where, precision, quantize)
     tokenizer = load_tokenizer(directory, bos)
     lm = make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
@@ -308,11 +309,8 @@ def generation_fields(directory: Path) -> dict[str, Any]:
 
 def stop_tokens_of(directory: Path) -> tuple[int, ...] | None:
     """The eos ids of generation_config.json, else of config.json; None where neither has any."""
-    for name, fields in (
-        ("generation_config.json", generation_fields(directory)),
-        ("config.json", read_config(directory)),
-    ):
-        ids = fields.get("eos_token_id")
+    for name, read in (("generation_config.json", generation_fields), ("config.json", read_config)):
+        ids = read(directory).get("eos_token_id")
         if ids is None:
             continue
         tokens = tuple(ids) if isinstance(ids, list) else (ids,)

@@ -1,4 +1,4 @@
-"""The command `finetune`: labelled examples to a classifier."""
+"""The command `finetune`: labelled examples to a predictor."""
 
 import sys
 from contextlib import nullcontext
@@ -23,6 +23,7 @@ from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
     from chainrule.finetuning.finetune import Finetuning
+    from chainrule.finetuning.language import LanguageFinetuning
     from chainrule.training.parallel import Processes
 
 
@@ -32,8 +33,11 @@ def finetune(
     /,
     out: Folder,
     columns: Columns = Columns(),
+    by: Literal["head", "words"] = "head",
     train: Literal["full", "lora", "head"] = "full",
     rank: int | None = None,
+    chat: bool = False,
+    show: int = 0,
     labels: int | None = None,
     epochs: float | None = None,
     learning_rate: float | None = None,
@@ -47,18 +51,21 @@ def finetune(
     dtype: TrainingDtype = "auto",
     json: Json = False,
 ) -> None:
-    """Train a classifier on your labels, and show its accuracy on the test items.
+    """Train a predictor on your labels, and show its accuracy on the test items.
 
-    Interrupted, the same command continues.
+    A task of free answers is learned by predicting them. Interrupted, the same command continues.
 
     Options:
-        out: Folder of the classifier, which transformers loads too.
+        out: Folder of the predictor, which transformers loads too.
+        show: Print N training texts as tokens, what is learned in brackets.
 
     Training:
-        train: Train the model and a linear head, or adapters and a head, or the head alone.
+        by: Learn a linear head, or to answer the task's prompt with the right label word.
+        train: Train the whole model, or adapters, or a head alone.
         rank: Rank of the adapters of --train lora (default 16).
         labels: Learn from N training examples (default all).
-        epochs: Epochs for full and lora (default 3, at least 100 steps).
+        chat: Write the prompt with the model's chat template.
+        epochs: Epochs for full and lora (default 3, at least 100 steps; without a head 96 texts and 2 epochs).
         learning_rate: Peak learning rate (default by the width); the head has 10 times that of full.
         class_weights: Give every class the same weight, however rare.
         longer: Texts over the context: cut the beginning, or refuse.
@@ -66,41 +73,47 @@ def finetune(
 
     Example:
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
+        chainrule finetune runs/books reviews.toml --out runs/words --by words --train lora
     """
-    from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
+    from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
     from chainrule.language_model import load
     from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.measure import held_out, measure
     from chainrule.training.parallel import joined
 
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank)
+    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
     check_at_least(1, labels=labels, limit=limit, rank=rank)
+    check_at_least(0, show=show)
     check_seed(seed)
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
             lm = load(model, device=device, dtype="float32", bos=bos)
-            # test rows that would be refused in the end are refused before anything is trained
-            Features(lm.model, lm.tokenizer, longer=longer).tokens(
-                [read.finetune_text(row) for row in held_out(read, limit).rows]
-            )
+            if by == "head" and read.kind != "free":
+                # test rows that would be refused in the end are refused before anything is trained
+                Features(lm.model, lm.tokenizer, longer=longer).tokens(
+                    [read.finetune_text(row) for row in held_out(read, limit).rows]
+                )
         cleared = nothing_left_if_refused(
             out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
         )
         with cleared if processes.first else nullcontext():
-            finetuning = Finetuning(lm, read, options, out, processes=processes, parallel=parallel)
+            finetuning = open_finetuning(lm, read, options, out, processes=processes, parallel=parallel)
+            shown = finetuning.shown(show)
+            if processes.first and not json:
+                print("".join(f"{text}\n\n" for text in shown), end="", flush=True)
             _train(finetuning, processes)
-            classifier = finetuning.classifier()
+            predictor = finetuning.predictor()
     if not processes.first:
         return
-    score = measure(classifier, read, limit)
-    print_score([score], read, classifier.notes, json, {})
+    score = measure(predictor, read, limit)
+    print_score([score], read, predictor.notes, json, {"shown": shown} if shown else {})
     if not json:
         print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
 
 
-def _train(finetuning: "Finetuning", processes: "Processes") -> None:
+def _train(finetuning: "Finetuning | LanguageFinetuning", processes: "Processes") -> None:
     """Make the remaining steps and report them; a signal saves and ends the process."""
     from chainrule.terminal import log, progress_bar, signals_noted
 

@@ -145,7 +145,7 @@ def _predictor(
     quantize: Quantize,
 ) -> "Predictor":
     if task is None:
-        from chainrule.finetuning.classifier import load_classifier
+        from chainrule.finetuning.load import load_classifier
 
         given = {
             "shots": shots,

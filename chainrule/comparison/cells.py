@@ -103,5 +103,10 @@ class Cell:
         return median(outcome.milliseconds_per_text for outcome in self.outcomes)
 
     @property
+    def megabytes_to_keep(self) -> float | None:
+        """The size of what is kept beside the pretrained model; None where it is unknown."""
+        return self.outcomes[0].megabytes_to_keep
+
+    @property
     def notes(self) -> list[str]:
         return list(dict.fromkeys(note for outcome in self.outcomes for note in outcome.notes))

@@ -37,10 +37,15 @@ def rows(table: Table) -> list[dict[str, Any]]:
             "method": outcome.method, "labels": outcome.labels, "shots": outcome.shots, "seed": outcome.seed,
             "accuracy": outcome.accuracy, "interval": list(outcome.interval), "macro_f1": outcome.macro_f1,
             "calibration": outcome.calibration, "seconds_to_adapt": outcome.seconds_to_adapt,
-            "milliseconds_per_text": outcome.milliseconds_per_text,
+            "milliseconds_per_text": outcome.milliseconds_per_text, **_kept(outcome.megabytes_to_keep),
         }
         for outcome in table.outcomes
     ]  # fmt: skip
+
+
+def _kept(megabytes: float | None) -> dict[str, float]:
+    """Nothing where it is unknown, as in rows of earlier versions."""
+    return {} if megabytes is None else {"megabytes_to_keep": megabytes}
 
 
 def differences(table: Table) -> list[dict[str, Any]]:
@@ -67,5 +72,5 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "macro_f1_interval_approximate": None if f1 is None else list(f1[1:]),
         "calibration": None if calibration is None else calibration._asdict(),
         "seconds_to_adapt": cell.seconds_to_adapt, "milliseconds_per_text": cell.milliseconds_per_text,
-        "notes": cell.notes,
+        **_kept(cell.megabytes_to_keep), "notes": cell.notes,
     }  # fmt: skip

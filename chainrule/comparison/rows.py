@@ -41,6 +41,7 @@ class Outcome:
     notes: Sequence[str]  # warnings, such as texts that were cut
     predictions: Sequence[str]  # (M,)
     probabilities: NDArray[np.float32] | None  # (M, C), `rounded`
+    megabytes_to_keep: float | None = None  # beside the pretrained model; None: unknown, as in earlier versions' rows
 
     @property
     def key(self) -> Key:

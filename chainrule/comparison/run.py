@@ -252,4 +252,5 @@ def _outcome(study: "Study", items: Examples, row: Planned) -> Outcome:
         notes=method.notes(study, predictor, items.rows),
         predictions=predictions,
         probabilities=probabilities,
+        megabytes_to_keep=method.megabytes(study),
     )

@@ -45,6 +45,11 @@ class Study:
         return f"{self.lm.family}, {_short(parameters)} parameters, {config.layers} layers, context {config.context}"
 
     @property
+    def megabytes(self) -> float:
+        """The size of all weights as finetuning saves them, in float32."""
+        return sum(parameter.numel() for parameter in self.lm.model.parameters()) * 4 / 1e6
+
+    @property
     def identity(self) -> dict[str, str]:
         """What the rows depend on: a hash of the model (of some of each tensor's weights), and its precision."""
         digest = hashlib.sha256(repr(self.lm.model.config).encode() + self.lm.tokenizer.hash.encode())

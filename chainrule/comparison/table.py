@@ -21,6 +21,7 @@ from chainrule.uncertainty import Difference, SwitchPoint, difference, holm, swi
 LEVEL = 0.05  # of the whole family of comparisons
 COLUMNS = (
     "method", "labels", "shots", "seeds", "right, %", "95 % interval", "to best baseline", "s to adapt", "ms a text",
+    "MB to keep",
 )  # fmt: skip
 
 
@@ -167,8 +168,19 @@ class Table:
             found.append((
                 cell.name, str(cell.labels), str(cell.shots or ""), str(len(cell.seeds)), f"{value:.1f}",
                 f"{low:.1f} – {high:.1f}", beside, f"{cell.seconds_to_adapt:.1f}", f"{cell.milliseconds_per_text:.2f}",
+                megabytes_in_words(cell.megabytes_to_keep),
             ))  # fmt: skip
         return found
+
+
+def megabytes_in_words(size: float | None) -> str:
+    """
+    >>> [megabytes_in_words(size) for size in (None, 0.0, 0.0046, 19.5, 538.1)]
+    ['', '0', '0.005', '19.5', '538']
+    """
+    if size is None:
+        return ""
+    return "0" if size == 0 else f"{size:.3f}" if size < 0.1 else f"{size:.1f}" if size < 100 else f"{size:.0f}"
 
 
 def _of_seeds(cell: Cell, seeds: Sequence[int]) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ from chainrule.language_model import LanguageModel, load
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import config_fields, weights
 from chainrule.model.formats.gguf_write import Type, model_metadata, tensors_to_write
+from chainrule.prompting.files import is_prompted, read_form
 from chainrule.scoring.documents import score_documents
 from chainrule.storage.files import atomic_directory, atomic_write, nothing_left_if_refused, write_text
 from chainrule.storage.gguf import write_gguf
@@ -90,6 +91,8 @@ def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
         out.rmdir()
     with nothing_left_if_refused(out), atomic_directory(out) as beside:
         lm.save(beside)
+        if is_prompted(model_directory(model)):
+            read_form(model_directory(model)).save(beside)
     transformer = lm.features.model if isinstance(lm, Classifier) else lm.model
     return {
         "folder": str(out),

@@ -4,73 +4,40 @@ Shapes: N examples, C classes, D width.
 """
 
 import dataclasses
-import hashlib
-import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
-import numpy as np
-import tomli_w
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from chainrule import machine
 from chainrule.corpus.batches import share
-from chainrule.errors import DataError, ModelError, OptionError
+from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
-from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
+from chainrule.finetuning.folder import Decided, asked_of, decide, dtype_name, open_folder
+from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe, weights_of_classes
 from chainrule.finetuning.head import solve_head
+from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.logistic import classes_of
-from chainrule.finetuning.lora import ALPHA, RANK, LowRankMatrices, lora_recipe
+from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
+from chainrule.finetuning.options import VALIDATED, By, Train
+from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.quantised import refuse_quantised
+from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Features, Longer
-from chainrule.storage.files import write_text
-from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
 from chainrule.training.classes import LabelledTexts
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.sharding import decide_sharding
 from chainrule.training.trainer import Progress
-
-Train = Literal["full", "lora", "head"]
-VALIDATED = 64  # with at least so many labels, a fifth of them is for validation
-
-
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """Options of a finetuning; the defaults need no tuning."""
-
-    train: Train = "full"  # w and θ together, w and LoRA's matrices beside a frozen θ̂, or w alone
-    labels: int | None = None  # how many training examples; None: all
-    epochs: float | None = None  # of full; None: 3, and at least 100 steps
-    learning_rate: float | None = None  # of θ; None: by the width
-    class_weights: bool = False  # every class counts the same, however rare
-    longer: Longer = "cut"  # a text longer than the context loses its beginning, or is refused
-    seed: int = 0
-    dtype: str = "auto"  # that full and lora compute in; auto: bfloat16 where this machine multiplies faster with it
-    rank: int | None = None  # of lora; None: 16
-
-    def __post_init__(self) -> None:
-        for name, choices in (("train", Train), ("longer", Longer)):
-            if getattr(self, name) not in get_args(choices):
-                raise OptionError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
-        for name in ("epochs", "learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise OptionError(f"{name}: wanted a positive number, got {value}")
-        if self.rank is not None and (self.train != "lora" or self.rank < 1):
-            wanted = "at least 1" if self.train == "lora" else f"train lora beside it, which has one, got {self.train}"
-            raise OptionError(f"rank: wanted {wanted}" + (f", got {self.rank}" if self.train == "lora" else ""))
 
 
 def finetune(
@@ -86,27 +53,61 @@ def finetune(
     seed: int = 0,
     dtype: str = "auto",
     rank: int | None = None,
+    by: By = "head",
+    chat: bool = False,
     out: str | Path | None = None,
     features: Features | None = None,
-) -> Classifier:
-    """A classifier trained on `labels` of the task's training rows; `lm` itself does not change.
+) -> Classifier | Prompted:
+    """A predictor trained on `labels` of the task's training rows; `lm` itself does not change.
 
-    "head" solves for the head w alone; "full" starts from that and trains w and the model θ together; "lora" trains w
-    and matrices of `rank` (16) beside the frozen model, and saves these alone, as PEFT does. With 64 labels or more, a
-    stratified fifth of them is for validation, which chooses the best state. `out`: the folder that the classifier is
-    saved to, and from which the same call continues if it was stopped. `features`: those of `lm`, for callers that use
-    them again. Raises DataError for a task of free answers, OptionError for options out of range, and FolderError for
-    an `out` that holds something else.
+    `by` "head" gives a classifier: a linear head w on the hidden states. `by` "words" gives the zero-shot predictor of
+    a trained model: it maximises p(label word | prompt) among the task's label words. In a task of free answers the
+    model learns these. `chat`: the prompt is written with the model's chat template.
+
+    `train` "head" solves for the head w alone; "full" starts from that and trains w and the model θ together; "lora"
+    trains w and matrices of `rank` (16) beside the frozen model, and saves these alone, as PEFT does. With 64 labels or
+    more, a stratified fifth of them is for validation, which chooses the best state. `out`: the folder that the
+    predictor is saved to, and from which the same call continues if it was stopped. `features`: those of `lm`, for
+    callers that use them again.
+
+    Raises DataError for a task that lacks the prompt it needs, OptionError for options out of range, and FolderError
+    for an `out` that holds something else.
     """
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank)
-    finetuning = Finetuning(lm, task, options, out, features)
+    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
+    finetuning = open_finetuning(lm, task, options, out, features)
     for _ in finetuning.advance():
         pass
-    return finetuning.classifier()
+    return finetuning.predictor()
+
+
+def open_finetuning(
+    lm: Pretrained,
+    task: Task,
+    options: FinetuneOptions,
+    out: str | Path | None = None,
+    features: Features | None = None,
+    processes: Processes = ALONE,
+    parallel: ParallelOptions = ParallelOptions(),
+) -> "Finetuning | LanguageFinetuning":
+    """The finetuning of these options, to be made step by step; parameters and errors as of `finetune`."""
+    if options.by == "words" and task.kind != "classification":
+        raise OptionError(
+            f"by: wanted head, as a task of kind {task.kind!r} has no label words, got words; leave it out"
+        )
+    if options.by == "words" or task.kind == "free":
+        if processes.world > 1:
+            raise OptionError(
+                f"finetune: wanted one process where the language model itself learns, got {processes.world}; start it"
+                " without torchrun"
+            )
+        return LanguageFinetuning(lm, task, options, out)
+    if options.chat:
+        raise OptionError("chat: wanted by words beside it, as a head reads no prompt, got head; leave it out")
+    return Finetuning(lm, task, options, out, features, processes, parallel)
 
 
 class Finetuning:
-    """A finetuning step by step: iterate `advance`, then call `classifier`; `finetune` does it in one call.
+    """The finetuning of a classifier with a head: iterate `advance`, then call `predictor`; `finetune` does it at once.
 
     Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to be continued. All
     `processes` do the same, and the first one writes.
@@ -128,30 +129,28 @@ class Finetuning:
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
         self.out = None if out is None else Path(out)
-        if options.train == "lora" and self.out is not None and lm.path is None:
-            raise ModelError(
-                "finetune: wanted a model that load read, as the saved adapter names it, got one made here, or an"
-                " adapter; save it, or merge the adapter (chainrule export ADAPTER --to huggingface), and load that"
-            )
+        if options.train == "lora":
+            require_file(lm, self.out)
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
         examples = task.subset(options.labels, options.seed)
         if len(examples) < processes.world:
             raise OptionError(
                 f"finetune: wanted an example for each of {processes.world} processes, got {len(examples)}; start fewer"
             )
-        dtype = machine.training_dtype(options.dtype, lm.device)
-        decided = Decided(_name(dtype), machine.threads() * processes.world)
-        asked = _asked(lm, examples, self.form, options) if self.out is not None or processes.world > 1 else {}
+        decided = decide(lm, options.dtype, processes.world)
+        asked: dict[str, Any] = {}
+        if self.out is not None or processes.world > 1:
+            asked = asked_of(lm, [self.form.text, self.form.input], examples, options)
         processes.require_same(_named(asked, parallel))
         with processes.together():
             if self.out is not None and processes.first:
-                decided = _open(self.out, asked, decided)
+                decided = open_folder(self.out, asked, decided)
         decided = Decided(**processes.from_first(dataclasses.asdict(decided)))
         if self.out is not None:
             torch.set_num_threads(max(1, decided.threads // processes.world))
         self._training: ClassifierTraining | None = None
         if options.train != "head" and not self.finished:
-            self._training = self._prepare(task, examples, getattr(torch, decided.dtype))
+            self._training = self._prepare(task, examples, decided.precision)
         self._examples = examples
 
     @property
@@ -173,16 +172,21 @@ class Finetuning:
         if self._training is not None:
             yield from self._training.trainer.steps()
 
+    def shown(self, count: int) -> list[str]:
+        """`count` training texts as tokens; of a head nothing in them is marked, as only their labels are learned."""
+        texts = self._texts(self._examples.take(range(min(count, len(self._examples)))))
+        return ["|".join(self.lm.tokenizer.token_texts(tokens.tolist())) for tokens in self._features.tokens(texts)]
+
     def save(self) -> None:
         """Write a checkpoint to `out`, from which the same finetuning continues."""
         if self._training is not None:
             self._training.trainer.save()
 
-    def classifier(self) -> Classifier:
+    def predictor(self) -> Classifier:
         """The trained classifier; it is saved to `out`, where that was given."""
         if self.finished:
             assert self.out is not None
-            return load_classifier(self.out, device=self.lm.device.type, dtype=_name(self.lm.model.dtype))
+            return load_classifier(self.out, device=self.lm.device.type, dtype=dtype_name(self.lm.model.dtype))
         if self._training is None:
             w = self._solved(self._examples)
             classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
@@ -232,8 +236,7 @@ class Finetuning:
             )
         if options.train == "lora":
             make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
-            if options.rank is not None and options.rank > bare.config.width:
-                raise OptionError(f"--rank: wanted at most {bare.config.width} (the model's width), got {options.rank}")
+            check_rank(options.rank, bare)
             trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
         else:
             make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])
@@ -249,7 +252,7 @@ class Finetuning:
                 learning_rate=options.learning_rate,
                 seed=options.seed,
             ),
-            self._weights(train.classes),
+            weights_of_classes(train.classes, len(self.labels), balanced=options.class_weights),
             dtype,
             None if self.out is None else self.out / "training",
             self._processes,
@@ -271,38 +274,6 @@ class Finetuning:
             w = solve_head(features.numpy(), classes, balanced=balanced, seed=seed)
         return processes.sent_by_first(w)
 
-    def _weights(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(C,) the weight of a text of each class."""
-        if not self.options.class_weights:
-            return np.ones(len(self.labels), np.float32)
-        return (len(classes) / (len(self.labels) * np.bincount(classes))).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Decided:
-    """What was decided once. A resumed finetuning keeps it: else its last bits would change."""
-
-    dtype: str  # that the training computes in
-    threads: int
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOptions) -> dict[str, Any]:
-    """All that the result depends on, as run.toml records it."""
-    asked = dataclasses.asdict(options)
-    asked["device"] = lm.device.type
-    content = json.dumps([form.text, form.input, [dict(row) for row in examples.rows], list(examples.labels)])
-    asked["examples"] = hashlib.sha256(content.encode()).hexdigest()
-    model = hashlib.sha256(lm.tokenizer.hash.encode())
-    for name, parameter in lm.model.named_parameters():
-        model.update(name.encode())
-        model.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    asked["model"] = model.hexdigest()
-    return {name: value for name, value in asked.items() if value is not None}
-
 
 def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
     """What must be the same in all processes, as messages name it."""
@@ -310,15 +281,3 @@ def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
     options = {called.get(name, f"--{name.replace('_', '-')}"): value for name, value in asked.items()}
     versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
     return {**options, "--shard": parallel.shard, "--wait": parallel.wait, **versions}
-
-
-def _open(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
-    """What was decided for the finetuning in `out`, which is begun if it is new; FolderError if it is another."""
-    path = find_record(out, ("run.toml",), "a finetuning")
-    if path is None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_text(out / "run.toml", tomli_w.dumps({"finetune": asked, "decided": dataclasses.asdict(decided)}))
-        return decided
-    stored = read_record(path, "a finetuning", wanted=("finetune", "decided"))
-    require_same(out, stored["finetune"], asked, called={"examples": "the examples", "model": "the model"})
-    return Decided(**stored["decided"])

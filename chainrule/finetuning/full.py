@@ -164,3 +164,10 @@ class ClassifierTraining:
         model = self.trained.result({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
         model.compute_dtype = self.trained.start.compute_dtype or self.trained.start.dtype
         return model.eval(), w
+
+
+def weights_of_classes(classes: NDArray[np.int64], count: int, *, balanced: bool) -> NDArray[np.float32]:
+    """(C,) how much a text of each of `count` classes counts: the same, or `balanced` so that each class does."""
+    if not balanced:
+        return np.ones(count, np.float32)
+    return (len(classes) / (count * np.bincount(classes))).astype(np.float32)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chainrule.model.forest import Forest
 from chainrule.model.kv_cache import KVCache, TreeCache
 
 
@@ -106,4 +107,4 @@ class BatchCache:
         return mask[:, None]
 
 
-Cache = KVCache | TreeCache | BatchCache  # what a model takes
+Cache = KVCache | TreeCache | BatchCache | Forest  # what a model takes

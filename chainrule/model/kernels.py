@@ -100,10 +100,11 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         features, weight, d_logits = ctx.saved_tensors
         # `gradient` stays in its own precision: a count of losses is not a number of bfloat16
-        return (d_logits @ weight).mul_(gradient), d_logits.T @ (features * gradient), None
+        d_weight = d_logits.T @ (features * gradient) if ctx.needs_input_grad[1] else None  # frozen beside adapters
+        return (d_logits @ weight).mul_(gradient), d_weight, None
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule.model.forest import common_beginning
 from chainrule.model.kv_cache import KVCache, TreeCache
 from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.transformer import Transformer
@@ -54,7 +55,7 @@ def read_all(
     texts = [np.array(sequence, np.int32) for sequence in sequences]
     order = sorted(range(len(texts)), key=lambda sequence: texts[sequence].astype(">i4").tobytes())
     texts = [texts[sequence] for sequence in order]
-    shared = [0, *(_shared(one, other) for one, other in pairwise(texts))]  # prefix in common with the one before
+    shared = [0, *(common_beginning(one, other) for one, other in pairwise(texts))]
     needed = _needed([len(text) for text in texts], shared, [wanted[index] for index in order] if wanted else None)
     # How many tokens may be copied: those before the first of which features are wanted.
     copied = [int(flags.argmax()) if flags.any() else len(flags) - 1 for flags in needed]
@@ -108,13 +109,6 @@ def _needed(lengths: Sequence[int], shared: Sequence[int], wanted: Sequence[int]
         common = shared[index + 1]
         found[index][:common] |= found[index + 1][:common]
     return found
-
-
-def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
-    """Length of the longest common prefix."""
-    length = min(len(one), len(other))
-    different = np.flatnonzero(one[:length] != other[:length])
-    return int(different[0]) if len(different) else length
 
 
 def _part(

@@ -63,9 +63,12 @@ def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.dev
 
 def make_optimizer(model: Transformer, options: PretrainOptions, steps: int, processes: Processes = ALONE) -> Optimizer:
     """Muon for the matrices inside the blocks and AdamW for the rest, or AdamW alone."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
     schedule = Schedule(steps)
     scale = 1.0 if options.start is None else 0.1  # 10 times lower learning rate when continuing from a model
+    if options.train == "lora":  # 10 times the rate of all weights
+        rate = options.learning_rate or 10 * scale * 1e-3 * (256 / model.config.width) ** 0.5
+        return Optimizer(names, [], rate, [Group(list(names), rate)], schedule)
     if options.optimizer_name == "adamw":
         rate = options.learning_rate or scale * 1e-3 * (256 / model.config.width) ** 0.5
         groups = [

@@ -23,6 +23,8 @@ class PretrainOptions:
         tied: Use one matrix for embedding and output.
         objective: Predict the next token, or masked ones as BERT.
         start: Start from this model's weights, with its tokenizer and shape.
+        train: With --from, train the whole model, or adapters beside it (LoRA).
+        rank: Rank of the adapters of --train lora (default 16).
 
     Training:
         steps: Number of optimizer steps.
@@ -46,6 +48,8 @@ class PretrainOptions:
     tied: bool = False
     objective: Literal["next", "masked"] = "next"
     start: Annotated[Path | None, Help("MODEL", name="from")] = None
+    train: Literal["full", "lora"] = "full"
+    rank: int | None = None
     steps: int | None = None
     minutes: float | None = None
     batch_tokens: int | None = None
@@ -70,6 +74,7 @@ class PretrainOptions:
             "learning_rate",
             "validate_every",
             "keep",
+            "rank",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -85,6 +90,12 @@ class PretrainOptions:
                 f"--family: wanted {'bert' if self.objective == 'masked' else 'qwen3 or gpt2'} for --objective"
                 f" {self.objective}, got {self.family}"
             )
+        if self.train == "lora" and self.start is None:
+            raise OptionError("--train lora: wanted --from beside it, a model that stays as it is, got none; add it")
+        if self.train == "lora" and self.optimizer == "muon":
+            raise OptionError("--optimizer: wanted adamw with --train lora, got muon; leave it out")
+        if self.rank is not None and self.train != "lora":
+            raise OptionError(f"--rank: wanted --train lora beside it, got {self.train}; add it, or leave --rank out")
         if self.start is not None:
             for name in ("depth", "width", "heads", "context", "family"):
                 if getattr(self, name) is not None:

@@ -16,6 +16,7 @@ from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.checkpoint import weights
 from chainrule.model.formats.sharded_file import Parts, weight_parts
 from chainrule.model.transformer import Transformer
+from chainrule.pretraining.adapted import AdaptedModel
 from chainrule.pretraining.curve import draw_losses
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import unaltered
@@ -25,7 +26,7 @@ from chainrule.training.optimizer import Optimizer
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import local, own_rows, release, sharded
 from chainrule.training.trainer import Progress as Made
-from chainrule.training.trainer import Saving, Trainer, Validating
+from chainrule.training.trainer import Saving, Trainer, Validating, trained
 
 SAMPLE_TOKENS = 48
 
@@ -92,7 +93,10 @@ class Run:
         decided: Decided,
         processes: Processes = ALONE,
         keeping: Keeping = Keeping(),
+        adapted: AdaptedModel | None = None,
     ) -> None:
+        """`adapted`: what is trained and published in place of the whole model."""
+        self.adapted = adapted
         self.out, self.language_model, self.objective = out, language_model, objective
         self.validation, self.decided, self.processes = validation, decided, processes
         self.trainer = Trainer(
@@ -161,11 +165,13 @@ class Run:
         self.trainer.save()
 
     def _weights(self) -> Mapping[str, Tensor | Parts]:
-        """What a checkpoint holds of the model, by the names of its family; the log is on the disk before it, so that a
-        checkpoint never knows more than the log."""
+        """What a checkpoint holds of the model: all, by the names of its family, or what is trained. The log is on the
+        disk before it, so that a checkpoint never knows more than the log."""
         if self.processes.first:
             with (self.out / "log.jsonl").open("a") as log:
                 os.fsync(log.fileno())
+        if self.adapted is not None:
+            return trained(self.model)
         family = self.language_model.family
         if not sharded(self.model):
             return weights(self.model, family)
@@ -173,15 +179,22 @@ class Run:
         return weight_parts(self.model, self.model.config, family, own)
 
     def publish(self, step: int | None = None) -> None:
-        """Link a step's checkpoint's weights (the last step's) as the folder's model; at the end draw the losses."""
+        """Make a step's checkpoint's weights (the last step's) the folder's model, or its adapter; at the end draw the
+        losses."""
         step = self.step if step is None else step
+        if self.adapted is None:
+            self._link(step)
+        else:
+            self.adapted.save(self.out)
+        if step >= self.decided.steps:
+            draw_losses(self.log(), self.out / "loss.svg")
+
+    def _link(self, step: int) -> None:
         beside = self.out / f".model.safetensors.{os.getpid()}.partial"
         beside.unlink(missing_ok=True)
         os.link(self.out / "training" / str(step) / "model.safetensors", beside)
         beside.replace(self.out / "model.safetensors")
         beside.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
-        if step >= self.decided.steps:
-            draw_losses(self.log(), self.out / "loss.svg")
 
     def log(self) -> list[dict[str, Any]]:
         """The lines of log.jsonl, without a last one that was not written to its end."""

@@ -18,6 +18,7 @@ from chainrule.language_model import make_language_model, stop_tokens_of
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
+from chainrule.pretraining.adapted import adapt
 from chainrule.pretraining.decide import Log, decide, make_model, make_optimizer, measure
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided, Run
@@ -56,7 +57,13 @@ def open_run(
     """
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
+    named = str(options.start)
     processes.require_same(_named(asked, parallel))
+    if options.train == "lora" and processes.world > 1:
+        raise OptionError(
+            f"--train lora: wanted one process, as an adapter is small, got {processes.world}; start it"
+            " without torchrun"
+        )
     with processes.together():
         stored = _stored(out, asked)
         if options.start is not None:  # a folder or a name on the Hub; the model's own tokenizer is the default
@@ -82,6 +89,11 @@ def open_run(
         # Parts of it go to the devices of several processes.
         made_on = where if processes.world == 1 else torch.device("cpu")
         model, family = make_model(tokenizer.vocabulary_size, options, made_on)
+        adapted = adapt(model, family, named, options) if options.train == "lora" else None
+        if adapted is not None:
+            model = adapted.model
+            if stored is not None:
+                adapted.require_same_base(out, stored)
         batches = Batches(
             shards.split("train"), model.config.context, options.seed, align_documents=options.align_documents
         )
@@ -94,7 +106,10 @@ def open_run(
     objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, where.type))
     with processes.together():
         if checkpoint is not None:
-            load_weights(model, family, Tensors(checkpoint.path), made_on)
+            if adapted is None:
+                load_weights(model, family, Tensors(checkpoint.path), made_on)
+            else:
+                model.load_state_dict(checkpoint.tensors("model"), strict=False)
     _require_same_data(manifest, model, processes)
     model.compute_dtype = getattr(torch, decided.dtype)
     _place(model, where, parallel, processes)
@@ -112,12 +127,16 @@ def open_run(
         decided,
         processes,
         Keeping(options.keep or 1, best=options.keep is not None),
+        adapted,
     )
     with processes.together():
         if stored is None and processes.first:
             tokenizer.save(out)
-            save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
-            _write_record(out, asked, decided, shards)
+            if adapted is None:
+                save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
+            else:
+                adapted.save_settings(out, tokenizer, language_model.stop_tokens)
+            _write_record(out, asked, decided, shards, None if adapted is None else adapted.base_hash)
         if checkpoint is not None:
             run.trainer.resume(checkpoint)
             if processes.first:
@@ -258,9 +277,9 @@ def _shards(data: Sequence[str], out: Path, options: PretrainOptions) -> Shards:
     return shards
 
 
-def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Shards) -> None:
-    """Write run.toml: everything that is needed to do it again."""
-    record = {
+def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Shards, base: str | None = None) -> None:
+    """Write run.toml: everything that is needed to do it again. `base`: the hash of a frozen model."""
+    record: dict[str, Any] = {
         "options": asked,
         "decided": dataclasses.asdict(decided),
         "data": {
@@ -270,4 +289,6 @@ def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Sh
         },
         "versions": {name: version(name) for name in ("chainrule", "torch", "tokenizers", "tiktoken")},
     }
+    if base is not None:
+        record["base"] = base
     write_text(out / "run.toml", tomli_w.dumps(record))

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from chainrule.errors import ChainruleError
 from chainrule.language_model import LanguageModel, Pretrained, require_causal
+from chainrule.model.formats.adapter_files import Adapter
 from chainrule.prompting import demonstrations
 from chainrule.prompting.answers import first_word, generate_answers, word_ended
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
+from chainrule.prompting.files import PromptForm
 from chainrule.prompting.row_prompts import PromptMaker, RowPrompt
 from chainrule.scoring.blanks import Blanks, score_blanks
 from chainrule.scoring.continuations import Pair, score_continuations
@@ -83,7 +86,8 @@ class Prompted:
 
     `labels`: the classes; none where answers are free. `generates`: whether answers are generated, not the most
     probable of the labels. `fewest` and `most` are the numbers of demonstrations that fitted into the prompts so far,
-    `cut` counts the rows whose beginning was cut; `notes` is the same in words.
+    `cut` counts the rows whose beginning was cut, `left_out` those that a finetuning left out; `notes` is the same in
+    words. `adapter`: what is saved in place of the model, which the adapter is merged into.
     """
 
     def __init__(
@@ -94,24 +98,41 @@ class Prompted:
         self.lm, self.task, self.shots, self.asking = lm, task, shots, asking
         self.labels = task.labels
         self.generates = task.kind == "free" or asking.answer == "vocabulary"
-        self.fewest, self.most, self.cut = shots, 0, 0
+        self.fewest, self.most, self.cut, self.left_out = shots, 0, 0, 0
+        self.adapter: Adapter | None = None
         self._generator = self._checked_generator(prompt) if self.generates else None
         self._choose = choose
-        choices = () if self.generates else task.labels
-        answer_tokens = min(_ANSWER_TOKENS, lm.model.config.context // 4)
-        chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if asking.chat else None
-        self._maker = PromptMaker(
-            lm, prompt, task.text, choices, pool, longer=asking.longer, answer_tokens=answer_tokens, chat=chat
-        )
+        chat = asking.chat or prompt.history  # messages before a row's have no other place
+        self._chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if chat else None
+        self._prompt, self._pool = prompt, pool
+        self._maker = self.maker(min(_ANSWER_TOKENS, lm.model.config.context // 4))
         self._words = {prompt.word(label).strip(): label for label in self.labels}
         # A free answer is one line, unless the separator shows where it ends.
         self._stop = prompt.after(self._blank("")) + (prompt.separator if prompt.separator.strip() else "\n")
+        self._one_line = True  # what follows `_stop` is no part of an answer
         self._bias: Floats | float = 0.0
         if asking.calibrate == "train":
             drawn = demonstrations.random(len(task.train), _REFERENCES, seed=0)
             self._bias = bias(
                 self._scores(self._make_prompts([task.train.rows[row] for row in drawn], but_itself=True))
             )
+
+    def maker(self, answer_tokens: int) -> PromptMaker:
+        """What makes the prompts; of the context it keeps `answer_tokens` for an answer that is generated."""
+        choices = () if self.generates else self.task.labels
+        return PromptMaker(
+            self.lm, self._prompt, self.task.text, choices, self._pool,
+            longer=self.asking.longer, answer_tokens=answer_tokens, chat=self._chat,
+        )  # fmt: skip
+
+    def end_answers(self, most: int, *, one_line: bool) -> None:
+        """Generated answers may have `most` tokens, and end with their line, or with a stop token alone."""
+        longest = max(self._maker.answer_tokens, min(most, self.lm.model.config.context // 2))
+        self._maker, self._one_line = self.maker(longest), one_line
+
+    def is_one_line(self, answer: str) -> bool:
+        """Whether an answer has nothing that would end it before its end."""
+        return self._stop not in answer
 
     def _checked_generator(self, prompt: Prompt) -> LanguageModel:
         """The language model, if it can generate this task's answers."""
@@ -199,6 +220,11 @@ class Prompted:
             notes.append(f"{fitted} of {self.shots} demonstrations fitted into the context of {context} tokens")
         if self.cut:
             notes.append(f"{self.cut} rows longer than the context of {context} tokens lost their beginning")
+        if self.left_out:
+            notes.append(
+                f"{self.left_out} training rows were left out: their answers do not fit into the context of {context}"
+                " tokens"
+            )
         return notes
 
     def _prompts(self, rows: Iterable[Row | str]) -> Iterator[list[RowPrompt]]:
@@ -213,6 +239,10 @@ class Prompted:
             self.fewest, self.most = min(self.fewest, *counts), max(self.most, *counts)
             self.cut += sum(prompt.cut for prompt in prompts)
             yield prompts
+
+    def prompts(self, rows: Sequence[Row]) -> list[RowPrompt]:
+        """The prompt of each row, as it is asked."""
+        return self._make_prompts(rows)
 
     def _make_prompts(self, rows: Sequence[Row], but_itself: bool = False) -> list[RowPrompt]:
         """Each row's prompt; `but_itself`: never with the row's own text among its demonstrations."""
@@ -233,11 +263,62 @@ class Prompted:
         assert self._generator is not None
         tokens = [prompt.tokens for prompt in prompts]
         if self.task.kind == "free":
-            texts = generate_answers(self._generator, tokens, lambda text: self._stop in text, _ANSWER_TOKENS)
-            return [text.partition(self._stop)[0].strip() for text in texts]
+            most, after = self._maker.answer_tokens, self._prompt.after(self._blank(""))
+            texts = generate_answers(self._generator, tokens, lambda text: self._ended(text), most)
+            return [self._before_stop(text).strip().removesuffix(after.strip()).strip() for text in texts]
         words = list(self._words)
         texts = generate_answers(self._generator, tokens, lambda text: word_ended(text, words), _ANSWER_TOKENS)
         return [first_word(text, words) for text in texts]
+
+    def _ended(self, text: str) -> bool:
+        return self._one_line and self._stop in text
+
+    def _before_stop(self, text: str) -> str:
+        return text.partition(self._stop)[0] if self._one_line else text
+
+    def answer_tokens(self, row: Row, answer: str) -> list[int]:
+        """An answer's tokens as they follow the row's prompt, tokenized apart from it, and the token that ends it.
+
+        The end is what the chat template writes behind an answer, where that is a stop token, else the first of these.
+        """
+        asked = self._prompt.before(row)
+        spaces = "" if self._chat is not None else asked[len(asked.rstrip(" ")) :]
+        end = None if self._chat is None else self._chat.end
+        stops = self.lm.stop_tokens
+        text = spaces + answer + self._prompt.after(row)
+        return [*self.lm.tokenizer.encode_behind(text), stops[0] if end not in stops or end is None else end]
+
+    @property
+    def reads(self) -> list[Any]:
+        """How a row becomes a prompt, for JSON: what a finetuning depends on."""
+        prompt = self._prompt
+        words = sorted(prompt.words.items())
+        return [self.task.kind, self.task.text, self.labels, prompt.template, prompt.separator, words, prompt.history]
+
+    def save(self, directory: str | Path) -> None:
+        """Write the language model, or its adapter, and the prompt beside it, for `load_classifier` and `predict`.
+
+        Raises ChainruleError for a predictor with demonstrations, or one that is calibrated by training texts: their
+        texts are not saved.
+        """
+        asking = self.asking
+        if self.shots or asking.calibrate == "train":
+            raise ChainruleError(
+                "save: wanted a predictor without demonstrations and training texts, got one that shows some; keep the"
+                " task file, and predict with --task"
+            )
+        directory, prompt = Path(directory), self._prompt
+        self.lm.tokenizer.save(directory)
+        PromptForm(
+            self.task.kind, self.task.text, self.task.label, tuple(self.labels),
+            prompt.template, prompt.separator, dict(prompt.words), prompt.history,
+            asking.longer, asking.chat, asking.normalise, asking.calibrate,
+            self.lm.tokenizer.bos, self._maker.answer_tokens, self._one_line,
+        ).save(directory)  # fmt: skip
+        if self.adapter is None:
+            self.lm.save(directory)
+        else:
+            self.adapter.save(directory)
 
     def _scores(self, prompts: Sequence[RowPrompt]) -> Floats:
         """(N, C): log p of each label's ending after the prompt, normalised as asked."""

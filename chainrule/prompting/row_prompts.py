@@ -22,6 +22,10 @@ _SETS_IN_MEMORY = 16  # of demonstrations: rows that share a set may differ in h
 Options = Sequence[Pair] | Sequence[Blanks]
 
 
+class NoRoomError(ChainruleError):
+    """A prompt that does not fit into the context even without the row's text."""
+
+
 class RowPrompt(NamedTuple):
     """The prompt of one row."""
 
@@ -62,8 +66,8 @@ class PromptMaker:
     def fit(self, chosen: tuple[int, ...], row: Row) -> RowPrompt:
         """The row after as many of the demonstrations `chosen` as fit into the context, the first of them next to it.
 
-        Raises ChainruleError for a row that does not fit even alone, with longer="refuse"; and for a template that does
-        not fit even without text.
+        Raises ChainruleError for a row that does not fit even alone, with longer="refuse"; and NoRoomError for a
+        template that does not fit even without text.
         """
         prompt = self._prompt(chosen, row)
         if self._fits(prompt):
@@ -86,7 +90,7 @@ class PromptMaker:
             prompt = self._prompt((), row)
             if self._fits(prompt):
                 return prompt._replace(cut=True)
-        raise ChainruleError(
+        raise NoRoomError(
             f"template: wanted at most {self.context} tokens (the context), got {self._length(prompt)} with no text in"
             " it; shorten it, or take a model with a longer context"
         )

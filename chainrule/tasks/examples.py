@@ -11,6 +11,7 @@ from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.columns import NO_TEXT, Record, missing_column, text_of
 from chainrule.storage.lines import UndecodableError
 from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
+from chainrule.tasks.dialogues import COMPLETION, PROMPT, is_dialogue, read_exchanges
 from chainrule.tasks.prompt import Prompt, fill
 from chainrule.tasks.prompt import Row as Row
 from chainrule.tasks.splits import hold_out, stratified_order
@@ -91,10 +92,31 @@ class Task:
             first = next(read_records(str(path), encoding=encoding), None)
             if isinstance(first, DataError):
                 raise first
+            if first is not None and not text and not label and is_dialogue(first.values):
+                return cls._of_dialogues(path, encoding, on_error, log)
             there = f": name them out of {_listed(list(first.values))}" if first else " of a file with rows"
             raise DataError(f"{path}: wanted --text and --label, the names of its columns{there}")
         settings = Settings(path, text, label, prompt=Prompt.default(text, label), encoding=encoding)
         return cls.read(settings, path, on_error=on_error, log=log)
+
+    @classmethod
+    def _of_dialogues(cls, path: Path, encoding: str, on_error: OnError, log: Log) -> "Task":
+        """The task of a file of conversations: their answers are free; a fifth of the conversations is held out."""
+        found = read_exchanges(str(path), encoding=encoding, on_error=on_error, log=log_once(log))
+        kept, held_out = hold_out([""] * len(found.rows), found.conversations, seed=0)
+        if not held_out:
+            raise DataError(f"{path}: wanted conversations that can be held out for the test, found one: add some")
+        several = len(set(found.conversations)) < len(found.rows)
+        examples = Examples(found.rows, found.answers, found.conversations, found.conversations if several else None)
+        seen = {tuple(found.rows[index].values()) for index in held_out}
+        own = [index for index in kept if tuple(found.rows[index].values()) not in seen]
+        if not own:
+            raise DataError(
+                f"{path}: wanted rows to learn from, but each of them is held out for the test too: add some"
+            )
+        train, test = examples.take(own), examples.take(held_out)
+        dropped = len(kept) - len(own)
+        return cls("free", (PROMPT,), COMPLETION, train, test, (), found.prompt, dropped=dropped, path=path)
 
     @classmethod
     def read(

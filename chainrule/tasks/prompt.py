@@ -1,5 +1,6 @@
 """Rows to prompts: a template, label words, demonstrations, and where the answer goes. Knows text, not tokens."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from chainrule.storage.columns import missing_column
 
 Row = Mapping[str, str]  # column -> text
 
+HISTORY = "history"  # the column with the messages before a row's, where `Prompt.history` says that there are some
 ANSWER = "label"  # {label} in a template is where the answer goes, whatever the label's column is called
 _MARKS = re.compile(r"(\{\{|\}\}|\{[^{}]*\})")
 
@@ -33,6 +35,7 @@ class Prompt:
     template: str
     separator: str = "\n\n"
     words: Mapping[str, str] = field(default_factory=dict)
+    history: bool = False  # a row's column "history" may have the messages before it, as JSON
 
     def __post_init__(self) -> None:
         times = list(columns_in(self.template)).count(ANSWER)
@@ -80,7 +83,8 @@ class Prompt:
         found = []
         for example, label in demonstrations:
             found += [asked(example), {"role": "assistant", "content": self.word(label) + self.after(example)}]
-        return [*found, asked(row)]
+        before = json.loads(row.get(HISTORY, "[]")) if self.history else []
+        return [*found, *before, asked(row)]
 
     def questions(self, demonstrations: Sequence[tuple[Row, str]], row: Row, labels: Sequence[str]) -> list[Question]:
         """For each label the text that is given, the same for all, and the text that is scored after it.

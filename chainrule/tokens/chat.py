@@ -72,6 +72,14 @@ class Chat:
         """The same as tokens; without BOS in front, unless the template writes it."""
         return self.tokenizer.join(self.tokens_and_texts(messages))
 
+    @cached_property
+    def end(self) -> int | None:
+        """The control token that the template writes right behind an assistant's message; None where it writes none."""
+        if len(self._around) < 3:  # a template that drops a message
+            return None
+        match = self._spelling.match(self._around[2].lstrip())
+        return None if match is None else self.tokenizer.control[match[0]].id
+
     def _rendered(self, messages: Sequence[Message]) -> str:
         """With a placeholder for each control token that a message spells."""
         for content in (message["content"] for message in messages):

@@ -99,6 +99,7 @@ def fake_method(method: Method) -> Method:
         fit=lambda study, labels, seed: study.fit(name, labels, seed),
         notes=lambda study, predictor, rows: predictor.notes,
         shares_features=False,
+        megabytes=lambda study: cost,
     )
 
 

@@ -17,6 +17,7 @@ from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method
 from chainrule.comparison.run import compare
 from chainrule.comparison.study import MOST_SHOTS, Study
+from chainrule.comparison.table import COLUMNS
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
@@ -51,8 +52,14 @@ def test_every_method_is_compared_and_the_model_is_left_as_it_is(lm: LanguageMod
     before = {name: weights.clone() for name, weights in lm.model.state_dict().items()}
     said: list[str] = []
     found = compare(lm, TASK, out=tmp_path, sizes=[4], seeds=2, log=said.append)
-    assert [cell.method for cell in found.cells] == list(METHODS)
-    assert said[0].startswith(f"{2 * len(METHODS) - 1} rows: N = 0, 4 labels; about ")
+    of_classes = [method for method in METHODS if not method.name.startswith("answers")]
+    assert [cell.method for cell in found.cells] == of_classes
+    assert set(found.table.left_out) == {"answers", "answers-lora"}
+    assert said[2].startswith(f"{2 * len(of_classes) - 1} rows: N = 0, 4 labels; about ")
+    kept = {cell.name: cell.megabytes_to_keep for cell in found.cells}
+    assert kept["zero-shot"] == 0 and kept["bag-of-words"] is None and kept["head"] == 2 * 32 * 4 / 1e6
+    assert kept["words"] == kept["full"] == sum(weights.numel() for weights in lm.model.parameters()) * 4 / 1e6
+    assert kept["lora"] == kept["words-lora"] + kept["head"] and "MB to keep" in COLUMNS
     assert all(torch.equal(weights, before[name]) for name, weights in lm.model.state_dict().items())
     for outcome in found.table.outcomes:
         assert outcome.probabilities is not None
@@ -130,7 +137,8 @@ def test_labels_that_mean_nothing_leave_prompting_out(lm: LanguageModel) -> None
     said: list[str] = []
     task = replace(TASK, prompt=Prompt("{text}: {label}"))
     found = compare(lm, task, sizes=[4], seeds=1, minutes=1e-9, log=said.append)
-    assert set(found.table.left_out) == {"zero-shot", "in-context", "in-context-nearest"}
+    asking = {"zero-shot", "in-context", "in-context-nearest", "words", "words-lora"}
+    assert set(found.table.left_out) == {*asking, "answers", "answers-lora"}
     assert found.cells == [] and found.advice.startswith("There is nothing to compare yet")
     with pytest.raises(ValueError, match="--sizes: wanted numbers of labels above 0"):
         compare(lm, task, sizes=[0])
@@ -138,17 +146,21 @@ def test_labels_that_mean_nothing_leave_prompting_out(lm: LanguageModel) -> None
         compare(lm, task, methods=["zero-shot"])
 
 
-def test_free_answers_are_prompted_for_and_not_finetuned(lm: LanguageModel) -> None:
+def test_free_answers_are_prompted_for_and_learned_as_answers(lm: LanguageModel) -> None:
     task = replace(made_task(tests=4, trains=8, kind="free"), prompt=Prompt("{text}: {label}"))
     found = compare(lm, task, sizes=[4], seeds=1)
-    assert {cell.name for cell in found.cells} == {"zero-shot", "in-context", "in-context-nearest", "majority"}
+    assert {cell.name for cell in found.cells} == {
+        "zero-shot", "in-context", "in-context-nearest", "majority", "answers", "answers-lora",
+    }  # fmt: skip
     with pytest.raises(ValueError, match="wanted a task with labels to choose from"):
         compare(lm, task, methods=["head"])
+    with pytest.raises(ValueError, match="words: wanted a task with labels to choose from, got one of kind 'free'"):
+        compare(lm, task, methods=["words"])
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_every_row_has_an_estimate(lm: LanguageModel, method: Method) -> None:
-    study = Study(lm, TASK)
+    study = Study(lm, TASK if not method.name.startswith("answers") else replace(TASK, kind="free", labels=()))
     assert 0 < method.seconds(study, 12, 10) < method.seconds(study, 12, 10**7) + 1e-9
 
 

@@ -254,12 +254,14 @@ def test_options_out_of_range_are_refused(task: Task, options: dict[str, Any], m
         finetune(make_lm(), task, **options)
 
 
-def test_a_task_of_free_answers_is_refused(tmp_path: Path) -> None:
+def test_a_task_of_free_answers_without_a_prompt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({"q": f"{n} + 1", "a": str(n + 1)}) for n in range(10)))
     (tmp_path / "task.toml").write_text('kind = "free"\ntrain = "rows.jsonl"\ntext = "q"\nlabel = "a"\n')
     free = Task.load(tmp_path / "task.toml")
-    with pytest.raises(ValueError, match="wanted a task with labels to choose from, got one of kind 'free'"):
+    with pytest.raises(ValueError, match=r"prompting wants \[prompt\] and its template"):
         finetune(make_lm(), free)
+    with pytest.raises(ValueError, match="by: wanted head, as a task of kind 'free' has no label words, got words"):
+        finetune(make_lm(), free, by="words")
 
 
 def test_losses_that_are_not_finite_end_it() -> None:
@@ -333,7 +335,7 @@ def test_stopped_and_saved_at_every_step_it_ends_with_the_same_bits(task: Task, 
         for _ in stopped.advance():
             stopped.save()
             break
-    np.testing.assert_array_equal(stopped.classifier().predict_proba(task.test.rows), expected)
+    np.testing.assert_array_equal(stopped.predictor().predict_proba(task.test.rows), expected)
 
 
 def test_features_given_are_used_and_shared(task: Task) -> None:

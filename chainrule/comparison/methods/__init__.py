@@ -7,6 +7,7 @@ from chainrule.comparison.methods.lora import LORA
 from chainrule.comparison.methods.majority import MAJORITY
 from chainrule.comparison.methods.prompted import IN_CONTEXT, IN_CONTEXT_NEAREST, ZERO_SHOT
 from chainrule.comparison.methods.random_weights import RANDOM_WEIGHTS
+from chainrule.comparison.methods.tuned import ANSWERS, ANSWERS_LORA, WORDS, WORDS_LORA
 
 METHODS = (
     ZERO_SHOT,
@@ -16,6 +17,10 @@ METHODS = (
     HEAD,
     LORA,
     FULL,
+    WORDS_LORA,
+    WORDS,
+    ANSWERS_LORA,
+    ANSWERS,
     MAJORITY,
     BAG_OF_WORDS,
     RANDOM_WEIGHTS,

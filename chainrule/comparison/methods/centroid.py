@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import needs_classes, seconds_of_features, texts_cut
+from chainrule.comparison.methods.finetuned import megabytes_of_head, needs_classes, seconds_of_features, texts_cut
 from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
@@ -83,5 +83,6 @@ CENTROID = Method(
     seconds_of_features,
     _fit,
     notes=texts_cut,
+    megabytes=megabytes_of_head,
     shares_features=True,
 )

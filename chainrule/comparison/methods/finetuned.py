@@ -10,7 +10,6 @@ from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
-    from chainrule.finetuning.classifier import Classifier
     from chainrule.tasks.examples import Row
     from chainrule.tasks.predictor import Predictor
 
@@ -43,13 +42,18 @@ def seconds_of_training(study: Study, labels: int, tests: int) -> float:
     return texts * study.seconds_a_text
 
 
-def _head(study: Study, labels: int, seed: int) -> Classifier:
+def megabytes_of_head(study: Study) -> float:
+    """A row for each class, in float32."""
+    return len(study.task.labels) * study.lm.model.config.width * 4 / 1e6
+
+
+def _head(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, train="head", labels=labels, seed=seed, features=study.features)
 
 
-def _full(study: Study, labels: int, seed: int) -> Classifier:
+def _full(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, labels=labels, seed=seed)
@@ -64,6 +68,7 @@ HEAD = Method(
     seconds_of_features,
     _head,
     notes=texts_cut,
+    megabytes=megabytes_of_head,
     shares_features=True,
 )
 FULL = Method(
@@ -75,4 +80,5 @@ FULL = Method(
     seconds_of_training,
     _full,
     notes=texts_cut,
+    megabytes=lambda study: study.megabytes,
 )

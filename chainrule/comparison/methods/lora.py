@@ -5,15 +5,29 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import needs_classes, seconds_of_training, texts_cut
+from chainrule.comparison.methods.finetuned import megabytes_of_head, needs_classes, seconds_of_training, texts_cut
 from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
-    from chainrule.finetuning.classifier import Classifier
+    from chainrule.tasks.predictor import Predictor
 
 
-def _fit(study: Study, labels: int, seed: int) -> Classifier:
+def megabytes_of_matrices(study: Study) -> float:
+    """LoRA's matrices, in float32."""
+    from chainrule.model.formats.adapter import adapter_parts
+    from chainrule.training.low_rank import RANK
+
+    model = study.lm.model
+    sizes = [
+        RANK * (model.get_submodule(name).get_parameter("weight").shape[1] * len(parts) + sum(parts))
+        for name, parts in adapter_parts(model, study.lm.family).items()
+        if name.startswith("blocks.")
+    ]
+    return sum(sizes) * 4 / 1e6
+
+
+def _fit(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
     return finetune(study.lm, study.task, train="lora", labels=labels, seed=seed)
@@ -28,4 +42,5 @@ LORA = Method(
     seconds_of_training,
     _fit,
     notes=texts_cut,
+    megabytes=lambda study: megabytes_of_matrices(study) + megabytes_of_head(study),
 )

@@ -50,6 +50,15 @@ def unless_all(labels: int, everything: int) -> bool:
     return labels != everything
 
 
+def unknown(study: Study) -> None:
+    """For methods whose predictors have no file."""
+
+
+def nothing(study: Study) -> float:
+    """For methods that need nothing beside the model but some text."""
+    return 0.0
+
+
 def own_notes(study: Study, predictor: Predictor, rows: Sequence[Row]) -> list[str]:
     return list(predictor.notes)
 
@@ -77,5 +86,7 @@ class Method:
     """(labels, everything): whether anything is drawn: its labels, demonstrations, initialisation or order."""
     notes: Callable[[Study, Predictor, Sequence[Row]], list[str]] = own_notes
     """(study, predictor, rows): warnings about these rows, such as texts that were cut: the same at each call."""
+    megabytes: Callable[[Study], float | None] = unknown
+    """(study): the size of the files to keep beside the pretrained model, in MB; None where there are none."""
     ignores_more_labels: bool = False  # beyond its largest N of the grid it stays what it is there
     shares_features: bool = False  # reads `study.features`, whose time is counted in each of its rows

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from chainrule.comparison.methods.method import Colour, Method, Role, unless_all
+from chainrule.comparison.methods.method import Colour, Method, Role, nothing, unless_all
 from chainrule.errors import ChainruleError
 
 if TYPE_CHECKING:
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
 
 
-def _obstacle(study: Study) -> str | None:
+def prompt_obstacle(study: Study) -> str | None:
+    """The obstacle of all methods that ask with the task's prompt."""
     try:
         study.task.checked_prompt()
         study.lm.model.config.check_language_head()
@@ -52,31 +53,34 @@ ZERO_SHOT = Method(
     "zero-shot",
     Role.PROMPTED,
     Colour("#0b8f87", "#3ccabf"),
-    _obstacle,
+    prompt_obstacle,
     _seconds,
     _zero_shot,
     sizes=lambda study, sizes: (0,),
     seeds_matter=lambda labels, everything: False,
     ignores_more_labels=True,
+    megabytes=nothing,
 )
 IN_CONTEXT = Method(
     "in-context",
     "in-context",
     Role.PROMPTED,
     Colour("#2467d1", "#6ea4ff"),
-    _obstacle,
+    prompt_obstacle,
     _seconds,
     _in_context,
     sizes=_until_full,
     ignores_more_labels=True,
+    megabytes=nothing,
 )
 IN_CONTEXT_NEAREST = Method(
     "in-context-nearest",
     "in-context with the nearest examples",
     Role.PROMPTED,
     Colour("#7a4bd0", "#b597ff"),
-    _obstacle,
+    prompt_obstacle,
     partial(_seconds, nearest=True),
     partial(_in_context, select="nearest"),
     seeds_matter=unless_all,
+    megabytes=nothing,
 )

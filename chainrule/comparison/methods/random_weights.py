@@ -10,8 +10,8 @@ from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
-    from chainrule.finetuning.classifier import Classifier
     from chainrule.language_model import Pretrained
+    from chainrule.tasks.predictor import Predictor
 
 
 def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
@@ -27,7 +27,7 @@ def random_weights(lm: Pretrained, seed: int = 0) -> Pretrained:
     return make_language_model(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens)
 
 
-def _fit(study: Study, labels: int, seed: int) -> Classifier:
+def _fit(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
     return finetune(random_weights(study.lm, seed), study.task, labels=labels, seed=seed)
@@ -42,4 +42,5 @@ RANDOM_WEIGHTS = Method(
     seconds_of_training,
     _fit,
     notes=texts_cut,
+    megabytes=lambda study: study.megabytes,
 )

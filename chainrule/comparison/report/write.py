@@ -16,7 +16,7 @@ from chainrule.comparison.methods.method import Role
 from chainrule.comparison.report import curves
 from chainrule.comparison.results import results
 from chainrule.comparison.study import MOST_SHOTS
-from chainrule.comparison.table import LEVEL, Table
+from chainrule.comparison.table import LEVEL, Table, megabytes_in_words
 from chainrule.drawing.charts import svg_file
 from chainrule.drawing.pages import render
 from chainrule.storage.files import write_json, write_text
@@ -62,7 +62,10 @@ def report(table: Table) -> str:
     items = disagreements(table, last)
     calibrated = [cell for cell in last if cell.calibration is not None]
     least = curves.least_shown(calibrated) if calibrated else 0.0
-    filters = {"points": _points, "percent": _percent, "seconds": _seconds, "milliseconds": _milliseconds}
+    filters = {
+        "points": _points, "percent": _percent, "seconds": _seconds, "milliseconds": _milliseconds,
+        "megabytes": megabytes_in_words,
+    }  # fmt: skip
     values = {
         "table": table,
         "advice": advise(table),

@@ -47,13 +47,8 @@ def classifier_adapter(
     alpha: float,
 ) -> Adapter:
     """The files of a classifier: `adapters` and a linear head `w` (C, D) on `bare`, the base without its output."""
-    tensors: dict[str, Tensor] = {}
-    for name, location in _layers(bare, base.family).items():
-        for index, adapter in adapters.get(name, {}).items():
-            module = location.names[index].removesuffix(".weight")
-            tensors[f"{PREFIX}{module}.lora_A.weight"] = adapter.A
-            tensors[f"{PREFIX}{module}.lora_B.weight"] = in_file_layout(adapter.B, _untransposed(location))
-    modules = sorted({_target(name) for name in tensors})
+    tensors = _matrices(bare, base.family, adapters)
+    fields = _fields(base, tensors, rank, alpha, CLASSIFICATION)
     names = head_names(base.family)
     tensors |= {PREFIX + name: tensor for name, tensor in zip(names, (w, w.new_zeros(len(w))), strict=False)}
     whole = ["classifier", "score"]
@@ -62,19 +57,43 @@ def classifier_adapter(
         tensors |= {PREFIX + name: tensor for name, tensor in pooler.items()}
         first = next(iter(pooler))  # in the base's encoder, or beside or in what a family calls its classifier
         whole.append("pooler" if "pooler" in first else first.partition(".")[0])
+    fields["modules_to_save"] = list(dict.fromkeys(whole))
+    return Adapter(fields, tensors, {"labels": list(labels)}, base.model)
+
+
+def language_adapter(base: Base, adapters: Mapping[str, Mapping[int, LowRank]], rank: int, alpha: float) -> Adapter:
+    """The files of a language model, causal or masked, with `adapters` beside its layers."""
+    tensors = _matrices(base.model, base.family, adapters)
+    task = "CAUSAL_LM" if base.model.config.causal else None
+    return Adapter(_fields(base, tensors, rank, alpha, task), tensors, {}, base.model)
+
+
+def _matrices(model: Transformer, family: str, adapters: Mapping[str, Mapping[int, LowRank]]) -> dict[str, Tensor]:
+    """A and B of each map under PEFT's names."""
+    tensors: dict[str, Tensor] = {}
+    for name, location in _layers(model, family).items():
+        for index, adapter in adapters.get(name, {}).items():
+            module = location.names[index].removesuffix(".weight")
+            tensors[f"{PREFIX}{module}.lora_A.weight"] = adapter.A
+            tensors[f"{PREFIX}{module}.lora_B.weight"] = in_file_layout(adapter.B, _untransposed(location))
+    return tensors
+
+
+def _fields(base: Base, tensors: Mapping[str, Tensor], rank: int, alpha: float, task: str | None) -> dict[str, Any]:
+    """adapter_config.json; `tensors` are those of A and B alone."""
     path = Path(base.name)
     name, _, revision = (str(path.resolve()), "", "") if path.exists() else base.name.partition("@")
-    fields: dict[str, Any] = {
+    return {
         "peft_type": "LORA",
-        "task_type": CLASSIFICATION,
+        "task_type": task,
         "base_model_name_or_path": name,
         "revision": revision or None,
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": modules,
-        "modules_to_save": list(dict.fromkeys(whole)),
+        "target_modules": sorted({_target(name) for name in tensors}),
+        "modules_to_save": None,
         "fan_in_fan_out": FAMILIES[base.family].transposed,
         "use_rslora": False,
         "use_dora": False,
@@ -82,7 +101,6 @@ def classifier_adapter(
         "alpha_pattern": {},
         "inference_mode": True,
     }
-    return Adapter(fields, tensors, {"labels": list(labels)}, base.model)
 
 
 def _target(tensor: str) -> str:

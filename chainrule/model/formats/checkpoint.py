@@ -97,9 +97,19 @@ def save_config(
     """
     write_json(directory / "config.json", config_fields(model, family, bos_id))
     if model.config.causal:
-        eos = bos_id if stop_tokens in (None, (bos_id,)) else list(stop_tokens or ())
-        fields = {**generation, **dict.fromkeys(_SPECIAL, bos_id), "eos_token_id": eos}
-        write_json(directory / "generation_config.json", fields)
+        save_generation(directory, bos_id, stop_tokens, generation)
+
+
+def save_generation(
+    directory: Path,
+    bos_id: int,
+    stop_tokens: Sequence[int] | None = None,
+    generation: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """generation_config.json; parameters as of `save_config`."""
+    eos = bos_id if stop_tokens in (None, (bos_id,)) else list(stop_tokens or ())
+    fields = {**generation, **dict.fromkeys(_SPECIAL, bos_id), "eos_token_id": eos}
+    write_json(directory / "generation_config.json", fields)
 
 
 def config_fields(model: Transformer, family: str, bos_id: int) -> dict[str, Any]:

@@ -1,0 +1,95 @@
+"""Finetuning of the language model itself as methods of `compare`: on label words where the task has classes, on
+answers where these are free; all weights, or LoRA. Knows no training."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from chainrule.comparison.methods.lora import megabytes_of_matrices
+from chainrule.comparison.methods.method import Colour, Method, Role
+from chainrule.comparison.methods.prompted import prompt_obstacle
+from chainrule.errors import ChainruleError
+
+if TYPE_CHECKING:
+    from chainrule.comparison.study import Study
+    from chainrule.tasks.predictor import Predictor
+
+
+def _words_obstacle(study: Study, name: str) -> str | None:
+    if study.task.kind != "classification":
+        return f"{name}: wanted a task with labels to choose from, got one of kind {study.task.kind!r}"
+    return prompt_obstacle(study)
+
+
+def _answers_obstacle(study: Study, name: str) -> str | None:
+    from chainrule.language_model import require_causal
+
+    if study.task.kind != "free":
+        return f"{name}: wanted a task of free answers, got one of kind {study.task.kind!r}"
+    try:
+        require_causal(study.lm, name, "take another model")
+    except ChainruleError as error:
+        return str(error)
+    return prompt_obstacle(study)
+
+
+def _seconds(study: Study, labels: int, tests: int, train: Literal["full", "lora"]) -> float:
+    """A step reads its texts and goes back through them, which costs twice as much, or as much where weights are
+    frozen; a fifth of the labels is validated on."""
+    from chainrule.finetuning.language import language_recipe
+    from chainrule.finetuning.options import VALIDATED
+
+    made = language_recipe(labels, study.lm.model.config.width, lora=train == "lora", epochs=None, learning_rate=None)
+    texts = made.steps * made.batch_size * (3 if train == "full" else 2)
+    validated = 7 * labels / 5 if labels >= VALIDATED else 0
+    return (texts + validated + 1.5 * tests) * max(1.0, study.demonstration_tokens) * study.seconds_a_token
+
+
+def _fit(study: Study, labels: int, seed: int, train: Literal["full", "lora"]) -> Predictor:
+    from chainrule.finetuning.finetune import finetune
+
+    by: Literal["words", "head"] = "words" if study.task.kind == "classification" else "head"
+    return finetune(study.lm, study.task, train=train, by=by, labels=labels, seed=seed)
+
+
+WORDS = Method(
+    "words",
+    "finetuning on label words",
+    Role.FINETUNED,
+    Colour("#7c8a00", "#c3d14a"),
+    partial(_words_obstacle, name="words"),
+    partial(_seconds, train="full"),
+    partial(_fit, train="full"),
+    megabytes=lambda study: study.megabytes,
+)
+WORDS_LORA = Method(
+    "words-lora",
+    "LoRA on label words",
+    Role.FINETUNED,
+    Colour("#2e8b3d", "#7fd48c"),
+    partial(_words_obstacle, name="words-lora"),
+    partial(_seconds, train="lora"),
+    partial(_fit, train="lora"),
+    megabytes=megabytes_of_matrices,
+)
+ANSWERS = Method(
+    "answers",
+    "finetuning on answers",
+    Role.FINETUNED,
+    Colour("#a1482a", "#e89a7c"),
+    partial(_answers_obstacle, name="answers"),
+    partial(_seconds, train="full"),
+    partial(_fit, train="full"),
+    megabytes=lambda study: study.megabytes,
+)
+ANSWERS_LORA = Method(
+    "answers-lora",
+    "LoRA on answers",
+    Role.FINETUNED,
+    Colour("#1d6f8a", "#74bdd6"),
+    partial(_answers_obstacle, name="answers-lora"),
+    partial(_seconds, train="lora"),
+    partial(_fit, train="lora"),
+    megabytes=megabytes_of_matrices,
+)

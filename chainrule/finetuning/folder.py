@@ -1,0 +1,70 @@
+"""The folder of a finetuning: begun, continued, or refused as another's. Knows options and weights, no training."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+import torch
+
+from chainrule import machine
+from chainrule.language_model import Pretrained
+from chainrule.storage.files import write_text
+from chainrule.storage.run_folder import find_record, read_record, require_same
+from chainrule.tasks.examples import Examples
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_NEWER = {"by": "head", "chat": False}  # options that earlier versions lacked, at their defaults: not recorded
+
+
+@dataclass(frozen=True)
+class Decided:
+    """What was decided once. A resumed finetuning keeps it: else its last bits would change."""
+
+    dtype: str  # that the training computes in
+    threads: int
+
+    @property
+    def precision(self) -> torch.dtype:
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+
+def decide(lm: Pretrained, dtype: str, processes: int = 1) -> Decided:
+    """What this machine decides for so many processes; `dtype` as in `machine.training_dtype`."""
+    return Decided(dtype_name(machine.training_dtype(dtype, lm.device)), machine.threads() * processes)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def asked_of(lm: Pretrained, reads: Any, examples: Examples, options: "DataclassInstance") -> dict[str, Any]:
+    """All that the result depends on, as run.toml records it. `reads`: how a row is read, for JSON."""
+    asked = dataclasses.asdict(options)
+    asked["device"] = lm.device.type
+    content = json.dumps([*reads, [dict(row) for row in examples.rows], list(examples.labels)])
+    asked["examples"] = hashlib.sha256(content.encode()).hexdigest()
+    model = hashlib.sha256(lm.tokenizer.hash.encode())
+    for name, parameter in lm.model.named_parameters():
+        model.update(name.encode())
+        model.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    asked["model"] = model.hexdigest()
+    return {name: value for name, value in asked.items() if value is not None and value != _NEWER.get(name)}
+
+
+def open_folder(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:
+    """What was decided for the finetuning in `out`, which is begun if it is new; FolderError if it is another."""
+    path = find_record(out, ("run.toml",), "a finetuning")
+    if path is None:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(out / "run.toml", tomli_w.dumps({"finetune": asked, "decided": dataclasses.asdict(decided)}))
+        return decided
+    stored = read_record(path, "a finetuning", wanted=("finetune", "decided"))
+    require_same(out, stored["finetune"], asked, called={"examples": "the examples", "model": "the model"})
+    return Decided(**stored["decided"])

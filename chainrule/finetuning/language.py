@@ -1,0 +1,265 @@
+"""Finetuning of the language model itself: on the label words of a task's prompt, or on free answers.
+
+It starts from the zero-shot predictor, and gives a predictor that asks the trained model with the same prompt. Knows
+rows, labels and files.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chainrule import machine
+from chainrule.errors import OptionError
+from chainrule.finetuning.answers import answer_spans
+from chainrule.finetuning.folder import asked_of, decide, dtype_name, open_folder
+from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
+from chainrule.finetuning.lora import check_rank, require_file
+from chainrule.finetuning.options import VALIDATED, FinetuneOptions
+from chainrule.finetuning.words import word_texts
+from chainrule.language_model import LanguageModel, Pretrained, make_language_model
+from chainrule.model.formats.adapter import Base, adapter_parts, language_adapter
+from chainrule.model.formats.adapter_files import WEIGHTS
+from chainrule.model.formats.checkpoint import empty_model
+from chainrule.model.transformer import Transformer
+from chainrule.prompting.load import load_prompted
+from chainrule.prompting.prompted import Prompted, zero_shot
+from chainrule.tasks.examples import Examples, Task
+from chainrule.tokens.tokenizer import Tokenizer
+from chainrule.training.answers import Answers
+from chainrule.training.checkpoints import newest_checkpoint
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
+from chainrule.training.objectives import Validation
+from chainrule.training.optimizer import Group, Optimizer, Schedule
+from chainrule.training.spans import Span
+from chainrule.training.trainer import Progress, Saving, Trainer, Validating
+from chainrule.training.words import LabelWords
+
+BATCH_SIZE = 8  # texts a step
+TEXTS = 96  # that are read in any case, however few the labels
+EPOCHS = 2.0  # beside them
+
+
+@dataclass(frozen=True)
+class LanguageRecipe:
+    """How the language model is trained; made by `language_recipe`."""
+
+    steps: int
+    batch_size: int  # texts a step
+    rate: float  # the learning rate
+
+
+def language_recipe(
+    n: int, width: int, *, lora: bool, epochs: float | None, learning_rate: float | None
+) -> LanguageRecipe:
+    """The recipe for n texts: by default 96 texts and 2 epochs more; the rate falls with the width, and is 10 times as
+    high with LoRA."""
+    batch_size = min(BATCH_SIZE, n)
+    texts = TEXTS + EPOCHS * n if epochs is None else epochs * n
+    rate = learning_rate or (10 if lora else 1) * 0.03 / width
+    return LanguageRecipe(max(1, round(texts / batch_size)), batch_size, rate)
+
+
+class WholeModel:
+    """All weights are trained, in float32, those of the output too."""
+
+    def __init__(self, start: Transformer) -> None:
+        self.start, self.transformer = start, empty_model(start.config)
+        plain = torch.contiguous_format  # whatever layout the caller's tensors have
+        state = {name: tensor.float().clone(memory_format=plain) for name, tensor in start.state_dict().items()}
+        self.transformer.load_state_dict(state, assign=True)
+
+    def result(self, state: dict[str, Tensor]) -> Transformer:
+        """A Transformer of the state."""
+        model = empty_model(self.start.config)
+        model.load_state_dict(state, assign=True)
+        return model
+
+
+class LanguageFinetuning:
+    """A finetuning of the language model, step by step: iterate `advance`, then call `predictor`.
+
+    Of a task with classes on their label words, of a task of free answers on these. Parameters and errors as of
+    `finetune`.
+    """
+
+    def __init__(self, lm: Pretrained, task: Task, options: FinetuneOptions, out: str | Path | None = None) -> None:
+        if options.train == "head":
+            raise OptionError("train: wanted full or lora where the language model itself learns, got head; choose one")
+        if options.class_weights and task.kind != "classification":
+            raise OptionError(
+                "class_weights: wanted a task with labels to choose from, got one of free answers; leave it out"
+            )
+        self.lm, self.task, self.options = lm, task, options
+        self.out = None if out is None else Path(out)
+        if options.train == "lora":
+            require_file(lm, self.out)
+            check_rank(options.rank, lm.model)
+        self._start = zero_shot(lm, task, longer=options.longer, chat=options.chat)
+        self._left_out, self._longest, self._one_line = 0, 0, True
+        self._examples = examples = task.subset(options.labels, options.seed)
+        decided = decide(lm, options.dtype)
+        if self.out is not None:
+            decided = open_folder(self.out, asked_of(lm, self._start.reads, examples, options), decided)
+            torch.set_num_threads(decided.threads)
+        self.batch_size = 0
+        self._trainer: Trainer | None = None
+        if not self.finished:
+            self._trained: Trained = self._what_is_trained()
+            self._trained.transformer.compute_dtype = decided.precision
+            self._trainer = self._prepare(examples, decided.precision)
+
+    @property
+    def finished(self) -> bool:
+        """Whether `out` holds the predictor already."""
+        return self.out is not None and any((self.out / name).is_file() for name in ("model.safetensors", WEIGHTS))
+
+    def advance(self) -> Iterator[Progress]:
+        """Make the steps that are left, yielding after each."""
+        if self._trainer is not None:
+            yield from self._trainer.steps()
+
+    def shown(self, count: int) -> list[str]:
+        """`count` training texts as tokens, those that are learned in brackets: an answer and its end, or the right
+        label word."""
+        examples = self._examples.take(range(min(count, len(self._examples))))
+        if not len(examples):
+            return []
+        if self.task.kind != "classification":
+            return [
+                marked(self.lm.tokenizer, span, self.lm.model.config.causal)
+                for span in answer_spans(self._start, examples)
+            ]
+        texts = word_texts(self._start, examples)
+        right = [options[number] for options, number in zip(texts.options, texts.classes, strict=True)]
+        return [marked(self.lm.tokenizer, span, self.lm.model.config.causal) for span in right]
+
+    def save(self) -> None:
+        """Write a checkpoint to `out`, from which the same finetuning continues."""
+        if self._trainer is not None:
+            self._trainer.save()
+
+    def predictor(self) -> Prompted:
+        """The predictor that asks the trained model; it is saved to `out`, where that was given."""
+        if self._trainer is None:
+            assert self.out is not None, "without a folder there is a training"
+            return load_prompted(self.out, device=self.lm.device.type, dtype=dtype_name(self.lm.model.dtype))
+        assert self._trainer.finished, "steps are left"
+        made = self.current()
+        if self.out is not None:
+            made.save(self.out)
+            shutil.rmtree(self.out / "training", ignore_errors=True)
+        return made
+
+    def current(self) -> Prompted:
+        """The predictor as far as it is trained; where there are validation texts, in its best state so far."""
+        assert self._trainer is not None, "a finished one is loaded by `predictor`"
+        lm, trained = self.lm, self._trained
+        model = trained.result({name: tensor.clone() for name, tensor in self._trainer.result().items()})
+        model.compute_dtype = lm.model.compute_dtype or lm.model.dtype
+        generation: dict[str, Any] = lm.generation if isinstance(lm, LanguageModel) else {}
+        tuned = make_language_model(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens, generation)
+        predictor = zero_shot(tuned, self.task, longer=self.options.longer, chat=self.options.chat)
+        predictor.cut, predictor.left_out = self._start.cut, self._left_out
+        if predictor.generates:
+            predictor.end_answers(self._longest, one_line=self._one_line)
+        if isinstance(trained, LowRankMatrices) and lm.path is not None:
+            predictor.adapter = language_adapter(
+                Base(lm.model, lm.family, lm.path), trained.adapters, trained.rank, ALPHA
+            )
+        return predictor
+
+    def _what_is_trained(self) -> Trained:
+        model = self.lm.model
+        if self.options.train == "full":
+            return WholeModel(model)
+        parts = adapter_parts(model, self.lm.family)
+        return LowRankMatrices(model, parts, self.options.rank or RANK, self.options.seed)
+
+    def _prepare(self, examples: Examples, dtype: torch.dtype) -> Trainer:
+        """The training; it goes on from what `out` holds."""
+        validating = examples.take([])
+        if len(examples) >= VALIDATED:
+            examples, validating = self.task.split_validation(examples, self.options.seed)
+        by_words = self.task.kind == "classification"
+        objective, measure = (self._words if by_words else self._answers)(examples, validating, dtype)
+        recipe = self._recipe(len(objective.texts))
+        self.batch_size = recipe.batch_size
+        transformer = self._trained.transformer
+        names = {parameter: name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
+        schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
+        folder = None if self.out is None else self.out / "training"
+        trainer = Trainer(
+            transformer,
+            Optimizer(names, [], recipe.rate, [Group(list(names), recipe.rate)], schedule),
+            objective,
+            recipe.steps,
+            validating=measure and Validating(measure, -(-recipe.steps // VALIDATIONS), keep_best=True),
+            saving=None if folder is None else Saving(folder),
+        )
+        checkpoint = None if folder is None else newest_checkpoint(folder)
+        if checkpoint is not None:
+            trainer.resume(checkpoint)
+        return trainer
+
+    def _recipe(self, n: int) -> LanguageRecipe:
+        lora, options = self.options.train == "lora", self.options
+        width = self.lm.model.config.width
+        return language_recipe(n, width, lora=lora, epochs=options.epochs, learning_rate=options.learning_rate)
+
+    def _words(
+        self, examples: Examples, validating: Examples, dtype: torch.dtype
+    ) -> tuple[LabelWords, Callable[[], Validation] | None]:
+        """The objective, and what validates."""
+        texts, others = (word_texts(self._start, part) for part in (examples, validating))
+        model = self._trained.transformer
+        objective = LabelWords(
+            texts,
+            weights_of_classes(texts.classes, len(self.task.labels), balanced=self.options.class_weights),
+            self._recipe(len(texts)).batch_size,
+            tokens_at_once=machine.tokens_at_once("finetuning", model.device, dtype),
+            causal=model.config.causal,
+            device=model.device,
+            seed=self.options.seed,
+            smoothing=SMOOTHING,
+        )
+        return objective, partial(objective.validate, model, others) if len(others) else None
+
+    def _answers(
+        self, examples: Examples, validating: Examples, dtype: torch.dtype
+    ) -> tuple[Answers, Callable[[], Validation] | None]:
+        """The objective, and what validates."""
+        model = self._trained.transformer
+        texts = answer_spans(self._start, examples)
+        others = answer_spans(self._start, validating) if len(validating) else []
+        self._left_out = len(examples) + len(validating) - len(texts) - len(others)
+        self._longest = max(len(text.targets) for text in texts)
+        self._one_line = all(map(self._start.is_one_line, examples.labels))
+        objective = Answers(
+            texts,
+            self._recipe(len(texts)).batch_size,
+            tokens_at_once=machine.tokens_at_once("finetuning", model.device, dtype),
+            device=model.device,
+            seed=self.options.seed,
+        )
+        return objective, partial(objective.validate, model, others) if others else None
+
+
+def marked(tokenizer: Tokenizer, span: Span, causal: bool) -> str:
+    """The tokens of a span, divided by |, those that are predicted in brackets.
+
+    A causal model predicts a token at the position before it, and does not read the last one.
+    """
+    tokens, learned = [int(token) for token in span.tokens], set(span.positions)
+    if causal:
+        tokens, learned = [*tokens, span.targets[-1]], {position + 1 for position in span.positions}
+    else:
+        for position, target in zip(span.positions, span.targets, strict=True):
+            tokens[position] = target
+    texts = tokenizer.token_texts(tokens)
+    return "|".join(f"[{text}]" if position in learned else text for position, text in enumerate(texts))

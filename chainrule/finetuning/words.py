@@ -1,0 +1,48 @@
+"""The texts of finetuning on label words: each row's prompt with each label word. Knows rows and tokens."""
+
+from chainrule.errors import DataError
+from chainrule.finetuning.logistic import classes_of
+from chainrule.prompting.prompted import Prompted
+from chainrule.prompting.row_prompts import RowPrompt
+from chainrule.scoring.blanks import Blanks
+from chainrule.scoring.continuations import Pair
+from chainrule.tasks.examples import Examples
+from chainrule.training.spans import Span
+from chainrule.training.words import WordTexts
+
+
+def word_texts(start: Prompted, examples: Examples) -> WordTexts:
+    """The tokens that `start` scores for each label of the examples. Raises DataError for label words that this model
+    cannot tell apart, and what `Prompted.prompts` does."""
+    options = []
+    for prompt in start.prompts(examples.rows):
+        start.cut += prompt.cut
+        spans = [span_of(option) for option in prompt.options]
+        _check_apart(start, prompt, spans)
+        options.append(spans)
+    return WordTexts(options, classes_of(examples.labels, start.labels))
+
+
+def span_of(option: Pair | Blanks) -> Span:
+    """A label word in its prompt, as scoring reads it."""
+    if isinstance(option, Blanks):
+        return Span(option.tokens, option.positions, option.answers)
+    context, continuation = option
+    first = len(context) - 1  # what predicts the word's first token
+    return Span([*context, *continuation[:-1]], range(first, first + len(continuation)), continuation)
+
+
+def _check_apart(start: Prompted, prompt: RowPrompt, spans: list[Span]) -> None:
+    seen: dict[tuple[tuple[int, ...], ...], str] = {}
+    for label, word, span in zip(start.labels, prompt.endings, spans, strict=True):
+        if not span.targets:
+            raise DataError(
+                f"[prompt.words]: wanted a word for {label!r} of at least one token, got {word!r}, which this model's"
+                " tokenizer drops: write another"
+            )
+        other = seen.setdefault((tuple(span.tokens), tuple(span.targets)), label)
+        if other != label:
+            raise DataError(
+                f"[prompt.words]: wanted words that this model tells apart, got the same tokens for {other!r} and"
+                f" {label!r}: write others"
+            )

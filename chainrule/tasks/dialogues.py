@@ -1,0 +1,126 @@
+"""Files of conversations, as TRL reads them: `messages`, or `prompt` and `completion`, each a text or messages.
+
+Each answer of the assistant to a user is an example of its own: what stands before it is its prompt. Knows records and
+messages, no model.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chainrule.errors import DataError
+from chainrule.storage.columns import Record
+from chainrule.storage.records import Log, OnError, Skipped, read_records
+from chainrule.tasks.prompt import ANSWER, HISTORY, Prompt
+
+PROMPT, COMPLETION, MESSAGES = "prompt", "completion", "messages"
+
+
+@dataclass(frozen=True)
+class Exchanges:
+    """Answers and what they answer, as parallel lists; `conversations`: where each comes from, "file:line"."""
+
+    rows: Sequence[Mapping[str, str]]  # the user's message, and the messages before it as JSON
+    answers: Sequence[str]
+    conversations: Sequence[str]
+    prompt: Prompt
+
+
+def is_dialogue(values: Mapping[str, Any]) -> bool:
+    """Whether a record's columns are those of a conversation."""
+    return MESSAGES in values or {PROMPT, COMPLETION} <= values.keys()
+
+
+def read_exchanges(path: str, *, encoding: str, on_error: OnError, log: Log) -> Exchanges:
+    """Those of a file; DataError, with file and line, for a conversation without an answer, and for one of another form
+    than the first; with on_error="skip" these are left out, and `log` is called with their number."""
+    rows: list[Mapping[str, str]] = []
+    answers: list[str] = []
+    sources: list[str] = []
+    skipped, written, form = Skipped(), 0, None
+    for record in read_records(path, encoding=encoding, log=log):
+        written += 1
+        try:
+            if isinstance(record, DataError):
+                raise record
+            found = list(_exchanges(record))
+            chat = HISTORY in found[0][0]
+            form = chat if form is None else form
+            if chat != form:
+                kinds = ("texts", "messages")
+                raise DataError(f"{record.where}: wanted {kinds[form]}, as before, got {kinds[chat]}: write all alike")
+        except DataError as error:
+            if on_error == "stop":
+                raise
+            skipped.add(error)
+            continue
+        for row, answer in found:
+            rows.append(row)
+            answers.append(answer)
+            sources.append(record.where)
+    if not rows:
+        why = f" ({skipped.note})" if skipped.count else ""
+        raise DataError(f"{path}: wanted conversations, found none{why}: name another file")
+    if skipped.count:
+        log(f"{path}: of {written} rows {skipped.note}")
+    # Space that all answers begin with is the template's; other space around an answer does not count.
+    begins = [answer[: len(answer) - len(answer.lstrip())] for answer in answers]
+    least, greatest = min(begins), max(begins)  # what both begin with, all begin with
+    begin = least[: next((at for at, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))]
+    prompt = Prompt(f"{{{PROMPT}}}{'' if form else begin}{{{ANSWER}}}", history=bool(form))
+    return Exchanges(rows, [answer.strip() for answer in answers], sources, prompt)
+
+
+def _exchanges(record: Record) -> Iterator[tuple[Mapping[str, str], str]]:
+    """The rows of a record and their answers, at least one."""
+    values = record.values
+    if MESSAGES in values:
+        yield from _of_messages(record, _messages(record, MESSAGES), 0)
+    elif isinstance(values.get(PROMPT), list) or isinstance(values.get(COMPLETION), list):
+        before = _messages(record, PROMPT)
+        yield from _of_messages(record, before + _messages(record, COMPLETION), len(before))
+    else:
+        prompt, answer = record.text(PROMPT), record.text(COMPLETION)
+        for name, text in ((PROMPT, prompt), (COMPLETION, answer)):
+            if not text.strip():
+                raise DataError(f"{record.where}: wanted a text, {name!r} is empty: write one, or leave the row out")
+        yield {PROMPT: prompt}, answer
+
+
+def _of_messages(record: Record, messages: list[dict[str, str]], first: int) -> Iterator[tuple[Mapping[str, str], str]]:
+    """The answers from message `first` on."""
+    count = 0
+    for index in range(first, len(messages)):
+        if messages[index]["role"] != "assistant":
+            continue
+        asked, answer = messages[index - 1] if index else None, messages[index]["content"]
+        if asked is None or asked["role"] != "user" or not asked["content"].strip() or not answer.strip():
+            raise DataError(
+                f"{record.where}: wanted each message of the assistant to answer one of the user, got one that is"
+                f" empty, or follows {'nothing' if asked is None else asked['role']!r}: correct it"
+            )
+        yield {PROMPT: asked["content"], HISTORY: json.dumps(messages[: index - 1], ensure_ascii=False)}, answer
+        count += 1
+    if not count:
+        raise DataError(f"{record.where}: wanted an answer of the assistant, got none: write one, or leave the row out")
+
+
+def _messages(record: Record, name: str) -> list[dict[str, str]]:
+    """A column of messages, each with a role and a content."""
+    found = record.values.get(name)
+    if isinstance(found, str):  # a .csv has them as JSON
+        try:
+            found = json.loads(found)
+        except ValueError:
+            found = None
+    if not isinstance(found, list) or not all(_is_message(message) for message in found):
+        raise DataError(
+            f'{record.where}: wanted {name!r} to be messages, as [{{"role": "user", "content": "…"}}, …], got'
+            f" {str(record.values.get(name))[:40]!r}: correct it"
+        )
+    return [{"role": message["role"], "content": message["content"]} for message in found]
+
+
+def _is_message(message: Any) -> bool:
+    return isinstance(message, dict) and all(isinstance(message.get(part), str) for part in ("role", "content"))

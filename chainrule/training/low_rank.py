@@ -1,0 +1,42 @@
+"""LoRA's matrices beside frozen layers, as what a training changes. Knows layers, no objective and no files."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from chainrule.model.adapter import LowRank, adapters_of, merged, random_adapter, with_adapters
+from chainrule.model.transformer import Transformer
+
+RANK = 16
+ALPHA = 32.0  # the scale is this / rank: the learning rate need not change with the rank
+
+
+class LowRankMatrices:
+    """Matrices of `rank` beside all linear layers of the blocks are trained; θ̂ is frozen, and in memory once.
+
+    parts: the maps of each layer that have a pair of matrices each, by the layer's name. seed: of the first values.
+    """
+
+    def __init__(self, start: Transformer, parts: Mapping[str, Sequence[int]], rank: int, seed: int) -> None:
+        self.start, self.rank = start, rank
+        generator, scale = torch.Generator().manual_seed(seed % 2**63), ALPHA / rank
+        adapters = {}
+        for name, rows_of_maps in parts.items():
+            if name.startswith("blocks."):
+                inputs = start.get_submodule(name).get_parameter("weight").shape[1]
+                adapters[name] = {
+                    index: random_adapter(inputs, rows, rank, scale, generator)
+                    for index, rows in enumerate(rows_of_maps)
+                }
+        self.transformer = with_adapters(start, parts, adapters).to(start.device)
+
+    def result(self, state: dict[str, Tensor]) -> Transformer:
+        """The Transformer with the matrices of the state merged into its weights."""
+        self.transformer.load_state_dict(state, strict=False)
+        return merged(self.transformer)
+
+    @property
+    def adapters(self) -> dict[str, dict[int, LowRank]]:
+        """What was learned, by layer and map; of the state that `result` was given last."""
+        return adapters_of(self.transformer)

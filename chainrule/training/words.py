@@ -1,0 +1,99 @@
+"""The objective of finetuning on label words: p(label word | prompt) among the task's label words (as LM-BFF; Gao et
+al., 2021). Knows tokens and numbers of classes, not labels.
+
+Shapes: N texts, B of them in a batch, C classes, M predicted tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from chainrule.model.transformer import Transformer
+from chainrule.training.epochs import rows_of_step
+from chainrule.training.objectives import Validation
+from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows, size_of
+
+
+@dataclass(frozen=True)
+class WordTexts:
+    """Of each of N texts the C label words in its prompt, and its class (N,)."""
+
+    options: Sequence[Sequence[Span]]
+    classes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.options)
+
+
+class WordBatch(NamedTuple):
+    """Some texts that are computed together."""
+
+    spans: SpanBatch  # C of each text, one text's after the other's
+    classes: Tensor  # (B,)
+    weights: Tensor  # (B,)
+
+
+@dataclass(frozen=True)
+class LabelWords:
+    """Choose the right one of each text's label words. A word's score is the sum of log p over its tokens."""
+
+    texts: WordTexts
+    weights: NDArray[np.float32]  # (C,) how much a text of each class counts
+    batch_size: int
+    tokens_at_once: int  # in a micro-batch
+    causal: bool
+    device: torch.device
+    seed: int
+    smoothing: float = 0.0  # share of a label that is spread over all classes
+
+    def batches(self, step: int, rank: int = 0, world: int = 1) -> list[WordBatch]:
+        rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
+        return self._micro_batches(self.texts, rows, self._sizes)
+
+    def loss(self, model: Transformer, batch: WordBatch) -> tuple[Tensor, Tensor]:
+        """Weighted by class; the count is the sum of the weights."""
+        losses = F.cross_entropy(
+            self._scores(model, batch), batch.classes, reduction="none", label_smoothing=self.smoothing
+        )
+        return losses @ batch.weights, batch.weights.sum()
+
+    def validate(self, model: Transformer, texts: WordTexts) -> Validation:
+        """Accuracy and loss on other texts, without smoothing."""
+        batches = self._micro_batches(texts, np.arange(len(texts)), _sizes(texts, self.causal))
+        scores = torch.cat([self._scores(model, batch) for batch in batches])  # (N, C)
+        classes, weights = (
+            torch.cat(parts) for parts in zip(*((one.classes, one.weights) for one in batches), strict=True)
+        )
+        right = scores.argmax(-1) == classes
+        losses = F.cross_entropy(scores, classes, reduction="none")
+        return Validation(float(losses @ weights / weights.sum()), float((right * weights).sum() / weights.sum()))
+
+    def _scores(self, model: Transformer, batch: WordBatch) -> Tensor:
+        """(B, C) log p of each label word with all its tokens."""
+        log_probs = batch.spans.log_probs(model)  # (M,)
+        scores = log_probs.new_zeros(len(batch.classes) * len(self.weights))
+        return scores.index_add(0, batch.spans.spans, log_probs).view(len(batch.classes), -1)
+
+    def _micro_batches(self, texts: WordTexts, rows: NDArray[np.int64], sizes: Sequence[int]) -> list[WordBatch]:
+        most, batches = min(self.tokens_at_once, LONGEST_ROW), []
+        for part in in_rows([sizes[row] for row in rows], most):
+            spans = [span for row in rows[part] for span in texts.options[row]]
+            classes = texts.classes[rows[part]]
+            both = (torch.from_numpy(array).to(self.device) for array in (classes, self.weights[classes]))
+            batches.append(WordBatch(SpanBatch(spans, self.causal, self.device), *both))
+        return batches
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        return _sizes(self.texts, self.causal)
+
+
+def _sizes(texts: WordTexts, causal: bool) -> list[int]:
+    return [size_of(options, causal) for options in texts.options]
