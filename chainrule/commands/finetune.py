@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Literal
 
-from chainrule.commands.accuracy import print_score
+from chainrule.commands.accuracy import print_figures, print_score
 from chainrule.commands.options import (
     Bos,
     Columns,
@@ -43,7 +43,9 @@ def finetune(
     dtype: TrainingDtype = "auto",
     json: Json = False,
 ) -> None:
-    """Train a classifier on your labels, and show its accuracy on the test items.
+    """Train a classifier on your labels, and show how good it is on the test items.
+
+    A task file says whether a text has one label, several at once, or a number (see chainrule task --kind).
 
     Interrupted, the same command continues.
 
@@ -67,6 +69,7 @@ def finetune(
     from chainrule.language_model import load
     from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
+    from chainrule.tasks.figures import measure_figures
     from chainrule.tasks.measure import held_out, measure
 
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank)
@@ -84,8 +87,10 @@ def finetune(
         finetuning = Finetuning(lm, read, options, out)
         _train(finetuning)
         classifier = finetuning.classifier()
-    score = measure(classifier, read, limit)
-    print_score([score], read, classifier.notes, json, {})
+    if read.kind in ("multilabel", "regression"):
+        print_figures(measure_figures(classifier, read, limit), classifier.notes, json)
+    else:
+        print_score([measure(classifier, read, limit)], read, classifier.notes, json, {})
     if not json:
         print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
 

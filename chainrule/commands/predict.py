@@ -47,6 +47,7 @@ def predict(
     """Label texts with a finetuned classifier, or with a prompted model.
 
     Prints a JSON line for each text, or writes a file of rows with their predictions. An empty line gets a null label.
+    Several labels at once are those more probable than not.
 
     Args:
         predictor: A folder that finetune wrote; with --task, a model folder or a name on the Hub.
@@ -145,7 +146,7 @@ def _predictor(
         from chainrule.finetuning.classifier import load_classifier
 
         given = {"shots": shots, "seed": seed, "text": columns.text, "label": columns.label, "bos": bos, **vars(asking)}
-        default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, **vars(Asking())}
+        default = {"shots": 0, "seed": 0, "text": (), "label": (), "bos": None, **vars(Asking())}
         refuse_without("a --task", given, default)
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.language_model import load

@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import tomli_w
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from chainrule import machine
 from chainrule.errors import DataError, ModelError, OptionError
+from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, Form, load_classifier
 from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
-from chainrule.finetuning.head import solve_head
-from chainrule.finetuning.logistic import classes_of
 from chainrule.finetuning.lora import ALPHA, RANK, LowRankMatrices, lora_recipe
+from chainrule.finetuning.problems import Computing, problem_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
@@ -33,7 +30,6 @@ from chainrule.scoring.features import Features, Longer
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
-from chainrule.training.classes import LabelledTexts
 from chainrule.training.trainer import Progress
 
 Train = Literal["full", "lora", "head"]
@@ -113,9 +109,9 @@ class Finetuning:
         out: str | Path | None = None,
         features: Features | None = None,
     ) -> None:
-        if task.kind != "classification":
+        if task.kind == "free":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
-        self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
+        self.lm, self.form, self.options = lm, Form(task.text, task.input), options
         self.out = None if out is None else Path(out)
         if options.train == "lora" and self.out is not None and lm.path is None:
             raise ModelError(
@@ -124,6 +120,8 @@ class Finetuning:
             )
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
         examples = task.subset(options.labels, options.seed)
+        balanced = options.class_weights
+        self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
         decided = Decided(_name(machine.training_dtype(options.dtype, lm.device)), machine.threads())
         if self.out is not None:
             decided = _open(self.out, _asked(lm, examples, self.form, options), decided)
@@ -158,28 +156,38 @@ class Finetuning:
         if self.out is not None and self.finished:
             return load_classifier(self.out, device=self.lm.device.type, dtype=_name(self.lm.model.dtype))
         if self._training is None:
-            w = self._solved(self._features(self._texts(self._examples)), self._examples)
-            classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
+            head = self._solved(self._examples)
+            classifier = self._classifier(self._features, head, None)
         else:
             assert self._training.trainer.finished, "steps are left"
-            model, w = self._training.result()
+            model, head = self._training.result()
+            head = head.times(self.problem.unit)
             features = Features(model, self.lm.tokenizer, longer=self.options.longer)
             features.cut = self._cut
             trained = self._training.trained
-            adapter = self._adapter(trained, w) if isinstance(trained, LowRankMatrices) else None
-            classifier = Classifier(features, w, self.labels, self.form, self.lm.family, adapter)
+            adapter = self._adapter(trained, head) if isinstance(trained, LowRankMatrices) else None
+            classifier = self._classifier(features, head, adapter)
         if self.out is not None:
             classifier.save(self.out)
             shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
-    def _adapter(self, trained: LowRankMatrices, w: Tensor) -> Adapter | None:
+    def _classifier(self, features: Features, head: HeadWeights, adapter: Adapter | None) -> Classifier:
+        problem = self.problem
+        return Classifier(
+            features, head.w, problem.outputs, self.form, self.lm.family, adapter, problem.kind, head.bias
+        )
+
+    def _adapter(self, trained: LowRankMatrices, head: HeadWeights) -> Adapter | None:
         """What is saved in place of the model; None for one that no file holds."""
         if self.lm.path is None:
             return None
         base = Base(self.lm.model, self.lm.family, self.lm.path)
         bare = without_output(self.lm.model)
-        return classifier_adapter(base, bare, trained.adapters, w, self.labels, trained.rank, ALPHA)
+        problem = self.problem
+        return classifier_adapter(
+            base, bare, trained.adapters, head.w, tuple(problem.outputs), trained.rank, ALPHA, problem.kind, head.bias
+        )
 
     def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> ClassifierTraining:
         """w and what is trained beside it, from θ̂ and the w that is best with it."""
@@ -188,8 +196,7 @@ class Finetuning:
             examples, validating = task.split_validation(examples, options.seed)
         reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer)
         train, validation = (
-            LabelledTexts(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
-            for part in (examples, validating)
+            self.problem.texts(reader.tokens(self._texts(part)), part.labels) for part in (examples, validating)
         )
         self._cut = reader.cut
         bare = without_output(self.lm.model)
@@ -201,19 +208,20 @@ class Finetuning:
             trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
         else:
             make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])
+        made = make(
+            len(train),
+            bare.config.width,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+        )
+        computing = Computing(machine.tokens_at_once("finetuning", bare.device, dtype), bare.device)
         return ClassifierTraining(
             trained,
-            self._solved(self._features(self._texts(examples)), examples),
-            train,
+            self._solved(examples).times(1 / self.problem.unit),
+            self.problem.objective(train, made, computing),
             validation,
-            make(
-                len(train),
-                bare.config.width,
-                epochs=options.epochs,
-                learning_rate=options.learning_rate,
-                seed=options.seed,
-            ),
-            self._weights(train.classes),
+            made,
             dtype,
             None if self.out is None else self.out / "training",
         )
@@ -221,15 +229,8 @@ class Finetuning:
     def _texts(self, examples: Examples) -> list[str]:
         return [self.form(row) for row in examples.rows]
 
-    def _solved(self, features: NDArray[np.float32], examples: Examples) -> Tensor:
-        classes = classes_of(examples.labels, self.labels)
-        return solve_head(features, classes, balanced=self.options.class_weights, seed=self.options.seed)
-
-    def _weights(self, classes: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(C,) the weight of a text of each class."""
-        if not self.options.class_weights:
-            return np.ones(len(self.labels), np.float32)
-        return (len(classes) / (len(self.labels) * np.bincount(classes))).astype(np.float32)
+    def _solved(self, examples: Examples) -> HeadWeights:
+        return self.problem.solve(self._features(self._texts(examples)), examples.labels)
 
 
 @dataclass(frozen=True)

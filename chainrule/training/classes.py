@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from chainrule.corpus.batches import share
 from chainrule.model.padding import Tokens, by_length, padded
+from chainrule.training.epochs import rows_of_step
 from chainrule.training.objectives import Validation
 
 
@@ -51,12 +51,8 @@ class Classes:
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[LabelledBatch]:
-        n, start = len(self.texts), step * self.batch_size
-        epochs = range(start // n, (start + self.batch_size - 1) // n + 1)
-        order = np.concatenate([np.random.default_rng([self.seed, epoch]).permutation(n) for epoch in epochs])
-        first = start - epochs[0] * n
-        rows = order[first : first + self.batch_size]
-        return self._micro_batches(self.texts, rows[share(self.batch_size, rank, world)])
+        rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
+        return self._micro_batches(self.texts, rows)
 
     def loss(self, model: nn.Module, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """Weighted by class; the count is the sum of the weights."""
