@@ -90,12 +90,15 @@ def estimates_of(
 def constant_answer(kind: Kind, labels: Sequence[str], train: Examples) -> tuple[Answer, NDArray[np.float64]]:
     """The best answer that reads no text, and the shares of the labels (C,).
 
-    The most frequent set of labels, of several the first; of numbers the mean, which has no shares (0,).
+    The most frequent label or set of labels, of several the first; of numbers the mean, which has no shares (0,), nor
+    have free answers.
     """
     if kind == "regression":
         return float(np.mean(np.array(train.labels, np.float64))), np.empty(0)
     (most_frequent, _), *_ = Counter(sorted(train.labels)).most_common(1)
-    return most_frequent, targets_of(kind, train.labels, labels).mean(0)
+    if kind == "multilabel":
+        return most_frequent, targets_of(kind, train.labels, labels).mean(0)
+    return most_frequent, np.array([np.mean([label == each for each in train.labels]) for label in labels])
 
 
 def in_unit(name: str, value: float) -> str:

@@ -20,7 +20,7 @@ def micro_f1(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | N
 
     `truth` (M, C), `predictions` (S, M, C) or (M, C). The interval is approximate, as that of `macro_f1`.
     """
-    return mean_in_unit_interval(by_group(micro_f1_parts(truth, predictions), groups))
+    return micro_f1_of_parts(micro_f1_parts(truth, predictions), groups)
 
 
 def macro_f1_of_labels(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:
@@ -40,6 +40,11 @@ def ranking_precision(truth: ArrayLike, probabilities: ArrayLike, groups: Sequen
     `truth` (M, C), `probabilities` (S, M, C) or (M, C); a mean over items, with the interval of `accuracy`.
     """
     return mean_in_unit_interval(by_group(ranking_precisions(truth, probabilities), groups))
+
+
+def micro_f1_of_parts(parts: Table, groups: Sequence[str] | None = None) -> Estimate:
+    """The mean of `micro_f1_parts` (S, M) with its interval."""
+    return mean_in_unit_interval(by_group(parts, groups))
 
 
 def micro_f1_parts(truth: ArrayLike, predictions: ArrayLike) -> Table:

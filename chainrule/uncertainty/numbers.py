@@ -34,8 +34,14 @@ def rmse(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | None 
 def r_squared(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:
     """1 - mean squared error / variance of the truth: 1 is exact, 0 as good as the mean of these items; shapes as of
     `rmse`."""
-    parts = r_squared_parts(truth, predictions)
-    return _in_scale(parts, groups, lambda r: -math.log(1 - r), lambda z: 1 - math.exp(-z), lambda r: 1 / (1 - r))
+    return r_squared_of_parts(r_squared_parts(truth, predictions), groups)
+
+
+def r_squared_of_parts(parts: Table, groups: Sequence[str] | None = None) -> Estimate:
+    """The mean of `r_squared_parts` (S, M) with its interval."""
+    least = np.finfo(np.float64).tiny  # of 1 - R²: an exact prediction has no logarithm
+    scale = lambda r: -math.log(max(1 - r, least))  # noqa: E731
+    return _in_scale(parts, groups, scale, lambda z: 1 - math.exp(-z), lambda r: 1 / max(1 - r, least))
 
 
 def spearman(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:

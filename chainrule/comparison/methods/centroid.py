@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import needs_classes, seconds_of_features, texts_cut
+from chainrule.comparison.methods.finetuned import needs_one_label, seconds_of_features, texts_cut
 from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ CENTROID = Method(
     "the nearest class mean",
     Role.FINETUNED,
     Colour("#b0308f", "#f08bd6"),
-    partial(needs_classes, name="centroid"),
+    partial(needs_one_label, name="centroid"),
     seconds_of_features,
     _fit,
     notes=texts_cut,

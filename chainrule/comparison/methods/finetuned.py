@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from chainrule.tasks.predictor import Predictor
 
 
+def needs_one_label(study: Study, name: str) -> str | None:
+    """The obstacle of methods that choose one of some labels."""
+    if study.task.kind in ("multilabel", "regression"):
+        return f"{name}: wanted a task of one label a row, got one of kind {study.task.kind!r}"
+    return needs_classes(study, name)
+
+
 def needs_classes(study: Study, name: str) -> str | None:
-    """The obstacle of all methods that choose among labels."""
+    """The obstacle of all methods that learn labels, or a number."""
     if study.task.kind == "free":
         return f"{name}: wanted a task with labels to choose from, got one of free answers"
     return None
