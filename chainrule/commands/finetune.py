@@ -20,6 +20,7 @@ from chainrule.commands.options import (
 )
 
 if TYPE_CHECKING:
+    from chainrule.finetuning.classifier import form_of
     from chainrule.finetuning.finetune import Finetuning
 
 
@@ -78,8 +79,9 @@ def finetune(
     read = columns.load(task)
     lm = load(model, device=device, dtype="float32", bos=bos)
     # test rows that would be refused in the end are refused before anything is trained
-    Features(lm.model, lm.tokenizer, longer=longer).tokens(
-        [read.finetune_text(row) for row in held_out(read, limit).rows]
+    form = form_of(read, lm.model, lm.tokenizer)
+    Features(lm.model, lm.tokenizer, longer=longer, pairs=form.pair).tokens(
+        [form(row) for row in held_out(read, limit).rows]
     )
     with nothing_left_if_refused(
         out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")

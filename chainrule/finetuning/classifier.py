@@ -24,13 +24,14 @@ from chainrule.errors import DataError, ModelError
 from chainrule.model.formats import classifier as files
 from chainrule.model.formats.adapter import load_adapted_classifier
 from chainrule.model.formats.adapter_files import Adapter, is_adapter, read_adapter
-from chainrule.scoring.features import Features
+from chainrule.model.transformer import Transformer
+from chainrule.scoring.features import Features, Text, reads_pairs
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.answers import Answer, Kind, answer_of
-from chainrule.tasks.examples import Row, checked_row, joined_text
+from chainrule.tasks.examples import Row, Task, checked_row, joined_text
 from chainrule.tokens.settings import FILES
-from chainrule.tokens.tokenizer import load_tokenizer
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.tokens.tokenizer_files import model_input_names
 
 _ROWS_AT_ONCE = 2048  # in memory; sorted by length before they are computed
@@ -43,9 +44,19 @@ class Form:
 
     text: tuple[str, ...]  # the text columns
     input: str | None = None  # the template that they fill; None: they are joined by a newline
+    pair: bool = False  # two columns are read as two segments
 
-    def __call__(self, row: Row | str) -> str:
+    def __call__(self, row: Row | str) -> Text:
+        if self.pair:
+            checked = checked_row(row, self.text)
+            return checked[self.text[0]], checked[self.text[1]]
         return joined_text(checked_row(row, self.text), self.text, self.input)
+
+
+def form_of(task: Task, model: Transformer, tokenizer: Tokenizer) -> Form:
+    """How the rows of a task are read: two text columns without a template as a pair, where the model reads pairs."""
+    pair = len(task.text) == 2 and task.input is None and reads_pairs(model, tokenizer)
+    return Form(task.text, task.input, pair)
 
 
 class Classifier:
@@ -131,6 +142,8 @@ class Classifier:
         form: dict[str, Any] = {"text": list(self.form.text), "longer": self.features.longer}
         if self.form.input is not None:
             form["input"] = self.form.input
+        if self.form.pair:
+            form["pair"] = True
         write_text(directory / _FORM, tomli_w.dumps({"classifier": form}))
         if self.adapter is not None:
             self.adapter.save(directory)
@@ -159,11 +172,12 @@ def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str =
     try:
         form = tomllib.loads(path.read_text(encoding="utf-8"))["classifier"]
         text, template, longer = tuple(form["text"]), form.get("input"), form["longer"]
+        pair = form.get("pair") is True
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: wanted the columns that the classifier reads, got {error!r}; restore it") from None
-    features = Features(loaded.model, load_tokenizer(directory), longer=longer)
+    features = Features(loaded.model, load_tokenizer(directory), longer=longer, pairs=pair)
     bias, kind = None if loaded.bias is None else loaded.bias.cpu(), cast(Kind, loaded.kind)
-    form = Form(text, template)
+    form = Form(text, template, pair)
     return Classifier(features, loaded.w.cpu(), loaded.labels, form, loaded.family, adapter, kind, bias)
 
 
@@ -189,10 +203,11 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     added = {
         "model_max_length": features.model.config.context,
         "truncation_side": "left",
-        "model_input_names": model_input_names(segments=False),  # a text alone is the first segment anyway
+        "model_input_names": model_input_names(features.segments),  # a text alone is the first segment anyway
     }
     settings = json.loads(settings_path.read_text(encoding="utf-8"))
-    if settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bos_id, *closing]:
+    as_they_are = settings.items() >= wanted.items() and inner.encode("").ids == [tokenizer.bos_id, *closing]
+    if as_they_are and not features.pairs:
         write_json(settings_path, {**settings, **added})
         return
     for name in set(FILES) - {path.name, settings_path.name}:
@@ -200,9 +215,18 @@ def _save_tokenizer(features: Features, directory: Path) -> None:
     inner.no_truncation()
     inner.no_padding()
     ends = [inner.id_to_token(token) for token in closing]
+    middle, second = [inner.id_to_token(token) for token in features.between], ":1" if features.segments else ""
+    both = [bos, "$A", *middle, f"$B{second}", *(f"{end}{second}" for end in ends)]
     inner.post_processor = processors.TemplateProcessing(
         single=[bos, "$A", *ends],
-        special_tokens=[(bos, tokenizer.bos_id), *zip(ends, closing, strict=True)],
+        pair=both if features.pairs else None,
+        special_tokens=sorted(
+            {
+                (bos, tokenizer.bos_id),
+                *zip(middle, features.between, strict=True),
+                *zip(ends, closing, strict=True),
+            }
+        ),
     )
     write_text(path, inner.to_str())
     write_json(settings_path, {**wanted, **added})

@@ -18,7 +18,7 @@ import torch
 from chainrule import machine
 from chainrule.errors import DataError, ModelError, OptionError
 from chainrule.finetuning.centred import HeadWeights
-from chainrule.finetuning.classifier import Classifier, Form, load_classifier
+from chainrule.finetuning.classifier import Classifier, Form, form_of, load_classifier
 from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.lora import ALPHA, RANK, LowRankMatrices, lora_recipe
 from chainrule.finetuning.problems import Computing, problem_of
@@ -26,7 +26,7 @@ from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
 from chainrule.model.formats.classifier import without_output
-from chainrule.scoring.features import Features, Longer
+from chainrule.scoring.features import Features, Longer, Text
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples, Task
@@ -111,14 +111,15 @@ class Finetuning:
     ) -> None:
         if task.kind == "free":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
-        self.lm, self.form, self.options = lm, Form(task.text, task.input), options
+        self.lm, self.form, self.options = lm, form_of(task, lm.model, lm.tokenizer), options
         self.out = None if out is None else Path(out)
         if options.train == "lora" and self.out is not None and lm.path is None:
             raise ModelError(
                 "finetune: wanted a model that load read, as the saved adapter names it, got one made here, or an"
                 " adapter; save it, or merge the adapter (chainrule export ADAPTER --to huggingface), and load that"
             )
-        self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
+        pairs = self.form.pair
+        self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer, pairs=pairs)
         examples = task.subset(options.labels, options.seed)
         balanced = options.class_weights
         self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
@@ -162,7 +163,7 @@ class Finetuning:
             assert self._training.trainer.finished, "steps are left"
             model, head = self._training.result()
             head = head.times(self.problem.unit)
-            features = Features(model, self.lm.tokenizer, longer=self.options.longer)
+            features = Features(model, self.lm.tokenizer, longer=self.options.longer, pairs=self.form.pair)
             features.cut = self._cut
             trained = self._training.trained
             adapter = self._adapter(trained, head) if isinstance(trained, LowRankMatrices) else None
@@ -194,12 +195,11 @@ class Finetuning:
         validating, options = examples.take([]), self.options
         if len(examples) >= VALIDATED:
             examples, validating = task.split_validation(examples, options.seed)
-        reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer)
+        reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer, pairs=self.form.pair)
         train, validation = (
             self.problem.texts(reader.tokens(self._texts(part)), part.labels) for part in (examples, validating)
         )
-        self._cut = reader.cut
-        bare = without_output(self.lm.model)
+        self._cut, bare = reader.cut, reader.model
         trained: AllWeights | LowRankMatrices
         if options.train == "lora":
             make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
@@ -226,7 +226,7 @@ class Finetuning:
             None if self.out is None else self.out / "training",
         )
 
-    def _texts(self, examples: Examples) -> list[str]:
+    def _texts(self, examples: Examples) -> list[Text]:
         return [self.form(row) for row in examples.rows]
 
     def _solved(self, examples: Examples) -> HeadWeights:
@@ -249,7 +249,8 @@ def _asked(lm: Pretrained, examples: Examples, form: Form, options: FinetuneOpti
     """All that the result depends on, as run.toml records it."""
     asked = dataclasses.asdict(options)
     asked["device"] = lm.device.type
-    content = json.dumps([form.text, form.input, [dict(row) for row in examples.rows], list(examples.labels)])
+    reads = [form.text, form.input, *(["pair"] if form.pair else [])]
+    content = json.dumps([*reads, [dict(row) for row in examples.rows], list(examples.labels)])
     asked["examples"] = hashlib.sha256(content.encode()).hexdigest()
     model = hashlib.sha256(lm.tokenizer.hash.encode())
     for name, parameter in lm.model.named_parameters():

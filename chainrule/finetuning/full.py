@@ -119,6 +119,7 @@ class ClassifierTraining:
         self.trained, self.batch_size = trained, recipe.batch_size
         self.model = TextClassifier(trained.transformer, head.w, head.bias)
         self.model.transformer.compute_dtype = dtype
+        self.model.transformer.segment_separator = trained.start.segment_separator
         names = {parameter: name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         of_head = list(self.model.head.parameters())
         theta = [parameter for parameter in names if all(parameter is not other for other in of_head)]

@@ -34,7 +34,10 @@ def _fit(study: Study, labels: int, seed: int) -> TextPredictor:
     units, classes = _units(features - centre), classes_of(examples.labels, task.labels)
     means, scale = _units(_sums(units, classes)), best_scale(units, classes)
     return TextPredictor(
-        task, task.labels, lambda texts: _softmax(scale * (_units(study.features(texts) - centre) @ means.T))
+        task,
+        task.labels,
+        lambda texts: _softmax(scale * (_units(study.features(texts) - centre) @ means.T)),
+        form=study.form,
     )
 
 

@@ -30,9 +30,9 @@ def needs_classes(study: Study, name: str) -> str | None:
 
 
 def texts_cut(study: Study, predictor: Predictor, rows: Sequence[Row]) -> list[str]:
-    """The note on texts longer than the context, for all methods that read `task.finetune_text`."""
+    """The note on texts longer than the context, for all methods that read `study.texts`."""
     context = study.lm.model.config.context
-    cut = sum(len(tokens) > study.features.max_tokens for tokens in study.lm.tokenizer.encode_batch(study.texts(rows)))
+    cut = sum(length > study.features.max_tokens for length in study.features.lengths(study.texts(rows)))
     return [f"{cut} test texts longer than the context of {context} tokens lost their beginning"] if cut else []
 
 

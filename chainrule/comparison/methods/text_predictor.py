@@ -5,6 +5,7 @@ Shapes: N rows, C labels.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,14 +25,16 @@ class TextPredictor:
         self,
         task: Task,
         labels: Sequence[str],
-        proba: Callable[[Sequence[str]], NDArray[np.float64]],
+        proba: Callable[[Sequence[Any]], NDArray[np.float64]],
         constant: Answer | None = None,
+        form: Form | None = None,
     ) -> None:
         """`proba`: texts (N), as `task.finetune_text` makes them, to probabilities of `labels` (N, C), or to numbers
-        (N, 1). `constant`: the answer to all texts, where it is not what the probabilities say."""
+        (N, 1). `constant`: the answer to all texts, where it is not what the probabilities say. `form`: how a row
+        becomes a text, where it is not as the task says."""
         self._kind, self._constant = task.kind, constant
         self.labels, self.notes = tuple(labels), list[str]()
-        self._form, self._proba = Form(task.text, task.input), proba
+        self._form, self._proba = form or Form(task.text, task.input), proba
 
     @property
     def columns(self) -> tuple[str, ...]:

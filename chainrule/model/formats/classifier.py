@@ -76,7 +76,7 @@ def without_output(model: Transformer) -> Transformer:
         for name, parameter in bare.get_submodule("pooler").named_parameters():
             weights[f"pooler.{name}"] = like[name] if name in like else _neutral(name, parameter, model)
     bare.load_state_dict({name: weights[name] for name, _ in bare.named_parameters()}, assign=True)
-    bare.compute_dtype = model.compute_dtype
+    bare.compute_dtype, bare.segment_separator = model.compute_dtype, model.segment_separator
     return bare.train(model.training)
 
 
