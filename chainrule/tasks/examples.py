@@ -126,7 +126,8 @@ class Task:
             kept, held_out = hold_out(_strata(settings.kind, train), train.groups, seed=0)
             if not held_out:
                 raise DataError(
-                    f"{settings.train}: wanted rows that can be held out for the test, found none: name test"
+                    f"{settings.train}: wanted rows that can be held out for the test, found none; name a file of test"
+                    ' items in a task file (test = "FILE")'
                 )
             kept, held_out = _learnable(settings.kind, train, kept, held_out)
             train, test = train.take(kept), train.take(held_out)

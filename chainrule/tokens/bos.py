@@ -6,6 +6,7 @@ else the bos, eos or cls token that the files name. A token that marks the turns
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -25,7 +26,7 @@ class Bos(NamedTuple):
 
 def surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     """What a tokenizer puts in front of a text and behind it by itself: often nothing."""
-    for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
+    for probe in chain(("a",), _vocabulary(inner)):
         try:
             text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe).ids
         except Exception:  # tokenizers raises nothing narrower for what a vocabulary of characters lacks
@@ -40,7 +41,7 @@ def pair_surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], bool]:
     """What a tokenizer puts between two texts, and whether the second has token_type_ids of 1; ([], False) where it
     gives one text's tokens after the other's, or where it ends no text."""
     front, end = surroundings(inner)
-    for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
+    for probe in chain(("a",), _vocabulary(inner)):
         try:
             text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe, probe)
         except Exception:  # as above
@@ -50,6 +51,10 @@ def pair_surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], bool]:
             expected = [*front, *text, *between, *text, *end]
             return (between, whole.type_ids[-1] == 1) if end and whole.ids == expected else ([], False)
     return [], False
+
+
+def _vocabulary(inner: tokenizers.Tokenizer) -> Iterator[str]:
+    yield from inner.get_vocab(with_added_tokens=False)  # listed when it is wanted: there can be 262,144
 
 
 def choose_bos(

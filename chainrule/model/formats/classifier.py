@@ -139,7 +139,7 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
         )
     kind = kind_of(fields.get("problem_type"), directory / "config.json")
     labels = classes(fields, directory, 2 if kind == "classification" else 1)
-    config, family = described(fields)
+    config, family = described(directory, fields)
     model = without_output(empty_model(config))
     shapes = zip(head_names(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
     w, *bias = load_weights(model, family, Tensors(directory), device, dtype, others=dict(shapes)).values()
