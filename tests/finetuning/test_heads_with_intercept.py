@@ -5,8 +5,9 @@ import pytest
 from numpy.typing import NDArray
 
 from chainrule.finetuning.centred import STRENGTHS, Centred, HeadWeights
+from chainrule.finetuning.head import STRENGTHS as STRENGTHS_OF_HEADS
 from chainrule.finetuning.label_heads import solve_label_heads
-from chainrule.finetuning.logistic import Strengths
+from chainrule.finetuning.logistic import Strengths, fit
 from chainrule.finetuning.ridge import solve_ridge
 
 Data = tuple[NDArray[np.float32], NDArray[np.float64]]
@@ -92,3 +93,11 @@ def test_balanced_labels_predict_the_rare_one_more_often() -> None:
     targets = (numbers + 2 * np.random.default_rng(3).normal(size=200) > 3).astype(float)[:, None]
     plain, balanced = (solve_label_heads(given, targets, balanced=each, seed=0, bias=True) for each in (False, True))
     assert (outputs(balanced, given) > 0).sum() > (outputs(plain, given) > 0).sum()
+
+
+def test_one_example_of_a_class_among_many_can_be_learned_from() -> None:
+    given, _ = features(30)
+    fitted = fit(
+        given, (np.arange(30) == 3).astype(np.int64), STRENGTHS_OF_HEADS, intercept=True, balanced=False, seed=0
+    )
+    assert fitted.predict_proba(given)[:, 1].mean() < 0.2
