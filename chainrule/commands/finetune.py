@@ -20,7 +20,6 @@ from chainrule.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from chainrule.finetuning.classifier import form_of
     from chainrule.finetuning.finetune import Finetuning
 
 
@@ -66,6 +65,7 @@ def finetune(
     Example:
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
     """
+    from chainrule.finetuning.classifier import form_of
     from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
     from chainrule.language_model import load
     from chainrule.scoring.features import Features
