@@ -1,4 +1,4 @@
-"""Prints an accuracy, and prompts with their answers. Knows no command."""
+"""Prints an accuracy or other figures, and prompts with their answers. Knows no command."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
     from chainrule.tasks.examples import Task
+    from chainrule.tasks.figures import Figures
     from chainrule.tasks.measure import Score
 
 
@@ -70,5 +71,25 @@ def print_score(
         f"accuracy {estimate.value:.1%} (95 %: {estimate.low:.1%} to {estimate.high:.1%}, n = {scores[0].n}{seeds};"
         f" chance {scores[0].chance:.1%}), {seconds:.1f} s"
     )
+    for note in notes:
+        log(note)
+
+
+def print_figures(figures: "Figures", notes: Sequence[str], json: bool) -> None:
+    """The figures of several labels at once, or of a number, each with its interval."""
+    from chainrule.tasks.figures import TITLES, in_unit
+    from chainrule.terminal import log, print_json
+
+    if json:
+        found: dict[str, Any] = {}
+        for name, one in figures.estimates.items():
+            found |= {name: one.value, f"{name}_interval": [one.low, one.high]}
+        about = {"n": figures.n, "baseline": dict(figures.baseline), "seconds": figures.seconds}
+        print_json({**found, **about, **({"notes": notes} if notes else {})})
+        return
+    for name, one in figures.estimates.items():
+        value, low, high, constant = (in_unit(name, each) for each in (*one, figures.baseline[name]))
+        print(f"{TITLES[name]} {value} (95 %: {low} to {high}; the same answer for all: {constant})")
+    print(f"n = {figures.n}, {figures.seconds:.1f} s")
     for note in notes:
         log(note)

@@ -44,14 +44,14 @@ def compare(
     from chainrule.comparison.comparison import Comparison
     from chainrule.comparison.grid import Bounds
     from chainrule.comparison.run import compare
-    from chainrule.comparison.table import COLUMNS
+    from chainrule.comparison.table import columns_of
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import live_table, log, print_json, print_table
 
     Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
     lm, read = load(model, device=device, dtype=dtype, bos=bos), columns.load(task)
-    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(COLUMNS) as draw:
+    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(columns_of(read.kind)) as draw:
 
         def show(comparison: Comparison) -> None:
             draw(comparison.table.text(differences=False), f"{len(comparison.table.left)} rows left")
@@ -63,6 +63,6 @@ def compare(
     if json:
         print_json(comparison.results())
         return
-    print_table(COLUMNS, comparison.table.text())
+    print_table(columns_of(read.kind), comparison.table.text())
     print("* significantly different from the best baseline with as many labels (Holm, over all comparisons)")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")

@@ -4,7 +4,7 @@ import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Literal
 
-from chainrule.commands.accuracy import print_score
+from chainrule.commands.accuracy import print_figures, print_score
 from chainrule.commands.options import (
     Bos,
     Columns,
@@ -51,7 +51,10 @@ def finetune(
     dtype: TrainingDtype = "auto",
     json: Json = False,
 ) -> None:
-    """Train a predictor on your labels, and show its accuracy on the test items.
+    """Train a predictor on your labels, and show how good it is on the test items.
+
+    A task file says whether a text has one label, several at once, a number, or a free answer (see chainrule task
+    --kind).
 
     A task of free answers is learned by predicting them. Interrupted, the same command continues.
 
@@ -75,10 +78,12 @@ def finetune(
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
         chainrule finetune runs/books reviews.toml --out runs/words --by words --train lora
     """
+    from chainrule.finetuning.classifier import form_of
     from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
     from chainrule.language_model import load
     from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
+    from chainrule.tasks.figures import measure_figures
     from chainrule.tasks.measure import held_out, measure
     from chainrule.training.parallel import joined
 
@@ -92,8 +97,9 @@ def finetune(
             lm = load(model, device=device, dtype="float32", bos=bos)
             if by == "head" and read.kind != "free":
                 # test rows that would be refused in the end are refused before anything is trained
-                Features(lm.model, lm.tokenizer, longer=longer).tokens(
-                    [read.finetune_text(row) for row in held_out(read, limit).rows]
+                form = form_of(read, lm.model, lm.tokenizer)
+                Features(lm.model, lm.tokenizer, longer=longer, pairs=form.pair).tokens(
+                    [form(row) for row in held_out(read, limit).rows]
                 )
         cleared = nothing_left_if_refused(
             out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
@@ -107,8 +113,11 @@ def finetune(
             predictor = finetuning.predictor()
     if not processes.first:
         return
-    score = measure(predictor, read, limit)
-    print_score([score], read, predictor.notes, json, {"shown": shown} if shown else {})
+    if read.kind in ("multilabel", "regression"):
+        print_figures(measure_figures(predictor, read, limit), predictor.notes, json)
+    else:
+        score = measure(predictor, read, limit)
+        print_score([score], read, predictor.notes, json, {"shown": shown} if shown else {})
     if not json:
         print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
 

@@ -52,13 +52,13 @@ class Columns:
 
     Reading data files:
         text: Column of the text; several columns are joined.
-        label: Column of the label.
+        label: Column of the label; several columns of 0 and 1 with chainrule task --kind multilabel.
         encoding: Encoding, unless a byte-order mark says it.
         on_error: Stop at an unusable row, or skip and count it.
     """
 
     text: Annotated[tuple[str, ...], Help("NAME")] = ()
-    label: Annotated[str, Help("NAME")] = ""
+    label: Annotated[tuple[str, ...], Help("NAME")] = ()
     encoding: Annotated[str, Help("NAME")] = "utf-8"
     on_error: OnError = "stop"
 

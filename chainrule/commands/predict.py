@@ -49,6 +49,7 @@ def predict(
     """Label texts with a finetuned classifier, or with a prompted model.
 
     Prints a JSON line for each text, or writes a file of rows with their predictions. An empty line gets a null label.
+    Several labels at once are those more probable than not.
 
     Args:
         predictor: A folder that finetune wrote; with --task, a model folder or a name on the Hub.
@@ -155,7 +156,7 @@ def _predictor(
             "bos": bos,
             "quantize": quantize,
         }
-        default = {"shots": 0, "seed": 0, "text": (), "label": "", "bos": None, "quantize": "auto"}
+        default = {"shots": 0, "seed": 0, "text": (), "label": (), "bos": None, "quantize": "auto"}
         refuse_without("a --task", given | vars(asking), default | vars(Asking()))
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.language_model import load

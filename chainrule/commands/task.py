@@ -14,7 +14,9 @@ def task(
     out: Path,
     columns: Columns = Columns(),
     header: Annotated[tuple[str, ...], Help("NAME")] = (),
-    kind: Literal["classification", "free"] = "classification",
+    kind: Literal["classification", "multilabel", "regression", "free"] = "classification",
+    label_separator: Annotated[str, Help("TEXT")] = "|",
+    none: bool = False,
     test: Path | None = None,
     model: Model | None = None,
     json: Json = False,
@@ -27,26 +29,31 @@ def task(
     Options:
         out: Task file to write, ending in .toml.
         header: Names of all columns, for files without a header line.
-        kind: Labels to choose from, or free answers judged by exact match.
+        kind: One of some labels; several labels at once; a number; or free answers judged by exact match.
+        label_separator: Stands between the labels in a cell, with --kind multilabel.
+        none: An empty cell means that no label applies, with --kind multilabel.
         test: File of the test rows (default: a fifth of DATA is held out).
         model: Also show how this model tokenizes the texts, and which exceed its context.
 
     Example:
         chainrule task reviews.csv --text review --label stars --out reviews.toml
+        chainrule task comments.csv --text comment --label toxic insult threat --kind multilabel --out comments.toml
     """
     from chainrule.storage.files import write_text
     from chainrule.tasks.examples import Task
     from chainrule.tasks.inspect_task import inspect_task, print_task
-    from chainrule.tasks.task_file import Settings, task_file
+    from chainrule.tasks.task_file import Settings, label_and_columns, task_file
     from chainrule.terminal import log, print_json
 
     if out.suffix != ".toml":
         raise OptionError(f"--out {out}: wanted a name that ends in .toml, got another; rename it")
     if out.exists():
         raise OptionError(f"--out {out}: wanted a new file, got one that is there; edit it, or name another")
+    label, label_columns = label_and_columns(columns.label, kind)
     settings = Settings(
-        Path(data), columns.text, columns.label, test=test, columns=header, kind=kind, encoding=columns.encoding
-    )
+        Path(data), columns.text, label, test=test, columns=header, kind=kind, encoding=columns.encoding,
+        label_columns=label_columns, label_separator=label_separator, none=none,
+    )  # fmt: skip
     content = task_file(settings, Task.read(settings, on_error=columns.on_error, log=log).labels, out.parent)
     write_text(out, content)
     try:

@@ -125,6 +125,7 @@ def _grounds(table: Table) -> str:
     return (
         f"On {len(table.setting.items):,} test items ({seeds} seed{'s' * (seeds > 1)},"
         f" {len(table.contrasts)} comparisons)"
+        + ("" if table.setting.measure == "accuracy" else f", by {table.setting.measure_title}")
     )
 
 

@@ -7,15 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, median
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.comparison.methods.method import Method
 from chainrule.comparison.rows import Outcome
+from chainrule.tasks.answers import Kind, targets_of
 from chainrule.tasks.examples import Examples
+from chainrule.tasks.figures import MAIN, TITLES, estimates_of
 from chainrule.uncertainty import Estimate, accuracy, macro_f1
+from chainrule.uncertainty.label_sets import micro_f1_of_parts, micro_f1_parts
+from chainrule.uncertainty.numbers import r_squared_of_parts, r_squared_parts
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,18 @@ class Setting:
     text: Sequence[str]  # the text columns
     labels: Sequence[str]  # the classes
     everything: int  # the labels there are
-    chance: float  # the accuracy of always answering the most frequent label of train
+    chance: float  # the accuracy of always answering the most frequent label of train, or the constant's main figure
     items: Examples  # the test items, M
+
+    @property
+    def measure(self) -> str:
+        """The name of the figure that methods are compared by."""
+        return MAIN[cast(Kind, self.kind)]
+
+    @property
+    def measure_title(self) -> str:
+        """The same for a person."""
+        return TITLES[self.measure]
 
 
 class Calibration(NamedTuple):
@@ -65,19 +79,45 @@ class Cell:
         return not self.method.seeds_matter(self.labels, self._setting.everything)
 
     @cached_property
-    def correct(self) -> NDArray[np.bool_]:
-        """(S, M)"""
+    def correct(self) -> NDArray[Any]:
+        """(S, M): which items were right. Of several labels at once, and of numbers, the parts whose mean is the main
+        figure."""
+        items = self._setting.items
+        if self._setting.kind == "regression":
+            return r_squared_parts(items.labels, [outcome.predictions for outcome in self.outcomes])
+        if self._setting.kind == "multilabel":
+            found = [targets_of("multilabel", one.predictions, self._setting.labels) for one in self.outcomes]
+            return micro_f1_parts(targets_of("multilabel", items.labels, self._setting.labels), np.stack(found))
         truth = [label.strip() for label in self._setting.items.labels]
         return np.array([[found.strip() == label for found, label in zip(outcome.predictions, truth, strict=True)]
                          for outcome in self.outcomes])  # fmt: skip
 
     @cached_property
     def accuracy(self) -> Estimate:
+        """With its interval; of several labels at once micro-F1, of a number R²."""
+        of_parts = {"multilabel": micro_f1_of_parts, "regression": r_squared_of_parts}
+        if self._setting.kind in of_parts:
+            return of_parts[self._setting.kind](self.correct, self._setting.items.groups)
         return accuracy(self.correct, self._setting.items.groups)
 
     @cached_property
+    def figures(self) -> Mapping[str, Estimate]:
+        """All figures of several labels at once, or of a number, by name; none where a row has one label."""
+        if self._setting.kind not in ("multilabel", "regression"):
+            return {}
+        answers = [outcome.predictions for outcome in self.outcomes]
+        probabilities: NDArray[np.floating] = np.stack(
+            [np.empty((len(self._setting.items), 0)) if one.probabilities is None else one.probabilities
+             for one in self.outcomes]
+        )  # fmt: skip
+        kind = cast(Kind, self._setting.kind)
+        return estimates_of(kind, self._setting.labels, self._setting.items, answers, probabilities)
+
+    @cached_property
     def macro_f1(self) -> Estimate | None:
-        """None where answers are free: there are no classes."""
+        """None where answers are free, or numbers: there are no classes."""
+        if self._setting.kind == "multilabel":
+            return self.figures["macro_f1"]
         if self._setting.kind != "classification":
             return None
         number = {label: index for index, label in enumerate(self._setting.labels)}

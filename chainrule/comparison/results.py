@@ -15,9 +15,10 @@ def results(table: Table) -> dict[str, Any]:
         "n": len(table.setting.items),
         "labels": table.setting.everything,
         "chance": table.setting.chance,
+        **({} if table.setting.measure == "accuracy" else {"measure": table.setting.measure}),
         "advice": advise(table),
         "rows": rows(table),
-        "cells": [_cell(cell) for cell in table.cells],
+        "cells": [_cell(cell, table.setting.measure) for cell in table.cells],
         "differences": differences(table),
         "comparisons": len(table.contrasts),
         "pairs": [_contrast(contrast) for contrast in table.contrasts],
@@ -35,8 +36,8 @@ def rows(table: Table) -> list[dict[str, Any]]:
     return [
         {
             "method": outcome.method, "labels": outcome.labels, "shots": outcome.shots, "seed": outcome.seed,
-            "accuracy": outcome.accuracy, "interval": list(outcome.interval), "macro_f1": outcome.macro_f1,
-            "calibration": outcome.calibration, "seconds_to_adapt": outcome.seconds_to_adapt,
+            table.setting.measure: outcome.accuracy, "interval": list(outcome.interval), "macro_f1": outcome.macro_f1,
+            **(outcome.figures or {}), "calibration": outcome.calibration, "seconds_to_adapt": outcome.seconds_to_adapt,
             "milliseconds_per_text": outcome.milliseconds_per_text, **_kept(outcome.megabytes_to_keep),
         }
         for outcome in table.outcomes
@@ -63,11 +64,14 @@ def _contrast(contrast: Contrast) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def _cell(cell: Cell, measure: str) -> dict[str, Any]:
     f1, calibration = cell.macro_f1, cell.calibration
+    beside = {name: one for name, one in cell.figures.items() if name not in (measure, "macro_f1")}
     return {
         "method": cell.name, "labels": cell.labels, "shots": cell.shots, "seeds": len(cell.seeds),
-        "accuracy": cell.accuracy.value, "interval": list(cell.accuracy[1:]),
+        measure: cell.accuracy.value, "interval": list(cell.accuracy[1:]),
+        **{name: one.value for name, one in beside.items()},
+        **{f"{name}_interval": list(one[1:]) for name, one in beside.items()},
         "macro_f1": None if f1 is None else f1.value,
         "macro_f1_interval_approximate": None if f1 is None else list(f1[1:]),
         "calibration": None if calibration is None else calibration._asdict(),

@@ -19,6 +19,7 @@ from chainrule.comparison.grid import Key
 from chainrule.errors import FolderError
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
+from chainrule.tasks.answers import Answer
 
 ROWS, RECORD = "rows.jsonl", "compare.toml"
 _DIGITS = 4  # of a probability, significant ones
@@ -32,16 +33,17 @@ class Outcome:
     labels: int  # N that it was allowed to use
     shots: int  # demonstrations asked for
     seed: int
-    accuracy: float
+    accuracy: float  # or the figure that methods are compared by where rows have several labels, or a number
     interval: tuple[float, float]  # 95 %, of this predictor on items like these
     macro_f1: float | None  # None: free answers have no classes
     calibration: Mapping[str, Any] | None  # brier, log_loss, ece, ece_expected, bins; None: no probabilities
     seconds_to_adapt: float
     milliseconds_per_text: float
     notes: Sequence[str]  # warnings, such as texts that were cut
-    predictions: Sequence[str]  # (M,)
+    predictions: Sequence[Answer]  # (M,)
     probabilities: NDArray[np.float32] | None  # (M, C), `rounded`
     megabytes_to_keep: float | None = None  # beside the pretrained model; None: unknown, as in earlier versions' rows
+    figures: Mapping[str, float] | None = None  # of several labels at once, or a number: those beside the main one
 
     @property
     def key(self) -> Key:
@@ -96,7 +98,7 @@ class Folder:
         return found
 
     def append(self, outcome: Outcome) -> None:
-        fields = vars(outcome)
+        fields = {name: value for name, value in vars(outcome).items() if name != "figures" or value is not None}
         if outcome.probabilities is not None:
             fields = {**fields, "probabilities": _digits(outcome.probabilities)}
         line = json.dumps(fields, ensure_ascii=False) + "\n"
@@ -108,7 +110,14 @@ class Folder:
 
 def _outcome(fields: dict[str, Any]) -> Outcome:
     low, high = fields["interval"]
-    predictions = [sys.intern(one) for one in fields["predictions"]]  # few are different
+    predictions = [_answer(one) for one in fields["predictions"]]
     of_labels = fields["probabilities"]
     probabilities = None if of_labels is None else np.array(of_labels, np.float32)
     return Outcome(**{**fields, "interval": (low, high), "predictions": predictions, "probabilities": probabilities})
+
+
+def _answer(found: Any) -> Answer:
+    """An answer as JSON has it; few texts are different."""
+    if isinstance(found, list):
+        return tuple(sys.intern(label) for label in found)
+    return sys.intern(found) if isinstance(found, str) else float(found)

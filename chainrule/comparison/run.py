@@ -6,7 +6,6 @@ Shapes: M test items, C classes.
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +22,7 @@ from chainrule.comparison.rows import Folder, Outcome, rounded
 from chainrule.comparison.table import Table
 from chainrule.errors import ChainruleError
 from chainrule.tasks.examples import Examples, Task
+from chainrule.tasks.figures import MAIN, constant_answer, estimates_of
 from chainrule.tasks.measure import held_out
 from chainrule.uncertainty import accuracy, calibration, macro_f1
 
@@ -176,7 +176,7 @@ def _sizes(task: Task, bounds: Bounds) -> tuple[int, ...]:
     """The N of the grid."""
     if bounds.sizes is None:
         return grid.grid_sizes(task.smallest, len(task.train))
-    return grid.checked_sizes(bounds.sizes, max(1, len(task.labels)), len(task.train))
+    return grid.checked_sizes(bounds.sizes, task.fewest, len(task.train))
 
 
 def _plan_in_words(rows: Sequence[Planned], left: Sequence[Planned]) -> str:
@@ -199,7 +199,12 @@ def duration(seconds: float) -> str:
 
 def _setting(study: "Study", items: Examples) -> Setting:
     task = study.task
-    most_frequent, _ = Counter(sorted(task.train.labels)).most_common(1)[0]
+    constant, shares = constant_answer(task.kind, task.labels, task.train)
+    if task.kind in ("multilabel", "regression"):
+        answers, alike = [[constant] * len(items)], np.tile(shares, (1, len(items), 1))
+        chance = estimates_of(task.kind, task.labels, items, answers, alike)[MAIN[task.kind]].value
+    else:
+        chance = float(np.mean([label == constant for label in items.labels]))
     return Setting(
         name="task" if task.path is None else task.path.stem,
         model=study.model,
@@ -207,7 +212,7 @@ def _setting(study: "Study", items: Examples) -> Setting:
         text=task.text,
         labels=task.labels,
         everything=len(task.train),
-        chance=float(np.mean([label == most_frequent for label in items.labels])),
+        chance=chance,
         items=items,
     )
 
@@ -219,17 +224,28 @@ def _outcome(study: "Study", items: Examples, row: Planned) -> Outcome:
     start = time.perf_counter()
     predictor = method.fit(study, labels, seed)
     fitted = time.perf_counter()
-    if study.task.kind == "classification":
+    kind, of_labels = study.task.kind, np.empty((len(items), 0))
+    if kind == "classification":
         found = predictor.predict_proba(items.rows)  # (M, C)
         predictions = [predictor.labels[index] for index in found.argmax(1)]
+    elif kind in ("multilabel", "regression"):
+        answered = list(predictor.stream(items.rows))
+        predictions, of_labels = [answer for answer, _ in answered], np.array([found for _, found in answered])
     else:
         predictions = predictor.predict(items.rows)
     end = time.perf_counter()
 
-    correct = [one.strip() == label.strip() for one, label in zip(predictions, items.labels, strict=True)]
-    estimate = accuracy(np.array(correct), items.groups)
-    f1 = calibrated = probabilities = None
-    if study.task.kind == "classification":
+    f1 = calibrated = probabilities = figures = None
+    if kind in ("multilabel", "regression"):
+        probabilities = rounded(of_labels) if kind == "multilabel" else None
+        estimates = estimates_of(kind, study.task.labels, items, [predictions], np.array([of_labels]))
+        estimate = estimates.pop(MAIN[kind])
+        figures = {name: one.value for name, one in estimates.items()}
+        f1 = figures.pop("macro_f1", None)
+    else:
+        correct = [one.strip() == label.strip() for one, label in zip(predictions, items.labels, strict=True)]
+        estimate = accuracy(np.array(correct), items.groups)
+    if kind == "classification":
         number = {label: index for index, label in enumerate(study.task.labels)}
         columns = [list(predictor.labels).index(label) for label in study.task.labels]
         truth = np.array([number[label] for label in items.labels])
@@ -253,4 +269,5 @@ def _outcome(study: "Study", items: Examples, row: Planned) -> Outcome:
         predictions=predictions,
         probabilities=probabilities,
         megabytes_to_keep=method.megabytes(study),
+        figures=figures,
     )

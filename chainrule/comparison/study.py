@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule import machine
+from chainrule.finetuning.classifier import form_of
 from chainrule.language_model import Pretrained
-from chainrule.scoring.features import Features
+from chainrule.scoring.features import Features, Text
 from chainrule.tasks.examples import Row, Task
 
 MOST_SHOTS = 16  # demonstrations in a prompt
@@ -34,8 +35,9 @@ class Study:
 
     def __init__(self, lm: Pretrained, task: Task) -> None:
         self.lm, self.task = lm, task
-        self.features = Features(lm.model, lm.tokenizer, remember=True)
-        self._took: dict[str, float] = {}  # text -> seconds that its features took
+        self.form = form_of(task, lm.model, lm.tokenizer)
+        self.features = Features(lm.model, lm.tokenizer, remember=True, pairs=self.form.pair)
+        self._took: dict[Text, float] = {}  # text -> seconds that its features took
 
     @property
     def model(self) -> str:
@@ -61,11 +63,12 @@ class Study:
             "model": digest.hexdigest()[:16],
             "dtype": str(computed or kept).removeprefix("torch."),
             "device": self.lm.device.type,
+            **({"pairs": "read as two segments"} if self.form.pair else {}),
         }
 
-    def texts(self, rows: Sequence[Row]) -> list[str]:
+    def texts(self, rows: Sequence[Row]) -> list[Text]:
         """What finetuning reads of the rows."""
-        return [self.task.finetune_text(row) for row in rows]
+        return [self.form(row) for row in rows]
 
     def share(self, labels: int, seed: int, rows: Sequence[Row]) -> Shared:
         """Compute the features of N labels and of the rows, as far as they are not known; returns the seconds that all
@@ -120,7 +123,8 @@ class Study:
     @cached_property
     def _measured(self) -> tuple[float, int]:
         """Seconds that the sample took to be read, and how many tokens it is."""
-        features, texts = Features(self.lm.model, self.lm.tokenizer), self.texts(self._sample)
+        texts = self.texts(self._sample)
+        features = Features(self.lm.model, self.lm.tokenizer, pairs=self.form.pair)
         features(texts[:1])  # what is made at the first call
         machine.synchronise(self.lm.device)
         start = time.perf_counter()

@@ -16,6 +16,8 @@ from chainrule.comparison.grid import Planned
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method, Role
 from chainrule.comparison.rows import Outcome
+from chainrule.tasks.answers import Kind
+from chainrule.tasks.figures import MAIN, TITLES
 from chainrule.uncertainty import Difference, SwitchPoint, difference, holm, switch_point
 
 LEVEL = 0.05  # of the whole family of comparisons
@@ -23,6 +25,12 @@ COLUMNS = (
     "method", "labels", "shots", "seeds", "right, %", "95 % interval", "to best baseline", "s to adapt", "ms a text",
     "MB to keep",
 )  # fmt: skip
+
+
+def columns_of(kind: Kind) -> tuple[str, ...]:
+    """COLUMNS for a kind of task: the figure that its methods are compared by under its own name."""
+    title = TITLES[MAIN[kind]]
+    return tuple(f"{title}, %" if name == "right, %" and title != "accuracy" else name for name in COLUMNS)
 
 
 class Contrast(NamedTuple):
@@ -158,7 +166,7 @@ class Table:
         return Switch(a, b, sizes, len(seeds), switch_point(sizes, first, second, groups=self.setting.items.groups))
 
     def text(self, differences: bool = True) -> list[tuple[str, ...]]:
-        """The table for a terminal, under `COLUMNS`; without differences it takes no time, however many the items."""
+        """The table for a terminal, under `columns_of`; without differences it takes no time, whatever the items."""
         found: list[tuple[str, ...]] = []
         for cell in self.cells:
             value, low, high = (100 * end for end in cell.accuracy)

@@ -11,28 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from chainrule import machine
 from chainrule.corpus.batches import share
 from chainrule.errors import DataError, OptionError
-from chainrule.finetuning.classifier import Classifier, Form, load_classifier
+from chainrule.finetuning.centred import HeadWeights
+from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
 from chainrule.finetuning.folder import Decided, asked_of, decide, dtype_name, open_folder
-from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe, weights_of_classes
-from chainrule.finetuning.head import solve_head
+from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.language import LanguageFinetuning
-from chainrule.finetuning.logistic import classes_of
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
 from chainrule.finetuning.options import VALIDATED, By, Train
 from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
+from chainrule.finetuning.problems import Computing, problem_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.quantised import refuse_quantised
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.features import Features, Longer
+from chainrule.scoring.features import Features, Longer, Text
 from chainrule.tasks.examples import Examples, Task
-from chainrule.training.classes import LabelledTexts
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
@@ -125,22 +124,26 @@ class Finetuning:
     ) -> None:
         self._processes, self._parallel = processes, parallel
         refuse_quantised(lm.model, "finetune")
-        if task.kind != "classification":
+        if task.kind == "free":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
-        self.lm, self.labels, self.form, self.options = lm, task.labels, Form(task.text, task.input), options
+        self.lm, self.form, self.options = lm, form_of(task, lm.model, lm.tokenizer), options
         self.out = None if out is None else Path(out)
         if options.train == "lora":
             require_file(lm, self.out)
-        self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer)
+        pairs = self.form.pair
+        self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer, pairs=pairs)
         examples = task.subset(options.labels, options.seed)
         if len(examples) < processes.world:
             raise OptionError(
                 f"finetune: wanted an example for each of {processes.world} processes, got {len(examples)}; start fewer"
             )
+        balanced = options.class_weights
+        self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
         decided = decide(lm, options.dtype, processes.world)
         asked: dict[str, Any] = {}
         if self.out is not None or processes.world > 1:
-            asked = asked_of(lm, [self.form.text, self.form.input], examples, options)
+            reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
+            asked = asked_of(lm, reads, examples, options)
         processes.require_same(_named(asked, parallel))
         with processes.together():
             if self.out is not None and processes.first:
@@ -188,42 +191,50 @@ class Finetuning:
             assert self.out is not None
             return load_classifier(self.out, device=self.lm.device.type, dtype=dtype_name(self.lm.model.dtype))
         if self._training is None:
-            w = self._solved(self._examples)
-            classifier = Classifier(self._features, w, self.labels, self.form, self.lm.family)
+            head = self._solved(self._examples)
+            classifier = self._classifier(self._features, head, None)
         else:
             assert self._training.trainer.finished, "steps are left"
-            model, w = self._training.result()
-            features = Features(model, self.lm.tokenizer, longer=self.options.longer)
+            model, head = self._training.result()
+            head = head.times(self.problem.unit)
+            features = Features(model, self.lm.tokenizer, longer=self.options.longer, pairs=self.form.pair)
             features.cut = self._cut
             trained = self._training.trained
-            adapter = self._adapter(trained, w) if isinstance(trained, LowRankMatrices) else None
-            classifier = Classifier(features, w, self.labels, self.form, self.lm.family, adapter)
+            adapter = self._adapter(trained, head) if isinstance(trained, LowRankMatrices) else None
+            classifier = self._classifier(features, head, adapter)
         with self._processes.together():
             if self.out is not None and self._processes.first:
                 classifier.save(self.out)
                 shutil.rmtree(self.out / "training", ignore_errors=True)
         return classifier
 
-    def _adapter(self, trained: LowRankMatrices, w: Tensor) -> Adapter | None:
+    def _classifier(self, features: Features, head: HeadWeights, adapter: Adapter | None) -> Classifier:
+        problem = self.problem
+        return Classifier(
+            features, head.w, problem.outputs, self.form, self.lm.family, adapter, problem.kind, head.bias
+        )
+
+    def _adapter(self, trained: LowRankMatrices, head: HeadWeights) -> Adapter | None:
         """What is saved in place of the model; None for one that no file holds."""
         if self.lm.path is None:
             return None
         base = Base(self.lm.model, self.lm.family, self.lm.path)
         bare = without_output(self.lm.model)
-        return classifier_adapter(base, bare, trained.adapters, w, self.labels, trained.rank, ALPHA)
+        problem = self.problem
+        return classifier_adapter(
+            base, bare, trained.adapters, head.w, tuple(problem.outputs), trained.rank, ALPHA, problem.kind, head.bias
+        )
 
     def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> ClassifierTraining:
         """w and what is trained beside it, from θ̂ and the w that is best with it."""
         validating, options = examples.take([]), self.options
         if len(examples) >= VALIDATED:
             examples, validating = task.split_validation(examples, options.seed)
-        reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer)
+        reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer, pairs=self.form.pair)
         train, validation = (
-            LabelledTexts(reader.tokens(self._texts(part)), classes_of(part.labels, self.labels))
-            for part in (examples, validating)
+            self.problem.texts(reader.tokens(self._texts(part)), part.labels) for part in (examples, validating)
         )
-        self._cut = reader.cut
-        bare = without_output(self.lm.model)
+        self._cut, bare = reader.cut, reader.model
         trained: AllWeights | LowRankMatrices
         shard = options.train == "full" or self._parallel.shard == "on"
         shard = shard and decide_sharding(
@@ -240,39 +251,37 @@ class Finetuning:
             trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
         else:
             make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])
+        made = make(
+            len(train),
+            bare.config.width,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+        )
+        computing = Computing(machine.tokens_at_once("finetuning", bare.device, dtype), bare.device)
         return ClassifierTraining(
             trained,
-            self._solved(examples),
-            train,
+            self._solved(examples).times(1 / self.problem.unit),
+            self.problem.objective(train, made, computing),
             validation,
-            make(
-                len(train),
-                bare.config.width,
-                epochs=options.epochs,
-                learning_rate=options.learning_rate,
-                seed=options.seed,
-            ),
-            weights_of_classes(train.classes, len(self.labels), balanced=options.class_weights),
+            made,
             dtype,
             None if self.out is None else self.out / "training",
             self._processes,
             shard,
         )
 
-    def _texts(self, examples: Examples) -> list[str]:
+    def _texts(self, examples: Examples) -> list[Text]:
         return [self.form(row) for row in examples.rows]
 
-    def _solved(self, examples: Examples) -> Tensor:
-        """The head on the model's features: each process computes those of some texts, and the first one solves."""
+    def _solved(self, examples: Examples) -> HeadWeights:
+        """The head on the model's features, of which each process computes those of some texts."""
         processes, texts = self._processes, self._texts(examples)
         mine = self._features(texts[share(len(texts), processes.rank, processes.world)])
         features = processes.concatenated(torch.from_numpy(mine), len(texts))
-        w = torch.empty(len(self.labels), features.shape[1])
-        if processes.first:
-            classes = classes_of(examples.labels, self.labels)
-            balanced, seed = self.options.class_weights, self.options.seed
-            w = solve_head(features.numpy(), classes, balanced=balanced, seed=seed)
-        return processes.sent_by_first(w)
+        head = self.problem.solve(features.numpy(), examples.labels)
+        sent = processes.sent_by_first  # the same bits in all of them
+        return HeadWeights(sent(head.w), None if head.bias is None else sent(head.bias))
 
 
 def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:

@@ -3,24 +3,23 @@
 Shapes: C classes, D width, B texts in a batch, T tokens of the longest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from chainrule import machine
+from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.trimmed_embedding import TrimmedEmbedding
 from chainrule.model.formats.checkpoint import empty_model
 from chainrule.model.formats.classifier import Head
 from chainrule.model.padding import Tokens
 from chainrule.model.transformer import Transformer
 from chainrule.training.checkpoints import resumed
-from chainrule.training.classes import Classes, LabelledTexts
 from chainrule.training.optimizer import Group, Optimizer, Schedule
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import shard_by_block
@@ -55,11 +54,12 @@ def recipe(n: int, width: int, *, epochs: float | None, learning_rate: float | N
 
 
 class TextClassifier(nn.Module):
-    """θ and w: tokens to logits of the classes."""
+    """θ and w: tokens to the head's outputs, such as logits of the classes."""
 
-    def __init__(self, transformer: Transformer, w: Tensor) -> None:
+    def __init__(self, transformer: Transformer, w: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
-        self.transformer, self.head = transformer, Head(w)
+        device = transformer.device
+        self.transformer, self.head = transformer, Head(w.to(device), None if bias is None else bias.to(device))
 
     def forward(self, tokens: Tensor, last: Tensor) -> Tensor:
         """(B, T) and the positions (B,) of the last tokens to (B, C), float32."""
@@ -103,44 +103,35 @@ class AllWeights:
 class ClassifierTraining:
     """The training of one classifier from a Transformer without output: iterate `trainer.steps()`, then take `result`.
 
-    `w` (C, D) is where the head starts, `weights` (C,) what a text of each class counts, `dtype` that of the
-    activations. All `processes` make one alike, and share the work; with `shard` each holds a part of the weights. With
-    validation texts the best state is the result, that before the first step included. With a
-    `folder`, the same training goes on from what it holds, with the same bits.
+    `head` is where the head starts, `objective` what is minimised, `dtype` that of the activations. All `processes`
+    make one alike, and share the work; with `shard` each holds a part of the weights. With `validation` texts, which
+    the objective can validate on, the best state is the result, that before the first step included. With a `folder`,
+    the same training goes on from what it holds, with the same bits.
     """
 
     def __init__(
         self,
         trained: Trained,
-        w: Tensor,
-        texts: LabelledTexts,
-        validation: LabelledTexts,
+        head: HeadWeights,
+        objective: Any,
+        validation: Sized,
         recipe: Recipe,
-        weights: NDArray[np.float32],
         dtype: torch.dtype,
         folder: Path | None = None,
         processes: Processes = ALONE,
         shard: bool = False,
     ) -> None:
         self.trained, self.batch_size = trained, recipe.batch_size
-        device = trained.start.device
-        self.model = TextClassifier(trained.transformer, w.to(device))
+        self.model = TextClassifier(trained.transformer, head.w, head.bias)
         self.model.transformer.compute_dtype = dtype
+        self.model.transformer.segment_separator = trained.start.segment_separator
         if shard:
-            shard_by_block(self.model, trained.transformer.blocks, processes, device, torch.float32)
+            shard_by_block(self.model, trained.transformer.blocks, processes, trained.start.device, torch.float32)
         names = {parameter: name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        theta = [parameter for parameter in names if parameter is not self.model.head.w]
-        groups = [Group(theta, recipe.rate), Group([self.model.head.w], recipe.head_rate)]
+        of_head = list(self.model.head.parameters())
+        theta = [parameter for parameter in names if all(parameter is not other for other in of_head)]
+        groups = [Group(theta, recipe.rate), Group(of_head, recipe.head_rate)]
         schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
-        objective = Classes(
-            texts,
-            weights,
-            recipe.batch_size,
-            tokens_at_once=machine.tokens_at_once("finetuning", device, dtype),
-            device=device,
-            seed=recipe.seed,
-            smoothing=recipe.smoothing,
-        )
         every = -(-recipe.steps // VALIDATIONS)
         validating = Validating(lambda: objective.validate(self.model, validation, processes), every, keep_best=True)
         self.trainer = Trainer(
@@ -156,14 +147,14 @@ class ClassifierTraining:
         if checkpoint is not None:
             self.trainer.resume(checkpoint)
 
-    def result(self) -> tuple[Transformer, Tensor]:
-        """θ and w: of the best state where there are validation texts, else of the last."""
+    def result(self) -> tuple[Transformer, HeadWeights]:
+        """θ and the head: of the best state where there are validation texts, else of the last."""
         device = self.trained.start.device
         state = {name: tensor.clone().to(device) for name, tensor in self.trainer.result().items()}
-        w = state.pop("head.w").cpu()
+        w, bias = state.pop("head.w").cpu(), state.pop("head.bias", None)
         model = self.trained.result({name.removeprefix("transformer."): tensor for name, tensor in state.items()})
         model.compute_dtype = self.trained.start.compute_dtype or self.trained.start.dtype
-        return model.eval(), w
+        return model.eval(), HeadWeights(w, None if bias is None else bias.cpu())
 
 
 def weights_of_classes(classes: NDArray[np.int64], count: int, *, balanced: bool) -> NDArray[np.float32]:

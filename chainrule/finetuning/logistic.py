@@ -46,6 +46,8 @@ def fit(
     losses = dict.fromkeys(strengths.choices, 0.0)
     for fold in range(FOLDS):
         train, test = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        if len(np.unique(classes[train])) < 2:  # the only example of one of two classes is held out
+            continue
         # classes that only the held-out fold has cannot be predicted, whatever the strength
         test = test[np.isin(classes[test], classes[train])]
         for strength in losses:

@@ -133,5 +133,5 @@ def _holding(state: Mapping[str, Tensor], model: Transformer) -> Transformer:
     with torch.device("meta"):
         made = Transformer(model.config)
     made.load_state_dict(state, assign=True)
-    made.compute_dtype = model.compute_dtype
+    made.compute_dtype, made.segment_separator = model.compute_dtype, model.segment_separator
     return made.train(model.training)

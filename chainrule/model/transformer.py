@@ -33,6 +33,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        self.segment_separator: int | None = None  # the token after which a pair's second text begins; None: no pairs
         self.embedding = Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
         rows = config.position_offset + config.context
         self.position_embedding = Embedding(rows, config.width) if config.learned_positions else None
@@ -161,7 +162,7 @@ class Transformer(nn.Module):
             positions = token_positions(T, cache, padding, self.device)
             x = x + self.position_embedding(positions + self.config.position_offset).to(dtype)
         if self.segment_embedding is not None:
-            x = x + self.segment_embedding.weight[0].to(dtype)
+            x = x + self._segments(self.segment_embedding, tokens).to(dtype)
         if self.input_norm is not None:
             x = self.input_norm(x)
         decoded = self.native(self, x, cache) if output_positions is None else None
@@ -177,6 +178,13 @@ class Transformer(nn.Module):
         if cache is not None:
             cache.length += T
         return x if self.norm is None else self.norm(x)
+
+    def _segments(self, embedding: Embedding, tokens: Tensor) -> Tensor:
+        """The first segment's embedding (D,), or (B, T, D): what follows a separator has the second's."""
+        if self.segment_separator is None:
+            return embedding.weight[0]
+        separators = (tokens == self.segment_separator).long()
+        return embedding((separators.cumsum(1) - separators).clamp(max=1))
 
     def _summary(self, tokens: Tensor, last: Tensor | None) -> Tensor:
         """(B, D): the last position of a causal model; of another the first, or the mean of all, through its pooler

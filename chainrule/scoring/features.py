@@ -3,7 +3,7 @@
 Shapes: N texts, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,25 +19,37 @@ from chainrule.model.transformer import Transformer
 from chainrule.tokens.tokenizer import Tokenizer
 
 Longer = Literal["cut", "refuse"]  # what becomes of a text longer than the context
+Text = str | tuple[str, str]  # a pair is read as two segments, where the tokenizer has these
 
 
 class Features:
     """Texts (N) to c_{T+1}, the hidden state at the last token, (N, D) in float32 on the CPU.
 
     `longer`: a text longer than the context loses its beginning (`cut` counts those) or raises DataError.
-    `remember`: cache the features, for callers that ask for the same texts again.
+    `remember`: cache the features, for callers that ask for the same texts again. `pairs`: texts are pairs, which
+    `reads_pairs` allows.
     """
 
     def __init__(
-        self, model: Transformer, tokenizer: Tokenizer, *, longer: Longer = "cut", remember: bool = False
+        self,
+        model: Transformer,
+        tokenizer: Tokenizer,
+        *,
+        longer: Longer = "cut",
+        remember: bool = False,
+        pairs: bool = False,
     ) -> None:
         if longer not in ("cut", "refuse"):
             raise OptionError(f"longer: wanted cut or refuse, got {longer!r}")
         tokenizer.check_fits(model.config.vocabulary_size)
         self.model, self.tokenizer, self.longer = without_output(model), tokenizer, longer
         self.closing: list[int] = [] if model.config.causal else tokenizer.closing
+        self.between, second_segment = tokenizer.between if pairs else ([], False)
+        self.pairs, self.segments = pairs, second_segment and model.config.segments > 1
+        if self.segments:
+            self.model.segment_separator = self.between[-1]
         self.cut = 0
-        self._known: dict[str, NDArray[np.float32]] | None = {} if remember else None
+        self._known: dict[Text, NDArray[np.float32]] | None = {} if remember else None
 
     @property
     def notes(self) -> list[str]:
@@ -46,7 +58,7 @@ class Features:
         lost = f"{self.cut} texts longer than the context of {context} tokens lost their beginning"
         return [lost] if self.cut else []
 
-    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def __call__(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         if self._known is None:
             return self._compute(texts)
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -55,28 +67,61 @@ class Features:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens of a text that fit into the context."""
-        return self.model.config.context - 1 - len(self.closing)
+        """The most tokens of a text, or of both of a pair, that fit into the context."""
+        return self.model.config.context - 1 - len(self.between) - len(self.closing)
 
-    def tokens(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+    def lengths(self, texts: Sequence[Text]) -> list[int]:
+        """How many tokens each text has, uncut; of a pair both together."""
+        return [sum(map(len, parts)) for parts in self._encoded(texts)]
+
+    def tokens(self, texts: Sequence[Text]) -> list[NDArray[np.int64]]:
         """BOS and the text's tokens, an array per text; of a text longer than the context, its last tokens. A masked
-        model's closing token comes after them."""
+        model's closing token comes after them. Between the texts of a pair is what the tokenizer has there, and the
+        longer one is cut first."""
         found, limit = [], self.max_tokens
-        for number, tokens in enumerate(self.tokenizer.encode_batch(texts)):
-            if len(tokens) > limit:
+        for number, parts in enumerate(self._encoded(texts)):
+            length = sum(map(len, parts))
+            if length > limit:
                 if self.longer == "refuse":
                     raise DataError(
                         f"text {number + 1}: wanted at most {limit} tokens (the context, less ⊥), got"
-                        f" {len(tokens)}; shorten it, or let its beginning be cut"
+                        f" {length}; shorten it, or let its beginning be cut"
                     )
                 self.cut += 1
-                tokens = tokens[len(tokens) - limit :]
-            found.append(np.concatenate(([self.tokenizer.bos_id], tokens, self.closing)).astype(np.int64))
+                kept = _kept([len(part) for part in parts], limit)
+                parts = [part[len(part) - count :] for part, count in zip(parts, kept, strict=True)]
+            between = [self.between] if len(parts) > 1 else []
+            joined = [[self.tokenizer.bos_id], parts[0], *between, *parts[1:], self.closing]
+            found.append(np.concatenate(joined).astype(np.int64))
         return found
 
-    def _compute(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _encoded(self, texts: Sequence[Text]) -> Iterator[list[Tokens]]:
+        """The tokens of each text, or of the two of each pair."""
+        together = [part for text in texts for part in ((text,) if isinstance(text, str) else text)]
+        encoded = iter(self.tokenizer.encode_batch(together))
+        for text in texts:
+            yield [next(encoded) for _ in range(1 if isinstance(text, str) else len(text))]
+
+    def _compute(self, texts: Sequence[Text]) -> NDArray[np.float32]:
         features: NDArray[np.float32] = last_features(self.model, self.tokens(texts)).numpy()
         return features
+
+
+def reads_pairs(model: Transformer, tokenizer: Tokenizer) -> bool:
+    """Whether two texts are given to the model as a pair: a masked one whose tokenizer ends the first by a token."""
+    return not model.config.causal and bool(tokenizer.between[0])
+
+
+def _kept(lengths: Sequence[int], limit: int) -> list[int]:
+    """How many tokens of each part are kept, `limit` in all; of two the longer one loses first, as in transformers'
+    longest_first."""
+    if len(lengths) == 1:
+        return [limit]
+    shorter, longer = sorted(lengths)
+    longer = max(shorter, limit - shorter)
+    if shorter + longer > limit:
+        shorter, longer = limit // 2, limit - limit // 2
+    return [shorter, longer] if lengths[0] <= lengths[1] else [longer, shorter]
 
 
 @torch.inference_mode()

@@ -7,25 +7,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.columns import NO_TEXT, Record, missing_column, text_of
 from chainrule.storage.lines import UndecodableError
 from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
+from chainrule.tasks.answers import KINDS, Answer, Kind, labels_in, rarest_labels, targets_of
 from chainrule.tasks.dialogues import COMPLETION, PROMPT, is_dialogue, read_exchanges
 from chainrule.tasks.prompt import Prompt, fill
 from chainrule.tasks.prompt import Row as Row
 from chainrule.tasks.splits import hold_out, stratified_order
-from chainrule.tasks.task_file import Kind, Settings, read_task_file
+from chainrule.tasks.task_file import Settings, label_and_columns, read_task_file
 
 _WRITE_ONE = "write one, or leave the row out"
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Labelled rows, as parallel lists. `sources`: "file:line" of each; `groups`: author or document, if named."""
+    """Labelled rows, as parallel lists. `labels`: texts; of several labels at once tuples, of numbers floats.
+    `sources`: "file:line" of each; `groups`: author or document, if named."""
 
     rows: Sequence[Row]
-    labels: Sequence[str]
+    labels: Sequence[Answer]
     sources: Sequence[str]
     groups: Sequence[str] | None = None
 
@@ -52,7 +57,7 @@ class Task:
     label: str  # the label's column
     train: Examples
     test: Examples
-    labels: tuple[str, ...]  # the sorted classes of train; () where the kind is "free"
+    labels: tuple[str, ...]  # the sorted classes of train; () where the kind is "free" or "regression"
     prompt: Prompt | None = None
     input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
     dropped: int = 0  # training rows left out because their texts, or their groups, are in test too
@@ -64,7 +69,7 @@ class Task:
         path: str | Path,
         *,
         text: str | Sequence[str] = (),
-        label: str = "",
+        label: str | Sequence[str] = "",
         encoding: str = Settings.encoding,
         on_error: OnError = "stop",
         log: Log = no_log,
@@ -77,6 +82,7 @@ class Task:
         """
         path = Path(path)
         text = (text,) if isinstance(text, str) else tuple(text)
+        label, _ = label_and_columns((label,) if isinstance(label, str) else label, "classification")
         if not path.is_file():
             raise DataError(f"{path}: no such file: check the name")
         if path.suffix == ".toml":
@@ -145,6 +151,7 @@ class Task:
                     f"{settings.train}: wanted rows that can be held out for the test, found none; name a file of test"
                     ' items in a task file (test = "FILE")'
                 )
+            kept, held_out = _learnable(settings.kind, train, kept, held_out)
             train, test = train.take(kept), train.take(held_out)
         seen = {_texts(row, settings.text) for row in test.rows}
         test_groups = set(test.groups or ())
@@ -159,7 +166,7 @@ class Task:
             raise DataError(
                 f"{settings.train}: wanted rows to learn from, but each of them is in test too: name others"
             )
-        labels = _classes(train, test, settings) if settings.kind == "classification" else ()
+        labels = _classes(train, test, settings) if settings.kind != "free" else ()
         prompt = settings.prompt and replace(settings.prompt, words=_stripped(settings.prompt.words))
         for label in prompt.words if prompt else ():
             if label not in labels:
@@ -176,15 +183,25 @@ class Task:
         """The fewest labels that compare learns from: 4, or one a class if that is more."""
         return max(4, len(self.labels))
 
+    @property
+    def fewest(self) -> int:
+        """The fewest labelled rows that can be learned from: one a class, where a row has one."""
+        return max(1, len(self.labels)) if self.kind == "classification" else 1
+
+    def targets(self, examples: Examples) -> NDArray[np.float64]:
+        """(N, C) of a task of several labels at once, 1 where a label applies; (N, 1) of a task of numbers."""
+        return targets_of(self.kind, examples.labels, self.labels)
+
     def subset(self, n: int | None, seed: int) -> Examples:
         """N labels to learn from: the first n of one order of the training rows; None for all of them.
 
         The order depends on the seed alone, so subsets are nested and the same for every method; they are stratified,
-        with at least one row a class. Raises DataError for n out of range.
+        with at least one row a class; where rows have several labels, by the rarest one of each row. Raises DataError
+        for n out of range.
         """
-        least = max(1, len(self.labels))
+        least = self.fewest
         if n is not None and not least <= n <= len(self.train):
-            reason = " (one a class)" if self.labels else ""
+            reason = " (one a class)" if least > 1 else ""
             raise DataError(f"labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
         return self.train.take(stratified_order(_strata(self.kind, self.train), seed)[:n].tolist())
 
@@ -209,6 +226,11 @@ class Task:
 
     def checked_prompt(self) -> Prompt:
         """The prompt; raises DataError where there is none, or where its label words cannot be used."""
+        if self.kind in ("multilabel", "regression"):
+            raise DataError(
+                f"{self.path or 'task'}: prompting wants a task of one label or of free answers, got {KINDS[self.kind]}"
+                f" (kind {self.kind!r}): finetune, or compare the other methods"
+            )
         if self.prompt is None:
             example = Prompt.default(self.text, self.label).template
             raise DataError(f"{self.path or 'task'}: prompting wants [prompt] and its template, as {example!r}: add it")
@@ -262,11 +284,12 @@ def _read(path: Path, settings: Settings, on_error: OnError, log: Log) -> Exampl
     if not path.is_file():
         raise DataError(f"{path}: no such file: check the name")
     rows: list[Row] = []
-    labels: list[str] = []
+    labels: list[Answer] = []
     groups: list[str] = []
     sources: list[str] = []
     skipped = Skipped()
-    needed = [*settings.text, settings.label, *([] if settings.group is None else [settings.group])]
+    cells = settings.cells
+    needed = [*settings.text, *cells.needed, *([] if settings.group is None else [settings.group])]
     for record in read_records(str(path), encoding=settings.encoding, columns=settings.columns or None, log=log):
         if isinstance(record, Record) and format_of(record.source) not in (".jsonl", ".ndjson"):
             for column in needed:  # where one row of a table lacks a column, all do
@@ -276,9 +299,7 @@ def _read(path: Path, settings: Settings, on_error: OnError, log: Log) -> Exampl
             if isinstance(record, DataError):
                 raise record
             row = example_row(record, settings.text)
-            label = record.text(settings.label).strip()
-            if not label:
-                raise DataError(f"{record.where}: wanted a label, {settings.label!r} is empty: {NO_TEXT}")
+            label = cells.read(record)
             if settings.group is not None:
                 groups.append(record.text(settings.group))
         except DataError as error:
@@ -307,18 +328,54 @@ def _stripped(words: Mapping[str, str]) -> dict[str, str]:
 
 
 def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, ...]:
-    """The sorted labels of train; DataError where there is one only, or where test has a label that train lacks."""
-    labels = tuple(sorted(set(train.labels)))
-    if len(labels) < 2:
-        raise DataError(f"{settings.train}: wanted two classes or more in {settings.label!r}, found only {labels[0]!r}")
-    for label, source in zip(test.labels, test.sources, strict=True):
-        if label not in labels:
+    """The sorted labels of train; DataError where there is nothing to tell apart, or where test has a label that train
+    lacks."""
+    if settings.kind == "regression":
+        if len(set(train.labels)) < 2:
+            raise DataError(
+                f"{settings.train}: wanted different numbers in {settings.label!r}, got {train.labels[0]!r} in each row"
+            )
+        return ()
+    found, where = labels_in(settings.kind, train.labels), f"in {settings.label!r}"
+    labels = tuple(sorted(found))
+    if settings.kind == "multilabel" and not labels:
+        raise DataError(f"{settings.train}: wanted labels {where}, found none in any row: name another column")
+    if settings.kind == "classification" and len(labels) < 2:
+        raise DataError(f"{settings.train}: wanted two classes or more {where}, found only {labels[0]!r}")
+    for column in settings.label_columns:
+        if column not in found:
+            raise DataError(f"{settings.train}: {column!r} is 0 in each row to learn from: leave the column out")
+    for answer, source in zip(test.labels, test.sources, strict=True):
+        for label in sorted(labels_in(settings.kind, [answer]) - found):
             raise DataError(f"{source}: no training row has the label {label!r}: correct it, or add some")
     return labels
 
 
 def _strata(kind: Kind, examples: Examples) -> Sequence[str]:
+    if kind == "multilabel":
+        return rarest_labels(examples.labels)
     return examples.labels if kind == "classification" else [""] * len(examples)
+
+
+def _learnable(
+    kind: Kind, examples: Examples, kept: Sequence[int], held_out: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The same indices, but rows with a label that no kept row has are kept too, with the others of their groups.
+
+    Strata see to it where a row has one label; of several they see the rarest one alone.
+    """
+    kept, held_out = list(kept), list(held_out)
+    if kind != "multilabel":
+        return kept, held_out
+    known = labels_in(kind, (examples.labels[index] for index in kept))
+    for index in list(held_out):
+        if index in held_out and not known.issuperset(examples.labels[index]):
+            groups = examples.groups
+            moved = [index] if groups is None else [other for other in held_out if groups[other] == groups[index]]
+            known |= labels_in(kind, (examples.labels[other] for other in moved))
+            held_out = [other for other in held_out if other not in moved]
+            kept += moved
+    return sorted(kept), held_out
 
 
 def _texts(row: Row, text: Sequence[str]) -> tuple[str, ...]:

@@ -2,13 +2,14 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError, DataError
+from chainrule.tasks.answers import Answer
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 from chainrule.terminal import print_table
@@ -26,10 +27,12 @@ def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 
         "kind": task.kind,
         "train": len(task.train),
         "test": len(task.test),
-        "classes": _classes(task),
+        **({"numbers": _numbers(task)} if task.kind == "regression" else {"classes": _classes(task)}),
         "duplicates": {"train": _duplicates(task, task.train), "test": _duplicates(task, task.test)},
         "overlap": task.dropped,
     }
+    if task.kind == "multilabel":
+        found["without_labels"] = {"train": task.train.labels.count(()), "test": task.test.labels.count(())}
     if twins := _twins(task.labels):
         found["twins"] = twins
     if tokenizer is not None:
@@ -44,8 +47,25 @@ def inspect_task(task: Task, tokenizer: Tokenizer | None = None, context: int = 
 
 
 def _classes(task: Task) -> list[dict[str, Any]]:
-    train, test = Counter(task.train.labels), Counter(task.test.labels)
+    train, test = (Counter(_each_label(part)) for part in (task.train, task.test))
     return [{"label": label, "train": train[label], "test": test[label]} for label in task.labels]
+
+
+def _each_label(examples: Examples) -> Iterator[str]:
+    """The labels of all rows; of a row with several each of them."""
+    for answer in examples.labels:
+        yield from answer if isinstance(answer, tuple) else (answer,)
+
+
+def _numbers(task: Task) -> dict[str, dict[str, float]]:
+    """Where the numbers lie, of train and test."""
+    found = {}
+    for name, part in (("train", task.train), ("test", task.test)):
+        numbers = np.array(part.labels, np.float64)
+        least, half, most = np.quantile(numbers, [0.0, 0.5, 1.0]).tolist()
+        spread = {"mean": float(numbers.mean()), "deviation": float(numbers.std())}
+        found[name] = {"least": least, "half": half, "most": most, **spread}
+    return found
 
 
 def _twins(labels: Sequence[str]) -> list[list[str]]:
@@ -59,7 +79,7 @@ def _twins(labels: Sequence[str]) -> list[list[str]]:
 
 def _duplicates(task: Task, examples: Examples) -> dict[str, int]:
     """How many rows repeat the texts of an earlier one, and how many of these have another label."""
-    first: dict[tuple[str, ...], str] = {}
+    first: dict[tuple[str, ...], Answer] = {}
     otherwise = 0
     for row, label in zip(examples.rows, examples.labels, strict=True):
         otherwise += first.setdefault(tuple(row[column] for column in task.text), label) != label
@@ -113,8 +133,13 @@ def _shown(prompt: Prompt, examples: Examples, tokenizer: Tokenizer | None) -> s
 
 def print_task(found: dict[str, Any]) -> None:
     """What `inspect_task` found, for a person."""
-    rows = [(entry["label"], f"{entry['train']}", f"{entry['test']}") for entry in found["classes"]]
+    rows = [(entry["label"], f"{entry['train']}", f"{entry['test']}") for entry in found.get("classes", [])]
     duplicates = found["duplicates"]
+    if none := found.get("without_labels"):
+        rows.append(("without a label", f"{none['train']}", f"{none['test']}"))
+    if "numbers" in found:
+        train, test = found["numbers"]["train"], found["numbers"]["test"]
+        rows += [(name, f"{train[name]:.4g}", f"{test[name]:.4g}") for name in train]
     table = [
         *rows,
         ("all", f"{found['train']}", f"{found['test']}"),

@@ -15,6 +15,7 @@ from chainrule.errors import DataError
 from chainrule.storage.columns import Record
 from chainrule.storage.files import atomic_write
 from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
+from chainrule.tasks.answers import Answer, LabelCells
 from chainrule.tasks.examples import Row, example_row
 from chainrule.tasks.predictor import Predictor, generates
 
@@ -26,7 +27,8 @@ _ROWS_IN_MEMORY = 4096  # a multiple of the batches of all predictors
 def predictions(predictor: Predictor, rows: Iterable[Row | str | None]) -> Iterator[dict[str, Any]]:
     """For row after row its `label`, and the `probabilities` of all where the predictor has some.
 
-    Where there is no row, but None, the label is None.
+    Of several labels at once they are `labels`, a list; a number is `value`. Where there is no row, but None, the label
+    is None.
     """
     for part in _parts(rows):
         made = predictor.stream(row for row in part if row is not None)
@@ -36,7 +38,13 @@ def predictions(predictor: Predictor, rows: Iterable[Row | str | None]) -> Itera
                 continue
             label, found = next(made)
             named = dict(zip(predictor.labels, found.tolist(), strict=True)) if len(found) else None
-            yield {"label": label} if named is None else {"label": label, "probabilities": named}
+            said = {_key(label): list(label) if isinstance(label, tuple) else label}
+            yield said if named is None else {**said, "probabilities": named}
+
+
+def _key(answer: Answer) -> str:
+    """What an answer is called in JSON."""
+    return "labels" if isinstance(answer, tuple) else "value" if isinstance(answer, float) else "label"
 
 
 def _parts(values: Iterable[Value]) -> Iterator[list[Value]]:
@@ -65,7 +73,8 @@ def predict_file(
 ) -> Predicted:
     """Write the rows of `source` to `out`, one for one and in their order, each with its prediction.
 
-    `out` is a .csv, .tsv or .jsonl; columns `prediction` and `probability of <label>` are added. The prediction of an
+    `out` is a .csv, .tsv or .jsonl; columns `prediction` and `probability of <label>` are added. Several labels at once
+    are a list in a .jsonl, elsewhere joined by |; a number has no probabilities. The prediction of an
     empty line of a .txt is empty. With on_error="skip" so is that of a row that lacks the predictor's columns or their
     text; a row that cannot be read is written as empty cells. `show` is called with the number of rows done. Raises
     DataError for a file of another kind, one that has such a column already, and a row that is wrong: before anything
@@ -131,9 +140,10 @@ def _is_blank_line(record: Record) -> bool:
 
 def _values(prediction: dict[str, Any]) -> list[Any]:
     """The values of the added columns; [] where there is no prediction."""
-    if prediction["label"] is None:
+    answer = next(iter(prediction.values()))
+    if answer is None:
         return []
-    return [prediction["label"], *(round(found, 6) for found in prediction.get("probabilities", {}).values())]
+    return [answer, *(round(found, 6) for found in prediction.get("probabilities", {}).values())]
 
 
 def _check_new(record: Record | None, added: Sequence[str]) -> None:
@@ -174,7 +184,8 @@ def _writer(file: IO[str], suffix: str, added: Sequence[str]) -> Callable[[Recor
         cells = [""] * len(columns) if record is None else _cells(record, columns)
         # csv before Python 3.13 leaves a carriage return alone, though readers take it as the end of a row.
         chosen = careful if any("\r" in cell for cell in cells) else writer
-        chosen.writerow([*cells, *(values or [""] * len(added))])
+        said = [LabelCells.separator.join(one) if isinstance(one, list) else one for one in values]
+        chosen.writerow([*cells, *(said or [""] * len(added))])
 
     return write_row
 

@@ -9,15 +9,16 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from chainrule.tasks.answers import Answer
 from chainrule.tasks.prompt import Row
 
 
 class Predictor(Protocol):
-    """From rows, each a text or a mapping of columns, to labels."""
+    """From rows, each a text or a mapping of columns, to labels, to several at once, or to numbers."""
 
     @property
     def labels(self) -> Sequence[str]:
-        """The classes; none where answers are free."""
+        """The classes; none where answers are free, or numbers."""
 
     @property
     def columns(self) -> Sequence[str]:
@@ -27,14 +28,14 @@ class Predictor(Protocol):
     def notes(self) -> Sequence[str]:
         """Warnings about the rows so far, a line each: texts that were cut, demonstrations that did not fit."""
 
-    def predict(self, rows: Iterable[Row | str]) -> list[str]:
-        """The label of each row."""
+    def predict(self, rows: Iterable[Row | str]) -> list[Answer]:
+        """The label of each row, a tuple of several at once, or a number."""
 
     def predict_proba(self, rows: Iterable[Row | str]) -> NDArray[np.float64]:
-        """(N, C) probabilities of `labels`; ChainruleError where answers are generated."""
+        """(N, C) probabilities of `labels`; ChainruleError where answers are generated, or numbers."""
 
-    def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[str, NDArray[np.float64]]]:
-        """Label and probabilities (C,), row by row; no probabilities where an answer is generated."""
+    def stream(self, rows: Iterable[Row | str]) -> Iterator[tuple[Answer, NDArray[np.float64]]]:
+        """Label and probabilities (C,), row by row; no probabilities where an answer is generated, or a number."""
 
 
 @runtime_checkable

@@ -5,16 +5,16 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
 import tomli_w
 
 from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.columns import check_distinct
 from chainrule.storage.lines import checked_encoding
+from chainrule.tasks.answers import KINDS, Kind, LabelCells
 from chainrule.tasks.prompt import Prompt, check_columns, is_word
 
-Kind = Literal["classification", "free"]  # "free": an answer judged by exact match
 Default = TypeVar("Default")
 
 
@@ -24,7 +24,7 @@ class Settings:
 
     train: Path
     text: tuple[str, ...]  # the text columns
-    label: str  # the label's column
+    label: str  # the label's column; what columns of 0 and 1 are together called in messages
     test: Path | None = None  # None: a fifth of train is held out
     columns: tuple[str, ...] = ()  # of files without a header
     group: str | None = None  # the column whose values no split divides: an author, a document
@@ -32,20 +32,29 @@ class Settings:
     prompt: Prompt | None = None
     input: str | None = None  # the template of what finetuning reads; None: the text columns joined by a newline
     encoding: str = "utf-8"  # of train and test; a byte-order mark in them decides instead
+    label_columns: tuple[str, ...] = ()  # columns of 0 and 1, one for each label, where the kind is "multilabel"
+    label_separator: str = LabelCells.separator  # between the labels in a cell, where the kind is "multilabel"
+    none: bool = False  # an empty cell means that no label applies, where the kind is "multilabel"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise DataError(f"kind: wanted {' or '.join(get_args(Kind))}, got {self.kind!r}: correct it")
-        if not all([self.label, *self.text]) or not self.text:
+        if self.kind not in KINDS:
+            raise DataError(f"kind: wanted {' or '.join(KINDS)}, got {self.kind!r}: correct it")
+        if not all([self.label, *self.label_columns, *self.text]) or not self.text:
             raise DataError("wanted text and label, the columns of the texts and of their labels: name both")
+        self._check_label_cells()
         check_distinct("columns", self.columns)
         try:
             checked_encoding(self.encoding)
         except ChainruleError as error:
             raise DataError(f"encoding: {error}") from None
-        if self.label in self.text:
-            raise DataError(f"text: {self.label!r} is the label's column, and would give the answer away: leave it out")
+        for column in self.cells.needed:
+            if column in self.text:
+                raise DataError(f"text: {column!r} is the label's column, and would give the answer away: leave it out")
         if self.prompt is not None:
+            if self.kind in ("multilabel", "regression"):
+                raise DataError(
+                    f'[prompt]: wanted none where the kind is "{self.kind}", which no prompt asks for: leave it out'
+                )
             self.prompt.check_columns(self.text)
             if self.kind == "free" and self.prompt.words:
                 raise DataError(
@@ -54,20 +63,48 @@ class Settings:
         if self.input is not None:
             check_columns("[finetune] input", self.input, self.text)
 
+    @property
+    def cells(self) -> LabelCells:
+        """Where the labels are."""
+        return LabelCells(self.kind, self.label, self.label_columns, self.label_separator, self.none)
+
+    def _check_label_cells(self) -> None:
+        """Raise DataError for what only several labels can have, and for columns that occur twice."""
+        check_distinct("label", self.label_columns)
+        if self.kind != "multilabel":
+            given = {
+                "label": bool(self.label_columns),
+                "label_separator": self.label_separator != LabelCells.separator,
+                "none": self.none,
+            }
+            for name in (name for name, changed in given.items() if changed):
+                wanted = "one column" if name == "label" else f"no {name}"
+                raise DataError(
+                    f'{name}: wanted {wanted} where the kind is {self.kind!r}, not "multilabel": correct it'
+                )
+        if not self.label_separator.strip():
+            raise DataError(f'label_separator: wanted a mark, as "|", got {self.label_separator!r}: write one')
+
 
 def read_task_file(path: Path) -> Settings:
     """The settings in a .toml; its paths are relative to it. Raises DataError for unknown, missing or wrong keys."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        optional = ("kind", "test", "columns", "group", "encoding", "prompt", "finetune")
+        optional = (
+            "kind", "test", "columns", "group", "encoding", "label_separator", "none", "prompt", "finetune",
+        )  # fmt: skip
         _check_keys("", table, ("train", "text", "label"), optional)
         finetune = _table(table, "finetune")
         _check_keys(" of [finetune]", finetune, (), ("input",))
         test = _string(table, "test", None)
+        label, label_columns = label_and_columns(_strings(table, "label"), table.get("kind", "classification"))
+        none = table.get("none", False)
+        if not isinstance(none, bool):
+            raise DataError(f"none: wanted true or false, got {none!r}: correct it")
         return Settings(
             train=path.parent / _string(table, "train", ""),
             text=_strings(table, "text"),
-            label=_string(table, "label", ""),
+            label=label,
             test=None if test is None else path.parent / test,
             columns=_strings(table, "columns"),
             group=_string(table, "group", None),
@@ -75,9 +112,27 @@ def read_task_file(path: Path) -> Settings:
             prompt=_prompt(_table(table, "prompt")) if "prompt" in table else None,
             input=_string(finetune, "input", None),
             encoding=_string(table, "encoding", Settings.encoding),
+            label_columns=label_columns,
+            label_separator=_string(table, "label_separator", Settings.label_separator),
+            none=none,
         )
     except ValueError as error:  # what is no TOML, or no UTF-8, too
         raise DataError(f"{path}: {error}") from None
+
+
+def label_and_columns(names: Sequence[str], kind: str) -> tuple[str, tuple[str, ...]]:
+    """`Settings.label` and `Settings.label_columns` of the columns that were named as the label's.
+
+    Raises DataError for several columns of a kind that has one label.
+    """
+    if len(names) < 2:
+        return "".join(names), ()
+    if kind != "multilabel":
+        raise DataError(
+            f"label: wanted one column, got {', '.join(map(repr, names))}: name one of them, or, if they hold 0 and 1,"
+            ' take the kind "multilabel"'
+        )
+    return ", ".join(names), tuple(names)
 
 
 def _prompt(table: dict[str, Any]) -> Prompt:
@@ -134,26 +189,37 @@ def task_file(settings: Settings, labels: Sequence[str], folder: Path | None) ->
     joined = "\n".join(f"{{{column}}}" for column in settings.text)
     test = None if settings.test is None else _relative(settings.test, folder)
     encoding = None if settings.encoding == Settings.encoding else settings.encoding
+    prompted = settings.kind in ("classification", "free")
     lines = [
-        _line("kind", settings.kind, '"classification", or "free": an answer judged by exact match'),
+        _line("kind", settings.kind, KINDS[settings.kind]),
         _line("train", _relative(settings.train, folder)),
         _line("test", test, "without it a fifth of train is held out"),
         _line("encoding", encoding, "of these files, if they have no byte-order mark", Settings.encoding),
         _line("columns", settings.columns or None, "the names, for files without a header"),
         _line("text", text),
-        _line("label", settings.label),
+        _line("label", settings.label_columns or settings.label),
+        *(_label_lines(settings) if settings.kind == "multilabel" and not settings.label_columns else ()),
         _line("group", settings.group, "a column, as author or document, whose values no split divides"),
-        "\n[prompt]",
-        _line("template", prompt.template),
-        _line("separator", prompt.separator),
     ]
-    if labels:
+    if prompted:
+        lines += ["\n[prompt]", _line("template", prompt.template), _line("separator", prompt.separator)]
+    if labels and prompted:
         lines.append("\n[prompt.words]  # label -> label word; a label that is not listed is its own word")
-    for label in labels:
-        lines.append(_line(label, prompt.words.get(label), instead=label if is_word(label) else "…"))
+        for label in labels:
+            lines.append(_line(label, prompt.words.get(label), instead=label if is_word(label) else "…"))
     lines.append("\n[finetune]")
     lines.append(_line("input", settings.input, "what it reads; else the text columns, joined by a newline", joined))
     return "\n".join(lines) + "\n"
+
+
+def _label_lines(settings: Settings) -> list[str]:
+    """How labels are written in one column; where it is the default as a comment."""
+    separator = None if settings.label_separator == LabelCells.separator else settings.label_separator
+    none = "none = true  # an empty cell means that no label applies; without it such a row is refused"
+    return [
+        _line("label_separator", separator, "between the labels in a cell; a .jsonl may have lists", "|"),
+        none if settings.none else f"# {none}",
+    ]
 
 
 def _line(key: str, value: str | Sequence[str] | None, note: str = "", instead: str = "…") -> str:

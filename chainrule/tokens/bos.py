@@ -37,6 +37,22 @@ def surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     return [], []
 
 
+def pair_surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], bool]:
+    """What a tokenizer puts between two texts, and whether the second has token_type_ids of 1; ([], False) where it
+    gives one text's tokens after the other's, or where it ends no text."""
+    front, end = surroundings(inner)
+    for probe in chain(("a",), _vocabulary(inner)):
+        try:
+            text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe, probe)
+        except Exception:  # as above
+            continue
+        if text:
+            between = list(whole.ids[len(front) + len(text) : len(whole.ids) - len(text) - len(end)])
+            expected = [*front, *text, *between, *text, *end]
+            return (between, whole.type_ids[-1] == 1) if end and whole.ids == expected else ([], False)
+    return [], False
+
+
 def _vocabulary(inner: tokenizers.Tokenizer) -> Iterator[str]:
     yield from inner.get_vocab(with_added_tokens=False)  # listed when it is wanted: there can be 262,144
 

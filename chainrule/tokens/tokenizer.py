@@ -19,7 +19,7 @@ from chainrule.storage.files import atomic_write
 from chainrule.storage.gguf import is_gguf
 from chainrule.tokens import bytepair, settings, tables, tokenizer_files
 from chainrule.tokens.added_tokens import Completed, Special, complete
-from chainrule.tokens.bos import surroundings
+from chainrule.tokens.bos import pair_surroundings, surroundings
 
 if TYPE_CHECKING:
     from tiktoken import Encoding
@@ -274,6 +274,12 @@ class Tokenizer:
     def closing(self) -> list[int]:
         """What transformers puts behind a text in this tokenizer's files: [SEP] in BERT's, often nothing."""
         return surroundings(self._inner)[1]
+
+    @cached_property
+    def between(self) -> tuple[list[int], bool]:
+        """What stands between the two texts of a pair ([SEP] in BERT's files), and whether the second is another
+        segment; nothing where the files do not tell a pair from one text."""
+        return pair_surroundings(self._inner)
 
     def encode_blanks(self, text: str) -> list[int]:
         """The ids of `text`, with the mask token for each of its spellings; ModelError for a tokenizer without one."""

@@ -6,6 +6,8 @@ What is estimated is the expected accuracy over draws of N labels from this pool
 
 from chainrule.uncertainty.differences import Difference, difference, holm, mcnemar, tango
 from chainrule.uncertainty.intervals import Estimate, accuracy, macro_f1, wilson
+from chainrule.uncertainty.label_sets import macro_f1_of_labels, micro_f1, ranking_precision
+from chainrule.uncertainty.numbers import r_squared, rmse, spearman
 from chainrule.uncertainty.probabilities import Bin, Calibration, calibration
 from chainrule.uncertainty.switch import SwitchPoint, switch_point
 from chainrule.uncertainty.variation import Spread, spread
@@ -22,7 +24,13 @@ __all__ = [
     "difference",
     "holm",
     "macro_f1",
+    "macro_f1_of_labels",
     "mcnemar",
+    "micro_f1",
+    "r_squared",
+    "ranking_precision",
+    "rmse",
+    "spearman",
     "spread",
     "switch_point",
     "tango",

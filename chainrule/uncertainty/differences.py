@@ -26,7 +26,8 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) 
 
     Row s of both was trained with the same labels, so a - b is averaged, entry by entry, with the error of a mean over
     seeds and items. Two fixed predictors, and differences that do not vary: mid-p McNemar and Tango's interval. With
-    `groups`, one name an item, groups replace items.
+    `groups`, one name an item, groups replace items. Parts of figures that are no means, such as `micro_f1_parts`, are
+    averaged alike.
     """
     first, second = table_of(a, "a"), table_of(b, "b")
     if first.shape[1] != second.shape[1] or (len(first) != len(second) and 1 not in (len(first), len(second))):
@@ -34,7 +35,7 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) 
             f"difference: wanted the same seeds and items, (S, M), got {first.shape} and {second.shape}"
         )
     table = first - second
-    if len(table) == 1 and groups is None:
+    if len(table) == 1 and groups is None and np.isin(table, (-1, 0, 1)).all():
         return _of_fixed(int((table > 0).sum()), int((table < 0).sum()), table.shape[1])
     table = by_group(table, groups)
     value, error = float(table.mean()), mean_error(table)
@@ -42,7 +43,8 @@ def difference(a: ArrayLike, b: ArrayLike, groups: Sequence[str] | None = None) 
         units = table.shape[1]
         return _of_fixed(round(max(value, 0) * units), round(max(-value, 0) * units), units)
     half = error.half_width()
-    return Difference(value, max(value - half, -1.0), min(value + half, 1.0), error.beyond(abs(value)))
+    low, high = max(value - half, min(-1.0, value)), min(value + half, max(1.0, value))
+    return Difference(value, low, high, error.beyond(abs(value)))
 
 
 def _of_fixed(only_a: int, only_b: int, n: int) -> Difference:

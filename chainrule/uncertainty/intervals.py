@@ -41,7 +41,7 @@ def accuracy(correct: ArrayLike, groups: Sequence[str] | None = None) -> Estimat
     if len(table) == 1 and groups is None:
         right, n = float(table.sum()), table.shape[1]
         return Estimate(right / n, *wilson(right, n))
-    return _mean_in_unit_interval(by_group(table, groups))
+    return mean_in_unit_interval(by_group(table, groups))
 
 
 def macro_f1(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:
@@ -63,10 +63,10 @@ def macro_f1(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | N
         share = is_label.mean() + predicts_label.mean(axis=1, keepdims=True)  # (S, 1)
         f1 = 2 * both.mean(axis=1, keepdims=True) / share
         parts += f1 + (2.0 * both - f1 * (is_label.astype(float) + predicts_label)) / share
-    return _mean_in_unit_interval(by_group(parts / len(classes), groups))
+    return mean_in_unit_interval(by_group(parts / len(classes), groups))
 
 
-def _mean_in_unit_interval(table: Table) -> Estimate:
+def mean_in_unit_interval(table: Table) -> Estimate:
     """Wilson's interval for as many items as have the mean's half width q: n = p(1 - p) / q², at a quantile of 1."""
     p, error = float(table.mean()), mean_error(table)
     if not error.varies:

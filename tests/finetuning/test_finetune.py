@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from chainrule import machine
 from chainrule.finetuning import full
+from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import load_classifier
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, finetune
 from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.head import solve_head
+from chainrule.finetuning.problems import Computing, OneLabel
 from chainrule.language_model import LanguageModel
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import padded
@@ -141,24 +142,23 @@ def plain_training(lm: LanguageModel, texts: LabelledTexts, steps: int) -> tuple
     return model, w.detach()
 
 
-def test_training_equals_the_plain_way(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(machine.TOKENS_AT_ONCE["finetuning"], "cpu", 100)  # a batch in several parts
+def test_training_equals_the_plain_way(task: Task) -> None:
     lm = make_lm()
     documents = Features(lm.model, lm.tokenizer).tokens([task.finetune_text(row) for row in task.train.rows[:64]])
     texts = LabelledTexts(documents, np.array([task.labels.index(label) for label in task.train.labels[:64]]))
+    made = recipe(64, 32, epochs=None, learning_rate=1e-3, seed=0)
     training = ClassifierTraining(
         AllWeights(without_output(lm.model), documents),
-        torch.zeros(2, 32),
-        texts,
+        HeadWeights(torch.zeros(2, 32)),
+        OneLabel(task.labels, False, 0).objective(texts, made, Computing(100, torch.device("cpu"))),  # in several parts
         LabelledTexts([], np.empty(0, np.int64)),
-        recipe(64, 32, epochs=None, learning_rate=1e-3, seed=0),
-        np.ones(2, np.float32),
+        made,
         torch.float32,
     )
     steps = training.trainer.steps()
     for _ in range(6):
         next(steps)
-    model, w = training.result()
+    model, (w, _) = training.result()
     plain, plain_w = plain_training(lm, texts, 6)
     torch.testing.assert_close(w, plain_w, atol=1e-5, rtol=1e-4)
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
@@ -268,13 +268,14 @@ def test_losses_that_are_not_finite_end_it() -> None:
     lm = make_lm()
     with torch.no_grad():
         lm.model.norm.weight.fill_(float("inf"))
+    made = recipe(4, 32, epochs=None, learning_rate=None, seed=0)
+    texts = LabelledTexts([np.array([1, 2])] * 4, np.array([0, 1, 0, 1]))
     finetuning = ClassifierTraining(
         AllWeights(without_output(lm.model), [np.array([1, 2])]),
-        torch.ones(2, 32),
-        LabelledTexts([np.array([1, 2])] * 4, np.array([0, 1, 0, 1])),
+        HeadWeights(torch.ones(2, 32)),
+        OneLabel(("a", "b"), False, 0).objective(texts, made, Computing(100, torch.device("cpu"))),
         LabelledTexts([], np.empty(0, np.int64)),
-        recipe(4, 32, epochs=None, learning_rate=None, seed=0),
-        np.ones(2, np.float32),
+        made,
         torch.float32,
     )
     with pytest.raises(

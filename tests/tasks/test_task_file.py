@@ -67,7 +67,7 @@ BAD = [
     ),
     (REQUIRED + "[prompt]", r"wanted the key 'template' of \[prompt\], found none"),
     (REQUIRED + "[finetune]\nepochs = 3", r"no key of \[finetune\] is 'epochs', there are input"),
-    (REQUIRED + 'kind = "regression"', "kind: wanted classification or free, got 'regression'"),
+    (REQUIRED + 'kind = "ranking"', "kind: wanted classification or multilabel or regression or free, got 'ranking'"),
     (REQUIRED + 'encoding = "klingon"', "encoding: wanted the name of an encoding such as utf-8, got klingon"),
     (REQUIRED + 'columns = ["a", "b", "a"]', "columns: the column 'a' occurs 2 times: rename"),
     (REQUIRED + "test = 3", "test: wanted a text, as in test = "),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import megabytes_of_head, needs_classes, seconds_of_features, texts_cut
+from chainrule.comparison.methods.finetuned import megabytes_of_head, needs_one_label, seconds_of_features, texts_cut
 from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ def _fit(study: Study, labels: int, seed: int) -> TextPredictor:
     units, classes = _units(features - centre), classes_of(examples.labels, task.labels)
     means, scale = _units(_sums(units, classes)), best_scale(units, classes)
     return TextPredictor(
-        task, task.labels, lambda texts: _softmax(scale * (_units(study.features(texts) - centre) @ means.T))
+        task,
+        task.labels,
+        lambda texts: _softmax(scale * (_units(study.features(texts) - centre) @ means.T)),
+        form=study.form,
     )
 
 
@@ -79,7 +82,7 @@ CENTROID = Method(
     "the nearest class mean",
     Role.FINETUNED,
     Colour("#b0308f", "#f08bd6"),
-    partial(needs_classes, name="centroid"),
+    partial(needs_one_label, name="centroid"),
     seconds_of_features,
     _fit,
     notes=texts_cut,

@@ -14,17 +14,24 @@ if TYPE_CHECKING:
     from chainrule.tasks.predictor import Predictor
 
 
+def needs_one_label(study: Study, name: str) -> str | None:
+    """The obstacle of methods that choose one of some labels."""
+    if study.task.kind in ("multilabel", "regression"):
+        return f"{name}: wanted a task of one label a row, got one of kind {study.task.kind!r}"
+    return needs_classes(study, name)
+
+
 def needs_classes(study: Study, name: str) -> str | None:
-    """The obstacle of all methods that choose among labels."""
+    """The obstacle of all methods that learn labels, or a number."""
     if study.task.kind == "free":
         return f"{name}: wanted a task with labels to choose from, got one of free answers"
     return None
 
 
 def texts_cut(study: Study, predictor: Predictor, rows: Sequence[Row]) -> list[str]:
-    """The note on texts longer than the context, for all methods that read `task.finetune_text`."""
+    """The note on texts longer than the context, for all methods that read `study.texts`."""
     context = study.lm.model.config.context
-    cut = sum(len(tokens) > study.features.max_tokens for tokens in study.lm.tokenizer.encode_batch(study.texts(rows)))
+    cut = sum(length > study.features.max_tokens for length in study.features.lengths(study.texts(rows)))
     return [f"{cut} test texts longer than the context of {context} tokens lost their beginning"] if cut else []
 
 

@@ -1,4 +1,4 @@
-"""The baseline that reads no text: the most frequent label. Knows labels alone."""
+"""The baseline that reads no text: the most frequent label, or labels, or the mean. Knows labels alone."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 def majority(task: Task, labels: int | None = None, seed: int = 0) -> TextPredictor:
     """The shares of the classes among the N labels, whatever the text; of several most frequent ones the first.
 
-    Where answers are free, the most frequent answer alone.
+    Where answers are free, the most frequent answer alone; of several labels at once the most frequent set of them, and
+    the share of each; of numbers their mean.
     """
     import numpy as np
 
     from chainrule.comparison.methods.text_predictor import TextPredictor
+    from chainrule.tasks.figures import constant_answer
 
-    counts = Counter(task.subset(labels, seed).labels)
+    examples = task.subset(labels, seed)
+    if task.kind in ("multilabel", "regression"):
+        constant, of_labels = constant_answer(task.kind, task.labels, examples)
+        return TextPredictor(task, task.labels, lambda texts: np.tile(of_labels, (len(texts), 1)), constant)
+    counts = Counter(examples.labels)
     names = task.labels or tuple(sorted(counts, key=lambda answer: (-counts[answer], answer))[:1])
     shares = np.array([counts[name] for name in names], np.float64)
     shares /= shares.sum()

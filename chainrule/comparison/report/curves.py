@@ -14,6 +14,7 @@ from chainrule.drawing.charts import Axis, Box
 
 _WIDTH, _HEIGHT = 960, 480
 _BOX = Box(left=58, top=16, right=_WIDTH - 178, bottom=_HEIGHT - 52)
+_LEAST_R2 = -1.0  # one method that is far worse than the mean would leave no room for the others
 _LEAST_STEP = 0.02  # of accuracy, between ticks, which are whole percents
 
 
@@ -35,7 +36,8 @@ def limits(table: Table) -> tuple[float, float]:
     """The range of accuracies that holds all intervals and chance, in round numbers."""
     ends = [end for cell in table.cells for end in cell.accuracy] + [table.setting.chance]
     low, high = charts.rounded_outwards(min(ends), max(ends), _step(max(ends) - min(ends)))
-    return max(0.0, low), min(1.0, high)
+    least = 0.0 if table.setting.measure != "r2" else _LEAST_R2
+    return max(least, low), min(1.0, high)
 
 
 def curves(table: Table) -> str:
@@ -55,7 +57,12 @@ def curves(table: Table) -> str:
         *(_series(cells, x, y, sizes) for cells in by_method.values()),
         *(_group(name, drawn_name) for name, drawn_name in charts.end_names(_BOX, ends)),
     ]
-    return charts.svg(_WIDTH, _HEIGHT, "Accuracy against the number of labels", drawn)
+    return charts.svg(_WIDTH, _HEIGHT, f"{_title(table)} against the number of labels", drawn)
+
+
+def _title(table: Table) -> str:
+    title = table.setting.measure_title
+    return title[0].upper() + title[1:]
 
 
 def least_shown(cells: Sequence[Cell]) -> float:

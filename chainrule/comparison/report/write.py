@@ -20,6 +20,7 @@ from chainrule.comparison.table import LEVEL, Table, megabytes_in_words
 from chainrule.drawing.charts import svg_file
 from chainrule.drawing.pages import render
 from chainrule.storage.files import write_json, write_text
+from chainrule.tasks import answers as of_tasks
 
 ITEMS = 200  # that the methods disagree on, at most
 
@@ -29,7 +30,7 @@ class Answer:
     """What one method predicted for one item."""
 
     method: str
-    prediction: str
+    prediction: str  # in words
     right: bool
     probabilities: Sequence[tuple[str, float]]  # of each label, the most probable first; none for free answers
     of_truth: float | None  # probability of the right label
@@ -69,6 +70,8 @@ def report(table: Table) -> str:
     values = {
         "table": table,
         "advice": advise(table),
+        "measure": table.setting.measure_title,
+        "numbers": table.setting.kind == "regression",
         "setting": table.setting,
         "style": curves.style(table.methods),
         "curves": curves.curves(table),
@@ -97,6 +100,8 @@ def last_cells(table: Table) -> list[Cell]:
 
 def disagreements(table: Table, cells: Sequence[Cell]) -> list[Item]:
     """The items that the cells' first seeds do not all answer alike, the most divided first."""
+    if table.setting.kind == "regression":
+        return []  # two numbers always differ
     firsts = [cell.outcomes[0] for cell in cells if cell.method.role is not Role.CONSTANT]
     predictions = list(zip(*(outcome.predictions for outcome in firsts), strict=True))
     divided = [index for index, answers in enumerate(predictions) if len(set(answers)) > 1]
@@ -112,18 +117,25 @@ def disagreements(table: Table, cells: Sequence[Cell]) -> list[Item]:
             answers.append(
                 Answer(
                     outcome.method,
-                    outcome.predictions[index],
-                    outcome.predictions[index].strip() == truth.strip(),
+                    of_tasks.in_words(outcome.predictions[index]),
+                    _plain(outcome.predictions[index]) == _plain(truth),
                     sorted(named, key=lambda one: -one[1]),
-                    dict(named).get(truth),
+                    None if isinstance(truth, tuple) else dict(named).get(truth),
                 )
             )
         row = setting.items.rows[index]
-        found.append(Item(index + 1, [(column, row[column]) for column in setting.text], truth, answers))
+        found.append(
+            Item(index + 1, [(column, row[column]) for column in setting.text], of_tasks.in_words(truth), answers)
+        )
     return found
 
 
-def _entropy(answers: Sequence[str]) -> float:
+def _plain(answer: of_tasks.Answer) -> of_tasks.Answer:
+    """Spaces around an answer do not count."""
+    return answer.strip() if isinstance(answer, str) else answer
+
+
+def _entropy(answers: Sequence[of_tasks.Answer]) -> float:
     counts = Counter(answers).values()
     return -sum(count / len(answers) * math.log(count / len(answers)) for count in counts)
 

@@ -16,7 +16,15 @@ from chainrule.errors import ModelError
 from chainrule.model.adapter import LowRank, merged, with_adapters
 from chainrule.model.formats.adapter_files import CLASSIFICATION, PREFIX, Adapter, base_directory, weights_hash
 from chainrule.model.formats.checkpoint import in_file_layout, in_our_layout, load_model
-from chainrule.model.formats.classifier import Loaded, head_names, without_output
+from chainrule.model.formats.classifier import (
+    PROBLEM_TYPES,
+    Loaded,
+    checked_bias,
+    head_names,
+    head_tensors,
+    kind_of,
+    without_output,
+)
 from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.family import TensorLocation
 from chainrule.model.linear import Linear
@@ -45,12 +53,16 @@ def classifier_adapter(
     labels: tuple[str, ...],
     rank: int,
     alpha: float,
+    kind: str = "classification",
+    bias: Tensor | None = None,
 ) -> Adapter:
-    """The files of a classifier: `adapters` and a linear head `w` (C, D) on `bare`, the base without its output."""
+    """The files of a classifier: `adapters` and a linear head on `bare`, the base without its output.
+
+    The head is `w` (C, D) and a `bias` (C,), None where it is 0.
+    """
     tensors = _matrices(bare, base.family, adapters)
     fields = _fields(base, tensors, rank, alpha, CLASSIFICATION)
-    names = head_names(base.family)
-    tensors |= {PREFIX + name: tensor for name, tensor in zip(names, (w, w.new_zeros(len(w))), strict=False)}
+    tensors |= {PREFIX + name: tensor for name, tensor in head_tensors(base.family, w, bias).items()}
     whole = ["classifier", "score"]
     if bare.pooler is not None:  # the base may lack it, and transformers would draw it at random
         pooler = _pooler(bare, base.family)
@@ -58,7 +70,10 @@ def classifier_adapter(
         first = next(iter(pooler))  # in the base's encoder, or beside or in what a family calls its classifier
         whole.append("pooler" if "pooler" in first else first.partition(".")[0])
     fields["modules_to_save"] = list(dict.fromkeys(whole))
-    return Adapter(fields, tensors, {"labels": list(labels)}, base.model)
+    extra: dict[str, Any] = {"labels": list(labels)}
+    if kind != "classification":
+        extra["problem_type"] = PROBLEM_TYPES[kind]
+    return Adapter(fields, tensors, extra, base.model)
 
 
 def language_adapter(base: Base, adapters: Mapping[str, Mapping[int, LowRank]], rank: int, alpha: float) -> Adapter:
@@ -151,21 +166,22 @@ def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.dev
     bare = without_output(base)
     model, left = attached(directory, adapter, bare, family)
     head = [f"{PREFIX}{name}" for name in head_names(family)]
-    labels = adapter.labels
-    if head[0] not in left or left[head[0]].shape != (len(labels), bare.config.width) or len(labels) < 2:
+    labels, kind = adapter.labels, kind_of(adapter.extra.get("problem_type"), directory)
+    least = 2 if kind == "classification" else 1
+    if head[0] not in left or left[head[0]].shape != (len(labels), bare.config.width) or len(labels) < least:
         raise ModelError(
-            f"{directory}: wanted {head[0]} of {max(2, len(labels))} classes and width {bare.config.width}, got"
+            f"{directory}: wanted {head[0]} of {max(least, len(labels))} classes and width {bare.config.width}, got"
             f" {list(left[head[0]].shape) if head[0] in left else 'none: the head was not saved'}"
         )
     w, *bias = (left.pop(name) for name in head if name in left)
-    if any(each.any() for each in bias):
-        raise ModelError(f"{directory}: wanted a linear head without a bias, got one that has it; finetune it here")
+    added = checked_bias(bias, kind, directory)
     if bare.pooler is not None:
-        for kind, name in zip(("weight", "bias"), _pooler(bare, family), strict=True):
+        for part, name in zip(("weight", "bias"), _pooler(bare, family), strict=True):
             if PREFIX + name in left:
-                model.get_submodule("pooler").register_parameter(kind, nn.Parameter(left.pop(PREFIX + name).to(device)))
+                model.get_submodule("pooler").register_parameter(part, nn.Parameter(left.pop(PREFIX + name).to(device)))
     _refuse_left(directory, left, family)
-    return Loaded(merged(model).to(dtype).eval(), w.float().to(device), family, labels)
+    added = None if added is None else added.to(device)
+    return Loaded(merged(model).to(dtype).eval(), w.float().to(device), family, labels, kind, added)
 
 
 def attached(

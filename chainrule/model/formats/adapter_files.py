@@ -1,6 +1,7 @@
 """An adapter's files are PEFT's: adapter_config.json and adapter_model.safetensors. Knows no layers and no tokenizer.
 
-What PEFT has no field for, the classes of a classifier and a hash of the base's weights, is in a third file.
+What PEFT has no field for, the classes of a classifier, whether it gives one, several or a number, and a hash of the
+base's weights, is in a third file.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ class Adapter:
 
     fields: Mapping[str, Any]  # adapter_config.json
     tensors: Mapping[str, Tensor]  # under PEFT's names
-    extra: Mapping[str, Any]  # base_sha256, and of a classifier labels; nothing in PEFT's own
+    extra: Mapping[str, Any]  # base_sha256, and of a classifier labels and problem_type; nothing in PEFT's own
     trained_on: Transformer | None = None  # the base, where it is in memory: hashed when the adapter is saved
 
     @property
