@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from chainrule.comparison.methods.method import Method
 from chainrule.comparison.rows import Outcome
 from chainrule.tasks.examples import Examples
-from chainrule.uncertainty import Estimate, accuracy, macro_f1
+from chainrule.uncertainty import Estimate, SeedVariance, accuracy, macro_f1
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class Calibration(NamedTuple):
 
 
 class Cell:
-    """One method at one N, over its seeds."""
+    """One method at one N, over its seeds. `seed_variance`: of its accuracy, as all cells of a table tell it."""
 
     def __init__(self, method: Method, outcomes: Sequence[Outcome], setting: Setting) -> None:
         self.method, self.outcomes = method, sorted(outcomes, key=lambda outcome: outcome.seed)
         self.labels, self.shots = self.outcomes[0].labels, self.outcomes[0].shots
+        self.seed_variance: SeedVariance | None = None
         self._setting = setting
 
     @property
@@ -59,11 +60,6 @@ class Cell:
     def seeds(self) -> list[int]:
         return [outcome.seed for outcome in self.outcomes]
 
-    @property
-    def fixed(self) -> bool:
-        """Whether every seed gives the same predictor."""
-        return not self.method.seeds_matter(self.labels, self._setting.everything)
-
     @cached_property
     def correct(self) -> NDArray[np.bool_]:
         """(S, M)"""
@@ -72,8 +68,20 @@ class Cell:
                          for outcome in self.outcomes])  # fmt: skip
 
     @cached_property
+    def unchanging(self) -> bool:
+        """Whether every seed gives the same predictor: by the method, or as all seeds were right on the same items."""
+        if not self.method.seeds_matter(self.labels, self._setting.everything):
+            return True
+        return len(self.outcomes) > 1 and bool((self.correct == self.correct[0]).all())
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(S, M), or (1, M) of an unchanging predictor: no variance between seeds, and no S independent ones."""
+        return self.correct[:1] if self.unchanging else self.correct
+
+    @cached_property
     def accuracy(self) -> Estimate:
-        return accuracy(self.correct, self._setting.items.groups)
+        return accuracy(self.right, self._setting.items.groups, self.seed_variance)
 
     @cached_property
     def macro_f1(self) -> Estimate | None:
