@@ -311,9 +311,9 @@ def blocks(replicates: int) -> dict[str, Callable[[], str]]:
         "bootstrap": lambda: beside_table(f1(World(0)), 200, few),
         "difference": lambda: coverage_table(World(0).difference, replicates),
         "fixed-difference": lambda: coverage_table(World(0).difference_to_fixed, half),
-        "compared": lambda: compared_table(replicates // 20),
-        "family": lambda: family_table(few),
-        "power": lambda: power_table(replicates // 20),
+        "compared": lambda: compared_table(replicates // 40),
+        "family": lambda: family_table(replicates // 8),
+        "power": lambda: power_table(replicates // 30),
         "bracket": lambda: (
             f"The interval covered 64 in {share(World(0).bracket, few, 5, 200, 0.7, 0.3):.1f} % of {few} experiments."
         ),
