@@ -1,12 +1,13 @@
 """Finetuning and features on SST-2 beside transformers: texts a second, the same model, texts and precision.
 
-    python benchmarks/adapt.py --what train features --dtypes float32 bfloat16
+    python benchmarks/adapt.py --what train lora features --dtypes float32 bfloat16
 
-A GPT-2 of 6 layers and width 384 with random weights, which both sides load from one directory. `train`: whole steps of
-w and θ on the same batches of 32 texts in the same order, the peer by its Trainer, padding each batch to its longest
-text; fused AdamW, float32 weights, bfloat16 by autocast there and as `compute_dtype` here. `features`: the last layer
-at the last token of all 6,920 sentences, tokenized within the time measured, the peer by AutoModel in batches of 32 in
-the order they come. The two take turns, each in a process of its own.
+A GPT-2 of 6 layers and width 384 with random weights, or the model of --model, which both sides load from one
+directory. `train`: whole steps of w and θ on the same batches of 32 texts in the same order, the peer by its Trainer,
+padding each batch to its longest text; fused AdamW, float32 weights, bfloat16 by autocast there and as `compute_dtype`
+here. `lora`: the same of w and matrices of rank 16 beside all linear layers of the blocks, the peer by peft.
+`features`: the last layer at the last token of all 6,920 sentences, tokenized within the time measured, the peer by
+AutoModel in batches of 32 in the order they come. The two take turns, each in a process of its own.
 """
 
 import sys
@@ -29,6 +30,7 @@ from benchmarks.record import record
 DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "train.tsv"
 BATCH = 32
 WARMUP = 3  # steps that are not measured
+RANK = 16
 SHAPE = {"n_layer": 6, "n_embd": 384, "n_head": 6, "n_positions": 256}
 
 
@@ -63,8 +65,10 @@ def order(n: int) -> np.ndarray:
     return np.random.default_rng([0, 0]).permutation(n)
 
 
-def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
+def our_training(directory: Path, dtype: str, steps: int, lora: bool = False) -> tuple[float, list[float]]:
     """Texts a second, and each step's loss without smoothed labels."""
+    from chainrule.finetuning.lora import LowRankMatrices
+    from chainrule.model.formats.adapter import adapter_parts
     from chainrule.scoring.features import Features
     from chainrule.finetuning.full import AllWeights, ClassifierTraining, Recipe
     from chainrule.language_model import load
@@ -76,8 +80,9 @@ def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[f
     lm = load(directory, device="cpu", dtype="float32")
     texts, classes = rows()
     documents = Features(lm.model, lm.tokenizer).tokens(texts)
+    bare = without_output(lm.model)
     training = ClassifierTraining(
-        AllWeights(without_output(lm.model), documents),
+        LowRankMatrices(bare, adapter_parts(bare, lm.family), RANK, 0) if lora else AllWeights(bare, documents),
         torch.zeros(2, lm.model.config.width),
         LabelledTexts(documents, np.array(classes)),
         LabelledTexts([], np.empty(0, np.int64)),
@@ -94,7 +99,11 @@ def our_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[f
     return BATCH * steps / (ends[-1] - ends[WARMUP - 1]), losses
 
 
-def peer_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
+def our_lora(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
+    return our_training(directory, dtype, steps, lora=True)
+
+
+def peer_training(directory: Path, dtype: str, steps: int, lora: bool = False) -> tuple[float, list[float]]:
     from torch.utils.data import SequentialSampler
     from transformers import (
         AutoModelForSequenceClassification,
@@ -108,6 +117,13 @@ def peer_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=2, dtype=torch.float32)
     torch.nn.init.zeros_(model.score.weight)
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if lora:
+        from peft import LoraConfig, get_peft_model
+
+        kind = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="SEQ_CLS")
+        model = get_peft_model(model, kind)
     texts, classes = rows()
     chosen = order(len(texts))[: BATCH * (steps + WARMUP)]
     encoded = tokenizer([texts[row] for row in chosen])["input_ids"]
@@ -138,6 +154,10 @@ def peer_training(directory: Path, dtype: str, steps: int) -> tuple[float, list[
         )
         InOrder(model, arguments, DataCollatorWithPadding(tokenizer), examples, callbacks=[Clock()]).train()
     return BATCH * steps / (ends[-1] - ends[WARMUP - 1]), []
+
+
+def peer_lora(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
+    return peer_training(directory, dtype, steps, lora=True)
 
 
 def our_features(directory: Path, dtype: str, count: int) -> tuple[float, list[float]]:
@@ -181,12 +201,14 @@ def peer_features(directory: Path, dtype: str, count: int) -> tuple[float, list[
 SIDES = {
     ("train", "ours"): our_training,
     ("train", "peer"): peer_training,
+    ("lora", "ours"): our_lora,
+    ("lora", "peer"): peer_lora,
     ("features", "ours"): our_features,
     ("features", "peer"): peer_features,
 }
 
 
-def measure(what: str, dtype: str, directory: Path, amount: int, rounds: int) -> None:
+def measure(what: str, dtype: str, directory: Path, name: str, amount: int, rounds: int) -> None:
     """Rates of both sides in turn; their median ratio is recorded."""
     rates: dict[str, list[float]] = {"ours": [], "peer": []}
     values: dict[str, list[float]] = {}
@@ -203,13 +225,14 @@ def measure(what: str, dtype: str, directory: Path, amount: int, rounds: int) ->
     ours, peer = (statistics.median(found) for found in rates.values())
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["peer"], strict=True))
     print(f"{what} {dtype}: ours {ours:,.0f} texts/s, transformers {peer:,.0f}, ratio {ratio:.2f}")
-    limit = f"GPT-2 6 x 384, {dtype}, SST-2, " + ("batches of 32, Trainer" if what == "train" else f"{amount} texts")
+    peers = {"train": "Trainer", "lora": "Trainer + peft"}
+    limit = f"{name}, {dtype}, SST-2, " + (f"batches of 32, {peers[what]}" if what in peers else f"{amount} texts")
     record(f"adapt {what}", round(ours), round(peer), round(ratio, 2), limit)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--what", nargs="+", choices=["train", "features"], default=["train", "features"])
+    parser.add_argument("--what", nargs="+", choices=["train", "lora", "features"], default=["train", "features"])
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--amount", type=int, help="steps to train (30), or texts to read (6920)")
     parser.add_argument("--rounds", type=int, default=3)
@@ -217,18 +240,19 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="the directory to measure on; made if it is not given")
     parser.add_argument("--side", choices=["ours", "peer"], help="measure one side in this process and print it")
     options = parser.parse_args()
-    amounts = {what: options.amount or {"train": 30, "features": 6920}[what] for what in options.what}
+    amounts = {what: options.amount or {"train": 30, "lora": 30, "features": 6920}[what] for what in options.what}
     if options.side:
         what = options.what[0]
         print(json.dumps(SIDES[what, options.side](options.model, options.dtypes[0], amounts[what])))
         return
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.model or Path(temporary)
+        name = "GPT-2 6 x 384" if options.model is None else directory.name
         if options.model is None:
             write_model(directory, options.vocabulary_size)
         for what in options.what:
             for dtype in options.dtypes:
-                measure(what, dtype, directory, amounts[what], options.rounds)
+                measure(what, dtype, directory, name, amounts[what], options.rounds)
 
 
 if __name__ == "__main__":

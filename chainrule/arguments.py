@@ -120,7 +120,7 @@ class Command:
                     raise OptionError(f"{spelled}: wanted no value, got {value!r}")
                 values[option.spelled] = wanted
             elif option.many:
-                typed = [value] if given else _until_option(left)
+                typed = [value] if given else _until_option(left) or [_next(option, left)]
                 values[option.spelled] = (*values.get(option.spelled, ()), *(_read(option, one) for one in typed))
             else:
                 values[option.spelled] = _read(option, value if given else _next(option, left))

@@ -30,7 +30,7 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
     if is_adapter(directory):
         return _adapter(model_directory(model))
     fields = read_config(directory)
-    config, family = described(fields)
+    config, family = described(directory, fields)
     on_hub = directory.is_dir() and directory != Path(model) and not any(directory.glob("*.safetensors"))
     # A snapshot's directory is named by its commit.
     shapes = tensor_shapes(str(model).partition("@")[0], directory.name) if on_hub else open_tensors(directory).shapes

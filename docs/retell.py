@@ -53,9 +53,12 @@ def command(source: str) -> str:
 
     if not source.startswith("chainrule "):
         return subprocess.run(source, shell=True, stdout=subprocess.PIPE, text=True, check=True).stdout
-    out = io.StringIO()
-    with redirect_stdout(out), redirect_stderr(io.StringIO()):
-        main(shlex.split(source)[1:])
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main(shlex.split(source)[1:])
+    except SystemExit:
+        raise RuntimeError(f"{source}: {err.getvalue()}") from None
     return out.getvalue()
 
 

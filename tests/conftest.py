@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -68,9 +68,13 @@ MASKED = {
 }  # fmt: skip
 
 
-def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed: int = 0) -> Transformer:
-    """A model in which no weight, gain or bias is at its tame start; its logits are spread by about 2."""
-    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **{**SHAPES, **MASKED}[family]))
+def random_model(
+    family: str, vocabulary_size: int = 61, context: int = 32, seed: int = 0, **changes: Any
+) -> Transformer:
+    """A model in which no weight, gain or bias is at its tame start; its logits are spread by about 2. `changes`: of
+    the family's fields of `Config`."""
+    shape = {**{**SHAPES, **MASKED}[family], **changes}
+    model = Transformer(Config(vocabulary_size=vocabulary_size, context=context, **shape))
     initialise(model, seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -80,17 +84,24 @@ def random_model(family: str, vocabulary_size: int = 61, context: int = 32, seed
 
 
 # Those that are written as GGUF files.
-GGUF_FAMILIES = ("qwen3", "llama", "mistral", "qwen2", "olmo2", "gemma3_text", "gpt2", "gpt_neox")
+GGUF_FAMILIES = (
+    *("qwen3", "llama", "mistral", "qwen2", "smollm3", "granite", "phi3", "olmo2", "gemma2", "gemma3_text", "gpt2"),
+    "gpt_neox",
+)
+
+
+# What llama.cpp computes, where that is not what `SHAPES` has.
+_IN_LLAMA_CPP: dict[str, dict[str, Any]] = {
+    "smollm3": {"layers": 4, "layer_kinds": (*[LayerKind(rope=Rope(2e6))] * 3, LayerKind())},
+    "phi3": {"layer_kinds": (LayerKind(rope=Rope(width=6)),)},
+    "gemma2": {"query_scale_width": SIZE["head_width"]},
+    "gemma3_text": {"query_scale_width": SIZE["head_width"]},
+}
 
 
 def exportable_model(family: str, vocabulary_size: int = 61, context: int = 32) -> Transformer:
-    """`random_model`, but where llama.cpp scales attention by the width of a head alone."""
-    model = random_model(family, vocabulary_size, context)
-    if model.config.query_scale_width is None:
-        return model
-    scaled = Transformer(replace(model.config, query_scale_width=model.config.head_width))
-    scaled.load_state_dict(model.state_dict())
-    return scaled.eval()
+    """`random_model`, but with what llama.cpp computes."""
+    return random_model(family, vocabulary_size, context, **_IN_LLAMA_CPP.get(family, {}))
 
 
 @pytest.fixture(params=SHAPES)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import random_model
+from safetensors.torch import load_file, save_file
 
 from chainrule.cli import main
 from chainrule.language_model import load, make_language_model
@@ -77,6 +78,14 @@ def test_an_adapter_with_an_odd_field_is_refused_by_its_name(
     assert wanted in refused("predict", copy / "lora", "text 1")
 
 
+def test_an_adapter_with_numbers_that_are_none_is_refused(copy: Path, refused: Refused) -> None:
+    path = copy / "lora" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(tensors[name] for name in tensors if "lora_B" in name)[0, 0] = float("nan")
+    save_file(tensors, path)
+    assert "wanted finite numbers for" in refused("predict", copy / "lora", "text 1")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
@@ -84,6 +93,7 @@ def test_an_adapter_with_an_odd_field_is_refused_by_its_name(
         {"hidden_act": ["silu"]},
         {"rope_scaling": {"rope_type": ["linear"]}},
         {"hidden_size": True},
+        {"num_hidden_layers": 10**9},
         {"eos_token_id": 2**70},
     ],
 )
@@ -92,7 +102,8 @@ def test_a_config_with_a_value_of_another_type_is_refused(
 ) -> None:
     (copy / "model" / "generation_config.json").unlink()
     change(copy / "model" / "config.json", **fields)
-    assert "wanted" in refused("generate", copy / "model", "a")
+    said = refused("generate", copy / "model", "a")
+    assert "wanted" in said and str(copy / "model") in said
 
 
 def test_a_record_that_was_altered_is_named(copy: Path, refused: Refused) -> None:

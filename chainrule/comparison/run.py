@@ -83,7 +83,8 @@ def run(
     rows = grid.plan(study, possible, _sizes(study.task, bounds), bounds.seeds, len(items))
     if not rows:
         raise ChainruleError(
-            "compare: wanted rows to run, got none: without labels there is zero-shot alone; name sizes"
+            "--sizes: wanted numbers of labels above 0, as all methods chosen learn from labels, got none; add some,"
+            " or choose other --methods"
         )
     setting = _setting(study, items)
     done = [known[row.key] for row in rows if row.key in known]

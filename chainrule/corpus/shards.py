@@ -63,14 +63,18 @@ class Shards:
 
     def split(self, name: Literal["train", "validation"]) -> "Split":
         shards = [shard for shard in self.manifest["shards"] if shard["split"] == name]
-        return Split([self.directory / shard["file"] for shard in shards], self.manifest["dtype"])
+        return Split(
+            [self.directory / shard["file"] for shard in shards],
+            self.manifest["dtype"],
+            self.tokenizer.vocabulary_size,
+        )
 
 
 class Split:
     """The tokens of one split: all documents, each after a BOS token. Memory-mapped, not loaded."""
 
-    def __init__(self, paths: list[Path], dtype: str) -> None:
-        self._paths = paths
+    def __init__(self, paths: list[Path], dtype: str, vocabulary_size: int) -> None:
+        self._paths, self._vocabulary_size = paths, vocabulary_size
         self._shards = [np.memmap(path, np.dtype(dtype).newbyteorder("<"), "r") for path in paths]
         self._starts = np.cumsum([0, *map(len, self._shards)])
 
@@ -85,7 +89,7 @@ class Split:
         return begins[: max(1, int(np.searchsorted(begins, len(self) - tokens, "right")))]
 
     def read(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The tokens [start, stop), (stop - start,)."""
+        """The tokens [start, stop), (stop - start,). Raises DataError for one that is not in the vocabulary."""
         assert 0 <= start <= stop <= len(self), (start, stop, len(self))
         tokens = np.empty(stop - start, np.int64)
         shard = int(np.searchsorted(self._starts, start, "right")) - 1
@@ -93,6 +97,11 @@ class Split:
         while done < len(tokens):
             part = self._shards[shard][start + done - self._starts[shard] :][: len(tokens) - done]
             tokens[done : done + len(part)] = part
+            if len(part) and part.max() >= self._vocabulary_size:
+                raise DataError(
+                    f"{self._paths[shard]}: wanted tokens below {self._vocabulary_size}, the vocabulary's size, got"
+                    f" {part.max()}: the file was altered; tokenize again"
+                )
             done += len(part)
             shard += 1
         return tokens

@@ -21,6 +21,13 @@ MARKS = (  # byte-order marks; the longer of two that begin alike comes first
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_NO_TEXT = {  # how files begin that are no text in any encoding
+    b"GGUF\x02\x00": "a model (GGUF)",
+    b"GGUF\x03\x00": "a model (GGUF)",
+    b"%PDF": "a PDF; save its text as .txt",
+    b"PK\x03\x04": "an archive or an office document (zip); unpack it, or save its text as .txt or .csv",
+    b"PAR1\x15": "a table (parquet); name it .parquet",
+}
 _BAD = "\udcff"  # replaces a byte that did not decode: no decoder gives a lone surrogate
 
 
@@ -59,8 +66,12 @@ def encoding_of(head: bytes, path: str, encoding: str) -> tuple[str, int]:
     """The encoding of a file that begins with `head`, and the length of its byte-order mark, which decides if there is
     one.
 
-    `encoding`: as `checked_encoding` gave it. Raises UnusableFileError for what seems to be UTF-16 without a mark.
+    `encoding`: as `checked_encoding` gave it. Raises UnusableFileError for what is no text, and what seems to
+    be UTF-16 without a mark.
     """
+    for start, what in _NO_TEXT.items():
+        if head.startswith(start):
+            raise UnusableFileError(f"{path}: wanted text, got {what}")
     for mark, marked in MARKS:
         if head.startswith(mark) and not (marked == "utf-32-le" and encoding.startswith("utf-16")):
             return marked, len(mark)

@@ -120,7 +120,8 @@ class Task:
             kept, held_out = hold_out(_strata(settings.kind, train), train.groups, seed=0)
             if not held_out:
                 raise DataError(
-                    f"{settings.train}: wanted rows that can be held out for the test, found none: name test"
+                    f"{settings.train}: wanted rows that can be held out for the test, found none; name a file of test"
+                    ' items in a task file (test = "FILE")'
                 )
             train, test = train.take(kept), train.take(held_out)
         seen = {_texts(row, settings.text) for row in test.rows}

@@ -6,6 +6,7 @@ else the bos, eos or cls token that the files name. A token that marks the turns
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import tokenizers
@@ -25,7 +26,7 @@ class Bos(NamedTuple):
 
 def surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
     """What a tokenizer puts in front of a text and behind it by itself: often nothing."""
-    for probe in ("a", *inner.get_vocab(with_added_tokens=False)):
+    for probe in chain(("a",), _vocabulary(inner)):
         try:
             text, whole = inner.encode(probe, add_special_tokens=False).ids, inner.encode(probe).ids
         except Exception:  # tokenizers raises nothing narrower for what a vocabulary of characters lacks
@@ -34,6 +35,10 @@ def surroundings(inner: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:
             start = next(index for index in range(len(whole)) if whole[index : index + len(text)] == text)
             return list(whole[:start]), list(whole[start + len(text) :])
     return [], []
+
+
+def _vocabulary(inner: tokenizers.Tokenizer) -> Iterator[str]:
+    yield from inner.get_vocab(with_added_tokens=False)  # listed when it is wanted: there can be 262,144
 
 
 def choose_bos(

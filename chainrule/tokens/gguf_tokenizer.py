@@ -7,6 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chainrule.errors import ModelError
 from chainrule.storage.gguf import GGUFFile, read_gguf
 from chainrule.tokens import bytepair, tables
@@ -30,7 +32,7 @@ def tokenizer_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[
 
     Raises ModelError for a tokenizer of a kind that is not supported, and for metadata that contradicts itself.
     """
-    vocabulary = _Vocabulary(read_gguf(path))
+    vocabulary = Vocabulary(read_gguf(path))
     spec = vocabulary.tokenizer_json()
     files = {
         "tokenizer.json": json.dumps(spec, ensure_ascii=False).encode(),
@@ -41,11 +43,11 @@ def tokenizer_files(path: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[
 
 def generation_fields(path: Path) -> dict[str, Any]:
     """The generation_config.json of that directory; the same errors."""
-    return _Vocabulary(read_gguf(path)).generation()
+    return Vocabulary(read_gguf(path)).generation()
 
 
 @dataclass
-class _Vocabulary:
+class Vocabulary:
     """The tokenizer of one file."""
 
     file: GGUFFile
@@ -287,20 +289,21 @@ class _Vocabulary:
             raise ModelError(
                 f"{self.file.path}: wanted tokenizer.ggml.scores for a tokenizer of the kind llama, got none"
             )
-        types, tokens = self.types, self.tokens
-        parts = {tokens[id]: id for id in range(self.size) if types[id] in (NORMAL, USER_DEFINED)}
-        parts = {token: id for token, id in parts.items() if " " not in token}  # a text has ▁ in its place
+        # a text has ▁ in place of a space
+        joined = [id for id in range(self.size) if self.types[id] in (NORMAL, USER_DEFINED)]
+        ids = {token: id for id in joined if " " not in (token := self.tokens[id])}
+        tokens, numbers = list(ids), np.fromiter(ids.values(), np.int64, len(ids))
         found: list[str] = []
-        for token in sorted(parts, key=lambda token: (-scores[parts[token]], parts[token])):
-            ways = [
-                (parts[left], right, left)
-                for cut in range(1, len(token))
-                if (left := token[:cut]) in parts and (right := token[cut:]) in parts
-            ]
-            if len(ways) > 1:
-                ways.sort()  # two ways that begin alike are one
-            for _, right, left in ways:
-                found.append(f"{left} {right}")
+        for index in np.lexsort((numbers, -np.array(scores)[numbers])).tolist():
+            token, lefts = tokens[index], list[str]()
+            for cut in range(1, len(token)):
+                left = token[:cut]
+                if left in ids and token[cut:] in ids:
+                    lefts.append(left)
+            if len(lefts) > 1:
+                lefts.sort(key=ids.__getitem__)
+            for left in lefts:
+                found.append(f"{left} {token[len(left) :]}")
         return found
 
 

@@ -38,7 +38,7 @@ _CLASSES = {  # model_type -> its tokenizer's class, where tokenizer_config.json
 }
 
 
-def with_tokenizer_json(files: Files, directory: Path, config: Mapping[str, Any]) -> dict[str, bytes]:
+def with_tokenizer_json(directory: Path, files: Files, config: Mapping[str, Any]) -> dict[str, bytes]:
     """`files` with the tokenizer.json that they lack, and the settings that it needs. `config`: of the model.
 
     Raises ModelError where a file is missing or damaged, and for a class whose rules are not known here.

@@ -7,7 +7,7 @@ from typing import Any
 # What a tokenizer's directory may contain; its files are copied byte for byte.
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "chat_template.jinja"),
+    *("vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "sentencepiece.bpe.model", "chat_template.jinja"),
 )
 SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 Files = Mapping[str, bytes]  # a directory's, by their names; tokenizer.json among them

@@ -10,7 +10,7 @@ from typing import Any
 
 from chainrule.errors import ModelError
 from chainrule.storage.gguf import is_gguf
-from chainrule.tokens import gguf_tokenizer
+from chainrule.tokens import gguf_tokenizer, sentencepiece_file
 from chainrule.tokens.added_tokens import Completed, complete
 from chainrule.tokens.bos import Bos, choose_bos, put_in_front
 from chainrule.tokens.old_files import with_tokenizer_json
@@ -89,7 +89,12 @@ def _found(directory: Path) -> tuple[dict[str, bytes], dict[str, Any], dict[str,
         _settings(directory / name)
     config = _settings(directory / "config.json")
     if "tokenizer.json" not in files:
-        files = with_tokenizer_json(files, directory, config)
+        made = (
+            sentencepiece_file.files_of
+            if not files.keys().isdisjoint(sentencepiece_file.NAMES)
+            else with_tokenizer_json
+        )
+        files = made(directory, files, config)
     return files, config, _settings(directory / "generation_config.json")
 
 

@@ -146,7 +146,7 @@ def test_labels_that_mean_nothing_leave_prompting_out(lm: LanguageModel) -> None
     found = compare(lm, task, sizes=[4], seeds=1, minutes=1e-9, log=said.append)
     assert set(found.table.left_out) == {"zero-shot", "in-context", "in-context-nearest"}
     assert found.cells == [] and found.advice.startswith("There is nothing to compare yet")
-    with pytest.raises(ValueError, match="wanted rows to run, got none"):
+    with pytest.raises(ValueError, match="--sizes: wanted numbers of labels above 0"):
         compare(lm, task, sizes=[0])
     with pytest.raises(ValueError, match="prompting wants labels that are words"):
         compare(lm, task, methods=["zero-shot"])

@@ -18,7 +18,7 @@ def counting(directory: Path, length: int) -> Split:
     for number, part in enumerate(np.array_split(np.arange(length, dtype="<u4"), min(2, length))):
         paths.append(directory / f"{length}-{number}.bin")
         part.tofile(paths[-1])
-    return Split(paths, "uint32")
+    return Split(paths, "uint32", 2**32)
 
 
 @settings(max_examples=100, deadline=None)

@@ -413,6 +413,17 @@ def test_a_damaged_shard_is_found(tmp_path: Path):
         Shards(out)
 
 
+def test_a_token_beyond_the_vocabulary_is_refused_where_it_is_read(tmp_path: Path):
+    rows(tmp_path / "a.jsonl", 20)
+    write_shards([str(tmp_path / "a.jsonl")], tmp_path / "out", CorpusOptions("byte"))
+    altered = tmp_path / "out" / "train-00000.bin"
+    altered.write_bytes(b"\xff\xff" + altered.read_bytes()[2:])
+    split = Shards(tmp_path / "out").split("train")
+    assert len(split.read(1, len(split))) == len(split) - 1
+    with pytest.raises(ValueError, match=r"train-00000\.bin: wanted tokens below \d+, .* got 65535"):
+        split.read(0, 8)
+
+
 def test_what_is_no_folder_of_shards_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match=r"found no manifest\.json"):
         Shards(tmp_path)

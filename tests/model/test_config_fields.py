@@ -127,7 +127,7 @@ def test_a_field_that_changes_the_mathematics_is_refused_by_name(
 def test_another_model_type_is_named_with_ours(tmp_path: Path) -> None:
     for fields, named in (({"model_type": "mamba"}, "'mamba'"), ({}, "None")):
         (tmp_path / "config.json").write_text(json.dumps(fields))
-        message = f"^config.json: wanted a model_type of {', '.join(FAMILIES)}, got {named}$"
+        message = f"^{tmp_path}/config.json: wanted a model_type of {', '.join(FAMILIES)}, got {named}$"
         with pytest.raises(ValueError, match=message):
             load_model(tmp_path, torch.device("cpu"))
 

@@ -156,6 +156,10 @@ BAD = [
     ("a.csv", b"text,label\na,1\nb\n", r"a\.csv:3: wanted 2 columns, got 1"),
     ("a.csv", b'text\n"never closed\n', r"a\.csv:2: not a row"),
     ("a.parquet", b"PAR1 no more", r"a\.parquet: not a whole parquet file"),
+    ("a.txt", b"GGUF\x03\x00\x00\x00", r"a\.txt: wanted text, got a model \(GGUF\)"),
+    ("a.csv", b"PK\x03\x04\x14", r"a\.csv: wanted text, got an archive .*save its text as \.txt or \.csv"),
+    ("a.txt", b"%PDF-1.7\n", r"a\.txt: wanted text, got a PDF"),
+    ("a.txt", b"PAR1\x15\x00", r"a\.txt: wanted text, got a table \(parquet\); name it \.parquet"),
     ("a.json", b"[]", r"a\.json: wanted one JSON value a line"),
 ]
 

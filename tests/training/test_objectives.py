@@ -47,7 +47,7 @@ def test_15_percent_are_predicted_and_of_these_80_are_masked_10_are_any_token_an
 def windows(folder: Path, batch_size: int, context: int = 40, micro_batch_size: int = 4) -> Windows:
     """Of a small random language."""
     np.random.default_rng(1).integers(58, size=5000).astype("<u2").tofile(folder / "train.bin")
-    source = Batches(Split([folder / "train.bin"], "uint16"), context, seed=3)
+    source = Batches(Split([folder / "train.bin"], "uint16", 2**16), context, seed=3)
     return Windows(source, batch_size, micro_batch_size, "cpu")
 
 

@@ -101,8 +101,8 @@ def load_adapted(
     """
     if adapter.is_classifier:
         raise ModelError(
-            f"{directory}: wanted a language model, got the adapter of a classifier; load it with load_classifier, or"
-            " give it to predict"
+            f"{directory}: wanted a language model, got the adapter of a classifier; use it with chainrule predict"
+            f" {directory}"
         )
     base, family, where = _base(directory, adapter, device)
     model, left = attached(directory, adapter, base, family)
@@ -157,6 +157,8 @@ def attached(
                     f"{directory}: wanted matrices of {[rank, inputs]} and {[rows, rank]} for {module} and"
                     f" its rank, got {list(A.shape)} and {list(B.shape)}; the adapter is of another model, or altered"
                 )
+            if not (A.isfinite().all() and B.isfinite().all()):
+                raise ModelError(f"{directory}: wanted finite numbers for {module}, got nan or inf; fetch it again")
             A, B = A.float().to(base.device), in_our_layout(B, _untransposed(location)).float().to(base.device)
             adapters.setdefault(name, {})[index] = LowRank(A, B, scale)
             copy = left.get(f"{PREFIX}{module}.base_layer.weight")  # of the output layer PEFT saves the base's too

@@ -133,7 +133,7 @@ def load_model(directory: Path, device: torch.device, dtype: torch.dtype | None 
 
 def described_by(directory: Path, fields: Fields) -> tuple[Config, str, Tensors | GGUFTensors]:
     """What a directory's config.json and tensors describe, its family, and the tensors."""
-    config, family = described(fields)
+    config, family = described(directory, fields)
     tensors = open_tensors(directory)
     return with_tensors(config, family, fields, tensors.stored), family, tensors
 
@@ -179,14 +179,17 @@ def refuse_classifier(directory: Path, fields: Fields) -> None:
     if is_classifier(fields):
         raise ModelError(
             f"{directory}: wanted a language model, got a classifier ({fields['architectures'][0]});"
-            " load it with load_classifier, or give it to predict"
+            f" use it with chainrule predict {directory}"
         )
 
 
-def described(fields: Fields) -> tuple[Config, str]:
-    """What a config.json describes, and its family."""
-    family = family_of(fields)
-    return FAMILIES[family].read(fields), family
+def described(directory: Path, fields: Fields) -> tuple[Config, str]:
+    """What a directory's config.json describes, and its family."""
+    try:
+        family = family_of(fields)
+        return FAMILIES[family].read(fields), family
+    except ModelError as error:
+        raise ModelError(f"{directory}{'/' if str(error).startswith('config.json') else ': '}{error}") from None
 
 
 def empty_model(config: Config) -> Transformer:

@@ -108,7 +108,7 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
             f"{directory}: wanted a classifier, got a language model ({named}); finetune it first, or load it with load"
         )
     labels = classes(fields, directory)
-    config, family = described(fields)
+    config, family = described(directory, fields)
     model = without_output(empty_model(config))
     shapes = zip(head_names(family), ((len(labels), model.config.width), (len(labels),)), strict=False)
     w, *bias = load_weights(model, family, Tensors(directory), device, dtype, others=dict(shapes)).values()

@@ -12,6 +12,7 @@ from chainrule.model.formats.layer_fields import Fields, LayerFields
 from chainrule.model.linear import Linear
 
 # One function has many names there. The first is the one we write, unless a family has another.
+_MOST_LAYERS = 10_000  # each is built before its tensors are looked for
 _ACTIVATIONS = {
     "silu": ("silu", "swish"),
     "gelu": ("gelu", "gelu_python"),
@@ -72,6 +73,10 @@ class Family:
                 ours[name] = translation[ours[name]]
             for name in ("width", "layers", "heads", "hidden", "key_value_heads", "head_width"):
                 size = ours.get(name)
+                if name == "layers" and type(size) is int and size > _MOST_LAYERS:
+                    raise ModelError(
+                        f"config.json: wanted {self.fields[name]} of at most {_MOST_LAYERS}, got {size}; restore it"
+                    )
                 if size is not None and (type(size) is not int or size < 1):
                     raise ModelError(
                         f"config.json: wanted {self.fields[name]} to be a whole number of at least 1, got {size!r}"

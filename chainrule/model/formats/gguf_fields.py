@@ -27,7 +27,13 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "attention.clamp_kqv": (0.0,),
     "attention.max_alibi_bias": (0.0,),
 }
+# Those of them that an architecture of ours has.
+_READ: Mapping[str, tuple[str, ...]] = {
+    "granite": ("embedding_scale", "residual_scale", "logit_scale"),
+    "gemma2": ("attn_logit_softcapping", "final_logit_softcapping"),
+}
 _ROPE_TYPES = ("none", "linear")
+Factors = Mapping[str, NDArray[np.float32]]
 
 
 def architecture_of(file: GGUFFile) -> str:
@@ -51,14 +57,16 @@ def architecture_of(file: GGUFFile) -> str:
     return name
 
 
-def config_json(file: GGUFFile, frequency_factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def config_json(file: GGUFFile, factors: Factors) -> dict[str, Any]:
     """The config.json that a GGUF's metadata and the names of its tensors amount to.
 
-    `frequency_factors`: the tensor rope_freqs, by which each rotation is slowed, where there is one. Raises ModelError
-    for a value of a wrong kind, one that is missing, and one that changes the mathematics and is not supported.
+    `factors`: the tensors by which each rotation is slowed, by their names. Raises ModelError for a value of a wrong
+    kind, one that is missing, and one that changes the mathematics and is not supported.
     """
     name = architecture_of(file)
     for key, values in _NEUTRAL.items():
+        if key in _READ.get(name, ()):
+            continue
         value = file.metadata.get(f"{name}.{key}", values[0])
         if value not in values:
             raise ModelError(f"{file.path}: wanted no {name}.{key}, got {value!r}, which is not supported")
@@ -69,14 +77,18 @@ def config_json(file: GGUFFile, frequency_factors: NDArray[np.float32] | None) -
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in file.tensors,
     }
-    return {**shared, **_FIELDS[name](read, frequency_factors)}
+    return {**shared, **_FIELDS[name](read, factors)}
 
 
 _CLASSES = {
     "llama": "LlamaForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "phi3": "Phi3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
     "gptneox": "GPTNeoXForCausalLM",
@@ -111,7 +123,7 @@ class Hyperparameters:
     def has(self, tensor: str) -> bool:
         return f"blk.0.{tensor}" in self.file.tensors
 
-    def rope(self, factors: NDArray[np.float32] | None, default: float = 10_000.0) -> dict[str, Any]:
+    def rope(self, factors: Factors, default: float = 10_000.0) -> dict[str, Any]:
         """rope_theta and rope_parameters."""
         theta = self.number("rope.freq_base", default)
         parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": theta}
@@ -124,21 +136,21 @@ class Hyperparameters:
                 f"{self.file.path}: wanted {self.name}.rope.scaling.type to be {' or '.join(_ROPE_TYPES)}, got"
                 f" {kind!r}, which is not supported"
             )
-        if factors is not None:
-            parameters |= llama3_scaling(self.file, factors, theta)
+        if "rope_freqs" in factors:
+            parameters |= llama3_scaling(self.file, factors["rope_freqs"], theta)
         elif kind == "linear" and factor not in (0, 1):
             parameters |= {"rope_type": "linear", "factor": factor}
         return {"rope_theta": theta, "rope_parameters": parameters}
 
 
-def _gated(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _gated(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
     """Llama and its like."""
     width, heads = read.size("embedding_length"), read.size("attention.head_count")
     head_width = read.size("attention.key_length", width // heads)
     if read.size("attention.value_length", head_width) != head_width:
         raise ModelError(f"{read.file.path}: wanted keys and values of one width, which the metadata gives two")
     rotated = read.size("rope.dimension_count", head_width)
-    if rotated != head_width:
+    if rotated != head_width and read.name != "phi3":
         raise ModelError(
             f"{read.file.path}: wanted {read.name}.rope.dimension_count to be a head's width, {head_width}, got"
             f" {rotated}, which is not supported"
@@ -157,7 +169,7 @@ def _gated(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[s
     }
 
 
-def _llama(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _llama(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
     return {
         **_gated(read, factors),
         "attention_bias": read.has("attn_q.bias"),
@@ -165,33 +177,95 @@ def _llama(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[s
     }
 
 
-def _qwen3(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _qwen3(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
     return {**_gated(read, factors), "attention_bias": read.has("attn_q.bias")}
 
 
 WINDOWS = "attention.sliding_window_pattern"  # every so many layers one has no window; or of each whether it has
-_GEMMA_WINDOWS = 6
+GEMMA2_27B = 46  # layers, by which llama.cpp knows the one Gemma 2 that scales attention by another width
 
 
-def _gemma3(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _smollm3(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
+    """llama.cpp has every fourth layer without rotary positions, whatever the metadata says."""
+    return {**_llama(read, factors), "no_rope_layer_interval": 4}
+
+
+def _granite(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
+    fields = _llama(read, factors)
+
+    def factor(key: str, without: float) -> float:
+        return read.number(key, without) or without  # 0 stands for none
+
+    return {
+        **fields,
+        "embedding_multiplier": factor("embedding_scale", 1.0),
+        "attention_multiplier": factor("attention.scale", fields["head_dim"] ** -0.5),
+        "residual_multiplier": factor("residual_scale", 1.0),
+        "logits_scaling": factor("logit_scale", 1.0),
+    }
+
+
+def _phi3(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
     fields = _gated(read, factors)
-    layers = fields["num_hidden_layers"]
-    window = read.file.get(f"{read.name}.attention.sliding_window", int, 0)
-    pattern = read.file.get(f"{read.name}.{WINDOWS}", (int, list), _GEMMA_WINDOWS)
+    parameters: dict[str, Any] = fields["rope_parameters"]
+    if read.size("rope.dimension_count", fields["head_dim"]) != fields["head_dim"]:
+        share = share_of(read.size("rope.dimension_count"), fields["head_dim"])
+        fields["partial_rotary_factor"] = parameters["partial_rotary_factor"] = share
+    if {"rope_factors_long", "rope_factors_short"} <= factors.keys():
+        original = read.size("rope.scaling.original_context_length", 4096)
+        fields["original_max_position_embeddings"] = original
+        parameters |= {
+            "rope_type": "longrope",
+            "long_factor": [shortest(each) for each in factors["rope_factors_long"]],
+            "short_factor": [shortest(each) for each in factors["rope_factors_short"]],
+            "attention_factor": read.number("rope.scaling.attn_factor", 1.0),
+            "original_max_position_embeddings": original,
+        }
+    return fields
+
+
+def _windows(read: Hyperparameters, layers: int, every: int, default: int) -> dict[str, Any]:
+    """sliding_window and layer_types; one of so many layers has no window where the metadata does not say which."""
+    window = read.file.get(f"{read.name}.attention.sliding_window", int, default)
+    pattern = read.file.get(f"{read.name}.{WINDOWS}", (int, list), every)
     if not window:
         sliding = [False] * layers
     elif isinstance(pattern, list):
         sliding = [bool(each) for each in pattern]
     else:
         sliding = [(layer + 1) % max(pattern, 1) != 0 for layer in range(layers)]
-    theta, local = fields.pop("rope_theta"), read.number("rope.freq_base_swa", 10_000.0)
+    return {"sliding_window": window or None, "layer_types": [SLIDING if each else FULL for each in sliding]}
+
+
+def _gemma(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
+    """What Gemma 2 and 3 have in common."""
+    fields = _gated(read, factors)
     return {
         **fields,
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": fields["head_dim"],
-        "sliding_window": window or None,
-        "layer_types": [SLIDING if each else FULL for each in sliding],
         "attention_bias": False,
+    }
+
+
+def _gemma2(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
+    fields = _gemma(read, factors)
+    if fields["num_hidden_layers"] == GEMMA2_27B:
+        fields["query_pre_attn_scalar"] = fields["hidden_size"] // fields["num_attention_heads"]
+    return {
+        **fields,
+        **_windows(read, fields["num_hidden_layers"], every=2, default=4096),
+        "attn_logit_softcapping": read.number("attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": read.number("final_logit_softcapping", 30.0),
+    }
+
+
+def _gemma3(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
+    fields = _gemma(read, factors)
+    theta, local = fields.pop("rope_theta"), read.number("rope.freq_base_swa", 10_000.0)
+    return {
+        **fields,
+        **_windows(read, fields["num_hidden_layers"], every=6, default=0),
         "rope_theta": theta,
         "rope_local_base_freq": local,
         "rope_parameters": {
@@ -201,7 +275,7 @@ def _gemma3(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[
     }
 
 
-def _gpt2(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _gpt2(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
     return {
         "n_positions": read.size("context_length"),
         "n_embd": read.size("embedding_length"),
@@ -213,7 +287,7 @@ def _gpt2(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[st
     }
 
 
-def _gpt_neox(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dict[str, Any]:
+def _gpt_neox(read: Hyperparameters, factors: Factors) -> dict[str, Any]:
     width, heads = read.size("embedding_length"), read.size("attention.head_count")
     if width % heads:
         raise ModelError(f"{read.file.path}: wanted heads that divide the width {width}, got {heads}")
@@ -236,11 +310,15 @@ def _gpt_neox(read: Hyperparameters, factors: NDArray[np.float32] | None) -> dic
     }
 
 
-_FIELDS: Mapping[str, Callable[[Hyperparameters, NDArray[np.float32] | None], dict[str, Any]]] = {
+_FIELDS: Mapping[str, Callable[[Hyperparameters, Factors], dict[str, Any]]] = {
     "llama": _llama,
     "qwen2": _gated,
     "qwen3": _qwen3,
+    "smollm3": _smollm3,
+    "granite": _granite,
+    "phi3": _phi3,
     "olmo2": _gated,
+    "gemma2": _gemma2,
     "gemma3": _gemma3,
     "gpt2": _gpt2,
     "gptneox": _gpt_neox,

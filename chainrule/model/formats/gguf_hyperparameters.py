@@ -56,13 +56,30 @@ def _rotary_hyperparameters(name: str, fields: Fields, context: int) -> dict[str
         found["vocab_size"] = fields["vocab_size"]
     if rope.get("rope_type") == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
-    if name == "gemma3" and SLIDING in fields["layer_types"]:
+    if name == "phi3" and rope.get("rope_type") == "longrope":
+        found |= {
+            "rope.scaling.original_context_length": rope["original_max_position_embeddings"],
+            "rope.scaling.attn_factor": float(rope["attention_factor"]),
+        }
+    if name == "granite":
+        found |= {key: float(fields[field]) for key, field in _GRANITE.items()}
+    if name == "gemma2":
+        found |= {f"{key}_softcapping": float(fields[f"{key}_softcapping"]) for key in ("attn_logit", "final_logit")}
+    if name in ("gemma2", "gemma3") and SLIDING in fields["layer_types"]:
         found |= {
             "attention.sliding_window": fields["sliding_window"],
             WINDOWS: _period(fields["layer_types"]),
-            "rope.freq_base_swa": float(parameters[SLIDING]["rope_theta"]),
+            "rope.freq_base_swa": float(parameters.get(SLIDING, rope)["rope_theta"]),
         }
     return found
+
+
+_GRANITE = {
+    "embedding_scale": "embedding_multiplier",
+    "attention.scale": "attention_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
 
 
 def _period(types: list[str]) -> int:

@@ -117,19 +117,35 @@ def _gated(model_type: str, **layouts: Layout) -> Architecture:
     return Architecture(model_type, _GATED_OUTSIDE, "model.layers.{}", _GATED_INSIDE, layouts)
 
 
+def _gemma(model_type: str) -> Architecture:
+    norms = {"attn_norm": "input_layernorm", "ffn_norm": "pre_feedforward_layernorm"}
+    layouts: dict[str, Layout] = {"output_norm": "offset", **dict.fromkeys(_GEMMA_NORMS, "offset")}
+    return Architecture(model_type, _GATED_OUTSIDE, "model.layers.{}", {**_OUTPUT_NORMS, **norms}, layouts)
+
+
 # llama.cpp's name -> the architecture. Mistral's models are called llama there, with the same permuted rows.
 ARCHITECTURES: Mapping[str, Architecture] = {
     "llama": _gated("llama", attn_q="query", attn_k="key"),
     "qwen2": _gated("qwen2"),
     "qwen3": _gated("qwen3"),
-    "olmo2": Architecture("olmo2", _GATED_OUTSIDE, "model.layers.{}", _OUTPUT_NORMS),
-    "gemma3": Architecture(
-        "gemma3_text",
+    "smollm3": _gated("smollm3", attn_q="query", attn_k="key"),
+    "granite": _gated("granite", attn_q="query", attn_k="key"),
+    "phi3": Architecture(
+        "phi3",
         _GATED_OUTSIDE,
         "model.layers.{}",
-        {**_OUTPUT_NORMS, "attn_norm": "input_layernorm", "ffn_norm": "pre_feedforward_layernorm"},
-        {"output_norm": "offset", **dict.fromkeys(_GEMMA_NORMS, "offset")},
+        {
+            "attn_norm": "input_layernorm",
+            "attn_qkv": "self_attn.qkv_proj",
+            "attn_output": "self_attn.o_proj",
+            "ffn_norm": "post_attention_layernorm",
+            "ffn_up": "mlp.gate_up_proj",
+            "ffn_down": "mlp.down_proj",
+        },
     ),
+    "olmo2": Architecture("olmo2", _GATED_OUTSIDE, "model.layers.{}", _OUTPUT_NORMS),
+    "gemma2": _gemma("gemma2"),
+    "gemma3": _gemma("gemma3_text"),
     "gpt2": Architecture(
         "gpt2",
         {
@@ -164,7 +180,8 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         {"attn_qkv": "interleaved"},
     ),
 }
-NOT_WEIGHTS = ("rope_freqs", "attn_rot_embd")  # modules of tensors that are computed from the configuration
+FACTORS = ("rope_freqs", "rope_factors_long", "rope_factors_short")  # by which rotations are slowed
+NOT_WEIGHTS = (*FACTORS, "attn_rot_embd")  # modules of tensors that are computed from the configuration
 
 
 def is_weight(name: str) -> bool:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chainrule.errors import MissingPackageError, ModelError
 from chainrule.model.formats.gguf_fields import Hyperparameters, architecture_of, config_json
-from chainrule.model.formats.gguf_layout import ARCHITECTURES, Layout, is_weight, to_huggingface
+from chainrule.model.formats.gguf_layout import ARCHITECTURES, FACTORS, Layout, is_weight, to_huggingface
 from chainrule.storage.gguf import GGUFFile, StoredTensor, read_gguf
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -157,12 +157,16 @@ def gguf_config(path: Path) -> dict[str, Any]:
     return config_json(file, _frequency_factors(file))
 
 
-def _frequency_factors(file: GGUFFile) -> NDArray[np.float32] | None:
-    stored = file.tensors.get("rope_freqs.weight")
-    if stored is None:
-        return None
-    if stored.type.name != "F32" or len(stored.shape) != 1:
-        raise ModelError(
-            f"{file.path}: wanted rope_freqs of float32 numbers, got {list(stored.shape)} of {stored.type.name}"
-        )
-    return np.fromfile(file.path, "<f4", stored.shape[0], offset=stored.start).astype(np.float32)
+def _frequency_factors(file: GGUFFile) -> dict[str, NDArray[np.float32]]:
+    """The tensors, by their names, of the factors by which rotations are slowed."""
+    found = {}
+    for name in FACTORS:
+        stored = file.tensors.get(f"{name}.weight")
+        if stored is None:
+            continue
+        if stored.type.name != "F32" or len(stored.shape) != 1:
+            raise ModelError(
+                f"{file.path}: wanted {name} of float32 numbers, got {list(stored.shape)} of {stored.type.name}"
+            )
+        found[name] = np.fromfile(file.path, "<f4", stored.shape[0], offset=stored.start).astype(np.float32)
+    return found

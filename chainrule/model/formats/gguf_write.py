@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from chainrule.errors import ModelError
+from chainrule.model.formats.gguf_fields import GEMMA2_27B
 from chainrule.model.formats.gguf_hyperparameters import hyperparameters
 from chainrule.model.formats.gguf_layout import ARCHITECTURES, to_gguf
 from chainrule.model.formats.gguf_rope import frequency_factors
@@ -27,7 +28,11 @@ _COMPUTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "llama": {"hidden_act": ("silu",)},
     "qwen2": {"hidden_act": ("silu",)},
     "qwen3": {"hidden_act": ("silu",), "attention_bias": (False,)},
+    "smollm3": {"hidden_act": ("silu",), "attention_bias": (False,), "mlp_bias": (False,)},
+    "granite": {"hidden_act": ("silu",)},
+    "phi3": {"hidden_act": ("silu",)},
     "olmo2": {"hidden_act": ("silu",), "attention_bias": (False,)},
+    "gemma2": {"hidden_activation": ("gelu_pytorch_tanh", "gelu_new"), "attention_bias": (False,)},
     "gemma3": {
         "hidden_activation": ("gelu_pytorch_tanh", "gelu_new"),
         "attention_bias": (False,),
@@ -60,10 +65,10 @@ def architecture_for(fields: Fields) -> str:
                 f"export: wanted {field} {values[0]!r}, which is what llama.cpp computes for {name}, got {value!r};"
                 " export --to huggingface"
             )
-    if name == "gemma3" and fields["query_pre_attn_scalar"] != fields["head_dim"]:
+    wanted, got = _particular(name, fields)
+    if wanted != got:
         raise ModelError(
-            f"export: wanted query_pre_attn_scalar {fields['head_dim']}, a head's width, which is what llama.cpp"
-            f" computes for gemma3, got {fields['query_pre_attn_scalar']}; export --to huggingface"
+            f"export: wanted {wanted}, which is what llama.cpp computes for {name}, got {got}; export --to huggingface"
         )
     if _rope(fields).get("rope_type") == "llama3" and name != "llama":
         raise ModelError(
@@ -71,6 +76,26 @@ def architecture_for(fields: Fields) -> str:
             " huggingface"
         )
     return name
+
+
+def _particular(name: str, fields: Fields) -> tuple[str, str]:
+    """What llama.cpp computes for an architecture, of what is no single field's value, and what the model has."""
+    if name in ("gemma2", "gemma3"):
+        width = fields["head_dim"]
+        if name == "gemma2" and fields["num_hidden_layers"] == GEMMA2_27B:
+            width = fields["hidden_size"] // fields["num_attention_heads"]
+        scale, caps = f"query_pre_attn_scalar {width}", ""
+        if name == "gemma2" and None in (fields["attn_logit_softcapping"], fields["final_logit_softcapping"]):
+            caps = " and no cap of its logits"
+        return scale, f"query_pre_attn_scalar {fields['query_pre_attn_scalar']}{caps}"
+    if name == "smollm3":
+        layers = range(fields["num_hidden_layers"])
+        every = [int((layer + 1) % 4 != 0) for layer in layers]
+        return f"no_rope_layers {every}", f"no_rope_layers {fields['no_rope_layers']}"
+    if name == "phi3":
+        whole = fields["hidden_size"] // fields["num_attention_heads"]
+        return f"heads of width {whole}", f"heads of width {fields.get('head_dim') or whole}"
+    return "", ""
 
 
 def _rope(fields: Fields) -> Mapping[str, Any]:
@@ -81,7 +106,7 @@ def context_of(fields: Fields) -> int:
     """The context that a GGUF may promise: where llama.cpp attends to everything and the model to a window, no more
     than the window."""
     context = fields.get("max_position_embeddings") or fields["n_positions"]
-    if fields["model_type"] == "mistral" and fields.get("sliding_window"):
+    if fields["model_type"] in ("mistral", "phi3") and fields.get("sliding_window"):
         return int(min(context, fields["sliding_window"]))
     return int(context)
 
@@ -122,6 +147,10 @@ def tensors_to_write(tensors: Mapping[str, Tensor], fields: Fields, kind: Type) 
         width = fields.get("head_dim") or fields["hidden_size"] // heads
         factors = frequency_factors(width, float(rope["rope_theta"]), rope)
         found.append(_to_write("rope_freqs.weight", factors.shape, partial(torch.from_numpy, factors), kind))
+    if rope.get("rope_type") == "longrope":
+        for length in ("long", "short"):
+            numbers = torch.tensor(rope[f"{length}_factor"])
+            found.append(_to_write(f"rope_factors_{length}.weight", numbers.shape, partial(torch.clone, numbers), kind))
     return found
 
 
