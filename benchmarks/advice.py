@@ -29,7 +29,7 @@ import numpy as np
 
 from chainrule.storage.files import write_text
 
-METHODS, SIZES, SEEDS = ("majority", "bag-of-words", "centroid", "head", "random-weights"), (16, 64, 256), 6
+METHODS, SIZES, SEEDS = ("majority", "bag-of-words", "centroid", "head"), (16, 64, 256), 6
 TRAIN, TEST, HALVES = 1500, 800, 20
 NEAR = 0.02
 PACKAGES = ("asyncio", "email", "http", "multiprocessing", "tkinter", "unittest")

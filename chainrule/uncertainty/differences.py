@@ -125,7 +125,7 @@ def adjusted_together(p_values: Sequence[float], covariance: ArrayLike) -> list[
 
 def _correlated_normals(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
     """(SIMULATIONS, n), of variance 1; where the covariance has none, independent of the others."""
-    deviations = np.sqrt(np.diag(covariance))
+    deviations = np.sqrt(np.maximum(np.diag(covariance), 0.0))  # rounding can make a variance of 0 negative
     none = deviations < 1e-12
     scale = np.where(none, 1.0, deviations)
     correlation = covariance / np.outer(scale, scale)
