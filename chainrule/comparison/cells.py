@@ -3,7 +3,7 @@
 Shapes: S seeds, M test items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, median
@@ -43,13 +43,19 @@ class Calibration(NamedTuple):
 
 
 class Cell:
-    """One method at one N, over its seeds. `seed_variance`: of its accuracy, as all cells of a table tell it."""
+    """One method at one N, over its seeds. `pooled`: what all cells of its table tell of the variance between seeds, by
+    method and N."""
 
-    def __init__(self, method: Method, outcomes: Sequence[Outcome], setting: Setting) -> None:
+    def __init__(
+        self,
+        method: Method,
+        outcomes: Sequence[Outcome],
+        setting: Setting,
+        pooled: Callable[[], Mapping[tuple[str, int], SeedVariance]] = dict,
+    ) -> None:
         self.method, self.outcomes = method, sorted(outcomes, key=lambda outcome: outcome.seed)
         self.labels, self.shots = self.outcomes[0].labels, self.outcomes[0].shots
-        self.seed_variance: SeedVariance | None = None
-        self._setting = setting
+        self._setting, self._pooled = setting, pooled
 
     @property
     def name(self) -> str:
@@ -78,6 +84,11 @@ class Cell:
     def right(self) -> NDArray[np.bool_]:
         """(S, M), or (1, M) of an unchanging predictor: no variance between seeds, and no S independent ones."""
         return self.correct[:1] if self.unchanging else self.correct
+
+    @property
+    def seed_variance(self) -> SeedVariance | None:
+        """Of its accuracy; None of one seed, and of an unchanging predictor."""
+        return self._pooled().get((self.name, self.labels))
 
     @cached_property
     def accuracy(self) -> Estimate:

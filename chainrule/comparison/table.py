@@ -17,6 +17,7 @@ from chainrule.comparison.methods.method import Method, Role
 from chainrule.comparison.rows import Outcome
 from chainrule.uncertainty import (
     Difference,
+    SeedVariance,
     SwitchPoint,
     adjusted_together,
     difference,
@@ -78,17 +79,19 @@ class Table:
         together: dict[tuple[str, int], list[Outcome]] = {}
         for outcome in self.outcomes:
             together.setdefault((outcome.method, outcome.labels), []).append(outcome)
-        self._cells = {key: Cell(methods[order[key[0]]], some, setting) for key, some in together.items()}
+        self._cells = {
+            key: Cell(methods[order[key[0]]], some, setting, lambda: self._seed_variances)
+            for key, some in together.items()
+        }
         self._differences: dict[tuple[int, str, str], Contrast] = {}
-        self._pool_seeds()
 
-    def _pool_seeds(self) -> None:
-        """Give each cell that varies from seed to seed what all of them tell about its variance."""
+    @cached_property
+    def _seed_variances(self) -> dict[tuple[str, int], SeedVariance]:
+        """Of each cell that varies from seed to seed, by method and N, as all of them tell it."""
         vary = [cell for cell in self.cells if len(cell.right) > 1]
         tables = [by_group(cell.right.astype(np.float64), self.setting.items.groups) for cell in vary]
         found = seed_variances(tables, [cell.name for cell in vary], [cell.labels for cell in vary])
-        for cell, variance in zip(vary, found, strict=True):
-            cell.seed_variance = variance
+        return {(cell.name, cell.labels): variance for cell, variance in zip(vary, found, strict=True)}
 
     @property
     def cells(self) -> list[Cell]:
