@@ -14,6 +14,7 @@ GROUPS = {
     "Text: make a language model from your own": ("tokenize", "pretrain"),
     "Models: yours, or those of the Hugging Face Hub": ("generate", "score", "evaluate", "info", "export"),
     "Labels: what a model can do with yours": ("task", "zero-shot", "in-context", "finetune", "predict", "compare"),
+    "Other programs, and a page to look at a model": ("serve",),
     "A tour": ("demo",),
 }
 COMMANDS = tuple(name for names in GROUPS.values() for name in names)

@@ -4,6 +4,7 @@ Shapes: B running sequences, D width, V vocabulary.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -16,10 +17,12 @@ from chainrule.generation.sampling import Sampling, choose, penalise_repetition,
 from chainrule.machine import tokens_at_once
 from chainrule.model.batch_cache import BatchCache
 from chainrule.model.kv_cache import KVCache
+from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.prefixes import read_all
 from chainrule.model.transformer import Transformer
 
 BATCH_SIZE = 32  # sequences decoded together, by default
+_AHEAD = 512  # for so many tokens more than a sequence has, its cache is made at once
 
 
 class NewToken(NamedTuple):
@@ -29,6 +32,7 @@ class NewToken(NamedTuple):
     token: int
     log_prob: float  # log p(token | all before it) under p itself: no temperature, filter or penalty; nats
     finish_reason: Literal["stop", "length"] | None  # why the sequence ends with this token; None: it goes on
+    best: tuple[tuple[int, float], ...] = ()  # the most probable tokens there, and their log p; as many as asked for
 
 
 @dataclass(eq=False)
@@ -36,16 +40,30 @@ class _Sequence:
     id: int
     prompt: tuple[int, ...]
     sampling: Sampling
+    seeds: tuple[int, int]  # the seed, and the sample's number
     random: np.random.Generator
     stop_tokens: Collection[int]
     max_tokens: int  # the context counted
+    top: int  # how many of the most probable tokens are wanted
     tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
     occurred: Tensor | None = None  # (V,) True for tokens that a repetition penalty lowers; None: there is no penalty
 
     @property
+    def text(self) -> tuple[int, ...]:
+        """The prompt and what was generated: what is processed before the next token."""
+        return (*self.prompt, *self.tokens) if self.tokens else self.prompt
+
+    @property
     def columns(self) -> int:
-        """Of the cache, at the end: the last token is never processed."""
-        return len(self.prompt) + self.max_tokens - 1
+        """Of the cache, with some for what is still to come: at the end the last token is not processed."""
+        at_end = len(self.prompt) + self.max_tokens - 1
+        return min(at_end, len(self.prompt) + len(self.tokens) + _AHEAD)
+
+    def draw_again(self) -> None:
+        """Set the random numbers back to those of the next token: one was drawn for each, unless it was greedy."""
+        self.random = random_numbers(*self.seeds)
+        if not self.sampling.greedy:
+            self.random.random(len(self.tokens))
 
 
 class _Prefilled(NamedTuple):
@@ -63,10 +81,11 @@ class Engine:
     A sequence's tokens depend on its own arguments alone: in float32 they are the same whatever else is in the batch.
 
     `batch_size`: the most sequences decoded together. `cache_tokens`: the most tokens that their cache has memory for,
-    None for no limit; a sequence alone runs whatever the limit. Others wait. `prefill_chunk`: process at most so many
-    tokens of waiting prompts at each step, so that long ones do not delay the sequences that run; None processes the
-    prompts of all that can join. Those that wait at the same time join sorted by their tokens, not in the order they
-    came: each common prefix is processed once.
+    None for no limit; a sequence alone runs whatever the limit. Others wait, and where those that run grow over it, the
+    youngest waits again. `prefill_chunk`: process at most so many tokens of waiting prompts at each step, so that long
+    ones do not delay the sequences that run; None processes the prompts of all that can join. Those that wait at the
+    same time join sorted by their tokens, not in the order they came: each common prefix is processed once.
+    `known`: prefixes of earlier sequences, which are not processed again.
     """
 
     def __init__(
@@ -76,6 +95,7 @@ class Engine:
         batch_size: int = BATCH_SIZE,
         cache_tokens: int | None = None,
         prefill_chunk: int | None = None,
+        known: PrefixCache | None = None,
     ) -> None:
         for name, value in (
             ("batch-size", batch_size), ("cache-tokens", cache_tokens), ("prefill-chunk", prefill_chunk),
@@ -83,7 +103,7 @@ class Engine:
             if value is not None and value < 1:
                 raise OptionError(f"{name}: wanted at least 1, got {value}")
         self.model, self.batch_size = model, batch_size
-        self.cache_tokens, self.prefill_chunk = cache_tokens, prefill_chunk
+        self.cache_tokens, self.prefill_chunk, self.known = cache_tokens, prefill_chunk, known
         self._added = 0
         self._running: list[_Sequence] = []  # in the order of the cache's rows
         self._cache = self._empty_cache()
@@ -100,6 +120,11 @@ class Engine:
     def __bool__(self) -> bool:
         return bool(self._running or self._waiting or self._joining)
 
+    @property
+    def running(self) -> int:
+        """How many sequences are decoded together now."""
+        return len(self._running)
+
     def add(
         self,
         prompt: Sequence[int],
@@ -109,11 +134,13 @@ class Engine:
         sample: int = 0,
         max_tokens: int,
         stop_tokens: Collection[int] = (),
+        top: int = 0,
     ) -> int:
         """A sequence that continues `prompt` (BOS included) from the next step on; its id, counted from 0.
 
         It ends with a stop token, after `max_tokens`, or where the context is full. Its random numbers are those of
-        (seed, sample). Sequences with the same prompt share its prefill.
+        (seed, sample). Sequences with the same prompt share its prefill. `top`: of how many of the most probable tokens
+        the log-probabilities are wanted with each new one.
 
         Raises ChainruleError for a prompt that fills the context, OptionError for a number out of range.
         """
@@ -135,9 +162,11 @@ class Engine:
             id,
             tuple(prompt),
             sampling,
+            (seed, sample),
             random_numbers(seed, sample),
             stop_tokens,
             min(max_tokens, context - len(prompt)),
+            top,
             occurred=occurred,
         )
         self._added += 1
@@ -162,14 +191,15 @@ class Engine:
         being processed in chunks too."""
         features = []
         if self._running:
+            self._grow()
             newest = torch.tensor([[sequence.tokens[-1]] for sequence in self._running], device=self.model.device)
             features.append(self.model.features(newest, self._cache)[:, -1])  # (B, D)
         features += self._join()
         if not features:
             return []
-        tokens, log_probs = self._choose(self.model.logits(torch.cat(features)).float())
+        tokens, log_probs, best = self._choose(self.model.logits(torch.cat(features)).float())
         found = []
-        for sequence, token, log_prob in zip(self._running, tokens, log_probs, strict=True):
+        for sequence, token, log_prob, most_probable in zip(self._running, tokens, log_probs, best, strict=True):
             sequence.tokens.append(token)
             if sequence.occurred is not None:
                 sequence.occurred[token] = True
@@ -178,14 +208,14 @@ class Engine:
                 ended = "stop"
             elif len(sequence.tokens) == sequence.max_tokens:
                 ended = "length"
-            found.append(NewToken(sequence.id, token, log_prob, ended))
+            found.append(NewToken(sequence.id, token, log_prob, ended, most_probable))
         for row in reversed(range(len(found))):  # so that the last row, which moves into a freed one, was judged
             if found[row].finish_reason is not None:
                 self._leave(row)
         return found
 
-    def _choose(self, logits: Tensor) -> tuple[list[int], list[float]]:
-        """The next tokens of the running sequences by their logits (B, V), and log p of these."""
+    def _choose(self, logits: Tensor) -> tuple[list[int], list[float], list[tuple[tuple[int, float], ...]]]:
+        """The next tokens of the running sequences by their logits (B, V), log p of these, and the most probable."""
         adjusted = logits
         penalised = [row for row, sequence in enumerate(self._running) if sequence.occurred is not None]
         if penalised:
@@ -205,8 +235,14 @@ class Engine:
                 chosen = choose(adjusted, sampling, random)
             else:
                 chosen[rows] = choose(adjusted[rows], sampling, random)
-        log_probs = logits.gather(1, chosen[:, None])[:, 0] - logits.logsumexp(-1)
-        return chosen.tolist(), log_probs.tolist()
+        totals = logits.logsumexp(-1)
+        log_probs = logits.gather(1, chosen[:, None])[:, 0] - totals
+        best: list[tuple[tuple[int, float], ...]] = [()] * len(logits)
+        for row, sequence in enumerate(self._running):
+            if sequence.top:
+                values, tokens = logits[row].topk(sequence.top)
+                best[row] = tuple(zip(tokens.tolist(), (values - totals[row]).tolist(), strict=True))
+        return chosen.tolist(), log_probs.tolist(), best
 
     def _join(self) -> list[Tensor]:
         """Move sequences into the batch while there is room: φ at the end of their prompts, (count, D) each time."""
@@ -229,9 +265,9 @@ class Engine:
                 self._cache.join(len(joining), latest.cache, latest.columns)
                 self._running += joining
                 features.append(latest.features.expand(len(joining), -1))
-            if len(joining) == len(sequences):
-                self._prefilled.pop()
             self._set_joining(latest.prompt, sequences[len(joining) :])
+            if len(joining) == len(sequences) and self._prefilled:
+                self._prefilled.pop()
         return features
 
     def _prefill(self) -> bool:
@@ -240,9 +276,9 @@ class Engine:
             if not self._waiting:
                 return False
             for sequence in self._waiting.values():
-                self._joining.setdefault(sequence.prompt, []).append(sequence)
+                self._joining.setdefault(sequence.text, []).append(sequence)
             self._waiting = {}
-            self._parts = _prefill(self.model, list(self._joining), self.prefill_chunk)
+            self._parts = _prefill(self.model, list(self._joining), self.prefill_chunk, self.known)
         self._prefilled = next(self._parts)[::-1]
         return True
 
@@ -250,8 +286,11 @@ class Engine:
         """Which sequences still wait for a prompt. After the last, the cache of the prompts is forgotten."""
         if sequences:
             self._joining[prompt] = sequences
-        else:
-            self._joining.pop(prompt, None)
+        elif self._joining.pop(prompt, None) is not None and all(prompt != each.prompt for each in self._prefilled):
+            # Cancelled while it was being processed: the rest of it is not.
+            done = {each.prompt for each in self._prefilled}
+            left = [each for each in self._joining if each not in done]
+            self._parts = _prefill(self.model, left, self.prefill_chunk, self.known)
         if not self._joining:
             self._parts, self._prefilled = iter(()), []
 
@@ -283,12 +322,65 @@ class Engine:
             rows = max(needed_rows, min(rows, self.cache_tokens // columns))
         self._cache.reserve(rows, columns)
 
+    def _grow(self) -> None:
+        """Make room for another token of each sequence; where there is none, the youngest waits again."""
+        while self._cache.length >= self._cache.capacity[1]:
+            columns = max(sequence.columns for sequence in self._running)
+            rows, most = len(self._running), self.cache_tokens
+            if most is None or rows * columns <= most or rows == 1:
+                wanted = self._cache.capacity[0]
+                self._cache.reserve(wanted if most is None else max(rows, min(wanted, most // columns)), columns)
+                return
+            youngest = max(range(len(self._running)), key=lambda row: self._running[row].id)
+            sequence = self._running[youngest]
+            self._leave(youngest)
+            self._waiting = {sequence.id: sequence, **self._waiting}
+
+    @torch.inference_mode()
+    def recover(self) -> list[tuple[int, Exception]]:
+        """After `step` has raised: let all sequences wait again, but for those that make it raise when they are alone.
+
+        These end; their ids and what they raise. The next step processes anew what the others have.
+        """
+        every = {sequence.id: sequence for sequence in self._running}
+        every |= {sequence.id: sequence for sequences in self._joining.values() for sequence in sequences}
+        every |= self._waiting
+        self._running, self._waiting, self._joining = [], {}, {}
+        self._parts, self._prefilled, self._cache = iter(()), [], self._empty_cache()
+        if self.known is not None:
+            self.known.clear()
+        failed: list[tuple[int, Exception]] = []
+        for id, sequence in sorted(every.items()):
+            sequence.draw_again()
+            alone = Engine(self.model)
+            tried = copy(sequence)
+            tried.tokens = list(sequence.tokens)
+            tried.occurred = None if sequence.occurred is None else sequence.occurred.clone()
+            alone._waiting[id] = tried
+            try:
+                alone.step()
+            except Exception as error:
+                failed.append((id, error))
+            else:
+                sequence.draw_again()
+                self._waiting[id] = sequence
+        return failed
+
     def _leave(self, row: int) -> None:
         """Free a sequence's row: the last one moves into it."""
+        if self.known is not None:
+            self._remember(row)
         self._cache.leave(row)
         last = self._running.pop()
         if row < len(self._running):
             self._running[row] = last
+
+    def _remember(self, row: int) -> None:
+        """Keep what was generated, for prompts that begin with it."""
+        assert self.known is not None
+        length = self._cache.lengths[row]
+        columns = torch.arange(length, device=self.model.device)
+        self.known.save(self._running[row].text[:length], self._cache.keys[:, row], self._cache.values[:, row], columns)
 
     def _empty_cache(self) -> BatchCache:
         model, config = self.model, self.model.config
@@ -296,18 +388,25 @@ class Engine:
         return BatchCache(config.layers, config.key_value_heads, config.head_width, dtype, model.device)
 
 
-def _prefill(model: Transformer, prompts: Sequence[tuple[int, ...]], chunk: int | None) -> Iterator[list[_Prefilled]]:
+def _prefill(
+    model: Transformer, prompts: Sequence[tuple[int, ...]], chunk: int | None, known: PrefixCache | None
+) -> Iterator[list[_Prefilled]]:
     """Process prompts a part at a time, at most `chunk` tokens or what suits the device; those that a part completed.
 
     A prompt longer than a chunk is processed as its beginnings of one chunk, two, three …: they share all they can.
     """
-    beginnings = [prompt[:end] for prompt in prompts for end in range(chunk, len(prompt), chunk)] if chunk else []
+    beginnings: list[tuple[int, ...]] = []
+    if chunk is not None:
+        for prompt in prompts:
+            start = 0 if known is None else known.match(np.array(prompt, np.int32), len(prompt) - 1)
+            beginnings += [prompt[:end] for end in range(start + chunk, len(prompt), chunk)]
     sequences = [*prompts, *beginnings]
     for part in read_all(
         model,
         sequences,
         chunk or tokens_at_once("prefill", model.device),
         [len(sequence) - 1 for sequence in sequences],
+        known,
     ):
         yield [
             _Prefilled(

@@ -123,6 +123,11 @@ class TextStream:
         self._broken = 0  # tokens since the text last ended with a whole character
         self._pending = ""  # may begin a stop string
 
+    @property
+    def pending(self) -> int:
+        """How many characters so far are not final: they may begin a stop string."""
+        return len(_SIGNS.sub("", self._pending))
+
     def push(self, token: int) -> str:
         """The text that becomes final with this token: often its own, sometimes none."""
         self._window.append(token)

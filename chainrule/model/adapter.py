@@ -5,6 +5,7 @@ Knows layers, neither their files nor what is learned. Shapes: I inputs, O outpu
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,16 +16,12 @@ from chainrule.model.transformer import Transformer
 
 
 class LowRank(nn.Module):
-    """scale · B A x in float32, whatever the precision of the layer that it is added to."""
+    """The matrices A and B of one linear map, in float32: it gets scale · B A x more."""
 
     def __init__(self, A: Tensor, B: Tensor, scale: float) -> None:
         """`A` is (R, I) and `B` (O, R), both float32."""
         super().__init__()
         self.A, self.B, self.scale = nn.Parameter(A.contiguous()), nn.Parameter(B.contiguous()), scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(…, I) to (…, O), in the precision of A and B."""
-        return self.scale * F.linear(F.linear(x.to(self.A.dtype), self.A), self.B)
 
     @property
     def product(self) -> Tensor:
@@ -33,7 +30,10 @@ class LowRank(nn.Module):
 
 
 class AdaptedLinear(nn.Module):
-    """A linear layer and, for all or some of its maps, a `LowRank` that is added to their outputs."""
+    """A frozen linear layer and, for all or some of its maps, a `LowRank` that is added to their outputs.
+
+    All is computed in the precision of the input, into which the frozen weights are converted once.
+    """
 
     def __init__(self, base: Linear, parts: Sequence[int], adapters: Mapping[int, LowRank]) -> None:
         """`parts` are the outputs of the maps, one after another; `adapters` has those of some, by their index."""
@@ -41,24 +41,43 @@ class AdaptedLinear(nn.Module):
         assert sum(parts) == base.out_features, "the maps are all of the layer"
         self.base, self.parts = base, tuple(parts)
         self.adapters = nn.ModuleDict({str(index): adapters[index] for index in sorted(adapters)})
+        self._converted: tuple[Tensor, Tensor] | None = None  # the frozen weight, and that in another precision
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, sum of the parts)."""
-        outputs: Tensor = self.base(x)
-        changes = [
-            self.adapters[str(index)](x) if str(index) in self.adapters else outputs.new_zeros(*x.shape[:-1], part)
-            for index, part in enumerate(self.parts)
-        ]
-        return (outputs + torch.cat(changes, dim=-1)).to(outputs.dtype)
+        outputs = self._frozen(x).flatten(0, -2)
+        adapters = self.by_map()
+        A = torch.cat([adapter.A for adapter in adapters.values()])  # of all maps: (their number · R, I)
+        B = torch.block_diag(
+            *(
+                adapters[index].scale * adapters[index].B if index in adapters else A.new_zeros(part, 0)
+                for index, part in enumerate(self.parts)
+            )
+        )
+        inner = F.linear(x.flatten(0, -2), A.to(x.dtype))
+        return torch.addmm(outputs, inner, B.to(x.dtype).T).unflatten(0, x.shape[:-1])
+
+    def by_map(self) -> dict[int, LowRank]:
+        """The adapters by the index of their map."""
+        return {int(index): cast(LowRank, adapter) for index, adapter in self.adapters.items()}
+
+    def _frozen(self, x: Tensor) -> Tensor:
+        """The layer without adapters."""
+        weight = self.base.weight
+        if weight.dtype == x.dtype or weight.requires_grad:
+            found: Tensor = self.base(x)
+            return found
+        if self._converted is None or self._converted[0] is not weight or self._converted[1].dtype != x.dtype:
+            self._converted = weight, weight.to(x.dtype)
+        return F.linear(x, self._converted[1], None if self.base.bias is None else self.base.bias.to(x.dtype))
 
     def merged(self) -> Linear:
         """One layer with the same outputs; its weights are summed in float32, in which they stay."""
         weight = self.base.weight.detach().to(torch.float32, copy=True)
         ends = list(accumulate(self.parts))
-        for index, adapter in self.adapters.items():
-            assert isinstance(adapter, LowRank)
-            end = ends[int(index)]
-            weight[end - self.parts[int(index)] : end] += adapter.product
+        for index, adapter in self.by_map().items():
+            end = ends[index]
+            weight[end - self.parts[index] : end] += adapter.product
         with torch.device("meta"):
             layer = Linear(self.base.in_features, *self.base.parts, bias=self.base.bias is not None)
         layer.weight = nn.Parameter(weight)
@@ -105,9 +124,7 @@ def adapters_of(model: nn.Module) -> dict[str, dict[int, LowRank]]:
     found: dict[str, dict[int, LowRank]] = {}
     for name, module in model.named_modules():
         if isinstance(module, AdaptedLinear):
-            found[name] = {
-                int(index): adapter for index, adapter in module.adapters.items() if isinstance(adapter, LowRank)
-            }
+            found[name] = module.by_map()
     return found
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.model.kv_cache import KVCache, TreeCache
+from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.transformer import Transformer
 
 Columns = NDArray[np.int64]
@@ -35,13 +36,18 @@ def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> KVCache:
 
 
 def read_all(
-    model: Transformer, sequences: Sequence[Sequence[int]], at_once: int, wanted: Sequence[int] | None = None
+    model: Transformer,
+    sequences: Sequence[Sequence[int]],
+    at_once: int,
+    wanted: Sequence[int] | None = None,
+    known: PrefixCache | None = None,
 ) -> Iterator[Part]:
     """Compute sequences of at least one token each, sorted so that every common prefix is computed once.
 
     A part has at most `at_once` new tokens, or one sequence; the cache has room for these and one sequence. `wanted`:
     for each sequence the position from which on its features are wanted, by default all; the last layer is computed at
-    these positions alone. Raises ChainruleError for a sequence longer than the context.
+    these positions alone. `known`: prefixes computed before, of which positions before the wanted ones are copied; all
+    that is computed is added to it. Raises ChainruleError for a sequence longer than the context.
     """
     if not sequences:
         return
@@ -50,20 +56,30 @@ def read_all(
     texts = [texts[sequence] for sequence in order]
     shared = [0, *(_shared(one, other) for one, other in pairwise(texts))]  # prefix in common with the one before
     needed = _needed([len(text) for text in texts], shared, [wanted[index] for index in order] if wanted else None)
-    parts = list(_parts([len(text) - common for text, common in zip(texts, shared, strict=True)], at_once))
-    capacity = max(shared[part.start] + size for part, size in parts)
+    # How many tokens may be copied: those before the first of which features are wanted.
+    copied = [int(flags.argmax()) if flags.any() else len(flags) - 1 for flags in needed]
+    if known is None:
+        capacity = _capacity(texts, shared, at_once)
+    else:
+        capacity = min(sum(map(len, texts)), max(map(len, texts)) + at_once)
     cache = empty_cache(model, capacity, torch.zeros(1, dtype=torch.long))
     device, columns = cache.padding.device, np.empty(0, np.int64)
     features = torch.empty(0, model.config.width, device=device, dtype=cache.keys.dtype)
-    for part, size in parts:
-        kept = shared[part.start]  # length of the path that goes on
+    first = 0
+    while first < len(texts):
+        kept = shared[first]  # length of the path that goes on
         cache.keep(columns[:kept])
         features = features[torch.from_numpy(columns[:kept]).to(device)]
+        if known is not None:
+            loaded = known.load(texts[first], kept, copied[first], cache.keys[:, 0], cache.values[:, 0])
+            features = torch.cat((features, features.new_zeros(loaded - kept, features.shape[1])))
+            cache.length = kept = loaded
+        part, size = _part(texts, shared, copied, first, kept, at_once, known)
         columns, paths, end = np.arange(kept), [], kept
         tokens, depths, ends = np.empty(size, np.int64), np.empty(size, np.int64), np.full(kept + size, kept + size)
         chosen = np.empty(size, bool)
         for index in part:
-            text, common = texts[index], shared[index]
+            text, common = texts[index], kept if index == first else shared[index]
             start, end = end, end + len(text) - common
             chosen[start - kept : end - kept] = needed[index][common:]
             tokens[start - kept : end - kept] = text[common:]
@@ -73,12 +89,16 @@ def read_all(
             paths.append(columns)
         tree, inputs = TreeCache(cache, depths, ends), torch.from_numpy(tokens[None]).to(device)
         if chosen.all():
-            new = model.features(inputs, tree)[0]  # (T, D)
+            computed = model.features(inputs, tree)[0]  # (T, D)
         else:
-            new, there = features.new_zeros(size, features.shape[1]), torch.from_numpy(np.flatnonzero(chosen))
-            new[there.to(device)] = model.features(inputs, tree, output_positions=there[None].to(device))[0]
-        features = torch.cat((features, new))  # (S, D)
+            computed, there = features.new_zeros(size, features.shape[1]), torch.from_numpy(np.flatnonzero(chosen))
+            computed[there.to(device)] = model.features(inputs, tree, output_positions=there[None].to(device))[0]
+        features = torch.cat((features, computed))  # (S, D)
+        if known is not None:
+            for index, path in zip(part, paths, strict=True):
+                known.save(texts[index], cache.keys[:, 0], cache.values[:, 0], torch.from_numpy(path).to(device))
         yield Part(order[part.start : part.stop], paths, features, cache)
+        first = part.stop
 
 
 def _needed(lengths: Sequence[int], shared: Sequence[int], wanted: Sequence[int] | None) -> list[NDArray[np.bool_]]:
@@ -97,13 +117,32 @@ def _shared(one: NDArray[np.int32], other: NDArray[np.int32]) -> int:
     return int(different[0]) if len(different) else length
 
 
-def _parts(new: Sequence[int], at_once: int) -> Iterator[tuple[range, int]]:
-    """Ranges of sequences with at most `at_once` new tokens in all, or of one sequence, and their numbers of tokens."""
-    start, size = 0, 0
-    for index, more in enumerate(new):
-        if size and more and size + more > at_once:
-            yield range(start, index), size
-            start, size = index, 0
-        size += more
-    if size:
-        yield range(start, len(new)), size
+def _part(
+    texts: Sequence[NDArray[np.int32]],
+    shared: Sequence[int],
+    copied: Sequence[int],
+    first: int,
+    kept: int,
+    at_once: int,
+    known: PrefixCache | None,
+) -> tuple[range, int]:
+    """The sequences from `first` on that have at most `at_once` tokens to compute, or the first alone, and their number
+    of tokens; `kept` of the first are computed. One of which more is known than the path begins another part."""
+    size, end = len(texts[first]) - kept, first + 1
+    while end < len(texts):
+        more = len(texts[end]) - shared[end]
+        if more and size + more > at_once:
+            break
+        if more and known is not None and known.match(texts[end], copied[end]) > shared[end]:
+            break
+        size, end = size + more, end + 1
+    return range(first, end), size
+
+
+def _capacity(texts: Sequence[NDArray[np.int32]], shared: Sequence[int], at_once: int) -> int:
+    """The most columns that a part has where no prefix is known."""
+    first, most = 0, 0
+    while first < len(texts):
+        part, size = _part(texts, shared, (), first, shared[first], at_once, None)
+        first, most = part.stop, max(most, shared[first] + size)
+    return most

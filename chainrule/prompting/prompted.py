@@ -68,6 +68,16 @@ class Shown(NamedTuple):
     probabilities: dict[str, float]  # of each label; none where the answer was generated
 
 
+class Scored(NamedTuple):
+    """How a row's probabilities came about, label by label."""
+
+    prompt: RowPrompt
+    log_probs: Floats  # (C,) log p of each label's ending after the prompt, normalised as asked; nats
+    bias: Floats  # (C,) what calibration subtracts, in nats; 0 without calibration
+    uncalibrated: Floats  # (C,) softmax(log_probs)
+    probabilities: Floats  # (C,) softmax(log_probs - bias)
+
+
 class Prompted:
     """A prompted predictor, without demonstrations or with some. Made by `zero_shot` and `in_context`.
 
@@ -165,6 +175,16 @@ class Prompted:
         named = dict(zip(self.labels, found.tolist(), strict=True))
         return Shown(prompt.prompt, self.labels[found.argmax()], named)
 
+    def scored(self, row: Row | str) -> Scored:
+        """The prompt of a row, and each label's scores before and after calibration. ChainruleError where answers are
+        generated."""
+        if self.generates:
+            raise ChainruleError("scored: wanted labels to choose from, got answers that are generated; use show")
+        prompts = self._make_prompts([self.task.row(row)])
+        scores, biases = self._scores_and_biases(prompts)
+        found, uncalibrated = probabilities(scores, biases), probabilities(scores)
+        return Scored(prompts[0], scores[0], biases[0], uncalibrated[0], found[0])
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The text columns of a row."""
@@ -233,14 +253,19 @@ class Prompted:
 
     def _probabilities(self, prompts: Sequence[RowPrompt]) -> Floats:
         """(N, C)"""
+        return probabilities(*self._scores_and_biases(prompts))
+
+    def _scores_and_biases(self, prompts: Sequence[RowPrompt]) -> tuple[Floats, Floats]:
+        """(N, C) scores, and what calibration subtracts from them, (N, C)."""
         if self.asking.calibrate != "content-free":
-            return probabilities(self._scores(prompts), self._bias)
+            scores = self._scores(prompts)
+            return scores, np.broadcast_to(self._bias, scores.shape)
         # Each set of demonstrations has its own bias; it is scored together with the rows that have that set.
         sets = {chosen: number for number, chosen in enumerate(dict.fromkeys(prompt.chosen for prompt in prompts))}
         content_free = [self._maker.fit(chosen, self._blank(text)) for chosen in sets for text in CONTENT_FREE]
         scores = self._scores([*prompts, *content_free])  # (N + M, C)
         biases = bias(scores[len(prompts) :].reshape(len(sets), len(CONTENT_FREE), len(self.labels)))
-        return probabilities(scores[: len(prompts)], biases[[sets[prompt.chosen] for prompt in prompts]])
+        return scores[: len(prompts)], biases[[sets[prompt.chosen] for prompt in prompts]]
 
 
 def zero_shot(

@@ -123,9 +123,9 @@ def _strings(table: dict[str, Any], key: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-def task_file(settings: Settings, labels: Sequence[str], folder: Path) -> str:
+def task_file(settings: Settings, labels: Sequence[str], folder: Path | None) -> str:
     """The text of a task file in `folder` with these settings, and in comments what else it may have. `labels`: the
-    classes.
+    classes. Where the folder is not known, None, the names of data files are absolute.
 
     Where the settings have no prompt it is the default one, which works unchanged if the labels are words.
     """
@@ -162,8 +162,8 @@ def _line(key: str, value: str | Sequence[str] | None, note: str = "", instead: 
     return f"{'# ' if value is None else ''}{line}{'  # ' if note else ''}{note}"
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
+def _relative(path: Path, folder: Path | None) -> str:
+    return (path.resolve() if folder is None else Path(os.path.relpath(path, folder))).as_posix()
 
 
 def _key(name: str) -> str:

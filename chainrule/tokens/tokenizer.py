@@ -225,6 +225,17 @@ class Tokenizer:
             return bytepair.token_bytes(text).decode("utf-8", "backslashreplace")
         return text.replace("▁", " ")  # SentencePiece's space
 
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of a token alone: of a character's first token some of its bytes, of BOS its spelling."""
+        text = self._inner.id_to_token(token)
+        if (
+            text is not None
+            and token not in self._added
+            and isinstance(self._inner.decoder, tokenizers.decoders.ByteLevel)
+        ):
+            return bytepair.token_bytes(text)
+        return ("" if text is None else text if token in self._added else text.replace("▁", " ")).encode()
+
     def join(self, parts: Sequence[int | str]) -> list[int]:
         """The ids of special tokens and the texts between them."""
         ids: list[int] = []

@@ -422,3 +422,23 @@ def test_the_words_that_were_said_are_in_the_score(byte_lm: LanguageModel) -> No
     assert score.answers == list(predictor.answers(ROWS))
     assert list(score.predictions) == predictor.predict(ROWS)
     assert measure(zero_shot(byte_lm, TASK), TASK, limit=2).n == 2
+
+
+@pytest.mark.parametrize("calibrate", ["none", "content-free", "train"])
+def test_scored_shows_how_the_probabilities_of_a_row_came_about(lm: LanguageModel, calibrate: str) -> None:
+    row = {"text": "so good"}
+    predictor = in_context(lm, TASK, 2, calibrate=calibrate)
+    found = predictor.scored(row)
+    np.testing.assert_allclose(found.probabilities, predictor.predict_proba([row])[0], atol=1e-6)
+    plain = in_context(lm, TASK, 2)
+    np.testing.assert_allclose(found.uncalibrated, plain.predict_proba([row])[0], atol=1e-6)
+    expected = [lm.log_prob(" " + word, given=found.prompt.prompt) for word in ("terrible", "great")]
+    np.testing.assert_allclose(found.log_probs, expected, atol=1e-3)
+    odds = np.exp(found.log_probs - found.bias)
+    np.testing.assert_allclose(found.probabilities, odds / odds.sum(), atol=1e-9)
+    assert (found.bias == 0).all() == (calibrate == "none")
+
+
+def test_scored_is_of_labels_alone(byte_lm: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="answers that are generated; use show"):
+        zero_shot(byte_lm, FREE).scored("so good")

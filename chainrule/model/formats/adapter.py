@@ -110,6 +110,19 @@ def load_adapted(
     return merged(model).to(dtype).eval(), family, where
 
 
+def load_beside(directory: Path, adapter: Adapter, base: Transformer, family: str) -> Transformer:
+    """The language model of an adapter beside the weights of its base, with which it shares their memory.
+
+    Raises ModelError as `load_adapted` does.
+    """
+    if adapter.is_classifier:
+        raise ModelError(f"{directory}: wanted a language model, got the adapter of a classifier; give it to predict")
+    _check_base(directory, adapter, base)
+    model, left = attached(directory, adapter, base, family)
+    _refuse_left(directory, left, family)
+    return model.eval()
+
+
 def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> Loaded:
     """The classifier of an adapter merged into its base; errors as in `load_adapted`."""
     if not adapter.is_classifier:
@@ -183,13 +196,17 @@ def _base(directory: Path, adapter: Adapter, device: torch.device) -> tuple[Tran
     where = base_directory(directory, adapter)
     # a GGUF's own precision is that of its matrices: its norms would lose digits
     model, family = load_model(where, device, torch.float32 if is_gguf(where) else None)
+    _check_base(directory, adapter, model)
+    return model, family, where
+
+
+def _check_base(directory: Path, adapter: Adapter, base: Transformer) -> None:
     wanted = adapter.extra.get("base_sha256")
-    if wanted is not None and weights_hash(model) != wanted:
+    if wanted is not None and weights_hash(base) != wanted:
         raise ModelError(
             f"{directory}: wanted the base model that the adapter was trained on, got other weights in {adapter.base};"
             " restore them"
         )
-    return model, family, where
 
 
 def _refuse_left(directory: Path, left: Mapping[str, Tensor], family: str) -> None:

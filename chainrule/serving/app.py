@@ -1,0 +1,149 @@
+"""The application: every route, and the errors that routes raise in OpenAI's form. Knows HTTP."""
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from chainrule.errors import ChainruleError
+from chainrule.serving import chat, completions, embeddings, looking, tokenizing
+from chainrule.serving.answers import now
+from chainrule.serving.classify import KNOWN, Classifying
+from chainrule.serving.endpoints import ClientLeftError, json_route
+from chainrule.serving.metrics import metrics
+from chainrule.serving.model_thread import EngineError, FullError
+from chainrule.serving.requests import Fields, RequestError
+from chainrule.serving.safety import Guard, Rules
+from chainrule.serving.served import Served
+
+log = logging.getLogger(__name__)
+
+
+def make_app(served: Served, rules: Rules = Rules()) -> Starlette:
+    """The ASGI application for what is served, to whom the rules let in."""
+    answers: Counter[tuple[str, int]] = Counter()
+    routes = [*_api(served), *_about(served, answers), *looking.routes(served)]
+    paths = {route.path for route in routes if isinstance(route, Route)}
+
+    def answered(path: str, status: int) -> None:
+        answers[path if path in paths else "other", status] += 1  # no name of a client's own becomes a figure
+
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, rules=rules, answered=answered)],
+        exception_handlers={
+            RequestError: _request_error,
+            ChainruleError: _mistake,
+            FullError: _full,
+            EngineError: _dead,
+            ClientLeftError: _left,
+            HTTPException: _http_error,
+            Exception: _bug,
+        },
+    )
+
+
+def _api(served: Served) -> list[BaseRoute]:
+    """What clients ask of models."""
+
+    def post(path: str, answer: Callable[[Served, Fields], Awaitable[Any]], known: Collection[str]) -> Route:
+        return json_route(path, partial(answer, served), known)
+
+    return [
+        post("/v1/completions", completions.completions, completions.KNOWN),
+        post("/v1/chat/completions", chat.chat, chat.KNOWN),
+        post("/v1/embeddings", embeddings.embeddings, embeddings.KNOWN),
+        post("/tokenize", tokenizing.tokenize, tokenizing.TOKENIZE),
+        post("/detokenize", tokenizing.detokenize, tokenizing.DETOKENIZE),
+        json_route("/classify", Classifying(served), KNOWN),
+    ]
+
+
+def _about(served: Served, answers: Counter[tuple[str, int]]) -> list[BaseRoute]:
+    """What is served, and how it does."""
+    started = now()
+
+    def card(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {"id": name, "object": "model", "created": started, "owned_by": "chainrule"}
+        if name in served.models:
+            return {**found, "max_model_len": served.models[name].lm.model.config.context}
+        return {**found, "labels": list(served.classifiers[name].classifier.labels)}
+
+    async def models(request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [card(name) for name in served.threads]})
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in served.threads:
+            raise RequestError(
+                f"model: wanted one of {', '.join(map(repr, served.threads))}, got {name!r}",
+                "model",
+                status=404,
+                code="model_not_found",
+            )
+        return JSONResponse(card(name))
+
+    async def health(request: Request) -> Response:
+        dead = [name for name, thread in served.threads.items() if thread.dead is not None]
+        return JSONResponse({"status": "dead" if dead else "ok", "dead": dead}, 503 if dead else 200)
+
+    async def figures(request: Request) -> Response:
+        return PlainTextResponse(metrics(served, answers), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def tokenizer(request: Request) -> Response:
+        return JSONResponse(tokenizing.tokenizer_info(served, request.query_params.get("model")))
+
+    return [
+        Route("/v1/models", models),
+        Route("/v1/models/{name:path}", model),
+        Route("/tokenizer_info", tokenizer),
+        Route("/health", health),
+        Route("/metrics", figures),
+    ]
+
+
+async def _request_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return JSONResponse(error.body(), error.status, error.headers)
+
+
+async def _mistake(request: Request, error: Exception) -> Response:
+    """A ChainruleError is about what the client sent."""
+    return await _request_error(request, RequestError(" ".join(str(error).split())))
+
+
+async def _full(request: Request, error: Exception) -> Response:
+    full = RequestError(
+        "too many requests wait; try again",
+        status=429,
+        type="rate_limit_error",
+        code="rate_limit_exceeded",
+        headers={"retry-after": "1"},
+    )
+    return await _request_error(request, full)
+
+
+async def _dead(request: Request, error: Exception) -> Response:
+    return await _request_error(request, RequestError(str(error), status=503, type="unavailable"))
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    found = RequestError(f"{request.method} {request.url.path}: {error.detail}", status=error.status_code)
+    return JSONResponse(found.body(), found.status, error.headers)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    return await _request_error(request, RequestError("the server failed", status=500, type="server_error"))

@@ -1,0 +1,97 @@
+"""`/classify`: labels and their probabilities, by a finetuned classifier, or by a language model prompted for a task of
+`--task`. The answer has vLLM's form."""
+
+from collections.abc import Generator, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from chainrule.prompting.prompted import Prompted, in_context
+from chainrule.serving.answers import new_id, now
+from chainrule.serving.requests import Fields, RequestError
+from chainrule.serving.served import Served, ServedModel
+from chainrule.tasks.examples import Row
+from chainrule.tasks.predictor import Predictor
+
+KNOWN = ("model", "input", "task", "shots", "seed", "user")
+_MOST = 2048  # rows in a request
+_AT_ONCE = 8  # rows labelled before others have their turn
+
+
+class Classifying:
+    """What `/classify` does. The prompts of a task are made once for each model, number of shots and seed."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._prompted = lru_cache(maxsize=16)(self._in_context)
+
+    async def __call__(self, fields: Fields) -> dict[str, Any]:
+        """A label for each input; RequestError for what is not served."""
+        fields.text("user")
+        rows = _rows(fields)
+        name, task = fields.text("model"), fields.text("task")
+        shots, seed = fields.integer("shots", 0, least=0, most=1000), fields.integer("seed", 0, least=0, most=2**63)
+        if task is None:
+            if "shots" in fields or "seed" in fields:
+                raise RequestError("shots, seed: wanted a task beside them; leave them out", "shots")
+            served = self._served.classifier(name)
+            labels: Sequence[str] = served.classifier.labels
+            found = await served.run(partial(_label, served.classifier, rows))
+            return _answer(served.name, labels, found)
+        if task not in self._served.tasks:
+            raise RequestError(
+                f"task: wanted one of {', '.join(map(repr, self._served.tasks)) or 'none: give --task'}, got {task!r}",
+                "task",
+                status=404,
+            )
+        model = self._served.model(name)
+
+        def label() -> Generator[None, None, tuple[Sequence[str], list[list[float]]]]:
+            predictor = self._prompted(model, task, shots, seed)
+            yield
+            return predictor.labels, (yield from _label(predictor, rows))
+
+        prompted_labels, probabilities = await model.run(label)
+        return _answer(model.name, prompted_labels, probabilities)
+
+    def _in_context(self, model: ServedModel, task: str, shots: int, seed: int) -> Prompted:
+        return in_context(model.lm, self._served.tasks[task], shots, seed=seed)
+
+
+def _rows(fields: Fields) -> list[Row | str]:
+    given = fields.raw("input")
+    if isinstance(given, str | dict):
+        given = [given]
+    if not isinstance(given, list) or not 1 <= len(given) <= _MOST:
+        raise fields.error("input", f"a text, an object of columns, or a list of 1 to {_MOST} of them")
+    for each in given:
+        columns = isinstance(each, dict) and all(isinstance(value, str) for value in each.values())
+        if not isinstance(each, str) and not columns:
+            raise fields.error("input", "texts, or objects whose values are texts")
+    return given
+
+
+def _label(predictor: Predictor, rows: Sequence[Row | str]) -> Generator[None, None, list[list[float]]]:
+    found: list[list[float]] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        found += predictor.predict_proba(rows[start : start + _AT_ONCE]).tolist()
+        yield
+    return found
+
+
+def _answer(name: str, labels: Sequence[str], probabilities: Sequence[Sequence[float]]) -> dict[str, Any]:
+    return {
+        "id": new_id("classify"),
+        "object": "list",
+        "created": now(),
+        "model": name,
+        "labels": list(labels),
+        "data": [
+            {
+                "index": index,
+                "label": labels[max(range(len(labels)), key=row.__getitem__)],
+                "probs": list(row),
+                "num_classes": len(labels),
+            }
+            for index, row in enumerate(probabilities)
+        ],
+    }

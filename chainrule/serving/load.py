@@ -1,0 +1,167 @@
+"""Loads what is to be served, by name: language models, adapters over one base, classifiers, tasks."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from chainrule import machine
+from chainrule.errors import OptionError
+from chainrule.finetuning.classifier import Classifier, load_classifier
+from chainrule.generation.engine import Engine
+from chainrule.language_model import LanguageModel, load, require_causal
+from chainrule.model.formats.adapter import load_beside
+from chainrule.model.formats.adapter_files import base_directory, is_adapter, read_adapter
+from chainrule.model.formats.checkpoint import is_classifier, read_config
+from chainrule.model.prefix_cache import PrefixCache
+from chainrule.model.transformer import Transformer
+from chainrule.serving.model_thread import ModelThread
+from chainrule.serving.served import Served, ServedClassifier, ServedModel
+from chainrule.storage.hub import model_directory
+from chainrule.tasks.examples import Task
+from chainrule.tokens.tokenizer import load_tokenizer
+
+_COLUMNS = 1024  # tokens of a sequence that the memory is planned for
+_PART = 0.25  # of the free memory, at most
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a model does at once."""
+
+    batch: int = 32  # sequences
+    cache_tokens: int | None = None  # whose keys and values are in memory; None: what a batch needs
+    queue: int = 1024  # sequences that wait
+
+
+def load_served(
+    models: Sequence[str],
+    tasks: Sequence[Path],
+    runs: Path | None,
+    limits: Limits,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    bos: str | None = None,
+    died: Callable[[], None] | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> Served:
+    """Load everything; `log` is told what each takes. `died` is called where a model's thread ends by a fault.
+
+    Raises OptionError for two of the same name, and what `load` and `load_classifier` raise.
+    """
+    paths = named(models)
+    found_tasks: dict[str, Task] = {}
+    for path in tasks:
+        if path.stem in found_tasks:
+            raise OptionError(f"--task: wanted files of different names, got {path.stem} twice; rename one")
+        found_tasks[path.stem] = Task.load(str(path))
+    lms: dict[str, LanguageModel] = {}
+    classifiers: dict[str, Classifier] = {}
+    in_memory: dict[Path, LanguageModel] = {}  # by their directories: an adapter's base is loaded once
+    for name, path_ in paths.items():
+        if _is_classifier(path_):
+            classifiers[name] = load_classifier(path_, device=device, dtype=dtype)
+        else:
+            lms[name] = _language_model(path_, in_memory, device, dtype, bos)
+            lms[name].model.config.check_language_head()
+    for name, classifier in classifiers.items():
+        log(f"{name}: a classifier of {len(classifier.labels)} labels")
+    return Served(
+        {name: serve_model(name, lm, limits, died=died, log=log) for name, lm in lms.items()},
+        {
+            name: ServedClassifier(name, classifier, ModelThread(name, waiting=limits.queue, died=died))
+            for name, classifier in classifiers.items()
+        },
+        found_tasks,
+        runs,
+    )
+
+
+def _is_classifier(path: str) -> bool:
+    directory = model_directory(path)
+    if is_adapter(directory):
+        return read_adapter(directory).is_classifier
+    return is_classifier(read_config(directory))
+
+
+def _language_model(
+    path: str, in_memory: dict[Path, LanguageModel], device: str, dtype: str, bos: str | None
+) -> LanguageModel:
+    """The language model of a path; an adapter beside its base, which `in_memory` has or gets."""
+    directory = model_directory(path).resolve()
+    if not is_adapter(directory):
+        if directory not in in_memory:
+            lm = load(path, device=device, dtype=dtype, bos=bos)
+            in_memory[directory] = require_causal(lm, "serve", "serve a classifier of it")
+        return in_memory[directory]
+    adapter = read_adapter(directory)
+    base_path = base_directory(directory, adapter)
+    base = _language_model(str(base_path), in_memory, device, dtype, bos)
+    model = load_beside(directory, adapter, base.model, base.family)
+    tokenizer = load_tokenizer(directory, bos) if (directory / "tokenizer.json").is_file() else base.tokenizer
+    return LanguageModel(model, tokenizer, base.family, base.stop_tokens, base.generation)
+
+
+def named(models: Sequence[str]) -> Mapping[str, str]:
+    """Name -> path of NAME=PATH, or of a path alone, whose name is its last part. OptionError for a name twice."""
+    found: dict[str, str] = {}
+    for each in models:
+        name, equals, path = each.partition("=")
+        if not equals or "/" in name or Path(each).exists():
+            name, path = Path(each.split(":")[-1]).name or Path(each).resolve().name, each
+        if not name or not path or name in found:
+            raise OptionError(f"serve: wanted models of different names, got {each!r}; give NAME=PATH")
+        found[name] = path
+    return found
+
+
+def serve_model(
+    name: str,
+    lm: LanguageModel,
+    limits: Limits = Limits(),
+    *,
+    died: Callable[[], None] | None = None,
+    log: Callable[[str], None] = lambda line: None,
+) -> ServedModel:
+    """A language model with its engine and thread. Two thirds of the cache's tokens are for the sequences that run, the
+    rest for prefixes of earlier ones."""
+    model, device = lm.model, lm.device
+    each = token_bytes(model)
+    tokens = limits.cache_tokens
+    if tokens is None:
+        tokens = min(
+            limits.batch * min(model.config.context, _COLUMNS) * 3 // 2, int(_PART * free_memory(device)) // each
+        )
+    kept = tokens // 3
+    config, dtype = model.config, model.compute_dtype or model.dtype
+    known = PrefixCache(kept, config.layers, config.key_value_heads, config.head_width, dtype, device)
+    at_once = machine.tokens_at_once("prefill", device) // (4 if device.type == "cpu" else 2)
+    engine = Engine(
+        model, batch_size=limits.batch, cache_tokens=max(1, tokens - kept), prefill_chunk=at_once, known=known
+    )
+    log(
+        f"{name}: {lm.family}, context {config.context}; keys and values of {tokens:,} tokens, at most"
+        f" {tokens * each / 2**20:,.0f} MiB, {kept:,} of them prefixes of earlier prompts"
+    )
+    return ServedModel(name, lm, ModelThread(name, engine, waiting=limits.queue, died=died), at_once)
+
+
+def token_bytes(model: Transformer) -> int:
+    """How much memory the keys and values of a token take."""
+    config = model.config
+    return (
+        2 * config.layers * config.key_value_heads * config.head_width * (model.compute_dtype or model.dtype).itemsize
+    )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of the device's memory that are free; where the system does not say it, of a small machine."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return 4 * 2**30
