@@ -18,29 +18,29 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import expit, stdtr, stdtrit
+from scipy.special import expit, stdtrit
 
+from benchmarks import simulated
+from benchmarks.simulated import FALLING, NOISY_BASELINE, NOISY_LAST, NOISY_ONCE, centre
 from chainrule.storage.files import write_text
-from chainrule.uncertainty import accuracy, calibration, difference, holm, macro_f1, switch_point, wilson
+from chainrule.uncertainty import accuracy, calibration, difference, macro_f1, switch_point, wilson
 
 SEEDS, ITEMS, ACCURACIES, SEED_EFFECTS = (3, 5, 10), (100, 200, 872), (0.5, 0.7, 0.95), (0.1, 0.3, 0.6, 1.0)
 EASY, OWN = 1.75, 1.0
-FAMILY_EFFECTS = (0.1, 0.3, 0.6)
+COMPARED_EFFECTS = (simulated.alike(0.1), simulated.alike(0.6), FALLING, NOISY_LAST, NOISY_ONCE)
+COMPARED_COLUMNS = ("all", "noisy method", "noisy once")
+FAMILY_EFFECTS = (*map(simulated.alike, (0.1, 0.3, 0.6)), NOISY_LAST, NOISY_BASELINE)
+POWER_CELLS = (  # S, M, p of all methods but one, points that it is ahead
+    (2, 250, 0.4, 40), (2, 250, 0.5, 40), (3, 250, 0.7, 10), (3, 250, 0.85, 10), (5, 872, 0.7, 5), (5, 872, 0.85, 5),
+    (5, 872, 0.7, 10),
+)  # fmt: skip
 BEHIND = 0.03  # how much less accurate the second method of a difference is
 PRIOR = np.array([0.5, 0.3, 0.2])  # of the classes of macro-F1
 DOCUMENT = Path(__file__).parent.parent / "docs" / "statistics.md"
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
-Test = Callable[[np.ndarray, np.ndarray], float]  # two methods' answers, (S, M) -> the p-value of no difference
 Experiment = Callable[[int, int, float, float], bool]  # S, M, p, sigma -> whether the interval covered the truth
-
-
-def centre(p: float, *effects: float) -> float:
-    """c for an expected accuracy of p under normal effects of these standard deviations."""
-    total = float(np.linalg.norm(effects))
-    return brentq(lambda c: WEIGHTS @ expit(c + total * NODES) - p, -30, 30)
 
 
 class World:
@@ -134,20 +134,6 @@ class World:
     def ungrouped(self, S: int, M: int, p: float, sigma: float) -> bool:
         return self.grouped(S, M, p, sigma, known=False)
 
-    def family_errs(self, test: Test, S: int, M: int, p: float, sigma: float) -> bool:
-        """Six methods of equal accuracy at three sizes: 45 comparisons, and whether Holm finds any below .05."""
-        easy, p_values = self.easy(M), []
-        for _ in range(3):
-            methods = [self.right(S, easy, p, sigma) for _ in range(6)]
-            p_values += [test(a, b) for a, b in itertools.combinations(methods, 2)]
-        return min(holm(p_values)) <= 0.05
-
-    def family_errs_here(self, S: int, M: int, p: float, sigma: float) -> bool:
-        return self.family_errs(lambda a, b: difference(a, b).p_value, S, M, p, sigma)
-
-    def family_errs_by_satterthwaite(self, S: int, M: int, p: float, sigma: float) -> bool:
-        return self.family_errs(satterthwaite_test, S, M, p, sigma)
-
     def bracket(self, S: int, M: int, p: float, sigma: float) -> bool:
         """The second method is ahead from 64 labels on: by -8, -4, 4 and 8 points at 4, 16, 64 and 256."""
         easy, sizes, leads = self.easy(M), (4, 16, 64, 256), (-0.08, -0.04, 0.04, 0.08)
@@ -166,12 +152,6 @@ def satterthwaite(table: np.ndarray) -> tuple[float, float]:
     spread = a**2 / (S - 1) + b**2 / (M - 1) + e**2 / ((S - 1) * (M - 1))
     degrees = (a + b - e) ** 2 / spread if spread > 0 else 0.0
     return float(max(a, b, a + b - e) / (S * M)) ** 0.5, max(degrees, min(S, M) - 1)
-
-
-def satterthwaite_test(a: np.ndarray, b: np.ndarray) -> float:
-    table = a.astype(float) - b
-    error, degrees = satterthwaite(table)
-    return 2 * float(stdtr(degrees, -abs(table.mean()) / error)) if error > 0 else 1.0
 
 
 def covers(interval: Iterator[float], truth: float) -> bool:
@@ -228,21 +208,70 @@ def beside_table(experiments: dict[str, Experiment], M: int, replicates: int) ->
     return table(["S", "seed effect", *experiments], rows, f"M = {M}, p = .7; {replicates} experiments a cell.")
 
 
-def family_table(world: World, replicates: int) -> str:
-    """One fixed predictor has no seed effect; with one, two of them would really differ."""
-    rows = []
-    for M in ITEMS:
-        rows.append(["1", str(M), "none", f"{share(world.family_errs_here, replicates, 1, M, 0.7, 0.0):.1f}", ""])
-    for S, M, sigma in itertools.product(SEEDS, ITEMS, FAMILY_EFFECTS):
-        experiments = (world.family_errs_here, world.family_errs_by_satterthwaite)
-        found = [share(experiment, replicates, S, M, 0.7, sigma) for experiment in experiments]
-        rows.append([str(S), str(M), str(sigma), *(f"{value:.1f}" for value in found)])
-    here = [float(row[3]) for row in rows]
+def compared_table(replicates: int) -> str:
+    """Coverage in comparisons: for each S and M the mean over p and effects, of all methods and of the noisy one."""
+    rng, rows, means, lows = np.random.default_rng(0), [], [], []
+    varying = [k for k in range(simulated.METHODS) if k != simulated.FIXED]
+    for S, M in itertools.product((2, *SEEDS), ITEMS):
+        found = {
+            (p, effects): simulated.coverage(rng, S, M, p, effects, replicates)
+            for p, effects in itertools.product(ACCURACIES, COMPARED_EFFECTS)
+        }
+        row = [str(S), str(M)]
+        for side in (0, 1):
+            of_methods = {key: np.nanmean(both[side][varying]) for key, both in found.items()}
+            noisy = [both[side][simulated.LAST].mean() for (_, one), both in found.items() if one is NOISY_LAST]
+            once = [both[side][simulated.LAST, 0] for (_, one), both in found.items() if one is NOISY_ONCE]
+            row += [f"{np.mean(list(of_methods.values())):.1f} ({min(of_methods.values()):.1f})"]
+            row += [f"{np.mean(some):.1f} ({min(some):.1f})" for some in (noisy, once)]
+            means += of_methods.values()
+            lows += noisy
+        rows.append(row)
+    header = ["S", "M", *(f"{what}: {which}" for what in ("accuracy", "difference") for which in COMPARED_COLUMNS)]
     return table(
-        ["S", "M", "seed effect", "these tests", "Satterthwaite"],
+        header,
         rows,
-        f"Mean of these {np.mean(here):.1f} %, highest cell {max(here):.1f} %; {replicates} experiments a cell.",
+        f"Mean {np.mean(means):.1f} %, lowest cell {np.min(means):.1f} %; of the noisy method {np.mean(lows):.1f} %,",
+        f"lowest {np.min(lows):.1f} %. {replicates} experiments for each p and effect, of three numbers of labels.",
     )
+
+
+def family_table(replicates: int) -> str:
+    rng, rows = np.random.default_rng(0), []
+    for M in ITEMS:
+        found = simulated.family_error(rng, 1, M, 0.7, simulated.alike(0.0), replicates)
+        rows.append(["1", str(M), f"{found:.1f}", *[""] * (len(FAMILY_EFFECTS) - 1)])
+    for S, M in itertools.product((2, 3, 5), ITEMS):
+        errors = [simulated.family_error(rng, S, M, 0.7, effects, replicates) for effects in FAMILY_EFFECTS]
+        rows.append([str(S), str(M), *(f"{error:.1f}" for error in errors)])
+    here = [float(cell) for row in rows for cell in row[2:] if cell]
+    return table(
+        ["S", "M", *(effects.name for effects in FAMILY_EFFECTS)],
+        rows,
+        f"Mean {np.mean(here):.1f} %, highest cell {max(here):.1f} %; {replicates} experiments a cell.",
+        "With one seed there is no effect of seeds.",
+    )
+
+
+def power_table(replicates: int) -> str:
+    rng, rows = np.random.default_rng(0), []
+    for S, M, p, points in POWER_CELLS:
+        for effect in (0.1, 0.3, 0.6):
+            found = simulated.power(rng, S, M, p, points / 100, simulated.alike(effect), replicates)
+            figures = (found.than_baseline, found.known, found.before, found.than_all)
+            rows.append([str(points), str(S), str(M), str(p), str(effect), *(f"{figure:.0f}" for figure in figures)])
+    header = [
+        "points",
+        "S",
+        "M",
+        "p",
+        "seed effect",
+        "found",
+        "were variances known",
+        "own seeds, all pairs",
+        "than all",
+    ]
+    return table(header, rows, f"{replicates} experiments a row, of three numbers of labels.")
 
 
 def calibration_table(world: World, replicates: int) -> str:
@@ -259,34 +288,50 @@ def calibration_table(world: World, replicates: int) -> str:
     return table(["M", "mean ECE", "mean of `ece_expected`", "coverage of bars"], rows, f"{replicates} experiments.")
 
 
-def blocks(world: World, replicates: int) -> Iterator[tuple[str, str]]:
-    """The name and the text of each block of the document; slower ones have fewer experiments a cell."""
+def blocks(replicates: int) -> dict[str, Callable[[], str]]:
+    """What writes each block of the document, by its name; slower ones have fewer experiments a cell."""
     half, few = replicates // 2, replicates // 4
-    yield "fixed", fixed_table(world, replicates)
-    yield "accuracy", coverage_table(world.accuracy, replicates)
-    beside = {"this interval": world.accuracy, "Satterthwaite": world.satterthwaite, "pooled": world.pooled}
-    yield "beside", beside_table(beside, 200, few)
-    yield "beside-872", beside_table(beside, 872, few)
-    yield "groups", beside_table({"groups known": world.grouped, "unknown": world.ungrouped}, 200, few)
-    yield "macro-f1", coverage_table(world.macro_f1, half)
-    yield "bootstrap", beside_table({"this interval": world.macro_f1, "bootstrap": world.bootstrapped_f1}, 200, few)
-    yield "difference", coverage_table(world.difference, replicates)
-    yield "fixed-difference", coverage_table(world.difference_to_fixed, half)
-    yield "family", family_table(world, few)
-    yield (
-        "bracket",
-        f"The interval covered 64 in {share(world.bracket, few, 5, 200, 0.7, 0.3):.1f} % of {few} experiments.",
-    )
-    yield "calibration", calibration_table(world, few)
+
+    def beside(world: World) -> dict[str, Experiment]:
+        return {"this interval": world.accuracy, "Satterthwaite": world.satterthwaite, "pooled": world.pooled}
+
+    def f1(world: World) -> dict[str, Experiment]:
+        return {"this interval": world.macro_f1, "bootstrap": world.bootstrapped_f1}
+
+    def groups(world: World) -> dict[str, Experiment]:
+        return {"groups known": world.grouped, "unknown": world.ungrouped}
+
+    return {
+        "fixed": lambda: fixed_table(World(0), replicates),
+        "accuracy": lambda: coverage_table(World(0).accuracy, replicates),
+        "beside": lambda: beside_table(beside(World(0)), 200, few),
+        "beside-872": lambda: beside_table(beside(World(0)), 872, few),
+        "groups": lambda: beside_table(groups(World(0)), 200, few),
+        "macro-f1": lambda: coverage_table(World(0).macro_f1, half),
+        "bootstrap": lambda: beside_table(f1(World(0)), 200, few),
+        "difference": lambda: coverage_table(World(0).difference, replicates),
+        "fixed-difference": lambda: coverage_table(World(0).difference_to_fixed, half),
+        "compared": lambda: compared_table(replicates // 40),
+        "family": lambda: family_table(replicates // 8),
+        "power": lambda: power_table(replicates // 30),
+        "bracket": lambda: (
+            f"The interval covered 64 in {share(World(0).bracket, few, 5, 200, 0.7, 0.3):.1f} % of {few} experiments."
+        ),
+        "calibration": lambda: calibration_table(World(0), few),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=2000, help="experiments a cell")
     parser.add_argument("--out", type=Path, default=DOCUMENT, help="where the document with its new blocks is written")
+    parser.add_argument("--only", nargs="*", metavar="BLOCK", help="write these blocks alone")
     options = parser.parse_args()
     text = DOCUMENT.read_text(encoding="utf-8")
-    for name, block in blocks(World(seed=0), options.replicates):
+    for name, make in blocks(options.replicates).items():
+        if options.only is not None and name not in options.only:
+            continue
+        block = make()
         print(f"\n{name}\n\n{block}", flush=True)
         begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
         before, rest = text.split(begin)

@@ -64,5 +64,5 @@ def compare(
         print_json(comparison.results())
         return
     print_table(columns_of(read.kind), comparison.table.text())
-    print("* significantly different from the best baseline with as many labels (Holm, over all comparisons)")
+    print("* significantly different from the best baseline with as many labels (adjusted for all comparisons)")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")

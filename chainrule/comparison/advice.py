@@ -1,15 +1,15 @@
 """Which method to take, in a sentence or two computed from a table. Knows the table alone.
 
-At each N some methods do not differ significantly from the best. The cheapest of them that is not far behind is taken:
-with few seeds even large differences are not significant.
+At each N some methods cannot be ruled out as the best. The cheapest of them that is not far behind is taken: with few
+seeds even large differences are not significant.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from chainrule.comparison.cells import Cell
-from chainrule.comparison.methods.method import Method, Role
-from chainrule.comparison.table import Switch, Table
+from chainrule.comparison.methods.method import Role
+from chainrule.comparison.table import LEVEL, Switch, Table
 from chainrule.uncertainty import SwitchPoint
 
 NEAR = 0.05  # of accuracy: a method further behind the best is not taken in its place, even if not significantly worse
@@ -20,12 +20,10 @@ class Choice(NamedTuple):
 
     labels: int
     best: Cell
-    equals: dict[str, Cell]  # by name: not significantly different from the best, which is among them
-
-    @property
-    def constant(self) -> Cell | None:
-        """The equal that gives the same answer whatever the text is; None where there is none."""
-        return next((cell for cell in self.equals.values() if cell.method.role is Role.CONSTANT), None)
+    equals: dict[str, Cell]  # by name: may be the best with 95 % confidence; the best by its mean is among them
+    ahead: bool  # whether the best is significantly better than all others
+    constant: Cell | None
+    """The one that gives the same answer whatever the text is, where nothing is better; None where something is."""
 
     @property
     def near(self) -> dict[str, Cell]:
@@ -42,14 +40,37 @@ def choices(table: Table) -> list[Choice]:
     """One at each N with more than one method."""
     found = []
     for labels in table.sizes:
-        cells = table.with_labels(labels)
-        if len(cells) > 1:
-            best = max(cells.values(), key=lambda cell: cell.accuracy.value)
+        cells, best = table.with_labels(labels), table.best(labels)
+        if len(cells) > 1 and best is not None:
+            constant = _unbeaten_constant(table, labels)
             equals = {
-                name: cell for name, cell in cells.items() if cell is best or not _differ(table, labels, best, cell)
+                name: cell
+                for name, cell in cells.items()
+                if cell is best
+                or not (_ruled_out(table, labels, best, cell) or (cell.method.role is Role.CONSTANT and not constant))
             }
-            found.append(Choice(labels, best, equals))
+            hardest = table.hardest_rival(labels)
+            ahead = hardest is not None and hardest.significant and len(equals) == 1
+            found.append(Choice(labels, best, equals, ahead, constant))
     return found
+
+
+def _ruled_out(table: Table, labels: int, best: Cell, cell: Cell) -> bool:
+    """Whether the cell is ruled out as the best: with probability .95 the best of K methods is ruled out by none of the
+    other K - 1 (multiple comparisons with the best: Hsu, 1984; here by Bonferroni)."""
+    contrast = table.contrast(labels, best.name, cell.name)
+    rivals = len(table.with_labels(labels)) - 1
+    return contrast is not None and rivals * contrast.difference.p_value <= LEVEL
+
+
+def _unbeaten_constant(table: Table, labels: int) -> Cell | None:
+    """The constant answer, where no interval excludes that the method is no better than it."""
+    cells = table.with_labels(labels)
+    constant = next((cell for cell in cells.values() if cell.method.role is Role.CONSTANT), None)
+    if constant is None or any(cell.accuracy.low > constant.accuracy.value for cell in cells.values()):
+        return None
+    contrasts = (table.contrast(labels, name, constant.name) for name in cells)
+    return None if any(one is not None and one.difference.low > 0 for one in contrasts) else constant
 
 
 def advise(table: Table) -> str:
@@ -95,7 +116,7 @@ def _span_in_words(span: list[Choice], items: int) -> str:
     advice = f"{labels} take {_accuracy(taken, at_largest)}"
     if taken is not last.best:
         return f"{advice}, not significantly worse than the best, {_accuracy(last.best)}"
-    return advice if len(last.equals) > 1 else f"{advice}, significantly better than all others"
+    return f"{advice}, significantly better than all others" if last.ahead else advice
 
 
 def _accuracy(cell: Cell, where: str = "") -> str:
@@ -115,11 +136,6 @@ def _seconds(cell: Cell, items: int) -> float:
     return cell.seconds_to_adapt + cell.milliseconds_per_text * items / 1000
 
 
-def _differ(table: Table, labels: int, one: Cell, other: Cell) -> bool:
-    contrast = table.contrast(labels, one.name, other.name)
-    return contrast is not None and contrast.significant
-
-
 def _grounds(table: Table) -> str:
     seeds = max(len(cell.seeds) for cell in table.cells)
     return (
@@ -130,34 +146,26 @@ def _grounds(table: Table) -> str:
 
 
 def _verdict(table: Table, largest: int) -> str:
-    """Whether anything beats the baseline; where it does, from where on finetuning stays ahead of prompting."""
-    baseline = _baseline(table)
-    if baseline is not None:
-        ahead = [labels for labels in table.sizes if _beaten(table, labels, baseline)]
-        if not ahead:
-            return f"No method that uses the model is significantly better than {baseline.title}."
-        if ahead[-1] < largest:
-            return (
-                f"With more than {ahead[-1]:,} labels no method that uses the model is significantly better than"
-                f" {baseline.title}."
-            )
+    """Whether anything beats the baselines; where it does, from where on finetuning stays ahead of prompting."""
+    strongest = {labels: cell for labels in table.sizes if (cell := table.strongest_baseline(labels)) is not None}
+    if strongest:
+        ahead = [labels for labels, cell in strongest.items() if _beaten(table, labels, cell)]
+        where = f"With more than {ahead[-1]:,} labels no" if ahead else "No"
+        titles = {cell.method.title for labels, cell in strongest.items() if not ahead or labels > ahead[-1]}
+        if not ahead or ahead[-1] < largest:
+            baseline = titles.pop() if len(titles) == 1 else "the strongest baseline"
+            return f"{where} method that uses the model is significantly better than {baseline}."
     return _switch_in_words(table)
 
 
-def _baseline(table: Table) -> Method | None:
-    """What a language model must beat to be worth it: a simple method, else the constant answer."""
-    for role in (Role.SIMPLE, Role.CONSTANT):
-        for method in table.methods:
-            if method.role is role:
-                return method
-    return None
-
-
-def _beaten(table: Table, labels: int, baseline: Method) -> bool:
-    """Whether a way to adapt the model is significantly better than the baseline at N."""
-    adapted = [method for method in table.methods if not method.role.is_baseline]
-    contrasts = (table.contrast(labels, method.name, baseline.name) for method in adapted)
-    return any(one is not None and one.significant and one.difference.value > 0 for one in contrasts)
+def _beaten(table: Table, labels: int, baseline: Cell) -> bool:
+    """Whether a way to adapt the model is significantly better than the strongest baseline at N; than the constant
+    answer, whether the interval of one excludes that it is not."""
+    adapted = [cell for cell in table.with_labels(labels).values() if not cell.method.role.is_baseline]
+    contrasts = (table.contrast(labels, cell.name, baseline.name) for cell in adapted)
+    if any(one is not None and one.significant and one.difference.value > 0 for one in contrasts):
+        return True
+    return bool(adapted) and baseline.method.role is Role.CONSTANT and _unbeaten_constant(table, labels) is None
 
 
 def _switch_in_words(table: Table) -> str:

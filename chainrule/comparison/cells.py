@@ -3,7 +3,7 @@
 Shapes: S seeds, M test items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import mean, median
@@ -17,7 +17,7 @@ from chainrule.comparison.rows import Outcome
 from chainrule.tasks.answers import Kind, targets_of
 from chainrule.tasks.examples import Examples
 from chainrule.tasks.figures import MAIN, TITLES, estimates_of
-from chainrule.uncertainty import Estimate, accuracy, macro_f1
+from chainrule.uncertainty import Estimate, SeedVariance, accuracy, macro_f1
 from chainrule.uncertainty.label_sets import micro_f1_of_parts, micro_f1_parts
 from chainrule.uncertainty.numbers import r_squared_of_parts, r_squared_parts
 
@@ -57,12 +57,19 @@ class Calibration(NamedTuple):
 
 
 class Cell:
-    """One method at one N, over its seeds."""
+    """One method at one N, over its seeds. `pooled`: what all cells of its table tell of the variance between seeds, by
+    method and N."""
 
-    def __init__(self, method: Method, outcomes: Sequence[Outcome], setting: Setting) -> None:
+    def __init__(
+        self,
+        method: Method,
+        outcomes: Sequence[Outcome],
+        setting: Setting,
+        pooled: Callable[[], Mapping[tuple[str, int], SeedVariance]] = dict,
+    ) -> None:
         self.method, self.outcomes = method, sorted(outcomes, key=lambda outcome: outcome.seed)
         self.labels, self.shots = self.outcomes[0].labels, self.outcomes[0].shots
-        self._setting = setting
+        self._setting, self._pooled = setting, pooled
 
     @property
     def name(self) -> str:
@@ -72,11 +79,6 @@ class Cell:
     @property
     def seeds(self) -> list[int]:
         return [outcome.seed for outcome in self.outcomes]
-
-    @property
-    def fixed(self) -> bool:
-        """Whether every seed gives the same predictor."""
-        return not self.method.seeds_matter(self.labels, self._setting.everything)
 
     @cached_property
     def correct(self) -> NDArray[Any]:
@@ -93,12 +95,29 @@ class Cell:
                          for outcome in self.outcomes])  # fmt: skip
 
     @cached_property
+    def unchanging(self) -> bool:
+        """Whether every seed gives the same predictor: by the method, or as all seeds were right on the same items."""
+        if not self.method.seeds_matter(self.labels, self._setting.everything):
+            return True
+        return len(self.outcomes) > 1 and bool((self.correct == self.correct[0]).all())
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """(S, M), or (1, M) of an unchanging predictor: no variance between seeds, and no S independent ones."""
+        return self.correct[:1] if self.unchanging else self.correct
+
+    @property
+    def seed_variance(self) -> SeedVariance | None:
+        """Of its accuracy; None of one seed, and of an unchanging predictor."""
+        return self._pooled().get((self.name, self.labels))
+
+    @cached_property
     def accuracy(self) -> Estimate:
         """With its interval; of several labels at once micro-F1, of a number R²."""
         of_parts = {"multilabel": micro_f1_of_parts, "regression": r_squared_of_parts}
         if self._setting.kind in of_parts:
             return of_parts[self._setting.kind](self.correct, self._setting.items.groups)
-        return accuracy(self.correct, self._setting.items.groups)
+        return accuracy(self.right, self._setting.items.groups, self.seed_variance)
 
     @cached_property
     def figures(self) -> Mapping[str, Estimate]:

@@ -5,7 +5,6 @@ Knows predictions, not how they were made, nor how a table is worded or drawn. S
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +17,17 @@ from chainrule.comparison.methods.method import Method, Role
 from chainrule.comparison.rows import Outcome
 from chainrule.tasks.answers import Kind
 from chainrule.tasks.figures import MAIN, TITLES
-from chainrule.uncertainty import Difference, SwitchPoint, difference, holm, switch_point
+from chainrule.uncertainty import (
+    Difference,
+    SeedVariance,
+    SwitchPoint,
+    adjusted_together,
+    difference,
+    seed_variances,
+    sum_of,
+    switch_point,
+)
+from chainrule.uncertainty.tables import by_group
 
 LEVEL = 0.05  # of the whole family of comparisons
 COLUMNS = (
@@ -41,11 +50,11 @@ class Contrast(NamedTuple):
     b: str
     seeds: int
     difference: Difference  # of a less b
-    adjusted: float  # its p-value among all the comparisons (Holm)
+    adjusted: float | None = None  # its p-value among all of the family; None: it is not in the family
 
     @property
     def significant(self) -> bool:
-        return self.adjusted <= LEVEL
+        return self.adjusted is not None and self.adjusted <= LEVEL
 
 
 class Switch(NamedTuple):
@@ -79,7 +88,21 @@ class Table:
         together: dict[tuple[str, int], list[Outcome]] = {}
         for outcome in self.outcomes:
             together.setdefault((outcome.method, outcome.labels), []).append(outcome)
-        self._cells = {key: Cell(methods[order[key[0]]], some, setting) for key, some in together.items()}
+        self._cells = {
+            key: Cell(methods[order[key[0]]], some, setting, lambda: self._seed_variances)
+            for key, some in together.items()
+        }
+        self._differences: dict[tuple[int, str, str], Contrast] = {}
+
+    @cached_property
+    def _seed_variances(self) -> dict[tuple[str, int], SeedVariance]:
+        """Of each cell that varies from seed to seed, by method and N, as all of them tell it; of accuracies alone."""
+        if self.setting.kind in ("multilabel", "regression"):
+            return {}
+        vary = [cell for cell in self.cells if len(cell.right) > 1]
+        tables = [by_group(cell.right.astype(np.float64), self.setting.items.groups) for cell in vary]
+        found = seed_variances(tables, [cell.name for cell in vary], [cell.labels for cell in vary])
+        return {(cell.name, cell.labels): variance for cell, variance in zip(vary, found, strict=True)}
 
     @property
     def cells(self) -> list[Cell]:
@@ -107,33 +130,106 @@ class Table:
 
     @cached_property
     def contrasts(self) -> list[Contrast]:
-        """All pairs at all N: the family whose p-values are adjusted. A pair that does not change is in it once."""
-        found: list[Contrast] = []
+        """The family whose p-values are adjusted: what is said of methods. At each N, each method against the strongest
+        baseline, and the best method against the one that is hardest to tell from it. What more labels do not change
+        is in it once.
+        """
+        family: dict[_Pair, Contrast] = {}
+        p_values: list[float] = []
         for labels in self.sizes:
-            for one, other in combinations(self.with_labels(labels).values(), 2):
-                correct = _same_seeds(one, other)
-                if labels in (one.labels, other.labels) and correct is not None:
-                    a, b = correct
-                    measured = difference(a, b, self.setting.items.groups)
-                    seeds = max(len(a), len(b))
-                    found.append(Contrast(labels, one.name, other.name, seeds, measured, measured.p_value))
-        adjusted = holm([contrast.difference.p_value for contrast in found])
+            for contrast, p_value in self.claims(labels):
+                if _pair(contrast) not in family:
+                    family[_pair(contrast)] = contrast
+                    p_values.append(p_value)
+        found = list(family.values())
+        adjusted = adjusted_together(p_values, self._covariance(found))
         return [contrast._replace(adjusted=value) for contrast, value in zip(found, adjusted, strict=True)]
 
-    def contrast(self, labels: int, a: str, b: str) -> Contrast | None:
-        """a less b where both may use N labels; None where they were not compared."""
+    def claims(self, labels: int) -> list[tuple[Contrast, float]]:
+        """What is tested at N, with p-values that hold although the strongest and the best are those of this table.
+
+        A method ahead of the strongest of B baselines is ahead of all B, whichever is truly the strongest: p stands.
+        One that is behind the strongest may be behind one of B that was lucky: B times p. That the best method is
+        better than all others is tested by its least certain difference, and p stands (Gutmann, Maymin, 1987).
+        """
         cells = self.with_labels(labels)
-        if a not in cells or b not in cells:
+        found = []
+        strongest = self.strongest_baseline(labels)
+        if strongest is not None:
+            baselines = sum(cell.method.role.is_baseline for cell in cells.values())
+            for cell in cells.values():
+                contrast = None if cell is strongest else self._measured(labels, cell.name, strongest.name)
+                if contrast is not None:
+                    times = 1 if contrast.difference.value > 0 else baselines
+                    found.append((contrast, min(1.0, times * contrast.difference.p_value)))
+        hardest = self._hardest(labels)
+        return found if hardest is None else [*found, (hardest, hardest.difference.p_value)]
+
+    def hardest_rival(self, labels: int) -> Contrast | None:
+        """The best method at N less the one that is hardest to tell from it."""
+        hardest = self._hardest(labels)
+        return None if hardest is None else self.contrast(labels, hardest.a, hardest.b)
+
+    def _hardest(self, labels: int) -> Contrast | None:
+        best = self.best(labels)
+        names = [] if best is None else [name for name in self.with_labels(labels) if name != best.name]
+        measured = [self._measured(labels, best.name, name) for name in names if best is not None]
+        found = [contrast for contrast in measured if contrast is not None]
+        return max(found, key=lambda contrast: contrast.difference.p_value, default=None)
+
+    def _covariance(self, contrasts: Sequence[Contrast]) -> NDArray[np.float64]:
+        """(n, n), of the errors of differences: cells share items, and some differences share a cell."""
+        cells = self.cells
+        index = {id(cell): number for number, cell in enumerate(cells)}
+        signs = np.zeros((len(contrasts), len(cells)))
+        for row, contrast in zip(signs, contrasts, strict=True):
+            there = self.with_labels(contrast.labels)
+            row[index[id(there[contrast.a])]], row[index[id(there[contrast.b])]] = 1.0, -1.0
+        if not cells:
+            return np.zeros((0, 0))
+        means = np.stack([by_group(cell.right.mean(axis=0)[None], self.setting.items.groups)[0] for cell in cells])
+        means -= means.mean(axis=1, keepdims=True)
+        seeds = [
+            0.0 if cell.seed_variance is None else cell.seed_variance.typical() / len(cell.right) for cell in cells
+        ]
+        found: NDArray[np.float64] = signs @ (means @ means.T / means.shape[1] ** 2 + np.diag(seeds)) @ signs.T
+        return found
+
+    def best(self, labels: int) -> Cell | None:
+        return max(self.with_labels(labels).values(), key=lambda cell: cell.accuracy.value, default=None)
+
+    def contrast(self, labels: int, a: str, b: str) -> Contrast | None:
+        """a less b where both may use N labels; None where they cannot be compared."""
+        measured = self._measured(labels, a, b)
+        if measured is None:
             return None
-        found = self._contrast_of.get((max(cells[a].labels, cells[b].labels), frozenset((a, b))))
-        if found is None or found.a == a:
-            return found
-        value, low, high, p_value = found.difference
-        return found._replace(a=a, b=b, difference=Difference(-value, -high, -low, p_value))
+        adjusted = self._adjusted.get(_pair(measured))
+        return measured._replace(adjusted=adjusted)
 
     @cached_property
-    def _contrast_of(self) -> dict[tuple[int, frozenset[str]], Contrast]:
-        return {(contrast.labels, frozenset((contrast.a, contrast.b))): contrast for contrast in self.contrasts}
+    def _adjusted(self) -> dict["_Pair", float | None]:
+        return {_pair(contrast): contrast.adjusted for contrast in self.contrasts}
+
+    def _measured(self, labels: int, a: str, b: str) -> Contrast | None:
+        """The difference alone, at the smallest N from which neither changes."""
+        cells = self.with_labels(labels)
+        if a not in cells or b not in cells or a == b:
+            return None
+        one, other = cells[a], cells[b]
+        key = max(one.labels, other.labels), a, b
+        if key not in self._differences:
+            correct = _same_seeds(one, other)
+            if correct is None:
+                return None
+            variance = sum_of(one.seed_variance, other.seed_variance)
+            measured = difference(*correct, self.setting.items.groups, variance)
+            value, low, high, p_value = measured
+            turned = Difference(-value, -high, -low, p_value)
+            alone = one.unchanging or other.unchanging
+            seeds = max(len(one.seeds), len(other.seeds)) if alone else len(correct[0])
+            self._differences[key] = Contrast(key[0], a, b, seeds, measured)
+            self._differences[key[0], b, a] = Contrast(key[0], b, a, seeds, turned)
+        return self._differences[key]
 
     def strongest_baseline(self, labels: int) -> Cell | None:
         baselines = [cell for cell in self.with_labels(labels).values() if cell.method.role.is_baseline]
@@ -158,7 +254,7 @@ class Table:
         cells = {size: self.with_labels(size) for size in self.sizes}
         sizes = [size for size in self.sizes if a in cells[size] and b in cells[size]]
         pairs = [(cells[size][a], cells[size][b]) for size in sizes]
-        drawn = [set(cell.seeds) for pair in pairs for cell in pair if not cell.fixed]
+        drawn = [set(cell.seeds) for pair in pairs for cell in pair if not cell.unchanging]
         seeds = sorted(set.intersection(*drawn)) if drawn else [0]
         if len(sizes) < 2 or not seeds:
             return None
@@ -191,15 +287,23 @@ def megabytes_in_words(size: float | None) -> str:
     return "0" if size == 0 else f"{size:.3f}" if size < 0.1 else f"{size:.1f}" if size < 100 else f"{size:.0f}"
 
 
+_Pair = tuple[int, frozenset[str]]
+
+
+def _pair(contrast: Contrast) -> _Pair:
+    return contrast.labels, frozenset((contrast.a, contrast.b))
+
+
 def _of_seeds(cell: Cell, seeds: Sequence[int]) -> NDArray[np.bool_]:
     """(S, M) of these seeds; a predictor that no seed changes is the same for each."""
-    correct: NDArray[np.bool_] = cell.correct[[0 if cell.fixed else cell.seeds.index(seed) for seed in seeds]]
+    rows = [0 if cell.unchanging else cell.seeds.index(seed) for seed in seeds]
+    correct: NDArray[np.bool_] = cell.correct[rows]
     return correct
 
 
 def _same_seeds(one: Cell, other: Cell) -> tuple[NDArray[np.bool_], NDArray[np.bool_]] | None:
     """What both got right, seed for seed, (S, M) or (1, M) each; None where they have no seed in common."""
-    if one.fixed or other.fixed:
-        return one.correct, other.correct
+    if one.unchanging or other.unchanging:
+        return one.right, other.right
     seeds = sorted(set(one.seeds) & set(other.seeds))
     return (_of_seeds(one, seeds), _of_seeds(other, seeds)) if seeds else None

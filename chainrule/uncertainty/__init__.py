@@ -4,12 +4,14 @@ What is estimated is the expected accuracy over draws of N labels from this pool
 `docs/statistics.md` explains each method and publishes its simulated coverage.
 """
 
-from chainrule.uncertainty.differences import Difference, difference, holm, mcnemar, tango
+from chainrule.uncertainty.differences import Difference, adjusted_together, difference, holm, mcnemar, tango
 from chainrule.uncertainty.intervals import Estimate, accuracy, macro_f1, wilson
 from chainrule.uncertainty.label_sets import macro_f1_of_labels, micro_f1, ranking_precision
 from chainrule.uncertainty.numbers import r_squared, rmse, spearman
 from chainrule.uncertainty.probabilities import Bin, Calibration, calibration
+from chainrule.uncertainty.seed_effects import seed_variances, sum_of
 from chainrule.uncertainty.switch import SwitchPoint, switch_point
+from chainrule.uncertainty.tables import SeedVariance
 from chainrule.uncertainty.variation import Spread, spread
 
 __all__ = [
@@ -17,9 +19,11 @@ __all__ = [
     "Calibration",
     "Difference",
     "Estimate",
+    "SeedVariance",
     "Spread",
     "SwitchPoint",
     "accuracy",
+    "adjusted_together",
     "calibration",
     "difference",
     "holm",
@@ -30,8 +34,10 @@ __all__ = [
     "r_squared",
     "ranking_precision",
     "rmse",
+    "seed_variances",
     "spearman",
     "spread",
+    "sum_of",
     "switch_point",
     "tango",
     "wilson",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from chainrule.errors import ChainruleError
-from chainrule.uncertainty.tables import Table, by_group, mean_error, table_of
+from chainrule.uncertainty.tables import SeedVariance, Table, by_group, mean_error, table_of
 
 
 class Estimate(NamedTuple):
@@ -30,18 +30,21 @@ def wilson(right: float, n: int, level: float = 0.95) -> tuple[float, float]:
     return _score_interval(right / n, n, NormalDist().inv_cdf((1 + level) / 2))
 
 
-def accuracy(correct: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:
+def accuracy(
+    correct: ArrayLike, groups: Sequence[str] | None = None, seed_variance: SeedVariance | None = None
+) -> Estimate:
     """Of S seeds on the same M items: `correct` (S, M), or (M,), is 1 where the answer was right.
 
     One seed is one fixed predictor: Wilson's interval. Several: Wilson's for the number of independent items that would
     give the error of the mean over these seeds and items. With `groups`, one name an item, groups replace items.
+    `seed_variance`: from `seed_variances`, where other tables tell more about it.
     Raises ChainruleError where there are no items, or a single group.
     """
     table = table_of(correct, "correct")
-    if len(table) == 1 and groups is None:
+    if len(table) == 1 and groups is None and seed_variance is None:
         right, n = float(table.sum()), table.shape[1]
         return Estimate(right / n, *wilson(right, n))
-    return mean_in_unit_interval(by_group(table, groups))
+    return mean_in_unit_interval(by_group(table, groups), seed_variance)
 
 
 def macro_f1(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | None = None) -> Estimate:
@@ -66,9 +69,9 @@ def macro_f1(truth: ArrayLike, predictions: ArrayLike, groups: Sequence[str] | N
     return mean_in_unit_interval(by_group(parts / len(classes), groups))
 
 
-def mean_in_unit_interval(table: Table) -> Estimate:
+def mean_in_unit_interval(table: Table, seed_variance: SeedVariance | None = None) -> Estimate:
     """Wilson's interval for as many items as have the mean's half width q: n = p(1 - p) / q², at a quantile of 1."""
-    p, error = float(table.mean()), mean_error(table)
+    p, error = float(table.mean()), mean_error(table, seed_variance)
     if not error.varies:
         return Estimate(p, *wilson(p * table.shape[1], table.shape[1]))
     return Estimate(p, *_score_interval(p, p * (1 - p) / error.half_width() ** 2, quantile=1.0))

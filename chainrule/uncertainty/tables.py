@@ -73,26 +73,61 @@ def by_group(table: Table, groups: Sequence[str] | None) -> Table:
     return seed_means + deviations * (deviations.shape[1] / table.shape[1])
 
 
-def mean_error(table: Table) -> MeanError:
+class SeedVariance(NamedTuple):
+    """What is known of the variance of a mean from seed to seed: its possible values and their probabilities."""
+
+    values: Table  # (G,)
+    weights: Table  # (G,), sum 1
+
+    def typical(self) -> float:
+        """Its geometric mean."""
+        return float(np.exp(np.log(self.values) @ self.weights))
+
+
+class MeanSquares(NamedTuple):
+    """Of the analysis of variance of an (S, M) table; with one seed those of seeds and of the residual are 0."""
+
+    seeds: float
+    items: float
+    residual: float
+
+
+def mean_squares(table: Table) -> MeanSquares:
+    """Seeds and items crossed, without replication. Raises ChainruleError where there are fewer than 2 items."""
+    S, M = table.shape
+    if M < 2:
+        raise ChainruleError(f"an interval over items wants at least 2 of them (or of their groups), got {M}")
+    mean = table.mean()
+    seed_means, item_means = table.mean(axis=1, keepdims=True), table.mean(axis=0, keepdims=True)
+    items = S * _squares(item_means - mean) / (M - 1)
+    if S == 1:
+        return MeanSquares(0.0, items, 0.0)
+    residual = _squares(table - seed_means - item_means + mean) / ((S - 1) * (M - 1))
+    return MeanSquares(M * _squares(seed_means - mean) / (S - 1), items, residual)
+
+
+def mean_error(table: Table, seed_variance: SeedVariance | None = None) -> MeanError:
     """Of the mean of an (S, M) table whose seeds and items are both drawn at random.
 
     With known expected mean squares a, b, e of seeds, items and residual the variance would be
     max(a, b, a + b - e, e) / (S M). Only estimates A, B, E are known: a is distributed as A (S - 1) / chi², and b
     likewise, so the variance is averaged over these (a generalized pivotal quantity; Weerahandi, 1993). Where
     seeds alone vary this is Student's t with S - 1 degrees of freedom; where items alone vary, or S = 1, with M - 1.
+    seed_variance: of one seed's mean, where more is known of it than this table tells; then the variance is
+    seed_variance / S + b / (S M).
     """
     S, M = table.shape
-    if M < 2:
-        raise ChainruleError(f"an interval over items wants at least 2 of them (or of their groups), got {M}")
-    mean = table.mean()
-    seed_means, item_means = table.mean(axis=1, keepdims=True), table.mean(axis=0, keepdims=True)
-    items, item_weights = _possible(S * _squares(item_means - mean), M - 1)
+    squares = mean_squares(table)
+    items, item_weights = _possible(squares.items * (M - 1), M - 1)
+    if seed_variance is not None:
+        variances = seed_variance.values[:, None] / S + items / (S * M)
+        return MeanError(np.sqrt(variances).ravel(), np.outer(seed_variance.weights, item_weights).ravel())
     if S == 1:
         return MeanError(np.sqrt(items / M), item_weights)
-    seeds, seed_weights = _possible(M * _squares(seed_means - mean), S - 1)
-    residual = _squares(table - seed_means - item_means + mean) / ((S - 1) * (M - 1))
+    seeds, seed_weights = _possible(squares.seeds * (S - 1), S - 1)
     seeds = seeds[:, None]
     # The mean squares of seeds and items are expected to be no less than the residual, but can be 0 by chance.
+    residual = squares.residual
     variances = np.maximum(np.maximum(seeds, items), np.maximum(seeds + items - residual, residual)) / (S * M)
     return MeanError(np.sqrt(variances).ravel(), np.outer(seed_weights, item_weights).ravel())
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import binom, binomtest, ttest_1samp
 
-from chainrule.uncertainty import accuracy, difference, holm, mcnemar, tango
+from chainrule.uncertainty import accuracy, adjusted_together, difference, holm, mcnemar, tango
 
 
 @pytest.mark.parametrize(
@@ -146,3 +146,31 @@ def test_families_of_equal_methods_seldom_err_however_much_three_seeds_differ() 
         methods = [answers(rng, easy, S=3, seed_effect=0.6) for _ in range(5)]
         errors += min(holm([difference(a, b).p_value for a, b in itertools.combinations(methods, 2)])) <= 0.05
     assert errors / 150 <= 0.08  # at most .05 in the long run; .08 is more than one and a half standard errors above
+
+
+def test_tests_that_err_together_count_as_one_and_independent_ones_as_many() -> None:
+    values = [0.01, 0.2, 0.04, 0.6]
+    independent = adjusted_together(values, np.diag([1.0, 4.0, 0.5, 9.0]))
+    assert independent[0] == pytest.approx(1 - 0.99**4, abs=0.006)
+    assert independent[2] == pytest.approx(1 - 0.96**3, abs=0.01)
+    assert adjusted_together(values, np.ones((4, 4))) == pytest.approx(values, abs=0.015)
+
+
+def test_adjusted_together_lies_between_the_raw_value_and_holms_and_keeps_the_order() -> None:
+    rng = np.random.default_rng(7)
+    values, loadings = rng.random(12) ** 4, rng.normal(size=(12, 5))
+    adjusted = adjusted_together(list(values), loadings @ loadings.T)
+    assert (np.array(adjusted) >= values).all()
+    assert (np.array(adjusted) <= np.array(holm(list(values))) + 1e-12).all()
+    assert (np.diff(np.array(adjusted)[values.argsort()]) >= 0).all()
+    turned = adjusted_together(list(values[::-1]), 100 * (loadings @ loadings.T)[::-1, ::-1])
+    assert turned[::-1] == pytest.approx(adjusted, abs=1e-12)  # the order and the scale change nothing
+
+
+def test_adjusted_together_of_nothing_of_one_and_of_errors_without_variance() -> None:
+    assert adjusted_together([], np.zeros((0, 0))) == []
+    assert adjusted_together([0.03], [[2.0]]) == [0.03]
+    for rounding in (0.0, -1e-19):
+        assert adjusted_together([1.0, 0.5], np.diag([rounding, 0.0])) == pytest.approx([1.0, 0.75], abs=0.02)
+    with pytest.raises(ValueError, match=r"^adjusted_together: wanted a covariance of 2 errors, got \(3, 3\)$"):
+        adjusted_together([0.1, 0.2], np.eye(3))
