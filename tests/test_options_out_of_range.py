@@ -27,6 +27,9 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
         "batch-tokens": ("0", "255"),
         "learning-rate": ("0", "-0.1", "nan", "inf"),
         "validate-every": ("0", "-1"),
+        "keep": ("0", "-1"),
+        "rank": ("0", "-1"),
+        "wait": ("0", "-1", "nan", "inf"),
         "seed": ("-1", str(2**64)),
         "vocabulary-size": ("256",),
         "validation": ("0", "-0.1", "1", "nan"),
@@ -58,10 +61,18 @@ WRONG: dict[str, dict[str, tuple[str, ...]]] = {
     "finetune nowhere nowhere.csv --out OUT": {
         "labels": ("0", "-1"),
         "rank": ("0", "-1"),
+        "show": ("-1",),
+        "wait": ("0", "-1", "nan", "inf"),
         "epochs": ("0", "-1", "nan", "inf"),
         "learning-rate": ("0", "-0.1", "nan", "inf"),
         "seed": ("-1", str(2**64)),
         "limit": ("0", "-1"),
+    },
+    "serve nowhere": {
+        "batch": ("0", "-1"),
+        "cache-tokens": ("0", "-1"),
+        "queue": ("0", "-1"),
+        "port": ("-1", "65536"),
     },
     "predict nowhere text --task nowhere.csv": {"shots": ("-1",), "seed": ("-1", str(2**64))},
     "compare nowhere nowhere.csv --out OUT": {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Bos, Device, Dtype, Folder, check_at_least
+from chainrule.commands.options import Bos, Device, Dtype, Folder, Quantize, check_at_least
 from chainrule.errors import MissingPackageError, OptionError
 
 
@@ -24,6 +24,7 @@ def serve(
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    quantize: Quantize = "auto",
 ) -> None:
     """Serve models over HTTP with OpenAI's API, and a page to look at them.
 
@@ -71,7 +72,6 @@ def serve(
     if runs is not None and not runs.is_dir():
         raise OptionError(f"--runs: wanted a folder, got {runs}")
     socket = listen(host, port)
-    served = load_served(
-        models, task, runs, Limits(batch, cache_tokens, queue), device=device, dtype=dtype, bos=bos, log=log
-    )
+    limits = Limits(batch, cache_tokens, queue)
+    served = load_served(models, task, runs, limits, device=device, dtype=dtype, bos=bos, quantize=quantize, log=log)
     sys.exit(run(served, socket, host, api_key, open_page=open, log=log))

@@ -89,6 +89,7 @@ def open_finetuning(
     parallel: ParallelOptions = ParallelOptions(),
 ) -> "Finetuning | LanguageFinetuning":
     """The finetuning of these options, to be made step by step; parameters and errors as of `finetune`."""
+    refuse_quantised(lm.model, "finetune")
     if options.by == "words" and task.kind != "classification":
         raise OptionError(
             f"by: wanted head, as a task of kind {task.kind!r} has no label words, got words; leave it out"
@@ -123,7 +124,6 @@ class Finetuning:
         parallel: ParallelOptions = ParallelOptions(),
     ) -> None:
         self._processes, self._parallel = processes, parallel
-        refuse_quantised(lm.model, "finetune")
         if task.kind == "free":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.form, self.options = lm, form_of(task, lm.model, lm.tokenizer), options

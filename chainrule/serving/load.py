@@ -15,6 +15,7 @@ from chainrule.language_model import LanguageModel, load, require_causal
 from chainrule.model.formats.adapter import load_beside
 from chainrule.model.formats.adapter_files import base_directory, is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import is_classifier, read_config
+from chainrule.model.formats.load_quantised import Quantize
 from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.transformer import Transformer
 from chainrule.serving.model_thread import ModelThread
@@ -45,14 +46,20 @@ def load_served(
     device: str = "auto",
     dtype: str = "auto",
     bos: str | None = None,
+    quantize: Quantize = "none",
     died: Callable[[], None] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Served:
     """Load everything; `log` is told what each takes. `died` is called where a model's thread ends by a fault.
+    `quantize`: as for `load`; where adapters are served, all weights are whole.
 
     Raises OptionError for two of the same name, and what `load` and `load_classifier` raise.
     """
     paths = named(models)
+    if any(is_adapter(model_directory(path)) for path in paths.values()):
+        if quantize in ("int8", "int4"):
+            raise OptionError(f"--quantize: wanted models without adapters, got an adapter; leave {quantize} out")
+        quantize = "none"
     found_tasks: dict[str, Task] = {}
     for path in tasks:
         if path.stem in found_tasks:
@@ -65,7 +72,7 @@ def load_served(
         if _is_classifier(path_):
             classifiers[name] = load_classifier(path_, device=device, dtype=dtype)
         else:
-            lms[name] = _language_model(path_, in_memory, device, dtype, bos)
+            lms[name] = _language_model(path_, in_memory, device, dtype, bos, quantize)
             lms[name].model.config.check_language_head()
     for name, classifier in classifiers.items():
         log(f"{name}: a classifier of {len(classifier.labels)} labels")
@@ -88,18 +95,18 @@ def _is_classifier(path: str) -> bool:
 
 
 def _language_model(
-    path: str, in_memory: dict[Path, LanguageModel], device: str, dtype: str, bos: str | None
+    path: str, in_memory: dict[Path, LanguageModel], device: str, dtype: str, bos: str | None, quantize: Quantize
 ) -> LanguageModel:
     """The language model of a path; an adapter beside its base, which `in_memory` has or gets."""
     directory = model_directory(path).resolve()
     if not is_adapter(directory):
         if directory not in in_memory:
-            lm = load(path, device=device, dtype=dtype, bos=bos)
+            lm = load(path, device=device, dtype=dtype, bos=bos, quantize=quantize)
             in_memory[directory] = require_causal(lm, "serve", "serve a classifier of it")
         return in_memory[directory]
     adapter = read_adapter(directory)
     base_path = base_directory(directory, adapter)
-    base = _language_model(str(base_path), in_memory, device, dtype, bos)
+    base = _language_model(str(base_path), in_memory, device, dtype, bos, quantize)
     model = load_beside(directory, adapter, base.model, base.family)
     tokenizer = load_tokenizer(directory, bos) if (directory / "tokenizer.json").is_file() else base.tokenizer
     return LanguageModel(model, tokenizer, base.family, base.stop_tokens, base.generation)

@@ -7,6 +7,7 @@ import pytest
 from comparison_fakes import made_task
 
 from chainrule.comparison.methods.centroid import CENTROID, SCALE, SCALES, best_scale
+from chainrule.finetuning.classifier import Form
 from chainrule.tasks.examples import Task
 
 
@@ -14,7 +15,7 @@ class Study:
     """Features that tell the classes of `made_task` apart by their first number, behind what all texts have alike."""
 
     def __init__(self, task: Task, noise: float) -> None:
-        self.task, self.noise = task, noise
+        self.task, self.noise, self.form = task, noise, Form(task.text, None)
 
     def texts(self, rows: Sequence[dict[str, str]]) -> list[str]:
         return [row["text"] for row in rows]
