@@ -18,8 +18,8 @@ _SLOPES = (0.0, -0.25, -0.5)  # of the log deviation on the log of the number of
 _AROUND_METHOD = (0.15, 0.4, 0.8)  # standard deviation of a table's log deviation around its method's line
 _AROUND_ALL = (0.25, 0.5, 1.0, 2.0)  # standard deviation of the methods' centres around their common one
 _AROUND_METHOD_SCALE = 0.25  # of the half-normal prior
-_ANY_CENTRE = 0.25  # share of methods that may have any centre, whatever the others' are
-_ANY_DEVIATION = 0.02  # share of tables that may have any deviation, whatever their method's others are
+_ANY_CENTRE = 0.3  # share of methods that may have any centre, whatever the others' are
+_ANY_DEVIATION = 0.05  # share of tables that may have any deviation, whatever their method's others are
 _VARIANCES = 64  # that a sum of two is rounded to
 
 
