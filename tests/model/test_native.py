@@ -1,6 +1,7 @@
 """The compiled functions compute what torch computes, for each family, alone and in a batch."""
 
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,29 @@ def test_a_step_in_bfloat16_is_float32s_within_its_precision() -> None:
     rounded, _ = decoded(model, torch.tensor([0, 0, 0]))
     assert rounded.dtype == torch.bfloat16
     assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_changed_in_place_are_seen_by_the_next_step(dtype: torch.dtype) -> None:
+    model, padding = random_model("qwen2").to(dtype).eval(), torch.tensor([0, 0, 0])
+    decoded(model, padding)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.5)
+    changed, _ = decoded(model, padding)
+    described_anew, _ = decoded(deepcopy(model), padding)
+    torch.testing.assert_close(changed, described_anew, atol=0, rtol=0)
+
+
+@compiled
+def test_a_step_beyond_the_caches_capacity_is_refused() -> None:
+    model = random_model("llama").eval()
+    cache = empty_cache(model, 8, torch.tensor([0, 0, 0]))
+    with torch.inference_mode():
+        model.features(TOKENS[:, :8], cache)
+        with pytest.raises(AssertionError, match="capacity"):
+            model.features(TOKENS[:, 8:9], cache)
 
 
 @compiled

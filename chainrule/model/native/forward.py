@@ -74,19 +74,35 @@ class _Visible(NamedTuple):
     begin: NDArray[np.int64]
 
 
+class _Watched(NamedTuple):
+    """A tensor that a description was read from."""
+
+    found: dict[str, Any]  # the dictionary that holds it
+    name: str
+    address: int
+    version: int | None  # of its values, where they were copied in float32; None: they are read where they are
+
+    def unchanged(self) -> bool:
+        tensor = self.found[self.name]
+        return tensor.data_ptr() == self.address and (self.version is None or _version(tensor) == self.version)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often a tensor was changed in place; those made in inference mode do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 class _Described(NamedTuple):
     """A model as the compiled functions take it, valid while all that it was read from is in its place."""
 
     model: _Model
     kept: Sequence[Any]  # what the pointers point into
-    tensors: Sequence[tuple[dict[str, Any], str, int]]  # the dictionary that holds a tensor, its name, its address
+    tensors: Sequence[_Watched]
     modules: Sequence[tuple[dict[str, Any], str, nn.Module]]
 
     def valid(self) -> bool:
-        for found, name, address in self.tensors:
-            if found[name].data_ptr() != address:
-                return False
-        return all(found[name] is module for found, name, module in self.modules)
+        same = all(found[name] is module for found, name, module in self.modules)
+        return same and all(tensor.unchanged() for tensor in self.tensors)
 
 
 class NativeForward:
@@ -118,9 +134,12 @@ class NativeForward:
         if described is None or cache.keys.dtype not in (torch.float32, torch.bfloat16):
             return None
         visible = _visible(model, cache)
+        _, rows, _, columns, _ = cache.keys.shape
+        assert B == len(visible.column) <= rows, "a token of each sequence of the cache"
+        assert visible.end.max() <= columns, "more positions than the cache has capacity for"
         cosine, sine = _rotations(model, cache.positions(1), B)
         hidden = x.to(torch.float32, copy=True).view(B, D)
-        rows = _Rows(
+        described_rows = _Rows(
             B,
             visible.sequence.ctypes.data,
             visible.column.ctypes.data,
@@ -141,7 +160,7 @@ class NativeForward:
         )
         compiled = library()
         assert compiled is not None, "`usable` says so"
-        model_address, rows_address, cache_address = map(ctypes.addressof, (described.model, rows, stored))
+        model_address, rows_address, cache_address = map(ctypes.addressof, (described.model, described_rows, stored))
         threads = torch.get_num_threads()
         compiled.chainrule_forward(model_address, rows_address, cache_address, hidden.data_ptr(), threads)
         return hidden.view(B, 1, D).to(x.dtype)
@@ -157,7 +176,7 @@ class _Description:
 
     def __init__(self, model: Transformer) -> None:
         self.kept: list[Any] = []
-        self.tensors: list[tuple[dict[str, Any], str, int]] = []
+        self.tensors: list[_Watched] = []
         self.modules: list[tuple[dict[str, Any], str, nn.Module]] = []
         self.possible = _possible(model)
         self.made: _Described | None = None
@@ -245,14 +264,15 @@ class _Description:
         tensor = held.get(name)
         if tensor is None:
             return None
-        self.watch(held, name)
         wide: Tensor = tensor.detach().float().contiguous()
+        self.watch(held, name, copied=wide.data_ptr() != tensor.data_ptr())
         self.kept.append(wide)
         return wide
 
-    def watch(self, held: dict[str, Any], name: str) -> None:
-        self.kept.append(held[name])
-        self.tensors.append((held, name, held[name].data_ptr()))
+    def watch(self, held: dict[str, Any], name: str, copied: bool = False) -> None:
+        tensor = held[name]
+        self.kept.append(tensor)
+        self.tensors.append(_Watched(held, name, tensor.data_ptr(), _version(tensor) if copied else None))
 
 
 def _possible(model: Transformer) -> bool:
