@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -47,13 +48,16 @@ def library() -> ctypes.CDLL | None:
                 return None
             _compile(command, openmp, path)
         return _declared(ctypes.CDLL(str(path))) if path.exists() else None
-    except (OSError, subprocess.SubprocessError):
-        return None  # a folder that cannot be written, a compiler that does not end
+    except (OSError, subprocess.SubprocessError, RuntimeError):
+        return None  # a folder that cannot be written, a compiler that does not end, a user without a home
 
 
 def _compile(command: list[str], openmp: str | None, path: Path) -> None:
     """Compile into `path`, whole or not at all; where the compiler fails, a file beside it says why."""
-    beside = path.with_name(f"{path.stem}.{os.getpid()}.tmp")
+    # A file of its own for each process and thread: several may compile at the same time.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
+    os.close(handle)
+    beside = Path(name)
     whole = [*command, str(_SOURCE), "-o", str(beside)]
     try:
         done = subprocess.CompletedProcess[str](whole, 1)
