@@ -50,6 +50,17 @@ def quantise_model(model: Transformer, to: Quantisation) -> None:
         setattr(model, "embedding", made)  # noqa: B010, it takes the place of an Embedding
 
 
+def share_quantised(model: Transformer, other: Transformer, renamed: Mapping[str, str]) -> None:
+    """Put the quantised layers of a model in the place of those of the same names in another, which may lack some;
+    `renamed`: the names of those that have another name there."""
+    places = dict(other.named_modules())
+    for name, layer in model.named_modules():
+        place = renamed.get(name, name)
+        if isinstance(layer, QuantisedLinear | QuantisedEmbedding) and place in places:
+            parent, _, attribute = place.rpartition(".")
+            setattr(other.get_submodule(parent), attribute, layer)
+
+
 def check_width(name: str, width: int, to: Quantisation) -> None:
     """OptionError where blocks don't divide the inputs of a layer."""
     if width % BLOCK:

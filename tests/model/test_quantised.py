@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from chainrule.model.prefixes import empty_cache
 from chainrule.model.quantise import quantise_model
 from chainrule.model.quantised import QuantisedEmbedding, QuantisedLinear, is_quantised
 from chainrule.model.transformer import Transformer, initialise
+from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer
 
@@ -128,3 +130,13 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
     for train in ("full", "head", "lora"):
         with pytest.raises(ModelError, match="finetune: wanted weights in float32 or bfloat16, got quantised ones"):
             finetune(lm, task, train=train)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("to", KINDS)
+def test_its_features_are_those_of_the_dequantised_model(to: str, tied: bool) -> None:
+    model = model_of(tied)
+    quantise_model(model, to)
+    texts = ["To be", "or not to be, that is the question"]
+    found, wanted = (Features(one, byte_tokenizer())(texts) for one in (model, dequantised(model)))
+    np.testing.assert_allclose(found, wanted, atol=2e-5)

@@ -26,6 +26,7 @@ from chainrule.model.formats.checkpoint import (
 )
 from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.tensors import Tensors
+from chainrule.model.quantise import share_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.storage.files import write_json
 
@@ -71,8 +72,10 @@ def without_output(model: Transformer) -> Transformer:
     pooler = not model.config.causal
     bare = empty_model(dataclasses.replace(without_head(model.config), pooler=pooler))
     weights = dict(model.named_parameters())
+    like_head = pooler and model.pooler is None and model.head is not None and bare.config.pooler_like_head
+    share_quantised(model, bare, {"head.dense": "pooler.dense"} if like_head else {})
     if pooler and model.pooler is None:
-        like = dict(model.head.named_parameters()) if model.head is not None and bare.config.pooler_like_head else {}
+        like = dict(model.head.named_parameters()) if model.head is not None and like_head else {}
         for name, parameter in bare.get_submodule("pooler").named_parameters():
             weights[f"pooler.{name}"] = like[name] if name in like else _neutral(name, parameter, model)
     bare.load_state_dict({name: weights[name] for name, _ in bare.named_parameters()}, assign=True)
