@@ -113,8 +113,8 @@ class ModelThread:
     async def run(self, function: Callable[[], Any]) -> Any:
         """The value of `function`, called on the model's thread between two steps; what it raises is raised here.
 
-        A function with `yield` gives way to others there, and its value is what it returns. One that nobody waits for
-        any more is not begun, or not gone on with. Raises FullError where too many wait.
+        At each `yield` of a function that has some, the engine makes a step; its value is what it returns. One that
+        nobody waits for any more is not begun, or not continued. Raises FullError where too many wait.
         """
         job = _Job(function)
         with self._changed:
@@ -225,8 +225,12 @@ class ModelThread:
                 stop_tokens=wanted.stop_tokens,
                 top=wanted.top,
             )
-        except ChainruleError as error:
+        except Exception as error:
             self._end(started)
+            if not isinstance(error, ChainruleError):
+                log.exception("a sequence could not be added")
+                self.counts.failed += 1
+                error = EngineError("the engine failed at this request")
             self._deliver([(started, error)])
             return
         self._by_id[started.id] = started
