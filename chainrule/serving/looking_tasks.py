@@ -5,6 +5,7 @@ A task is one of those that are served, by its name, or rows that were pasted, a
 prompt may be replaced, and its demonstrations are chosen one by one.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
@@ -45,18 +46,19 @@ def task_routes(served: Served) -> list[BaseRoute]:
     """What the page asks about tasks, under /page/task."""
 
     async def described(fields: Fields) -> Any:
-        return description(task_of(served, fields))
+        return await asyncio.to_thread(lambda: description(task_of(served, fields)))
 
     async def row(fields: Fields) -> Any:
-        model, asked = served.model(fields.text("model")), _asked(served, fields)
+        model, asked = served.model(fields.text("model")), await asyncio.to_thread(_asked, served, fields)
         text = object_of_texts(fields, "row")
         return await model.run(lambda: asked_about(model.lm, asked, text))
 
     async def saved(fields: Fields) -> Any:
-        return {"files": saved_files(task_of(served, fields), fields.text("rows"))}
+        files = await asyncio.to_thread(lambda: saved_files(task_of(served, fields), fields.text("rows")))
+        return {"files": files}
 
     async def measured(fields: Fields) -> Any:
-        asked = _asked(served, fields)
+        asked = await asyncio.to_thread(_asked, served, fields)
         limit = fields.integer("limit", None, least=1, most=10**9)
         return Streamed(accuracies(served.model(fields.text("model")), asked, limit))
 
