@@ -97,8 +97,10 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
-def free_memory() -> float:
-    """Bytes of this machine's memory that programs can still take; infinite where the system does not say."""
+def free_memory(device: torch.device = torch.device("cpu")) -> float:
+    """Bytes of a device's memory that programs can still take; infinite where the system does not say."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:

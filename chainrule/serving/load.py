@@ -1,11 +1,8 @@
 """Loads what is to be served, by name: language models, adapters over one base, classifiers, tasks."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from chainrule import machine
 from chainrule.errors import OptionError
@@ -139,9 +136,8 @@ def serve_model(
     each = token_bytes(model)
     tokens = limits.cache_tokens
     if tokens is None:
-        tokens = min(
-            limits.batch * min(model.config.context, _COLUMNS) * 3 // 2, int(_PART * free_memory(device)) // each
-        )
+        fit = machine.free_memory(device) * _PART / each
+        tokens = int(min(limits.batch * min(model.config.context, _COLUMNS) * 3 // 2, fit))
     kept = tokens // 3
     config, dtype = model.config, model.compute_dtype or model.dtype
     known = PrefixCache(kept, config.layers, config.key_value_heads, config.head_width, dtype, device)
@@ -162,13 +158,3 @@ def token_bytes(model: Transformer) -> int:
     return (
         2 * config.layers * config.key_value_heads * config.head_width * (model.compute_dtype or model.dtype).itemsize
     )
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes of the device's memory that are free; where the system does not say it, of a small machine."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return 4 * 2**30

@@ -78,9 +78,8 @@ def gradients_fit(model: nn.Module, processes: Processes) -> bool:
 
 def _free_memory(device: torch.device, processes: Processes) -> float:
     """Bytes that this process may still take on a device."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info()[0])
-    return machine.free_memory() / processes.local
+    free = machine.free_memory(device)
+    return free if device.type == "cuda" else free / processes.local
 
 
 def release(model: Any) -> None:
