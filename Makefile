@@ -28,6 +28,7 @@ test: .venv/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --config-file tests/mypy.ini
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 10
 
 test-slow: .venv/installed-test

@@ -463,11 +463,12 @@ OUT_OF_RANGE = {
 def test_an_option_out_of_range_or_unknown_is_named(
     verb: str, options: str, named: str, mistake: Mistake, trained: Path, text: Path, tmp_path: Path
 ) -> None:
-    subject = {
+    subjects: dict[str, list[str | Path]] = {
         "generate": [trained],
         "score": [trained, "owl"],
         "evaluate": [trained, text],
-    }.get(verb, [text, "--out", tmp_path / "out"])
+    }
+    subject = subjects.get(verb, [text, "--out", tmp_path / "out"])
     assert named in mistake(verb, *subject, *options.split())
     assert not (tmp_path / "out" / "run.toml").exists()
     assert not list(tmp_path.rglob("*.partial"))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 
@@ -94,9 +95,9 @@ def fake_method(method: Method) -> Method:
     name, cost = method.name, 0.001 * (1 + METHODS.index(method))
     return replace(
         method,
-        obstacle=lambda study: study.obstacles.get(name),
+        obstacle=lambda fakes: cast(Any, fakes).obstacles.get(name),
         seconds=lambda study, labels, tests: cost * (1 + labels),
-        fit=lambda study, labels, seed: study.fit(name, labels, seed),
+        fit=lambda fakes, labels, seed: cast(Any, fakes).fit(name, labels, seed),
         notes=lambda study, predictor, rows: predictor.notes,
         shares_features=False,
         megabytes=lambda study: cost,

@@ -93,10 +93,10 @@ def test_the_page_that_tells_the_section_can_be_retold_on_it(
         "--sizes 4 16 64 --seeds 3", "--sizes 4 --seeds 1"
     )
     assert few.count("--compile off") == few.count("--seeds 1 ") == 1
-    told = runpy.run_path(str(docs / "retell.py"))["retold"](few)
+    retold = runpy.run_path(str(docs / "retell.py"))["retold"](few)
     prompts = re.compile(r"^(?:\$|>>>) .*", re.MULTILINE)
-    assert prompts.findall(told) == prompts.findall(few) and len(prompts.findall(told)) > 20
-    for output in re.findall(r"^\$ chainrule .*\n((?:(?!\$ |```).*\n)*)", told, re.MULTILINE):
+    assert prompts.findall(retold) == prompts.findall(few) and len(prompts.findall(retold)) > 20
+    for output in re.findall(r"^\$ chainrule .*\n((?:(?!\$ |```).*\n)*)", retold, re.MULTILINE):
         assert output.strip()
     assert Path("demo/compared/report.html").is_file() and Path("demo/masked-full/config.json").is_file()
 

@@ -24,7 +24,7 @@ def test_what_was_trained_is_put_back_and_the_original_does_not_change() -> None
     before, occurring = original.clone(), np.array([3, 7, 8, 40])
     trimmed = TrimmedEmbedding(original, occurring)
     with torch.no_grad():
-        trimmed.weight += 1
+        trimmed.weight.add_(1)
     restored = trimmed.whole(original, trimmed.weight.detach())
     assert restored.dtype == torch.float32 and torch.equal(original, before)
     assert torch.equal(restored[occurring], original[occurring].float() + 1)

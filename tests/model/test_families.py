@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 import torch
@@ -159,7 +160,7 @@ CONFIGS = {
             "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
         },
     ),
-    "gemma3_text untied, biases, every third layer full": Gemma3TextConfig(
+    "gemma3_text untied, biases, every third layer full": Gemma3TextConfig(  # type: ignore[call-arg]  # from its keyword arguments
         **GATED, num_attention_heads=5, num_key_value_heads=1, head_dim=6, query_pre_attn_scalar=6, sliding_window=3,
         sliding_window_pattern=3, tie_word_embeddings=False, attention_bias=True, rms_norm_eps=1e-3,
     ),
@@ -270,7 +271,8 @@ def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name
     ours, peer = both(name)
     close(ours(TOKENS), peer(TOKENS).logits)
     save_model(ours, peer.config.model_type, tmp_path, bos_id=0)
-    again, wrong = type(peer).from_pretrained(tmp_path, output_loading_info=True)
+    loaded: Any = type(peer).from_pretrained(tmp_path, output_loading_info=True)
+    again, wrong = loaded
     assert not any(wrong.values())
     torch.testing.assert_close(again(TOKENS).logits, peer(TOKENS).logits, atol=1e-6, rtol=0)
     reloaded, _ = load_model(tmp_path, CPU)

@@ -35,7 +35,8 @@ def model_of(tied: bool = True, width: int = 64, query_key_norm: Literal["head"]
     initialise(model, 0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(parameter.numel()))
+            parameter.add_(0.1 * noise)
     return model.eval()
 
 

@@ -11,6 +11,7 @@ from chainrule.prompting import prompted
 from chainrule.prompting.answers import first_word, word_ended
 from chainrule.prompting.calibrate import CONTENT_FREE
 from chainrule.prompting.prompted import Prompted, in_context, zero_shot
+from chainrule.scoring.continuations import Pair
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import measure
 from chainrule.tasks.prompt import Prompt
@@ -412,6 +413,7 @@ def test_a_prompt_has_the_tokens_of_its_whole_text_whatever_is_encoded_once(lm: 
                 tokens = [BPE.bos_id, *BPE.encode(one.prompt)]
                 assert answer == "labels" or one.tokens == tokens
                 for option, ending in zip(one.options, one.endings, strict=True):
+                    assert isinstance(option, Pair)
                     assert [*option.context, *option.continuation] == [BPE.bos_id, *BPE.encode(one.prompt + ending)]
                     assert option.context == one.tokens
 

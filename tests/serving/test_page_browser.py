@@ -55,7 +55,6 @@ class Server:
         self.port = listening.getsockname()[1]
         settings = uvicorn.Config(make_app(self.served), log_level="warning", timeout_graceful_shutdown=0)
         self.server = uvicorn.Server(settings)
-        self.server.install_signal_handlers = lambda: None
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve([listening])), daemon=True)
         self.thread.start()
         deadline = time.monotonic() + 10

@@ -138,7 +138,7 @@ def merging(*pairs: str) -> dict:
     """The description of a tokenizer with `pairs` such as "a b" as its merges."""
     tokens = [*bytepair.byte_characters(), *dict.fromkeys(pair.replace(" ", "") for pair in pairs)]
     ids = {token: id for id, token in enumerate(tokens)}
-    model = models.BPE(ids, [tuple(pair.split(" ")) for pair in pairs])
+    model = models.BPE(ids, [(one, other) for one, other in map(str.split, pairs)])
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     return spec(tokenizer)

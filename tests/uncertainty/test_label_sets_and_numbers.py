@@ -104,8 +104,8 @@ def test_nothing_to_find_and_exact_predictions() -> None:
 def test_groups_widen_the_interval_of_items_that_are_alike() -> None:
     rng = np.random.default_rng(0)
     truth, found = labels(rng, 40)
-    five_times = [np.repeat(each, 5, axis=0) for each in (truth, found)]
+    repeated_truth, repeated = (np.repeat(each, 5, axis=0) for each in (truth, found))
     groups = [str(number // 5) for number in range(200)]
-    alone, grouped = micro_f1(*five_times), micro_f1(*five_times, groups)
+    alone, grouped = micro_f1(repeated_truth, repeated), micro_f1(repeated_truth, repeated, groups)
     assert grouped.high - grouped.low > 1.8 * (alone.high - alone.low)
     assert micro_f1_parts(truth, found).mean() == pytest.approx(micro_f1(truth, found).value)

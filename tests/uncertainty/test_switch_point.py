@@ -47,8 +47,9 @@ def test_the_same_seed_gives_the_same_bracket_and_other_blocks_too(monkeypatch: 
 
 def test_groups_of_copies_are_items() -> None:
     a, b = curves(np.random.default_rng(5), (-0.1, 0.0, 0.01, 0.05), M=60)
-    copied = [np.repeat(answers, 4, axis=2) for answers in (a, b)]
-    assert switch_point(SIZES, *copied, groups=[str(i // 4).zfill(2) for i in range(240)]) == switch_point(SIZES, a, b)
+    copied_a, copied_b = (np.repeat(answers, 4, axis=2) for answers in (a, b))
+    groups = [str(i // 4).zfill(2) for i in range(240)]
+    assert switch_point(SIZES, copied_a, copied_b, groups=groups) == switch_point(SIZES, a, b)
 
 
 def test_sizes_that_fall_or_do_not_match_are_one_line() -> None:
