@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from chainrule.generation.sampling import Sampling
     from chainrule.language_model import LanguageModel, load
     from chainrule.masked_language_model import MaskedLanguageModel
-    from chainrule.prompting.prompted import in_context, zero_shot
+    from chainrule.prompting.in_context import in_context, zero_shot
     from chainrule.tasks.examples import Task
 
     __version__: str
@@ -26,10 +26,10 @@ _HOMES = {
     "Task": "chainrule.tasks.examples",
     "compare": "chainrule.comparison.run",
     "finetune": "chainrule.finetuning.finetune",
-    "in_context": "chainrule.prompting.prompted",
+    "in_context": "chainrule.prompting.in_context",
     "load": "chainrule.language_model",
     "load_classifier": "chainrule.finetuning.load",
-    "zero_shot": "chainrule.prompting.prompted",
+    "zero_shot": "chainrule.prompting.in_context",
 }
 __all__ = [
     "ChainruleError",

@@ -63,7 +63,7 @@ def in_context(
     """
     from chainrule import uncertainty
     from chainrule.language_model import load
-    from chainrule.prompting.prompted import in_context
+    from chainrule.prompting.in_context import in_context
     from chainrule.tasks.measure import correctness, measure
 
     check_at_least(0, shots=shots, show=show)

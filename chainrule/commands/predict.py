@@ -160,7 +160,7 @@ def _predictor(
         refuse_without("a --task", given | vars(asking), default | vars(Asking()))
         return load_classifier(directory, device=device, dtype=dtype)
     from chainrule.language_model import load
-    from chainrule.prompting.prompted import in_context
+    from chainrule.prompting.in_context import in_context
 
     lm = load(directory, device=device, dtype=dtype, bos=bos, quantize=quantize)
     return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))

@@ -45,7 +45,7 @@ def zero_shot(
         chainrule zero-shot runs/books reviews.toml --show 3
     """
     from chainrule.language_model import load
-    from chainrule.prompting.prompted import zero_shot
+    from chainrule.prompting.in_context import zero_shot
     from chainrule.tasks.measure import measure
 
     check_at_least(1, limit=limit)

@@ -27,8 +27,9 @@ from chainrule.model.formats.adapter import Base, adapter_parts, language_adapte
 from chainrule.model.formats.adapter_files import WEIGHTS
 from chainrule.model.formats.checkpoint import empty_model
 from chainrule.model.transformer import Transformer
+from chainrule.prompting.in_context import zero_shot
 from chainrule.prompting.load import load_prompted
-from chainrule.prompting.prompted import Prompted, zero_shot
+from chainrule.prompting.prompted import Prompted
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.training.answers import Answers

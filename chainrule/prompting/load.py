@@ -5,9 +5,10 @@ from pathlib import Path
 from chainrule.errors import ChainruleError, ModelError
 from chainrule.language_model import load
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
+from chainrule.prompting.asking import Asking
 from chainrule.prompting.demonstrations import the_same
 from chainrule.prompting.files import FORM, read_form
-from chainrule.prompting.prompted import Asking, Prompted
+from chainrule.prompting.prompted import Prompted
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
 

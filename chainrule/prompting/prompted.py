@@ -1,4 +1,4 @@
-"""Zero-shot and in-context learning (few-shot): a predictor that puts each row into a prompt for a language model.
+"""A predictor that puts each row into a prompt for a language model, behind demonstrations or without.
 
 Knows rows, prompts and log-probabilities; nothing is trained. Shapes: N rows, C labels.
 """
@@ -6,10 +6,9 @@ Knows rows, prompts and log-probabilities; nothing is trained. Shapes: N rows, C
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,49 +17,21 @@ from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.model.formats.adapter_files import Adapter
 from chainrule.prompting import demonstrations
 from chainrule.prompting.answers import first_word, generate_answers, word_ended
+from chainrule.prompting.asking import Asking
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
 from chainrule.prompting.files import PromptForm
 from chainrule.prompting.row_prompts import PromptMaker, RowPrompt
 from chainrule.scoring.blanks import Blanks, score_blanks
 from chainrule.scoring.continuations import Pair, score_continuations
-from chainrule.scoring.features import Features, Longer
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.prompt import Prompt
-
-Answer = Literal["labels", "vocabulary"]
-Calibrate = Literal["none", "content-free", "train"]
-Normalise = Literal["sum", "token", "byte"]
-Select = Literal["random", "balanced", "nearest"]
-By = Literal["features", "bm25"]
 
 _ROWS_AT_ONCE = 1024  # in memory, at most
 _OPTIONS_AT_ONCE = 4096  # label words in memory, at most, each with its prompt's tokens
 _REFERENCES = 128  # training texts used by calibration
 _ANSWER_TOKENS = 64  # the most of a generated answer
 _SOMETHING = "\N{OBJECT REPLACEMENT CHARACTER}"  # a column's text, to see where a template puts it
-
-
-@dataclass(frozen=True)
-class Asking:
-    """How the model is asked for a row's answer."""
-
-    answer: Answer = "labels"  # the most probable label word; or the most probable next word of all
-    calibrate: Calibrate = "none"  # subtract the labels' mean log p after content-free texts, or after training texts
-    normalise: Normalise = "sum"  # log p of the whole label word; per token; per byte
-    longer: Longer = "cut"  # cut the beginning of a row that does not fit into the context, or refuse it
-    chat: bool = False  # write the prompt with the model's chat template, each demonstration as a turn
-
-    def __post_init__(self) -> None:
-        _check("answer", self.answer, Answer)
-        _check("calibrate", self.calibrate, Calibrate)
-        _check("normalise", self.normalise, Normalise)
-        _check("longer", self.longer, Longer)
-
-
-def _check(name: str, value: str, choices: Any) -> None:
-    if value not in get_args(choices):
-        raise ChainruleError(f"{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")
 
 
 class Shown(NamedTuple):
@@ -347,83 +318,3 @@ class Prompted:
         scores = self._scores([*prompts, *content_free])  # (N + M, C)
         biases = bias(scores[len(prompts) :].reshape(len(sets), len(CONTENT_FREE), len(self.labels)))
         return scores[: len(prompts)], biases[[sets[prompt.chosen] for prompt in prompts]]
-
-
-def zero_shot(
-    lm: Pretrained,
-    task: Task,
-    *,
-    answer: Answer = "labels",
-    calibrate: Calibrate = "none",
-    normalise: Normalise = "sum",
-    longer: Longer = "cut",
-    chat: bool = False,
-) -> Prompted:
-    """A predictor by the prompt alone: `in_context` without demonstrations, and with its options."""
-    return in_context(lm, task, 0, answer=answer, calibrate=calibrate, normalise=normalise, longer=longer, chat=chat)
-
-
-def in_context(
-    lm: Pretrained,
-    task: Task,
-    shots: int = 16,
-    *,
-    select: Select = "random",
-    by: By = "features",
-    labels: int | None = None,
-    seed: int = 0,
-    order: int = 0,
-    answer: Answer = "labels",
-    calibrate: Calibrate = "none",
-    normalise: Normalise = "sum",
-    longer: Longer = "cut",
-    chat: bool = False,
-) -> Prompted:
-    """A predictor with `shots` demonstrations in front of each row, out of `labels` examples of train (None: all).
-
-    select: "random", "balanced" (the same number of each class), or "nearest" to the row, `by` the hidden states where
-    its answer would begin, or by words (BM25); the most similar is the last, next to the question. `seed` draws the
-    labelled examples and the demonstrations, `order` the order of these. Where the context is too short, the first
-    demonstrations are dropped; then the row's beginning is cut, or the row refused (`longer`). See `Asking` for the
-    rest.
-
-    Raises ChainruleError for options out of range, for more shots than labels, and for a task that cannot be prompted.
-    """
-    _check("select", select, Select)
-    _check("by", by, By)
-    asking = Asking(answer, calibrate, normalise, longer, chat)
-    pool = task.subset(labels, seed)
-    if not 0 <= shots <= len(pool):
-        raise ChainruleError(
-            f"shots: wanted from 0 to {len(pool)} (the labels that may be used), got {shots}; ask for fewer shots,"
-            " or allow more labels"
-        )
-    if select == "balanced" and task.kind == "free":
-        raise ChainruleError("select: wanted random or nearest for a task without classes, got balanced")
-    if select == "nearest" and shots:
-        choose = _nearest(lm, task, pool, by)
-    else:
-        strata = pool.labels if select == "balanced" else [""] * len(pool)
-        drawn = demonstrations.balanced(strata, shots, seed)
-        choose = demonstrations.the_same(demonstrations.reordered(drawn, seed, order))
-    return Prompted(lm, task, pool, shots, choose, asking)
-
-
-def _nearest(lm: Pretrained, task: Task, pool: Examples, by: By) -> Choose[Row]:
-    prompt = task.checked_prompt()
-
-    def question(row: Row) -> str:
-        """The prompt's text about the row, up to the hidden state that predicts the answer."""
-        return (prompt.before(row) + prompt.after(row)).rstrip(" ")
-
-    def words(row: Row) -> str:
-        return " ".join(row[column] for column in task.text)
-
-    text = question if by == "features" else words
-    examples = [text(row) for row in pool.rows]
-    nearest = (
-        demonstrations.nearest_by_features(Features(lm.model, lm.tokenizer), examples)
-        if by == "features"
-        else demonstrations.nearest_by_words(examples)
-    )
-    return lambda rows, count: nearest([text(row) for row in rows], count)

@@ -5,7 +5,8 @@ from collections.abc import Generator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
-from chainrule.prompting.prompted import Prompted, in_context
+from chainrule.prompting.in_context import in_context
+from chainrule.prompting.prompted import Prompted
 from chainrule.serving.answers import new_id, now
 from chainrule.serving.requests import Fields, RequestError
 from chainrule.serving.served import Served, ServedModel

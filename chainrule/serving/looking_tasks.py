@@ -18,8 +18,9 @@ from starlette.routing import BaseRoute
 
 from chainrule.errors import ChainruleError, DataError
 from chainrule.language_model import LanguageModel
+from chainrule.prompting.asking import Asking
 from chainrule.prompting.demonstrations import the_same
-from chainrule.prompting.prompted import Asking, Prompted
+from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.blanks import Blanks
 from chainrule.serving.endpoints import json_route
 from chainrule.serving.looking_fields import object_of_texts, shown_tokens, whole_numbers

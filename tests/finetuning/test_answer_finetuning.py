@@ -20,7 +20,8 @@ from chainrule.finetuning.finetune import FinetuneOptions, finetune, open_finetu
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.generation.sampling import Sampling
 from chainrule.language_model import LanguageModel, make_language_model
-from chainrule.prompting.prompted import Prompted, zero_shot
+from chainrule.prompting.in_context import zero_shot
+from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.continuations import Pair, score_continuations
 from chainrule.tasks.examples import Task
 from chainrule.tokens import bytepair

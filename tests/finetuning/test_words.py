@@ -17,7 +17,8 @@ from chainrule.finetuning.finetune import FinetuneOptions, finetune, open_finetu
 from chainrule.finetuning.language import LanguageFinetuning, language_recipe
 from chainrule.language_model import make_language_model
 from chainrule.model.formats.adapter_files import read_adapter
-from chainrule.prompting.prompted import Prompted, zero_shot
+from chainrule.prompting.in_context import zero_shot
+from chainrule.prompting.prompted import Prompted
 from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer
 

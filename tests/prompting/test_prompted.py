@@ -10,7 +10,8 @@ from chainrule.language_model import LanguageModel
 from chainrule.prompting import prompted
 from chainrule.prompting.answers import first_word, word_ended
 from chainrule.prompting.calibrate import CONTENT_FREE
-from chainrule.prompting.prompted import Prompted, in_context, zero_shot
+from chainrule.prompting.in_context import in_context, zero_shot
+from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.continuations import Pair
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import measure

@@ -32,13 +32,13 @@ def _seconds(study: Study, labels: int, tests: int, nearest: bool = False) -> fl
 
 
 def _in_context(study: Study, labels: int, seed: int, select: Literal["random", "nearest"] = "random") -> Prompted:
-    from chainrule.prompting.prompted import in_context
+    from chainrule.prompting.in_context import in_context
 
     return in_context(study.lm, study.task, study.shots(labels), select=select, labels=labels, seed=seed)
 
 
 def _zero_shot(study: Study, labels: int, seed: int) -> Prompted:
-    from chainrule.prompting.prompted import zero_shot
+    from chainrule.prompting.in_context import zero_shot
 
     return zero_shot(study.lm, study.task)
 
