@@ -18,7 +18,7 @@ from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
 from chainrule.finetuning.folder import Decided, asked_of, decide, dtype_name, open_folder
-from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
+from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
 from chainrule.finetuning.options import VALIDATED, By, Train
@@ -133,9 +133,11 @@ class Finetuning:
         pairs = self.form.pair
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer, pairs=pairs)
         examples = task.subset(options.labels, options.seed)
-        if len(examples) < processes.world:
+        together = len(examples) if options.train == "head" else min(len(examples), BATCH_SIZE)
+        if together < processes.world:
             raise OptionError(
-                f"finetune: wanted an example for each of {processes.world} processes, got {len(examples)}; start fewer"
+                f"finetune: wanted an example for each of {processes.world} processes, got {together} at a time;"
+                " start fewer"
             )
         balanced = options.class_weights
         self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
