@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from chainrule.model.padding import Tokens, by_length, padded
+from chainrule.model.padding import Tokens
 from chainrule.training.epochs import rows_of_step
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.text_batches import text_batches
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,6 @@ class Classes:
         return losses @ weights, (right * weights).sum(), weights.sum()
 
     def _micro_batches(self, texts: LabelledTexts, rows: NDArray[np.int64]) -> list[LabelledBatch]:
-        batches = []
-        for part in by_length([len(texts.documents[row]) for row in rows], self.tokens_at_once):
-            classes = texts.classes[rows[part]]
-            tokens, last = padded([texts.documents[row] for row in rows[part]], self.device)
-            both = (torch.from_numpy(array).to(self.device) for array in (classes, self.weights[classes]))
-            batches.append(LabelledBatch(tokens, last, *both))
-        return batches
+        columns = texts.classes, self.weights[texts.classes]
+        made = text_batches(texts.documents, columns, rows, self.tokens_at_once, self.device)
+        return [LabelledBatch(*tensors) for tensors in made]

@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from chainrule.model.padding import Tokens, by_length, padded
+from chainrule.model.padding import Tokens
 from chainrule.training.epochs import rows_of_step
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.text_batches import text_batches
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,5 @@ class Targets:
     def _micro_batches(
         self, texts: TargetTexts, targets: NDArray[np.float32], rows: NDArray[np.int64]
     ) -> list[TargetBatch]:
-        batches = []
-        for part in by_length([len(texts.documents[row]) for row in rows], self.tokens_at_once):
-            tokens, last = padded([texts.documents[row] for row in rows[part]], self.device)
-            both = (torch.from_numpy(array[rows[part]]).to(self.device) for array in (targets, texts.weights))
-            batches.append(TargetBatch(tokens, last, *both))
-        return batches
+        made = text_batches(texts.documents, (targets, texts.weights), rows, self.tokens_at_once, self.device)
+        return [TargetBatch(*tensors) for tensors in made]
