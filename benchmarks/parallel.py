@@ -44,7 +44,7 @@ def side(folder: Path, shard: str, steps: int) -> None:
     from chainrule.corpus.options import CorpusOptions
     from chainrule.pretraining.options import PretrainOptions
     from chainrule.pretraining.start import open_run
-    from chainrule.training.parallel import joined
+    from chainrule.training.torchrun import joined
     from chainrule.training.parallel_options import ParallelOptions
     from chainrule.training.sharding import local
 

@@ -85,7 +85,7 @@ def finetune(
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.figures import measure_figures
     from chainrule.tasks.measure import held_out, measure
-    from chainrule.training.parallel import joined
+    from chainrule.training.torchrun import joined
 
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
     check_at_least(1, labels=labels, limit=limit, rank=rank)

@@ -44,7 +44,7 @@ def pretrain(
     from chainrule.pretraining.start import open_run
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import log, print_json
-    from chainrule.training.parallel import joined
+    from chainrule.training.torchrun import joined
 
     with joined(device, parallel.wait) as processes:
         say = log if processes.first else lambda line: None

@@ -1,0 +1,138 @@
+"""Joins the processes that torchrun started, each with the same command, and ends them together. Knows no training.
+
+An error that all of them meet is said once; where one is gone, whoever is left says which.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch
+
+from chainrule.errors import ChainruleError
+from chainrule.training.parallel import ALONE, FAILED, GRACE, LostProcessError, Processes
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
+# What gloo says, without an error class of its own, when another process is gone or silent.
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timeout", "gloo")
+_REFUSED = "refused"  # in the store: the first process has refused or stopped
+
+
+@contextmanager
+def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
+    """The processes that torchrun started with this one; ALONE where it did not.
+
+    Within, a mistake that all processes meet is raised by the first one alone, and a process that is gone is a
+    LostProcessError. Raises ChainruleError where there are more processes than GPUs.
+    """
+    if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")) or os.environ["WORLD_SIZE"] == "1":
+        yield ALONE
+        return
+    from torch.distributed import broadcast, destroy_process_group, init_process_group
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    store, rank, world = next(rendezvous("env://", timeout=timedelta(days=1)))
+    with _told_apart():
+        init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=wait),
+        )
+        # The store outlives processes that torchrun starts again: what earlier ones left there is not read.
+        started = torch.randint(2**62, ())
+        broadcast(started, 0)
+    processes = Processes(rank, world, PrefixStore(f"chainrule/{int(started)}", store), wait)
+    with _one_voice(processes):
+        if cuda:
+            _take_gpu(processes)
+        yield processes
+        processes.gather(None)  # those who only listen stay until the first has written everything
+        destroy_process_group()
+        _leave(processes)
+
+
+@contextmanager
+def _told_apart() -> Iterator[None]:
+    """What torch.distributed raises when processes cannot reach each other, as a LostProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_lost(error):
+            raise
+        raise LostProcessError(
+            f"process {os.environ['RANK']}: wanted to reach the other processes, got {str(error).splitlines()[0]}; see"
+            " that all run, and that their hosts reach each other (GLOO_SOCKET_IFNAME names the network interface)"
+        ) from error
+
+
+def _is_lost(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(word in str(error) for word in _LOST)
+
+
+def _take_gpu(processes: Processes) -> None:
+    local = int(os.environ.get("LOCAL_RANK", processes.rank))
+    with processes.together():
+        if local >= torch.cuda.device_count():
+            raise ChainruleError(
+                f"--device: wanted a GPU for each process, got {torch.cuda.device_count()} for"
+                f" {os.environ.get('LOCAL_WORLD_SIZE', processes.world)} processes; start as many as there are, or take"
+                " --device cpu"
+            )
+    torch.cuda.set_device(local)
+
+
+@contextmanager
+def _one_voice(processes: Processes) -> Iterator[None]:
+    """Errors that end the processes: the first one says what all of them met; whoever is left says who is lost."""
+    store = processes.store
+    assert store is not None
+    try:
+        yield
+    except LostProcessError:
+        raise
+    except (ChainruleError, SystemExit) as error:
+        if processes.first:
+            store.set(_REFUSED, "1")
+            _leave(processes, GRACE)
+            raise
+        if _waited_for(store, [_REFUSED], GRACE):
+            _leave(processes)
+            time.sleep(1.0)  # torchrun ends all when one ends: the first one first, which has something to say
+            raise SystemExit(error.code if isinstance(error, SystemExit) else 2) from None
+        store.set(FAILED, str(error))
+        raise
+    except RuntimeError as error:
+        if _is_lost(error):
+            raise processes.lost(error) from error
+        store.set(FAILED, f"process {processes.rank} ended with {type(error).__name__}")
+        raise
+    except Exception as error:
+        store.set(FAILED, f"process {processes.rank} ended with {type(error).__name__}")
+        raise
+
+
+def _leave(processes: Processes, limit: float = float("inf")) -> None:
+    """This process needs the store no longer. It may be the first one's, which waits at most `limit` s."""
+    assert processes.store is not None
+    processes.store.set(f"left/{processes.rank}", "1")
+    if processes.first:
+        _waited_for(processes.store, [f"left/{rank}" for rank in range(1, processes.world)], limit)
+
+
+def _waited_for(store: "Store", keys: list[str], limit: float) -> bool:
+    """Whether the store has the keys within `limit` seconds."""
+    ends = time.monotonic() + limit
+    while not store.check(keys):
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.005)
+    return True
