@@ -30,11 +30,26 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         for name, choices in (("train", Train), ("longer", Longer), ("by", By)):
             if getattr(self, name) not in get_args(choices):
-                raise OptionError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
+                raise OptionError(f"--{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise OptionError(f"{name}: wanted a positive number, got {value}")
-        if self.rank is not None and (self.train != "lora" or self.rank < 1):
-            wanted = "at least 1" if self.train == "lora" else f"train lora beside it, which has one, got {self.train}"
-            raise OptionError(f"rank: wanted {wanted}" + (f", got {self.rank}" if self.train == "lora" else ""))
+                raise OptionError(f"--{name.replace('_', '-')}: wanted a positive number, got {value}")
+        if self.train == "head":
+            self._refuse_what_a_head_lacks()
+        if self.rank is not None and self.train != "lora":
+            raise OptionError(f"--rank: wanted --train lora beside it, got {self.train}; add it, or leave --rank out")
+        if self.rank is not None and self.rank < 1:
+            raise OptionError(f"--rank: wanted at least 1, got {self.rank}")
+
+    def _refuse_what_a_head_lacks(self) -> None:
+        """OptionError for options of the steps that full and lora make; a head alone is solved for, in float32."""
+        given: dict[str, object] = {"epochs": self.epochs, "learning-rate": self.learning_rate}
+        if self.dtype == "bfloat16":
+            given["dtype"] = self.dtype
+        for name, value in given.items():
+            if value is not None:
+                raise OptionError(
+                    f"--{name}: wanted --train full or lora beside it, got head, which is solved for in float32"
+                    f" without steps; leave --{name} out"
+                )

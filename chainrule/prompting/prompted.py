@@ -60,7 +60,7 @@ class Asking:
 
 def _check(name: str, value: str, choices: Any) -> None:
     if value not in get_args(choices):
-        raise ChainruleError(f"{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")
+        raise ChainruleError(f"--{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")
 
 
 class Shown(NamedTuple):
@@ -141,8 +141,13 @@ class Prompted:
         )
         if self.asking.calibrate != "none":
             raise ChainruleError(
-                f"calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
-                " only the probabilities of labels can be calibrated"
+                f"--calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
+                " only the probabilities of labels can be calibrated; leave it out"
+            )
+        if self.asking.normalise != "sum":
+            raise ChainruleError(
+                f"--normalise: wanted sum where answers are generated, got {self.asking.normalise};"
+                " only the probabilities of labels are normalised; leave it out"
             )
         if _SOMETHING in prompt.after(self._blank(_SOMETHING)):
             raise ChainruleError(
@@ -395,11 +400,11 @@ def in_context(
     pool = task.subset(labels, seed)
     if not 0 <= shots <= len(pool):
         raise ChainruleError(
-            f"shots: wanted from 0 to {len(pool)} (the labels that may be used), got {shots}; ask for fewer shots,"
+            f"--shots: wanted from 0 to {len(pool)} (the labels that may be used), got {shots}; ask for fewer shots,"
             " or allow more labels"
         )
     if select == "balanced" and task.kind == "free":
-        raise ChainruleError("select: wanted random or nearest for a task without classes, got balanced")
+        raise ChainruleError("--select: wanted random or nearest for a task without classes, got balanced")
     if select == "nearest" and shots:
         choose = _nearest(lm, task, pool, by)
     else:

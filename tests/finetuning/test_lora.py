@@ -185,7 +185,7 @@ def test_what_can_not_be_asked_for_is_refused(folder: Path, capsys: pytest.Captu
     with pytest.raises(chainrule.ChainruleError, match="wanted a model that load read"):
         chainrule.finetune(made_here, task, train="lora", out="made")
     assert not (folder / "made").exists()
-    with pytest.raises(chainrule.ChainruleError, match="rank: wanted train lora beside it, which has one, got head"):
+    with pytest.raises(chainrule.ChainruleError, match="--rank: wanted --train lora beside it, got head"):
         chainrule.finetune(made_here, task, train="head", rank=3)
     with pytest.raises(chainrule.ChainruleError, match="rank: wanted at least 1, got 0"):
         chainrule.finetune(made_here, task, train="lora", rank=0)
