@@ -139,6 +139,9 @@ def test_finetune_names_a_command_that_takes_rows_where_these_have_several_colum
     main([*"finetune run two.csv --text a b --label same --train head --out".split(), "my two"])
     told = capsys.readouterr().out.strip()
     assert told.endswith("Use it: chainrule predict 'my two' --input rows.csv --out labelled.csv")
+    with pytest.raises(SystemExit):
+        main(["predict", "my two", "fine"])
+    assert "wanted rows with the columns 'a', 'b', got a text alone; give a file" in capsys.readouterr().err
     main(f"finetune run {DAYS} --train head --out one".split())
     assert capsys.readouterr().out.strip().endswith('Use it: chainrule predict one "some text"')
 
@@ -287,6 +290,8 @@ def test_compare_goes_on_from_the_rows_it_has_and_writes_its_report(answer: Call
         ("predict run fine", "wanted a classifier"),
         ("predict run", "give one of them"),
         ("predict run fine --shots 2", "--shots"),
+        (f"task {DAYS} --none --out new.toml", ": --none: wanted --kind multilabel beside it"),
+        (f"task {DAYS} --label-separator ; --out new.toml", ": --label-separator: wanted --kind multilabel beside it"),
         ("predict run fine --longer refuse", "--longer: wanted a --task beside it"),
         ("predict run fine --text day", "--text: wanted a --task beside it"),
         (f"predict run --task {DAYS} --input days.csv --out days.txt", ".csv, .tsv or .jsonl"),
@@ -294,6 +299,7 @@ def test_compare_goes_on_from_the_rows_it_has_and_writes_its_report(answer: Call
         (f"compare run {DAYS} --out new --sizes 1", ": --sizes: wanted 0, or from 2"),
         (f"compare run {DAYS} --out new --minutes 0", ": --minutes: wanted a time above 0"),
         (f"task {DAYS} --out days.csv", ".toml"),
+        ("predict run fine", "finetune it first, or prompt it with predict --task"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(command: str, told: str, mistake: Callable[[str], str], files: Path) -> None:
