@@ -21,6 +21,7 @@ from chainrule.commands.options import (
     check_at_least,
     check_seed,
 )
+from chainrule.errors import OptionError
 from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def finetune(
     check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_at_least(0, show=show)
     check_seed(seed)
+    if train == "head":
+        _refuse_what_a_head_lacks(epochs, learning_rate, dtype)
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
@@ -127,6 +130,17 @@ def finetune(
     if not json:
         rows = '"some text"' if len(read.text) == 1 else "--input rows.csv --out labelled.csv"
         print(f"Written: {out}   Use it: chainrule predict {quote(str(out))} {rows}")
+
+
+def _refuse_what_a_head_lacks(epochs: float | None, learning_rate: float | None, dtype: TrainingDtype) -> None:
+    """OptionError for options of the steps that full and lora make; a head alone is solved for, in float32."""
+    given = {"epochs": epochs, "learning-rate": learning_rate, "dtype": dtype if dtype == "bfloat16" else None}
+    for name, value in given.items():
+        if value is not None:
+            raise OptionError(
+                f"--{name}: wanted --train full or lora beside it, got head, which is solved for in float32 without"
+                f" steps; leave --{name} out"
+            )
 
 
 def _train(finetuning: "Finetuning | LanguageFinetuning", processes: "Processes") -> None:

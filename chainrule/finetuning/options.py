@@ -35,21 +35,7 @@ class FinetuneOptions:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"--{name.replace('_', '-')}: wanted a positive number, got {value}")
-        if self.train == "head":
-            self._refuse_what_a_head_lacks()
         if self.rank is not None and self.train != "lora":
             raise OptionError(f"--rank: wanted --train lora beside it, got {self.train}; add it, or leave --rank out")
         if self.rank is not None and self.rank < 1:
             raise OptionError(f"--rank: wanted at least 1, got {self.rank}")
-
-    def _refuse_what_a_head_lacks(self) -> None:
-        """OptionError for options of the steps that full and lora make; a head alone is solved for, in float32."""
-        given: dict[str, object] = {"epochs": self.epochs, "learning-rate": self.learning_rate}
-        if self.dtype == "bfloat16":
-            given["dtype"] = self.dtype
-        for name, value in given.items():
-            if value is not None:
-                raise OptionError(
-                    f"--{name}: wanted --train full or lora beside it, got head, which is solved for in float32"
-                    f" without steps; leave --{name} out"
-                )

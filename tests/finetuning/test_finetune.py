@@ -245,7 +245,6 @@ def test_out_of_another_finetuning_is_refused_and_what_differs_is_named(task: Ta
         ({"longer": "drop"}, "longer: wanted cut or refuse, got 'drop'"),
         ({"epochs": 0}, "epochs: wanted a positive number, got 0"),
         ({"learning_rate": -1.0}, "--learning-rate: wanted a positive number, got -1.0"),
-        ({"train": "head", "epochs": 4}, "--epochs: wanted --train full or lora beside it, got head"),
         ({"dtype": "int8"}, "wanted auto, float32 or bfloat16, got int8"),
         ({"labels": 1}, "labels: wanted from 2"),
     ],
