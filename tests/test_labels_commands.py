@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -102,8 +103,13 @@ def test_show_prints_exact_prompts(answer: Callable[[str], Any]) -> None:
 
 @pytest.mark.parametrize("train", ["head", "full"])
 def test_finetune_writes_a_classifier_that_predict_reads(train: str, answer: Callable[[str], Any], files: Path) -> None:
-    found = answer(f"finetune run {DAYS} --train {train} --epochs 2 --out {train}")
+    epochs = "" if train == "head" else "--epochs 2"
+    command = f"finetune run {DAYS} --train {train} {epochs} --out {train}"
+    found = answer(command)
     assert found["n"] == 16
+    assert found["training_seconds"] > 0
+    again = answer(command)  # nothing is trained again
+    assert again.keys() == found.keys() - {"training_seconds"}
     made = answer(f"predict {train} fine grim")["predictions"]
     assert [set(one["probabilities"]) for one in made] == [set(WORDS)] * 2
     for kind in ("csv", "jsonl"):
@@ -115,6 +121,29 @@ def test_finetune_writes_a_classifier_that_predict_reads(train: str, answer: Cal
     assert [row["mood"] for row in tabled] == [*WORDS] * 40
     for row in lined:
         assert row["probability of good"] + row["probability of bad"] == pytest.approx(1, abs=1e-5)
+
+
+def test_seconds_say_what_they_were_spent_on(files: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files)
+    main(f"zero-shot run {DAYS} --limit 4".split())
+    assert re.search(r"\), tested in \d+\.\d s$", capsys.readouterr().out.strip())
+    main(f"finetune run {DAYS} --train head --limit 4 --out timed".split())
+    assert re.search(r"\), trained in \d+\.\d s, tested in \d+\.\d s$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_finetune_names_a_command_that_takes_rows_where_these_have_several_columns(
+    files: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(files)
+    Path("two.csv").write_text("a,b,same\n" + "".join(f"x{row},y{row},{row % 2}\n" for row in range(20)))
+    main([*"finetune run two.csv --text a b --label same --train head --out".split(), "my two"])
+    told = capsys.readouterr().out.strip()
+    assert told.endswith("Use it: chainrule predict 'my two' --input rows.csv --out labelled.csv")
+    with pytest.raises(SystemExit):
+        main(["predict", "my two", "fine"])
+    assert "wanted rows with the columns 'a', 'b', got a text alone; give a file" in capsys.readouterr().err
+    main(f"finetune run {DAYS} --train head --out one".split())
+    assert capsys.readouterr().out.strip().endswith('Use it: chainrule predict one "some text"')
 
 
 def test_the_spread_is_printed_in_points_of_accuracy(answer: Callable[[str], Any], capsys: Capture) -> None:
@@ -244,17 +273,33 @@ def test_compare_goes_on_from_the_rows_it_has_and_writes_its_report(answer: Call
         ("zero-shot run days.csv", "--text and --label"),
         ("zero-shot run days.csv --text day --label joy", "'joy'"),
         ("zero-shot run nowhere.toml", "no such file"),
-        (f"in-context run {DAYS} --shots 1000", "shots"),
+        (f"in-context run {DAYS} --shots 1000", ": --shots: wanted from 0 to 64"),
+        (f"in-context run {DAYS} --by bm25", ": --by: wanted --select nearest beside it"),
+        (f"zero-shot run {DAYS} --answer vocabulary --calibrate train", ": --calibrate: wanted none where answers"),
+        (f"zero-shot run {DAYS} --answer vocabulary --normalise token", ": --normalise: wanted sum where answers"),
+        (f"zero-shot run {DAYS} --chat", ": --chat: wanted a model with a chat_template"),
         (f"in-context run {DAYS} --seeds 0", "--seeds"),
-        (f"finetune run {DAYS} --out new --labels 1", "labels"),
+        (f"finetune run {DAYS} --out new --labels 1", ": --labels: wanted from 2"),
+        (f"finetune run {DAYS} --out new --train head --epochs 4", ": --epochs: wanted --train full or lora beside it"),
+        (f"finetune run {DAYS} --out new --train head --learning-rate 1", ": --learning-rate: wanted --train full or"),
+        (f"finetune run {DAYS} --out new --train head --dtype bfloat16", ": --dtype: wanted --train full or lora"),
+        (f"finetune run {DAYS} --out new --rank 2", ": --rank: wanted --train lora beside it, got full; add it"),
+        (f"finetune run {DAYS} --out new --learning-rate 0", ": --learning-rate: wanted a positive number"),
+        (f"finetune run {DAYS} --out new --chat", ": --chat: wanted --by words beside it"),
+        (f"finetune run {DAYS} --out new --by words --train head", ": --train: wanted full or lora where"),
         ("predict run fine", "wanted a classifier"),
         ("predict run", "give one of them"),
         ("predict run fine --shots 2", "--shots"),
+        (f"task {DAYS} --none --out new.toml", ": --none: wanted --kind multilabel beside it"),
+        (f"task {DAYS} --label-separator ; --out new.toml", ": --label-separator: wanted --kind multilabel beside it"),
         ("predict run fine --longer refuse", "--longer: wanted a --task beside it"),
         ("predict run fine --text day", "--text: wanted a --task beside it"),
         (f"predict run --task {DAYS} --input days.csv --out days.txt", ".csv, .tsv or .jsonl"),
-        (f"compare run {DAYS} --out new --methods magic", "magic"),
+        (f"compare run {DAYS} --out new --methods magic", ": --methods: wanted some of"),
+        (f"compare run {DAYS} --out new --sizes 1", ": --sizes: wanted 0, or from 2"),
+        (f"compare run {DAYS} --out new --minutes 0", ": --minutes: wanted a time above 0"),
         (f"task {DAYS} --out days.csv", ".toml"),
+        ("predict run fine", "finetune it first, or prompt it with predict --task"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(command: str, told: str, mistake: Callable[[str], str], files: Path) -> None:

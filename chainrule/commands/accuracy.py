@@ -50,9 +50,17 @@ def print_prompted(
 
 
 def print_score(
-    scores: Sequence["Score"], task: "Task", notes: Sequence[str], json: bool, extra: dict[str, Any]
+    scores: Sequence["Score"],
+    task: "Task",
+    notes: Sequence[str],
+    json: bool,
+    extra: dict[str, Any],
+    trained: float | None = None,
 ) -> None:
-    """The score of a predictor, or of one for each seed; `extra`: more keys of --json."""
+    """The score of a predictor, or of one for each seed; `extra`: more keys of --json.
+
+    `trained`: the seconds that training took, beside those of the test; None where nothing was trained.
+    """
     import numpy as np
 
     from chainrule import uncertainty
@@ -64,19 +72,21 @@ def print_score(
     seconds = sum(score.seconds for score in scores)
     if json:
         head = {"accuracy": estimate.value, "interval": interval, "n": scores[0].n, "chance": scores[0].chance}
-        print_json({**head, "seconds": seconds, **({"notes": notes} if notes else {}), **extra})
+        print_json({**head, "seconds": seconds, **_training(trained), **({"notes": notes} if notes else {}), **extra})
         return
     seeds = f", {len(scores)} seeds" if len(scores) > 1 else ""
     print(
         f"accuracy {estimate.value:.1%} (95 %: {estimate.low:.1%} to {estimate.high:.1%}, n = {scores[0].n}{seeds};"
-        f" chance {scores[0].chance:.1%}), {seconds:.1f} s"
+        f" chance {scores[0].chance:.1%}), {_times(trained, seconds)}"
     )
     for note in notes:
         log(note)
 
 
-def print_figures(figures: "Figures", notes: Sequence[str], json: bool) -> None:
-    """The figures of several labels at once, or of a number, each with its interval."""
+def print_figures(
+    figures: "Figures", notes: Sequence[str], json: bool, extra: dict[str, Any], trained: float | None = None
+) -> None:
+    """The figures of several labels at once, or of a number, each with its interval; the rest as in `print_score`."""
     from chainrule.tasks.figures import TITLES, in_unit
     from chainrule.terminal import log, print_json
 
@@ -85,11 +95,20 @@ def print_figures(figures: "Figures", notes: Sequence[str], json: bool) -> None:
         for name, one in figures.estimates.items():
             found |= {name: one.value, f"{name}_interval": [one.low, one.high]}
         about = {"n": figures.n, "baseline": dict(figures.baseline), "seconds": figures.seconds}
-        print_json({**found, **about, **({"notes": notes} if notes else {})})
+        print_json({**found, **about, **_training(trained), **({"notes": notes} if notes else {}), **extra})
         return
     for name, one in figures.estimates.items():
         value, low, high, constant = (in_unit(name, each) for each in (*one, figures.baseline[name]))
         print(f"{TITLES[name]} {value} (95 %: {low} to {high}; the same answer for all: {constant})")
-    print(f"n = {figures.n}, {figures.seconds:.1f} s")
+    print(f"n = {figures.n}, {_times(trained, figures.seconds)}")
     for note in notes:
         log(note)
+
+
+def _times(trained: float | None, tested: float) -> str:
+    """What the seconds were spent on."""
+    return ("" if trained is None else f"trained in {trained:.1f} s, ") + f"tested in {tested:.1f} s"
+
+
+def _training(trained: float | None) -> dict[str, float]:
+    return {} if trained is None else {"training_seconds": trained}

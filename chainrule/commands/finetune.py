@@ -1,7 +1,9 @@
 """The command `finetune`: labelled examples to a predictor."""
 
 import sys
+import time
 from contextlib import nullcontext
+from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
 from chainrule.commands.accuracy import print_figures, print_score
@@ -19,6 +21,7 @@ from chainrule.commands.options import (
     check_at_least,
     check_seed,
 )
+from chainrule.errors import OptionError
 from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
@@ -60,7 +63,7 @@ def finetune(
 
     Options:
         out: Folder of the predictor, which transformers loads too.
-        show: Print N training texts as tokens, what is learned in brackets.
+        show: Print N training texts as tokens; words and answers that are learned stand in brackets.
 
     Training:
         by: Learn a linear head, or to answer the task's prompt with the right label word.
@@ -69,7 +72,8 @@ def finetune(
         labels: Learn from N training examples (default all).
         chat: Write the prompt with the model's chat template.
         epochs: Epochs for full and lora (default 3, at least 100 steps; without a head 96 texts and 2 epochs).
-        learning_rate: Peak learning rate (default by the width); the head has 10 times that of full.
+        learning_rate: Peak learning rate for full and lora (default by the width); with full the head learns 10 times
+            as fast.
         class_weights: Give every class the same weight, however rare.
         longer: Texts over the context: cut the beginning, or refuse.
         seed: Seed of the choice of examples and of their order.
@@ -91,6 +95,8 @@ def finetune(
     check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_at_least(0, show=show)
     check_seed(seed)
+    if train == "head":
+        _refuse_what_a_head_lacks(epochs, learning_rate, dtype)
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
@@ -105,21 +111,36 @@ def finetune(
             out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
         )
         with cleared if processes.first else nullcontext():
+            started = time.monotonic()
             finetuning = open_finetuning(lm, read, options, out, processes=processes, parallel=parallel)
             shown = finetuning.shown(show)
             if processes.first and not json:
                 print("".join(f"{text}\n\n" for text in shown), end="", flush=True)
+            new = not finetuning.finished
             _train(finetuning, processes)
             predictor = finetuning.predictor()
+            trained = time.monotonic() - started if new else None
     if not processes.first:
         return
+    extra = {"shown": shown} if shown else {}
     if read.kind in ("multilabel", "regression"):
-        print_figures(measure_figures(predictor, read, limit), predictor.notes, json)
+        print_figures(measure_figures(predictor, read, limit), predictor.notes, json, extra, trained)
     else:
-        score = measure(predictor, read, limit)
-        print_score([score], read, predictor.notes, json, {"shown": shown} if shown else {})
+        print_score([measure(predictor, read, limit)], read, predictor.notes, json, extra, trained)
     if not json:
-        print(f'Written: {out}   Use it: chainrule predict {out} "some text"')
+        rows = '"some text"' if len(read.text) == 1 else "--input rows.csv --out labelled.csv"
+        print(f"Written: {out}   Use it: chainrule predict {quote(str(out))} {rows}")
+
+
+def _refuse_what_a_head_lacks(epochs: float | None, learning_rate: float | None, dtype: TrainingDtype) -> None:
+    """OptionError for options of the steps that full and lora make; a head alone is solved for, in float32."""
+    given = {"epochs": epochs, "learning-rate": learning_rate, "dtype": dtype if dtype == "bfloat16" else None}
+    for name, value in given.items():
+        if value is not None:
+            raise OptionError(
+                f"--{name}: wanted --train full or lora beside it, got head, which is solved for in float32 without"
+                f" steps; leave --{name} out"
+            )
 
 
 def _train(finetuning: "Finetuning | LanguageFinetuning", processes: "Processes") -> None:

@@ -15,6 +15,7 @@ from chainrule.commands.options import (
     Quantize,
     TaskFile,
     check_at_least,
+    refuse_without,
 )
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def in_context(
 
     check_at_least(0, shots=shots, show=show)
     check_at_least(1, labels=labels, seeds=seeds, limit=limit)
+    if select != "nearest":
+        refuse_without("--select nearest", {"by": by}, {"by": "features"})
     read, lm = columns.load(task), load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
 
     def predictor(seed: int, order: int = 0) -> "Prompted":

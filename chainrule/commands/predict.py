@@ -85,6 +85,11 @@ def predict(
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
         task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
     made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype, quantize)
+    if texts and "-" not in texts and len(made.columns) > 1:
+        raise OptionError(
+            f"predict: wanted rows with the columns {', '.join(map(repr, made.columns))}, got a text alone; give a file"
+            " of rows: --input FILE --out FILE"
+        )
     started = time.monotonic()
     if source is not None and out is not None:
         with progress_bar(None, "predicting") as bar:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Columns, Json, Model
+from chainrule.commands.options import Columns, Json, Model, refuse_without
 from chainrule.errors import OptionError
 
 
@@ -49,6 +49,12 @@ def task(
         raise OptionError(f"--out {out}: wanted a name that ends in .toml, got another; rename it")
     if out.exists():
         raise OptionError(f"--out {out}: wanted a new file, got one that is there; edit it, or name another")
+    if kind != "multilabel":
+        refuse_without(
+            "--kind multilabel",
+            {"label-separator": label_separator, "none": none},
+            {"label-separator": "|", "none": False},
+        )
     label, label_columns = label_and_columns(columns.label, kind)
     settings = Settings(
         Path(data), columns.text, label, test=test, columns=header, kind=kind, encoding=columns.encoding,

@@ -31,17 +31,17 @@ class Bounds:
         known = [method.name for method in METHODS]
         for name in self.methods or ():
             if name not in known:
-                raise OptionError(f"methods: wanted some of {', '.join(known)}, got {name!r}")
+                raise OptionError(f"--methods: wanted some of {', '.join(known)}, got {name!r}")
         for size in self.sizes or ():
             if size < 0:
-                raise OptionError(f"sizes: wanted numbers of labels, from 0, got {size}")
+                raise OptionError(f"--sizes: wanted numbers of labels, from 0, got {size}")
         if self.methods == () or self.sizes == ():
-            raise OptionError("methods and sizes: wanted at least one, got none; leave the option out for all of them")
+            raise OptionError("--methods, --sizes: wanted at least one, got none; leave the option out for all of them")
         for name, value, least in (("seeds", self.seeds, 1), ("limit", self.limit, 2)):
             if value is not None and value < least:
-                raise OptionError(f"{name}: wanted at least {least}, got {value}")
+                raise OptionError(f"--{name}: wanted at least {least}, got {value}")
         if self.minutes is not None and not self.minutes > 0:
-            raise OptionError(f"minutes: wanted a time above 0, got {self.minutes}")
+            raise OptionError(f"--minutes: wanted a time above 0, got {self.minutes}")
 
 
 class Key(NamedTuple):
@@ -78,7 +78,7 @@ def checked_sizes(sizes: Sequence[int], least: int, everything: int) -> tuple[in
     for size in sizes:
         if size != 0 and not least <= size <= everything:
             raise OptionError(
-                f"sizes: wanted 0, or from {least} (one label a class) to {everything} (all of train), got {size}"
+                f"--sizes: wanted 0, or from {least} (one label a class) to {everything} (all of train), got {size}"
             )
     return tuple(sorted(set(sizes) - {0}))
 

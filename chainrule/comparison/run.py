@@ -77,10 +77,11 @@ def run(
     items = held_out(study.task, bounds.limit)
     folder = None if out is None else Folder(out, _identity(study, bounds.limit))
     known = {} if folder is None else folder.read()
+    sizes = _sizes(study.task, bounds)  # refused before anything is said
     possible, left_out = _possible(study, bounds, methods)
     for name, reason in left_out.items():
-        log(f"{name} is left out: {reason}")
-    rows = grid.plan(study, possible, _sizes(study.task, bounds), bounds.seeds, len(items))
+        log(f"{name} is left out: {reason.removeprefix(f'{name}: ')}")
+    rows = grid.plan(study, possible, sizes, bounds.seeds, len(items))
     if not rows:
         raise ChainruleError(
             "--sizes: wanted numbers of labels above 0, as all methods chosen learn from labels, got none; add some,"

@@ -13,7 +13,7 @@ from chainrule.exporting.modelfile import modelfile
 from chainrule.finetuning.classifier import Classifier, load_classifier
 from chainrule.language_model import LanguageModel, load
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
-from chainrule.model.formats.checkpoint import config_fields, weights
+from chainrule.model.formats.checkpoint import config_fields, is_classifier, read_config, weights
 from chainrule.model.formats.gguf_write import Type, model_metadata, tensors_to_write
 from chainrule.prompting.files import is_prompted, read_form
 from chainrule.scoring.documents import score_documents
@@ -80,8 +80,8 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
 
 
 def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
-    """Write a Hugging Face directory, weights in the precision of the model's own file (float32 if quantised, or if an
-    adapter was merged into them)."""
+    """Write a Hugging Face directory, weights in the precision of the model's own file (float32 if quantised, of a
+    classifier, or if an adapter was merged into them)."""
     if out.is_symlink() or not out.name or out.name == ".." or (out.exists() and not out.is_dir()):
         raise FolderError(f"{out}: wanted the name of a folder, got a file or a link; choose another")
     if out.exists() and any(out.iterdir()):
@@ -114,6 +114,8 @@ def _as_stored(model: str | Path) -> Any:
             classifier.adapter = None
             return classifier
         return load(directory, device="cpu", dtype="float32")
+    if is_classifier(read_config(directory)):
+        return load_classifier(directory, device="cpu", dtype="float32")
     transformer, family = load_model(directory, torch.device("cpu"))
     return make_language_model(
         transformer, load_tokenizer(directory), family, stop_tokens_of(directory), generation_fields(directory)

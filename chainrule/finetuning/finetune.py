@@ -92,7 +92,7 @@ def open_finetuning(
     refuse_quantised(lm.model, "finetune")
     if options.by == "words" and task.kind != "classification":
         raise OptionError(
-            f"by: wanted head, as a task of kind {task.kind!r} has no label words, got words; leave it out"
+            f"--by: wanted head, as a task of kind {task.kind!r} has no label words, got words; leave it out"
         )
     if options.by == "words" or task.kind == "free":
         if processes.world > 1:
@@ -102,7 +102,7 @@ def open_finetuning(
             )
         return LanguageFinetuning(lm, task, options, out)
     if options.chat:
-        raise OptionError("chat: wanted by words beside it, as a head reads no prompt, got head; leave it out")
+        raise OptionError("--chat: wanted --by words beside it, as a head reads no prompt, got head; leave --chat out")
     return Finetuning(lm, task, options, out, features, processes, parallel)
 
 

@@ -91,10 +91,12 @@ class LanguageFinetuning:
 
     def __init__(self, lm: Pretrained, task: Task, options: FinetuneOptions, out: str | Path | None = None) -> None:
         if options.train == "head":
-            raise OptionError("train: wanted full or lora where the language model itself learns, got head; choose one")
+            raise OptionError(
+                "--train: wanted full or lora where the language model itself learns, got head; choose one of them"
+            )
         if options.class_weights and task.kind != "classification":
             raise OptionError(
-                "class_weights: wanted a task with labels to choose from, got one of free answers; leave it out"
+                "--class-weights: wanted a task with labels to choose from, got one of free answers; leave it out"
             )
         self.lm, self.task, self.options = lm, task, options
         self.out = None if out is None else Path(out)

@@ -23,8 +23,9 @@ def require_file(lm: Pretrained, out: Path | None) -> None:
     """ModelError for a model of no file, where an adapter is to be saved, which names its base."""
     if out is not None and lm.path is None:
         raise ModelError(
-            "finetune: wanted a model that load read, as the saved adapter names it, got one made here, or an"
-            " adapter; save it, or merge the adapter (chainrule export ADAPTER --to huggingface), and load that"
+            "--train lora: wanted a model in a file of its own, which the new adapter names, got an adapter, or a model"
+            " made in Python; merge the adapter (chainrule export ADAPTER --to huggingface --out FOLDER), or save the"
+            " model, and take that"
         )
 
 

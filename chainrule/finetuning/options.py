@@ -30,11 +30,12 @@ class FinetuneOptions:
     def __post_init__(self) -> None:
         for name, choices in (("train", Train), ("longer", Longer), ("by", By)):
             if getattr(self, name) not in get_args(choices):
-                raise OptionError(f"{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
+                raise OptionError(f"--{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
-                raise OptionError(f"{name}: wanted a positive number, got {value}")
-        if self.rank is not None and (self.train != "lora" or self.rank < 1):
-            wanted = "at least 1" if self.train == "lora" else f"train lora beside it, which has one, got {self.train}"
-            raise OptionError(f"rank: wanted {wanted}" + (f", got {self.rank}" if self.train == "lora" else ""))
+                raise OptionError(f"--{name.replace('_', '-')}: wanted a positive number, got {value}")
+        if self.rank is not None and self.train != "lora":
+            raise OptionError(f"--rank: wanted --train lora beside it, got {self.train}; add it, or leave --rank out")
+        if self.rank is not None and self.rank < 1:
+            raise OptionError(f"--rank: wanted at least 1, got {self.rank}")

@@ -161,5 +161,5 @@ def problem_of(task: Task, examples: Examples, family: str, *, balanced: bool, s
     if task.kind == "classification":
         return OneLabel(task.labels, balanced, seed)
     if balanced:
-        raise OptionError("class_weights: wanted a task of labels, got one of a number; leave it out")
+        raise OptionError("--class-weights: wanted a task of labels, got one of a number; leave it out")
     return Number((task.label,), bias, unit=float(np.std(np.array(examples.labels, np.float64))) or 1.0)

@@ -31,4 +31,4 @@ class Asking:
 def check_choice(name: str, value: str, choices: Any) -> None:
     """ChainruleError for an option that is none of the choices."""
     if value not in get_args(choices):
-        raise ChainruleError(f"{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")
+        raise ChainruleError(f"--{name}: wanted {' or '.join(get_args(choices))}, got {value!r}")

@@ -61,11 +61,11 @@ def in_context(
     pool = task.subset(labels, seed)
     if not 0 <= shots <= len(pool):
         raise ChainruleError(
-            f"shots: wanted from 0 to {len(pool)} (the labels that may be used), got {shots}; ask for fewer shots,"
+            f"--shots: wanted from 0 to {len(pool)} (the labels that may be used), got {shots}; ask for fewer shots,"
             " or allow more labels"
         )
     if select == "balanced" and task.kind == "free":
-        raise ChainruleError("select: wanted random or nearest for a task without classes, got balanced")
+        raise ChainruleError("--select: wanted random or nearest for a task without classes, got balanced")
     if select == "nearest" and shots:
         choose = _nearest(lm, task, pool, by)
     else:

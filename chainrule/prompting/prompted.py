@@ -112,8 +112,13 @@ class Prompted:
         )
         if self.asking.calibrate != "none":
             raise ChainruleError(
-                f"calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
-                " only the probabilities of labels can be calibrated"
+                f"--calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
+                " only the probabilities of labels can be calibrated; leave it out"
+            )
+        if self.asking.normalise != "sum":
+            raise ChainruleError(
+                f"--normalise: wanted sum where answers are generated, got {self.asking.normalise};"
+                " only the probabilities of labels are normalised; leave it out"
             )
         if _SOMETHING in prompt.after(self._blank(_SOMETHING)):
             raise ChainruleError(

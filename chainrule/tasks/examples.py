@@ -202,7 +202,7 @@ class Task:
         least = self.fewest
         if n is not None and not least <= n <= len(self.train):
             reason = " (one a class)" if least > 1 else ""
-            raise DataError(f"labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
+            raise DataError(f"--labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
         return self.train.take(stratified_order(_strata(self.kind, self.train), seed)[:n].tolist())
 
     def split_validation(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:

@@ -40,7 +40,7 @@ def held_out(task: Task, limit: int | None = None) -> Examples:
     if limit is None:
         return task.test
     if limit < 1:
-        raise DataError(f"limit: wanted at least 1 test item, got {limit}")
+        raise DataError(f"--limit: wanted at least 1 test item, got {limit}")
     return task.test.take(sorted(np.random.default_rng(0).permutation(len(task.test))[:limit].tolist()))
 
 

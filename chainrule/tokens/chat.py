@@ -39,8 +39,8 @@ class Chat:
         template = tokenizer.chat_template
         if template is None:
             raise ModelError(
-                "chat: wanted a model with a chat_template (chat_template.jinja, or in tokenizer_config.json), got one"
-                " without; ask it in plain text"
+                "--chat: wanted a model with a chat_template (chat_template.jinja, or in tokenizer_config.json), got"
+                " one without; ask it in plain text"
             )
         return cls(tokenizer, template)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_model
@@ -94,6 +95,9 @@ def test_every_command_takes_a_gguf_and_a_folder_of_one(
     task = ["rows.csv", "--text", "text", "--label", "label"]
     main(["finetune", "folder/model.gguf", *task, "--out", "head", "--train", "head", "--limit", "4"])
     assert chainrule.load_classifier("head").labels == ("bad", "good")
+    main(["export", "head", "--to", "huggingface", "--out", "copy"])
+    probabilities = [chainrule.load_classifier(name).predict_proba(["row 1", "row 2"]) for name in ("head", "copy")]
+    np.testing.assert_array_equal(*probabilities)
     capsys.readouterr()
     (tmp_path / "folder" / "other.gguf").write_bytes(b"GGUF")
     with pytest.raises(SystemExit, match="2"):

@@ -272,7 +272,7 @@ def test_a_masked_model_and_a_head_are_refused(tmp_path: Path) -> None:
         finetune(masked, task)
     with pytest.raises(chainrule.ChainruleError, match="wanted full or lora where the language model itself learns"):
         finetune(load(save_base(tmp_path)), task, train="head")
-    with pytest.raises(chainrule.ChainruleError, match="class_weights: wanted a task with labels to choose from"):
+    with pytest.raises(chainrule.ChainruleError, match="--class-weights: wanted a task with labels to choose from"):
         finetune(load(save_base(tmp_path)), task, class_weights=True)
 
 

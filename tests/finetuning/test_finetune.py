@@ -244,7 +244,7 @@ def test_out_of_another_finetuning_is_refused_and_what_differs_is_named(task: Ta
         ({"train": "half"}, "train: wanted full or lora or head, got 'half'"),
         ({"longer": "drop"}, "longer: wanted cut or refuse, got 'drop'"),
         ({"epochs": 0}, "epochs: wanted a positive number, got 0"),
-        ({"learning_rate": -1.0}, "learning_rate: wanted a positive number, got -1.0"),
+        ({"learning_rate": -1.0}, "--learning-rate: wanted a positive number, got -1.0"),
         ({"dtype": "int8"}, "wanted auto, float32 or bfloat16, got int8"),
         ({"labels": 1}, "labels: wanted from 2"),
     ],

@@ -182,10 +182,10 @@ def test_what_can_not_be_asked_for_is_refused(folder: Path, capsys: pytest.Captu
     save_base(folder, "gpt2")
     task = chainrule.Task.load("rows2.csv", text=["text"], label="colour")
     made_here = make_language_model(random_model("gpt2", 257, context=64), byte_tokenizer(), "gpt2")
-    with pytest.raises(chainrule.ChainruleError, match="wanted a model that load read"):
+    with pytest.raises(chainrule.ChainruleError, match="--train lora: wanted a model in a file of its own"):
         chainrule.finetune(made_here, task, train="lora", out="made")
     assert not (folder / "made").exists()
-    with pytest.raises(chainrule.ChainruleError, match="rank: wanted train lora beside it, which has one, got head"):
+    with pytest.raises(chainrule.ChainruleError, match="--rank: wanted --train lora beside it, got head"):
         chainrule.finetune(made_here, task, train="head", rank=3)
     with pytest.raises(chainrule.ChainruleError, match="rank: wanted at least 1, got 0"):
         chainrule.finetune(made_here, task, train="lora", rank=0)

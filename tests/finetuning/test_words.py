@@ -191,7 +191,7 @@ def test_words_that_the_model_does_not_tell_apart_are_refused(tmp_path: Path) ->
     [
         ({"train": "head", "by": "words"}, "wanted full or lora where the language model itself learns, got head"),
         ({"by": "letters"}, "by: wanted head or words, got 'letters'"),
-        ({"chat": True}, "chat: wanted by words beside it"),
+        ({"chat": True}, "--chat: wanted --by words beside it"),
         ({"by": "words", "chat": True}, "wanted a model with a chat_template"),
         ({"by": "words", "train": "lora", "rank": 1000}, "--rank: wanted at most 32"),
     ],

@@ -160,7 +160,8 @@ def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.dev
     """The classifier of an adapter merged into its base; errors as in `load_adapted`."""
     if not adapter.is_classifier:
         raise ModelError(
-            f"{directory}: wanted a classifier, got the adapter of a language model; finetune, or load it with load"
+            f"{directory}: wanted a classifier, got the adapter of a language model; finetune it first,"
+            " or prompt it with predict --task"
         )
     base, family, _ = _base(directory, adapter, device)
     bare = without_output(base)

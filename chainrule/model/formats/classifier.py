@@ -138,7 +138,8 @@ def load_classifier(directory: Path, device: torch.device, dtype: torch.dtype | 
     if not is_classifier(fields):
         named = ", ".join(map(str, fields.get("architectures") or ["no architecture named"]))
         raise ModelError(
-            f"{directory}: wanted a classifier, got a language model ({named}); finetune it first, or load it with load"
+            f"{directory}: wanted a classifier, got a language model ({named}); finetune it first,"
+            " or prompt it with predict --task"
         )
     kind = kind_of(fields.get("problem_type"), directory / "config.json")
     labels = classes(fields, directory, 2 if kind == "classification" else 1)
