@@ -4,10 +4,10 @@ BIN := .venv/bin
 
 install: .venv/installed
 
-# What the package itself needs.
+# What the package itself needs, and its server (3 MB).
 .venv/installed: pyproject.toml
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable .
+	$(BIN)/python -m pip install --quiet --editable '.[serve]'
 	touch .venv/installed
 
 # And what its tests need: the same, so `make install` finds nothing more to do.

@@ -67,28 +67,32 @@ def order(n: int) -> np.ndarray:
 
 def our_training(directory: Path, dtype: str, steps: int, lora: bool = False) -> tuple[float, list[float]]:
     """Texts a second, and each step's loss without smoothed labels."""
-    from chainrule.finetuning.lora import LowRankMatrices
-    from chainrule.model.formats.adapter import adapter_parts
-    from chainrule.scoring.features import Features
+    from chainrule import machine
+    from chainrule.finetuning.centred import HeadWeights
     from chainrule.finetuning.full import AllWeights, ClassifierTraining, Recipe
+    from chainrule.finetuning.problems import Computing, OneLabel
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
+    from chainrule.model.formats.adapter import adapter_parts
     from chainrule.model.formats.classifier import without_output
-    from chainrule.training.classes import LabelledTexts
+    from chainrule.scoring.features import Features
+    from chainrule.training.low_rank import LowRankMatrices
 
     keep_freed_memory()  # as the command line does
     lm = load(directory, device="cpu", dtype="float32")
     texts, classes = rows()
     documents = Features(lm.model, lm.tokenizer).tokens(texts)
-    bare = without_output(lm.model)
+    bare, precision = without_output(lm.model), getattr(torch, dtype)
+    problem, recipe = OneLabel(("0", "1"), False, 0), Recipe(10**6, BATCH, 1e-4, 1e-4, seed=0, smoothing=0.0)
+    # as `finetune` chooses the parts of a batch
+    computing = Computing(machine.tokens_at_once("finetuning", bare.device, None if lora else precision), bare.device)
     training = ClassifierTraining(
         LowRankMatrices(bare, adapter_parts(bare, lm.family), RANK, 0) if lora else AllWeights(bare, documents),
-        torch.zeros(2, lm.model.config.width),
-        LabelledTexts(documents, np.array(classes)),
-        LabelledTexts([], np.empty(0, np.int64)),
-        Recipe(10**6, BATCH, rate=1e-4, head_rate=1e-4, seed=0, smoothing=0.0),
-        np.ones(2, np.float32),
-        getattr(torch, dtype),
+        HeadWeights(torch.zeros(2, lm.model.config.width)),
+        problem.objective(problem.texts(documents, list(map(str, classes))), recipe, computing),
+        problem.texts([], []),
+        recipe,
+        precision,
     )
     ends, losses = [], []
     for progress in training.trainer.steps():

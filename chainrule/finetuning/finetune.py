@@ -258,7 +258,9 @@ class Finetuning:
             learning_rate=options.learning_rate,
             seed=options.seed,
         )
-        computing = Computing(machine.tokens_at_once("finetuning", bare.device, dtype), bare.device)
+        # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
+        converted = dtype if options.train == "full" else None
+        computing = Computing(machine.tokens_at_once("finetuning", bare.device, converted), bare.device)
         return ClassifierTraining(
             trained,
             self._solved(examples).times(1 / self.problem.unit),
