@@ -13,11 +13,11 @@ import argparse
 import json
 import os
 import random
-import re
 import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -95,18 +95,34 @@ def restart(folder: Path) -> float:
     """Seconds from the kill of a process to the first step after the last checkpoint."""
     words = [*TORCHRUN, "--max-restarts", "1", "-m", "chainrule", "pretrain", str(folder / "text.txt"), "--out"]
     words += [str(folder / "killed"), *TINY.split(), "--steps", "400", "--validate-every", "50"]
-    with (folder / "said").open("w") as said:
-        run = subprocess.Popen(words, env=environment(1), stdout=subprocess.DEVNULL, stderr=said)
-    while not list((folder / "killed/training").glob("[0-9]*")):
+    said = folder / "said"
+    with said.open("w") as file:
+        run = subprocess.Popen(words, env=environment(1), stdout=subprocess.DEVNULL, stderr=file)
+    try:
+        wait_until(lambda: any((folder / "killed/training").glob("[0-9]*")), run, said)
+        os.kill(workers(run.pid)[-1], signal.SIGKILL)
+        killed = time.perf_counter()
+        wait_until(lambda: "going on from step" in said.read_text(errors="replace"), run, said)
+        return time.perf_counter() - killed
+    finally:
+        run.terminate()  # torchrun ends its processes
+        run.wait()
+
+
+def workers(agent: int) -> list[int]:
+    """The processes that torchrun, itself the process `agent`, has started."""
+    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
+    return sorted(int(child) for child in children if b"chainrule" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+def wait_until(met: Callable[[], bool], run: "subprocess.Popen[bytes]", said: Path, limit: float = 120.0) -> None:
+    """Returns when the condition is met; ends the benchmark, with what the run said, when the run has ended or `limit`
+    seconds are over before."""
+    ends = time.monotonic() + limit
+    while not met():
+        if run.poll() is not None or time.monotonic() > ends:
+            raise SystemExit(f"the run did not go on:\n{said.read_text(errors='replace')}")
         time.sleep(0.01)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(max(int(child) for child in children), signal.SIGKILL)
-    killed = time.perf_counter()
-    while not re.search("going on from step", (folder / "said").read_text()):
-        time.sleep(0.01)
-    seconds = time.perf_counter() - killed
-    run.wait()
-    return seconds
 
 
 def main() -> None:

@@ -18,16 +18,19 @@ from chainrule.serving.safety import Rules
 from chainrule.serving.served import Served
 
 GRACE = 30  # seconds that what runs at SIGTERM may still take
+_BACKLOG = 2048  # connections that wait to be accepted
 _SWITCH = 0.0005  # seconds that a thread may keep the interpreter from a model's thread
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound; OptionError where it cannot be. Nothing is loaded for a port that is taken."""
+    """A socket that listens; OptionError where it cannot. Nothing is loaded for a port that is taken, and a second
+    server is refused although the first still loads. Who connects before everything is loaded waits for an answer."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
+        bound.listen(_BACKLOG)  # two sockets may be bound to one port while none of them listens
     except (OSError, OverflowError) as error:
         bound.close()
         raise OptionError(f"--host, --port: wanted an address to listen on, got {host} port {port}: {error}") from None

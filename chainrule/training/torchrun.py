@@ -39,6 +39,10 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
 
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     store, rank, world = next(rendezvous("env://", timeout=timedelta(days=1)))
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
+        # The addresses of processes that ended are still in torchrun's store, and gloo would try them. Agents of
+        # several hosts count restarts apart, so that their numbers name no common place.
+        store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     with _told_apart():
         init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",

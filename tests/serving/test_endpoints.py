@@ -13,6 +13,7 @@ from chainrule.errors import OptionError
 from chainrule.finetuning.classifier import load_classifier
 from chainrule.serving.load import Limits, load_served, named
 from chainrule.serving.served import Served
+from chainrule.serving.server import listen
 from chainrule.tasks.examples import Task
 
 ROWS = [(f"a {('fine', 'grim')[row % 2]} day {row}", ("good", "bad")[row % 2]) for row in range(40)]
@@ -201,3 +202,10 @@ def test_what_cannot_be_served_is_one_line(
     assert ended.value.code == 2
     said = capsys.readouterr().err
     assert message in said and said.count("\n") == 1
+
+
+def test_a_second_server_on_a_port_is_refused_while_the_first_still_loads() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(OptionError, match=f"127.0.0.1 port {port}"):
+            listen("127.0.0.1", port)
