@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from chainrule.uncertainty.tables import SeedVariance, Table, mean_squares
 
-DEVIATIONS = np.geomspace(1e-3, 0.5, 48)  # from seed to seed, as shares: 0.02 is two points of accuracy
+# From seed to seed at an accuracy of one half, as shares: 0.02 is two points of accuracy. At an accuracy p it is
+# 4p(1 - p) times that, as where seeds move log odds: near 0 and 1 little can vary.
+DEVIATIONS = np.geomspace(1e-3, 0.5, 48)
 _CENTRES = np.geomspace(1e-3, 0.5, 32)
 _SLOPES = (0.0, -0.25, -0.5)  # of the log deviation on the log of the number of labels
 _AROUND_METHOD = (0.15, 0.4, 0.8)  # standard deviation of a table's log deviation around its method's line
@@ -68,7 +70,9 @@ def seed_variances(tables: Sequence[Table], methods: Sequence[str], labels: Sequ
         centres = one.of_method * (weight @ common)  # (methods, C), of their posterior
         found += np.einsum("kc,ckg->kg", centres[method_of], one.deviations)
     found /= found.sum(axis=1, keepdims=True)
-    return [SeedVariance(DEVIATIONS**2, weights) for weights in found]
+    return [
+        SeedVariance((_scale(table) * DEVIATIONS) ** 2, weights) for table, weights in zip(tables, found, strict=True)
+    ]
 
 
 class _Hypothesis(NamedTuple):
@@ -103,11 +107,18 @@ def _common_prior() -> Table:
     return (1 - _ANY_CENTRE) * density / density.sum(axis=1, keepdims=True) + _ANY_CENTRE / len(_CENTRES)
 
 
+def _scale(table: Table) -> float:
+    """4p(1 - p), p being the table's accuracy with an item more, half right."""
+    S, M = table.shape
+    p = (float(table.sum()) + 0.5) / (S * M + 1)
+    return 4 * p * (1 - p)
+
+
 def _likelihood(table: Table) -> NDArray[np.float64]:
     """(G,) of the mean square of seeds, up to a factor."""
     S, M = table.shape
     squares = mean_squares(table)
-    expected = squares.residual + M * DEVIATIONS**2
+    expected = squares.residual + M * (_scale(table) * DEVIATIONS) ** 2
     log = -(S - 1) / 2 * (np.log(expected) + squares.seeds / expected)
     likelihood: NDArray[np.float64] = np.exp(log - log.max())
     return likelihood
