@@ -189,7 +189,8 @@ def test_the_methods_that_fit_are_compared_by_the_right_figure(
     assert ("micro-F1" if measure == "micro_f1" else "R²") in page and Path("compared/curves.svg").is_file()
     with pytest.raises(SystemExit):
         main(f"compare bert {task}.toml --out other --methods zero-shot".split())
-    assert "prompting wants a task of one label or of free answers" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "--methods: wanted some of head, " in told and told.endswith(", got zero-shot\n")
 
 
 def test_python_finetunes_and_compares(folder: Path) -> None:

@@ -54,7 +54,7 @@ def compare(
     with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(columns_of(read.kind)) as draw:
 
         def show(comparison: Comparison) -> None:
-            draw(comparison.table.text(differences=False), f"{len(comparison.table.left)} rows left")
+            draw(comparison.table.text(differences=False), f"rows left: {len(comparison.table.left)}")
 
         comparison = compare(
             lm, read, out=out, methods=methods or None, sizes=sizes or None, seeds=seeds, limit=limit,

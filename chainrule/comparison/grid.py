@@ -78,7 +78,7 @@ def checked_sizes(sizes: Sequence[int], least: int, everything: int) -> tuple[in
     for size in sizes:
         if size != 0 and not least <= size <= everything:
             raise OptionError(
-                f"--sizes: wanted 0, or from {least} (one label a class) to {everything} (all of train), got {size}"
+                f"--sizes: wanted 0, or from {least} (fewer teach nothing) to {everything} (all of train), got {size}"
             )
     return tuple(sorted(set(sizes) - {0}))
 

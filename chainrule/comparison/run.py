@@ -20,7 +20,7 @@ from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method
 from chainrule.comparison.rows import Folder, Outcome, rounded
 from chainrule.comparison.table import Table
-from chainrule.errors import ChainruleError
+from chainrule.errors import ChainruleError, OptionError
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.figures import MAIN, constant_answer, estimates_of
 from chainrule.tasks.measure import held_out
@@ -164,8 +164,16 @@ def _hash(task: Task) -> str:
 
 
 def _possible(study: "Study", bounds: Bounds, methods: Sequence[Method]) -> tuple[list[Method], dict[str, str]]:
-    """The methods to run, and why the others cannot be; ChainruleError for one that was asked for by name."""
+    """The methods to run, and why others that are for such tasks cannot be; ChainruleError for one that was asked for
+    by name."""
     wanted = [method for method in methods if bounds.methods is None or method.name in bounds.methods]
+    for method in wanted if bounds.methods is not None else ():
+        if study.task.kind not in method.kinds:
+            others = ", ".join(other.name for other in methods if study.task.kind in other.kinds)
+            raise OptionError(
+                f"--methods: wanted some of {others} for a task of kind {study.task.kind!r}, got {method.name}"
+            )
+    wanted = [method for method in wanted if study.task.kind in method.kinds]
     obstacles = {method.name: method.obstacle(study) for method in wanted}
     left_out = {name: obstacle for name, obstacle in obstacles.items() if obstacle is not None}
     if bounds.methods is not None and left_out:

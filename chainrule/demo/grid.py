@@ -47,7 +47,7 @@ def compare_tasks(
 
             def show(comparison: Comparison, bar: Any = bar) -> None:
                 done, left = len(comparison.table.outcomes), len(comparison.table.left)
-                bar(done / (done + left), f"{left} rows left")
+                bar(done / (done + left), f"rows left: {left}")
 
             comparison = compare(
                 language_model, tasks[name].task, out=out / name, methods=methods, sizes=few, seeds=seeds, show=show

@@ -10,7 +10,7 @@ import numpy as np
 from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds
 from chainrule.comparison.methods import METHODS
-from chainrule.comparison.methods.method import Method
+from chainrule.comparison.methods.method import ALL_KINDS, Method
 from chainrule.comparison.run import run
 from chainrule.comparison.study import MOST_SHOTS
 from chainrule.tasks.examples import Examples, Task
@@ -95,6 +95,7 @@ def fake_method(method: Method) -> Method:
     name, cost = method.name, 0.001 * (1 + METHODS.index(method))
     return replace(
         method,
+        kinds=ALL_KINDS,
         obstacle=lambda fakes: cast(Any, fakes).obstacles.get(name),
         seconds=lambda study, labels, tests: cost * (1 + labels),
         fit=lambda fakes, labels, seed: cast(Any, fakes).fit(name, labels, seed),

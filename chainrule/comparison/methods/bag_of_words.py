@@ -6,11 +6,9 @@ Shapes: N texts, C labels, V words and pairs of words.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from chainrule.comparison.methods.finetuned import needs_classes
-from chainrule.comparison.methods.method import Colour, Method, Role
+from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
 from chainrule.errors import ChainruleError
 
 if TYPE_CHECKING:
@@ -104,7 +102,7 @@ BAG_OF_WORDS = Method(
     "the bag of words",
     Role.SIMPLE,
     Colour("#39414d", "#c9d0db"),
-    partial(needs_classes, name="bag-of-words"),
     seconds=lambda study, labels, tests: 0.05 + 1e-3 * labels + 1e-4 * tests,
     fit=lambda study, labels, seed: bag_of_words(study.task, labels, seed),
+    kinds=LABELLED,
 )

@@ -7,10 +7,9 @@ D width.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import megabytes_of_head, needs_one_label, seconds_of_features, texts_cut
+from chainrule.comparison.methods.finetuned import megabytes_of_head, seconds_of_features, texts_cut
 from chainrule.comparison.methods.method import Colour, Method, Role
 
 if TYPE_CHECKING:
@@ -82,9 +81,9 @@ CENTROID = Method(
     "the nearest class mean",
     Role.FINETUNED,
     Colour("#b0308f", "#f08bd6"),
-    partial(needs_one_label, name="centroid"),
     seconds_of_features,
     _fit,
+    kinds=("classification",),
     notes=texts_cut,
     megabytes=megabytes_of_head,
     shares_features=True,

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.method import Colour, Method, Role
+from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
     from chainrule.tasks.examples import Row
     from chainrule.tasks.predictor import Predictor
-
-
-def needs_one_label(study: Study, name: str) -> str | None:
-    """The obstacle of methods that choose one of some labels."""
-    if study.task.kind in ("multilabel", "regression"):
-        return f"{name}: wanted a task of one label a row, got one of kind {study.task.kind!r}"
-    return needs_classes(study, name)
-
-
-def needs_classes(study: Study, name: str) -> str | None:
-    """The obstacle of all methods that learn labels, or a number."""
-    if study.task.kind == "free":
-        return f"{name}: wanted a task with labels to choose from, got one of free answers"
-    return None
 
 
 def texts_cut(study: Study, predictor: Predictor, rows: Sequence[Row]) -> list[str]:
@@ -71,9 +56,9 @@ HEAD = Method(
     "the linear head",
     Role.FINETUNED,
     Colour("#c77700", "#f0a93a"),
-    partial(needs_classes, name="head"),
     seconds_of_features,
     _head,
+    kinds=LABELLED,
     notes=texts_cut,
     megabytes=megabytes_of_head,
     shares_features=True,
@@ -83,9 +68,9 @@ FULL = Method(
     "full finetuning",
     Role.FINETUNED,
     Colour("#cf3a2f", "#ff7a6e"),
-    partial(needs_classes, name="full"),
     seconds_of_training,
     _full,
+    kinds=LABELLED,
     notes=texts_cut,
     megabytes=lambda study: study.megabytes,
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import megabytes_of_head, needs_classes, seconds_of_training, texts_cut
-from chainrule.comparison.methods.method import Colour, Method, Role
+from chainrule.comparison.methods.finetuned import megabytes_of_head, seconds_of_training, texts_cut
+from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
@@ -38,9 +37,9 @@ LORA = Method(
     "LoRA",
     Role.FINETUNED,
     Colour("#8a5a2b", "#c9986a"),
-    partial(needs_classes, name="lora"),
     seconds_of_training,
     _fit,
+    kinds=LABELLED,
     notes=texts_cut,
     megabytes=lambda study: megabytes_of_matrices(study) + megabytes_of_head(study),
 )

@@ -39,7 +39,6 @@ MAJORITY = Method(
     "always answering the most frequent label",
     Role.CONSTANT,
     Colour("#8f97a3", "#737c8a"),
-    obstacle=lambda study: None,
     seconds=lambda study, labels, tests: 1e-3,
     fit=lambda study, labels, seed: majority(study.task, labels, seed),
     seeds_matter=unless_all,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
+    from chainrule.tasks.answers import Kind
     from chainrule.tasks.examples import Row
     from chainrule.tasks.predictor import Predictor
 
@@ -35,6 +36,15 @@ class Colour(NamedTuple):
 
     light: str
     dark: str
+
+
+ONE_ANSWER: tuple[Kind, ...] = ("classification", "free")  # that a prompt can ask for
+LABELLED: tuple[Kind, ...] = ("classification", "multilabel", "regression")  # that a head can learn
+ALL_KINDS: tuple[Kind, ...] = (*LABELLED, "free")
+
+
+def no_obstacle(study: Study) -> None:
+    """For methods that any model and any task of their kinds will do for."""
 
 
 def every_size(study: Study, sizes: Sequence[int]) -> Sequence[int]:
@@ -74,12 +84,13 @@ class Method:
     title: str  # in a sentence
     role: Role
     colour: Colour
-    obstacle: Callable[[Study], str | None]
-    """(study): why the task or the model does not allow it; None where they do."""
     seconds: Callable[[Study, int, int], float]
     """(study, labels, tests): what it takes to adapt to N labels and to answer the test items, estimated."""
     fit: Callable[[Study, int, int], Predictor]
     """(study, labels, seed): the predictor that has learned from, or shows, some of the seed's N labels."""
+    kinds: tuple[Kind, ...] = ALL_KINDS  # of tasks that it is for
+    obstacle: Callable[[Study], str | None] = no_obstacle
+    """(study): why a task of these kinds, or the model, does not allow it; None where they do."""
     sizes: Callable[[Study, Sequence[int]], Sequence[int]] = every_size
     """(study, sizes): those of the N of the grid at which it is run."""
     seeds_matter: Callable[[int, int], bool] = always

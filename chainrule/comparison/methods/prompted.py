@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from chainrule.comparison.methods.method import Colour, Method, Role, nothing, unless_all
+from chainrule.comparison.methods.method import ONE_ANSWER, Colour, Method, Role, nothing, unless_all
 from chainrule.errors import ChainruleError
 
 if TYPE_CHECKING:
@@ -53,12 +53,13 @@ ZERO_SHOT = Method(
     "zero-shot",
     Role.PROMPTED,
     Colour("#0b8f87", "#3ccabf"),
-    prompt_obstacle,
     _seconds,
     _zero_shot,
     sizes=lambda study, sizes: (0,),
     seeds_matter=lambda labels, everything: False,
     ignores_more_labels=True,
+    kinds=ONE_ANSWER,
+    obstacle=prompt_obstacle,
     megabytes=nothing,
 )
 IN_CONTEXT = Method(
@@ -66,11 +67,12 @@ IN_CONTEXT = Method(
     "in-context",
     Role.PROMPTED,
     Colour("#2467d1", "#6ea4ff"),
-    prompt_obstacle,
     _seconds,
     _in_context,
     sizes=_until_full,
     ignores_more_labels=True,
+    kinds=ONE_ANSWER,
+    obstacle=prompt_obstacle,
     megabytes=nothing,
 )
 IN_CONTEXT_NEAREST = Method(
@@ -78,9 +80,10 @@ IN_CONTEXT_NEAREST = Method(
     "in-context with the nearest examples",
     Role.PROMPTED,
     Colour("#7a4bd0", "#b597ff"),
-    prompt_obstacle,
     partial(_seconds, nearest=True),
     partial(_in_context, select="nearest"),
     seeds_matter=unless_all,
+    kinds=ONE_ANSWER,
+    obstacle=prompt_obstacle,
     megabytes=nothing,
 )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import needs_classes, seconds_of_training, texts_cut
-from chainrule.comparison.methods.method import Colour, Method, Role
+from chainrule.comparison.methods.finetuned import seconds_of_training, texts_cut
+from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
@@ -38,9 +37,9 @@ RANDOM_WEIGHTS = Method(
     "the same network from random weights",
     Role.CONTROL,
     Colour("#67707d", "#98a1af"),
-    partial(needs_classes, name="random-weights"),
     seconds_of_training,
     _fit,
+    kinds=LABELLED,
     notes=texts_cut,
     megabytes=lambda study: study.megabytes,
 )

@@ -16,19 +16,11 @@ if TYPE_CHECKING:
     from chainrule.tasks.predictor import Predictor
 
 
-def _words_obstacle(study: Study, name: str) -> str | None:
-    if study.task.kind != "classification":
-        return f"{name}: wanted a task with labels to choose from, got one of kind {study.task.kind!r}"
-    return prompt_obstacle(study)
-
-
-def _answers_obstacle(study: Study, name: str) -> str | None:
+def _answers_obstacle(study: Study) -> str | None:
     from chainrule.language_model import require_causal
 
-    if study.task.kind != "free":
-        return f"{name}: wanted a task of free answers, got one of kind {study.task.kind!r}"
     try:
-        require_causal(study.lm, name, "take another model")
+        require_causal(study.lm, "answers", "take another model")
     except ChainruleError as error:
         return str(error)
     return prompt_obstacle(study)
@@ -58,9 +50,10 @@ WORDS = Method(
     "finetuning on label words",
     Role.FINETUNED,
     Colour("#7c8a00", "#c3d14a"),
-    partial(_words_obstacle, name="words"),
     partial(_seconds, train="full"),
     partial(_fit, train="full"),
+    kinds=("classification",),
+    obstacle=prompt_obstacle,
     megabytes=lambda study: study.megabytes,
 )
 WORDS_LORA = Method(
@@ -68,9 +61,10 @@ WORDS_LORA = Method(
     "LoRA on label words",
     Role.FINETUNED,
     Colour("#2e8b3d", "#7fd48c"),
-    partial(_words_obstacle, name="words-lora"),
     partial(_seconds, train="lora"),
     partial(_fit, train="lora"),
+    kinds=("classification",),
+    obstacle=prompt_obstacle,
     megabytes=megabytes_of_matrices,
 )
 ANSWERS = Method(
@@ -78,9 +72,10 @@ ANSWERS = Method(
     "finetuning on answers",
     Role.FINETUNED,
     Colour("#a1482a", "#e89a7c"),
-    partial(_answers_obstacle, name="answers"),
     partial(_seconds, train="full"),
     partial(_fit, train="full"),
+    kinds=("free",),
+    obstacle=_answers_obstacle,
     megabytes=lambda study: study.megabytes,
 )
 ANSWERS_LORA = Method(
@@ -88,8 +83,9 @@ ANSWERS_LORA = Method(
     "LoRA on answers",
     Role.FINETUNED,
     Colour("#1d6f8a", "#74bdd6"),
-    partial(_answers_obstacle, name="answers-lora"),
     partial(_seconds, train="lora"),
     partial(_fit, train="lora"),
+    kinds=("free",),
+    obstacle=_answers_obstacle,
     megabytes=megabytes_of_matrices,
 )
