@@ -82,6 +82,8 @@ def remove_what_is_made(text: str) -> None:
         for source in sources(block, PROMPTS[kind]):
             for name in re.findall(r"--out (\S+)", source):
                 shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink(missing_ok=True)
+                if name.endswith(".gguf"):
+                    Path(name).with_suffix(".Modelfile").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

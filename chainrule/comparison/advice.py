@@ -140,7 +140,7 @@ def _grounds(table: Table) -> str:
     seeds = max(len(cell.seeds) for cell in table.cells)
     return (
         f"On {len(table.setting.items):,} test items ({seeds} seed{'s' * (seeds > 1)},"
-        f" {len(table.contrasts)} comparisons)"
+        f" {len(table.contrasts)} comparison{'s' * (len(table.contrasts) != 1)})"
         + ("" if table.setting.measure == "accuracy" else f", by {table.setting.measure_title}")
     )
 
