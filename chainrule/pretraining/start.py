@@ -77,14 +77,7 @@ def open_run(
             _write_shards(data, out, options, corpus, log)
     with processes.together():
         shards = _shards(data, out, options)
-        manifest = sha256(shards.directory / "manifest.json")
-        if stored is not None:
-            before, called = {"shards": stored["data"]["manifest"]}, {"shards": f"the shards in {shards.directory}"}
-            require_same(out, before, {"shards": manifest}, called)
-        if options.verify:
-            shards.verify()
-        elif stored is not None and processes.first:
-            shards.verify(unchanged=stored["data"].get("files"))
+        manifest = _checked(shards, out, options, stored, processes)
         tokenizer, where = shards.tokenizer, machine.device(device)
         # Parts of it go to the devices of several processes.
         made_on = where if processes.world == 1 else torch.device("cpu")
@@ -131,17 +124,27 @@ def open_run(
     )
     with processes.together():
         if stored is None and processes.first:
-            tokenizer.save(out)
-            if adapted is None:
-                save_config(model, family, out, tokenizer.bos_id, language_model.stop_tokens)
-            else:
-                adapted.save_settings(out, tokenizer, language_model.stop_tokens)
-            _write_record(out, asked, decided, shards, None if adapted is None else adapted.base_hash)
+            _begin(run, asked, shards)
         if checkpoint is not None:
             run.trainer.resume(checkpoint)
             if processes.first:
                 run.publish()  # a kill may have come between saving and publishing
     return run
+
+
+def _checked(
+    shards: Shards, out: Path, options: PretrainOptions, stored: dict[str, Any] | None, processes: Processes
+) -> str:
+    """The hash of the shards' manifest. FolderError where the run was begun with others, DataError for altered ones."""
+    manifest = sha256(shards.directory / "manifest.json")
+    if stored is not None:
+        before, called = {"shards": stored["data"]["manifest"]}, {"shards": f"the shards in {shards.directory}"}
+        require_same(out, before, {"shards": manifest}, called)
+    if options.verify:
+        shards.verify()
+    elif stored is not None and processes.first:
+        shards.verify(unchanged=stored["data"].get("files"))
+    return manifest
 
 
 def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
@@ -275,6 +278,17 @@ def _shards(data: Sequence[str], out: Path, options: PretrainOptions) -> Shards:
             f"--from {options.start}: wanted text in this model's tokens, got others; give --tokenizer {options.start}"
         )
     return shards
+
+
+def _begin(run: Run, asked: dict[str, Any], shards: Shards) -> None:
+    """Write what a new run's folder has before the first step; run.toml last, by which a run is known."""
+    lm, adapted = run.language_model, run.adapted
+    lm.tokenizer.save(run.out)
+    if adapted is None:
+        save_config(run.model, lm.family, run.out, lm.tokenizer.bos_id, lm.stop_tokens)
+    else:
+        adapted.save_settings(run.out, lm.tokenizer, lm.stop_tokens)
+    _write_record(run.out, asked, run.decided, shards, None if adapted is None else adapted.base_hash)
 
 
 def _write_record(out: Path, asked: dict[str, Any], decided: Decided, shards: Shards, base: str | None = None) -> None:

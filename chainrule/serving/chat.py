@@ -125,16 +125,7 @@ def _text_part(part: Any, message: Fields) -> str:
 
 
 def _generation(request: Answers) -> Generation:
-    return Generation(
-        [request.prompt],
-        request.asked.samples,
-        request.asked.sampling,
-        request.asked.seed,
-        request.max_tokens,
-        request.asked.stop,
-        request.logprobs,
-        request.seconds,
-    )
+    return Generation([request.prompt], request.asked, request.max_tokens, request.logprobs, request.seconds)
 
 
 async def _chunks(request: Answers) -> AsyncGenerator[dict[str, Any], None]:

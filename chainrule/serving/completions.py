@@ -153,16 +153,7 @@ async def _pieces(request: Completions) -> AsyncGenerator[Piece, None]:
 
 
 def _generation(request: Completions) -> Generation:
-    return Generation(
-        request.prompts,
-        request.asked.samples,
-        request.asked.sampling,
-        request.asked.seed,
-        request.max_tokens,
-        request.asked.stop,
-        request.logprobs,
-        request.seconds,
-    )
+    return Generation(request.prompts, request.asked, request.max_tokens, request.logprobs, request.seconds)
 
 
 async def _echoed(request: Completions) -> AsyncGenerator[Piece, None]:

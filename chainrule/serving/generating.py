@@ -10,10 +10,10 @@ from itertools import product
 from typing import Literal, NamedTuple
 
 from chainrule.generation.engine import NewToken
-from chainrule.generation.sampling import Sampling
 from chainrule.generation.text import TextStream
 from chainrule.serving.model_thread import EngineError, Wanted
 from chainrule.serving.requests import RequestError
+from chainrule.serving.sampling_fields import Asked
 from chainrule.serving.served import ServedModel
 
 Finish = Literal["stop", "length"]
@@ -24,11 +24,8 @@ class Generation:
     """What a request wants."""
 
     prompts: Sequence[Sequence[int]]
-    samples: int
-    sampling: Sampling
-    seed: int
+    asked: Asked
     max_tokens: int
-    stop: Sequence[str]
     top: int | None  # how many of the most probable tokens are wanted with each one; None: no log-probabilities
     seconds: float  # the most that it may take
 
@@ -96,16 +93,17 @@ async def generate(model: ServedModel, wanted: Generation) -> AsyncGenerator[Pie
     loop = asyncio.get_running_loop()
     until = loop.time() + wanted.seconds
     arrived: asyncio.Queue[tuple[int, NewToken | Exception]] = asyncio.Queue()
-    every = list(product(wanted.prompts, range(wanted.samples)))
+    every = list(product(wanted.prompts, range(wanted.asked.samples)))
     texts = [
-        _Sequence(index, model, prompt, wanted.stop, wanted.top is not None) for index, (prompt, _) in enumerate(every)
+        _Sequence(index, model, prompt, wanted.asked.stop, wanted.top is not None)
+        for index, (prompt, _) in enumerate(every)
     ]
     started = model.thread.start(
         [
             Wanted(
                 prompt,
-                wanted.sampling,
-                wanted.seed,
+                wanted.asked.sampling,
+                wanted.asked.seed,
                 sample,
                 wanted.max_tokens,
                 model.lm.stop_tokens,

@@ -72,7 +72,7 @@ def task_routes(served: Served) -> list[BaseRoute]:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedTask:
     """What the page asks of a task: its demonstrations (indices into train) in the order of the prompt."""
 
     task: Task
@@ -85,7 +85,7 @@ class Asked:
         return Prompted(lm, self.task, self.task.train, len(chosen), the_same(chosen), self.asking)
 
 
-def _asked(served: Served, fields: Fields) -> Asked:
+def _asked(served: Served, fields: Fields) -> AskedTask:
     task = task_of(served, fields)
     demonstrations = whole_numbers(fields, "demonstrations")
     for index in demonstrations:
@@ -94,7 +94,7 @@ def _asked(served: Served, fields: Fields) -> Asked:
                 f"demonstrations: wanted rows from 0 to {len(task.train) - 1}, got {index}; choose others"
             )
     calibrate = fields.choice("calibrate", ("none", "content-free", "train"), "none")
-    return Asked(task, tuple(demonstrations), Asking(calibrate=calibrate))  # type: ignore[arg-type]
+    return AskedTask(task, tuple(demonstrations), Asking(calibrate=calibrate))  # type: ignore[arg-type]
 
 
 def task_of(served: Served, fields: Fields) -> Task:
@@ -190,7 +190,7 @@ def _texts(task: Task, row: Row) -> dict[str, str]:
     return {column: row[column] for column in task.text}
 
 
-def asked_about(lm: LanguageModel, asked: Asked, row: Row) -> dict[str, Any]:
+def asked_about(lm: LanguageModel, asked: AskedTask, row: Row) -> dict[str, Any]:
     """A row's exact prompt as tokens, and each label's log p, bias and probability before and after calibration:
     without demonstrations, and with them where there are some."""
     return {
@@ -200,7 +200,7 @@ def asked_about(lm: LanguageModel, asked: Asked, row: Row) -> dict[str, Any]:
     }
 
 
-def _scored(lm: LanguageModel, asked: Asked, demonstrations: Sequence[int], row: Row) -> dict[str, Any]:
+def _scored(lm: LanguageModel, asked: AskedTask, demonstrations: Sequence[int], row: Row) -> dict[str, Any]:
     predictor = asked.predictor(lm, demonstrations)
     found = predictor.scored(row)
     option = found.prompt.options[0]
@@ -219,7 +219,7 @@ def _scored(lm: LanguageModel, asked: Asked, demonstrations: Sequence[int], row:
     }
 
 
-async def accuracies(model: ServedModel, asked: Asked, limit: int | None) -> AsyncGenerator[dict[str, Any], None]:
+async def accuracies(model: ServedModel, asked: AskedTask, limit: int | None) -> AsyncGenerator[dict[str, Any], None]:
     """How often the label is right on the test rows so far, and with an interval; some rows more each time.
 
     The rows are those of `chainrule zero-shot --limit`, in a random order, so that each part is a sample of them. The
