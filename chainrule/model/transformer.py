@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from chainrule.errors import ChainruleError
 from chainrule.model.attention import attention_contexts, token_positions
 from chainrule.model.batch_cache import Cache
+from chainrule.model.chunked_loss import Logits, chunked_cross_entropy, positions_at_once
 from chainrule.model.config import Config
 from chainrule.model.kernels import linear_cross_entropy, plain_cpu
 from chainrule.model.layers import Block, Embedding, HeadLayer, MaskedHead, Norm
@@ -101,12 +102,7 @@ class Transformer(nn.Module):
             return features
         if targets is None:
             return self._logits(features, few=output == "next logits")
-        features, targets = features.flatten(0, -2), targets.flatten()
-        plain = self.head is None and (self.output is None or type(self.output) is Linear)
-        linear = self.config.logit_divisor == 1 and self.config.logit_cap is None
-        if plain and linear and plain_cpu(features):
-            return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
-        return F.cross_entropy(self._logits(features).float(), targets)
+        return self._loss(features.flatten(0, -2), targets.flatten())
 
     # `forward` with one output each, for those who hold a Transformer itself, not a wrapper of it.
 
@@ -212,6 +208,22 @@ class Transformer(nn.Module):
             cap = self.config.logit_cap
             return logits if cap is None else cap * torch.tanh(logits / cap)
         return self._output(self.head(features), self.head.bias.to(features.dtype), few)
+
+    def _loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """14.8 of hidden states (N, D) and targets (N,). Logits are only ever in memory together where they are few."""
+        if self.output is not None and type(self.output) is not Linear:
+            return F.cross_entropy(self._logits(features).float(), targets)
+        at_once = positions_at_once(self.config.vocabulary_size, features.device)
+        cpu = plain_cpu(features)
+        if len(features) > at_once or not (cpu or torch.compiler.is_compiling()):
+            bias, weight = None if self.head is None else self.head.bias, self.output_weight
+            features = features if self.head is None else self.head(features)
+            logits = Logits(self.config.logit_divisor, self.config.logit_cap)
+            return chunked_cross_entropy(features, weight, targets, bias, logits, at_once)
+        linear = self.head is None and self.config.logit_divisor == 1 and self.config.logit_cap is None
+        if linear and cpu:
+            return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
+        return F.cross_entropy(self._logits(features).float(), targets)
 
     def _output(self, features: Tensor, bias: Tensor | None, few: bool) -> Tensor:
         if self.output is None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chainrule.model.chunked_loss import chunked_log_probs, positions_at_once
 from chainrule.model.forest import Forest, Tokens, common_beginning
 from chainrule.model.padding import padded
 from chainrule.model.transformer import Transformer
@@ -69,7 +70,11 @@ class SpanBatch:
 
     def log_probs(self, model: Transformer) -> Tensor:
         """log p of each target, (M,) in float32, nats."""
-        logits: Tensor = model(features=self.features(model)).float()  # (N, V)
+        features = self.features(model)
+        at_once = positions_at_once(model.config.vocabulary_size, features.device)
+        if len(features) > at_once:
+            return chunked_log_probs(lambda part: model(features=part), features, self.states, self.targets, at_once)
+        logits: Tensor = model(features=features).float()  # (N, V)
         return logits[self.states, self.targets] - logits.logsumexp(-1)[self.states]
 
     def mean_loss(self, model: Transformer) -> Tensor:
