@@ -64,6 +64,9 @@ class RandomTokens:
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[torch.Tensor]:
         return [self.tokens] * self.parts
 
+    def halve(self) -> str | None:
+        return None
+
     def loss(self, model: Transformer, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return next_token_loss(model, batch) * self.count, self.count
 

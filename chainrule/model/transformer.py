@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from chainrule.errors import ChainruleError
 from chainrule.model.attention import attention_contexts, token_positions
@@ -34,6 +35,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        # Keep a block's input alone for the backward pass, which computes the rest again; None: where memory runs out.
+        self.checkpoint_activations: bool | None = None
         self.segment_separator: int | None = None  # the token after which a pair's second text begins; None: no pairs
         self.embedding = Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
         rows = config.position_offset + config.context
@@ -170,7 +173,10 @@ class Transformer(nn.Module):
             context = contexts[layer % len(contexts)]
             if output_positions is not None and layer + 1 == len(self.blocks):
                 context = context.at_positions(output_positions, T)  # earlier layers give all positions their keys
-            x = block(x, context, cache, layer)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, cache, layer, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, context, cache, layer)
         if cache is not None:
             cache.length += T
         return x if self.norm is None else self.norm(x)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.model.padding import Tokens
-from chainrule.training.epochs import rows_of_step
+from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.text_batches import text_batches
@@ -40,7 +40,7 @@ class LabelledBatch(NamedTuple):
     weights: Tensor  # (B,)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Classes:
     """Predict the class of each text. A step takes the next texts of endlessly many epochs, each shuffled anew."""
 
@@ -55,6 +55,10 @@ class Classes:
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[LabelledBatch]:
         rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
         return self._micro_batches(self.texts, rows)
+
+    def halve(self) -> str | None:
+        self.tokens_at_once, size = halved(self.tokens_at_once)
+        return size
 
     def loss(self, model: nn.Module, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """Weighted by class; the count is the sum of the weights."""

@@ -40,6 +40,11 @@ class Objective(Protocol[Batch]):
         """
         ...
 
+    def halve(self) -> str | None:
+        """Make micro-batches of half the size from now on, as memory ran out: the same examples a step, in more parts.
+        Their size as a message names it ("4 windows"); None where they are the smallest."""
+        ...
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -57,11 +62,11 @@ class Compiled:
     """An objective whose loss is computed by torch.compile."""
 
     def __init__(self, objective: Objective[Any]) -> None:
-        self.batches = objective.batches
+        self.batches, self.halve = objective.batches, objective.halve
         self.loss = torch.compile(objective.loss, dynamic=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Windows:
     """Where the windows of a pretraining objective come from, and how many are computed together."""
 
@@ -69,6 +74,13 @@ class Windows:
     batch_size: int  # windows a step
     micro_batch_size: int  # windows a forward pass
     device: str
+
+    def halve(self) -> str | None:
+        """As `Objective.halve`."""
+        if self.micro_batch_size == 1:
+            return None
+        self.micro_batch_size = -(-self.micro_batch_size // 2)
+        return f"{self.micro_batch_size} windows"
 
     def of(self, split: Split) -> Iterator[NDArray[np.int64]]:
         """All of a split, (B, T + 1) at a time; the last window may be shorter."""
@@ -84,6 +96,9 @@ class NextToken:
     def batches(self, step: int, rank: int = 0, world: int = 1) -> Sequence[Tensor]:
         tokens = torch.from_numpy(self.windows.source.batch(step, self.windows.batch_size, rank, world))
         return tokens.to(self.windows.device).split(self.windows.micro_batch_size) if len(tokens) else ()
+
+    def halve(self) -> str | None:
+        return self.windows.halve()
 
     def loss(self, model: Transformer, batch: Tensor) -> tuple[Tensor, Tensor]:
         return _sum_and_count(next_token_loss(model, batch), batch[:, 1:].numel())
@@ -131,6 +146,9 @@ class MaskedToken:
             return []
         parts = (tensor[part].split(self.windows.micro_batch_size) for tensor in masked)
         return (MaskedBatch(*tensors) for tensors in zip(*parts, strict=True))
+
+    def halve(self) -> str | None:
+        return self.windows.halve()
 
     def loss(self, model: Transformer, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
         mean, count = masked_token_loss(model, batch), batch.targets.numel()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.model.padding import Tokens
-from chainrule.training.epochs import rows_of_step
+from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.text_batches import text_batches
@@ -51,7 +51,7 @@ def squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets) ** 2 / 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Targets:
     """Predict the targets of each text; the loss is the weighted mean over texts and targets. A step takes the next
     texts of endlessly many epochs, each shuffled anew."""
@@ -69,6 +69,10 @@ class Targets:
         means = self.texts.targets.mean(0)
         targets = self.texts.targets + np.float32(self.smoothing) * (means - self.texts.targets)
         return self._micro_batches(self.texts, targets, rows)
+
+    def halve(self) -> str | None:
+        self.tokens_at_once, size = halved(self.tokens_at_once)
+        return size
 
     def loss(self, model: nn.Module, batch: TargetBatch) -> tuple[Tensor, Tensor]:
         """Weighted; the count is the sum of the weights."""
