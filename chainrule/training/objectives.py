@@ -75,6 +75,10 @@ class Windows:
     micro_batch_size: int  # windows a forward pass
     device: str
 
+    def __post_init__(self) -> None:
+        # A part of the processes may run out of memory: all must cut what they validate on alike.
+        self._validated_together = self.micro_batch_size
+
     def halve(self) -> str | None:
         """As `Objective.halve`."""
         if self.micro_batch_size == 1:
@@ -84,7 +88,7 @@ class Windows:
 
     def of(self, split: Split) -> Iterator[NDArray[np.int64]]:
         """All of a split, (B, T + 1) at a time; the last window may be shorter."""
-        return validation_windows(split, self.source.context, self.micro_batch_size)
+        return validation_windows(split, self.source.context, self._validated_together)
 
 
 @dataclass(frozen=True)
