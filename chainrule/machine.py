@@ -97,6 +97,12 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def to_device(tensor: torch.Tensor, where: torch.device | str) -> torch.Tensor:
+    """A CPU's tensor on a device. A GPU is not waited for: a copy from memory that may be swapped out would be."""
+    where = torch.device(where)
+    return tensor.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else tensor.to(where)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the system, had no memory left. PyTorch has no error class for the latter."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
+
 Tokens = Sequence[int] | NDArray[np.integer]
 
 
@@ -31,4 +33,4 @@ def padded(sequences: Sequence[Tokens], device: torch.device) -> tuple[Tensor, T
     tokens = torch.zeros(len(sequences), int(last.max()) + 1, dtype=torch.long)
     for row, sequence in zip(tokens, sequences, strict=True):
         row[: len(sequence)] = torch.as_tensor(np.asarray(sequence, np.int64))
-    return tokens.to(device), last.to(device)
+    return machine.to_device(tokens, device), machine.to_device(last, device)

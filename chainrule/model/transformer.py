@@ -153,7 +153,8 @@ class Transformer(nn.Module):
         dtype = self.compute_dtype or self.dtype
         x = self.embedding(tokens)  # (B, T, D)
         if self.config.scaled_embedding:
-            x = x * torch.tensor(self.config.width**0.5, dtype=x.dtype, device=x.device)
+            # rounded to the precision of x, as others have it; filled on the device, which is not waited for
+            x = x * torch.full((), self.config.width**0.5, dtype=x.dtype, device=x.device)
         if self.config.embedding_factor != 1:
             x = x * self.config.embedding_factor
         x = x.to(dtype)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
 from chainrule.corpus.batches import Batches, share, validation_windows
 from chainrule.corpus.shards import Split
 from chainrule.model.transformer import Transformer
@@ -99,7 +100,9 @@ class NextToken:
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> Sequence[Tensor]:
         tokens = torch.from_numpy(self.windows.source.batch(step, self.windows.batch_size, rank, world))
-        return tokens.to(self.windows.device).split(self.windows.micro_batch_size) if len(tokens) else ()
+        return (
+            machine.to_device(tokens, self.windows.device).split(self.windows.micro_batch_size) if len(tokens) else ()
+        )
 
     def halve(self) -> str | None:
         return self.windows.halve()
@@ -121,7 +124,7 @@ class MaskedBatch(NamedTuple):
     targets: Tensor  # (B, M) the tokens that were there
 
     def to(self, device: str | torch.device) -> "MaskedBatch":
-        return MaskedBatch(*(tensor.to(device) for tensor in self))
+        return MaskedBatch(*(machine.to_device(tensor, device) for tensor in self))
 
 
 class SpecialTokens(NamedTuple):
@@ -190,7 +193,10 @@ def mean_loss(
     for batch, counts in processes.every_nth(batches):
         part, size = objective.loss(model, batch)
         if counts:
-            total, count = total + part.detach().cpu(), count + size.detach().cpu()
+            part, size = part.detach(), size.detach()
+            if part.device.type == "mps":  # has no float64
+                part, size = part.cpu(), size.cpu()
+            total, count = total + part, count + size  # on a GPU it is not waited for
     total, count = processes.sum(total, count)
     return Validation(float(total / count))
 

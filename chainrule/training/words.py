@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
 from chainrule.model.transformer import Transformer
 from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation
@@ -90,7 +91,9 @@ class LabelWords:
         for part in in_rows([sizes[row] for row in rows], most):
             spans = [span for row in rows[part] for span in texts.options[row]]
             classes = texts.classes[rows[part]]
-            both = (torch.from_numpy(array).to(self.device) for array in (classes, self.weights[classes]))
+            both = (
+                machine.to_device(torch.from_numpy(array), self.device) for array in (classes, self.weights[classes])
+            )
             batches.append(WordBatch(SpanBatch(spans, self.causal, self.device), *both))
         return batches
 
