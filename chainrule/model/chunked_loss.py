@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 # Logits of a chunk. A chunk reads and writes the gradient of all weights, so that it must have many positions; a CPU's
 # memory is the smaller one.
-LOGITS_AT_ONCE = {"cpu": 2**26}
+LOGITS_AT_ONCE = {"cpu": 2**25}
 LOGITS_AT_ONCE_ELSEWHERE = 2**28
 
 

@@ -217,12 +217,12 @@ class Transformer(nn.Module):
         return self._output(self.head(features), self.head.bias.to(features.dtype), few)
 
     def _loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """14.8 of hidden states (N, D) and targets (N,). Logits are only ever in memory together where they are few."""
+        """14.8 of hidden states (N, D) and targets (N,). All logits are in memory where they are few: up to two chunks."""
         if self.output is not None and type(self.output) is not Linear:
             return F.cross_entropy(self._logits(features).float(), targets)
         at_once = positions_at_once(self.config.vocabulary_size, features.device)
         cpu = plain_cpu(features)
-        if len(features) > at_once or not (cpu or torch.compiler.is_compiling()):
+        if len(features) > 2 * at_once or not (cpu or torch.compiler.is_compiling()):
             bias, weight = None if self.head is None else self.head.bias, self.output_weight
             features = features if self.head is None else self.head(features)
             logits = Logits(self.config.logit_divisor, self.config.logit_cap)

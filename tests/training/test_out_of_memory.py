@@ -14,6 +14,8 @@ from chainrule.cli import main
 from chainrule.errors import ChainruleError
 from chainrule.model.adapter import AdaptedLinear
 from chainrule.model.transformer import Transformer
+from chainrule.scoring.documents import score_documents
+from chainrule.scoring.features import last_features
 from chainrule.training.activations import activation_bytes, decide_activations, tokens_in_memory
 from chainrule.training.answers import Answers
 from chainrule.training.classes import Classes, LabelledTexts
@@ -210,3 +212,29 @@ def test_a_command_that_runs_out_of_memory_says_so_in_one_line(
         "chainrule: wanted more memory than there is: CUDA out of memory. Tried to allocate 20.00 MiB; take a smaller"
         " model, --dtype bfloat16 where there is one, or a device with more\n"
     )
+
+
+@pytest.mark.parametrize("fit", [1000, 40, 9])
+def test_texts_are_scored_and_read_in_smaller_batches_where_memory_runs_out(
+    fit: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = random_model("qwen3")
+    texts = [np.arange(1, 2 + length) for length in (3, 8, 4, 6, 7, 5)]
+    forward = Transformer._features
+
+    def limited(model: Transformer, tokens: Tensor, *others: Any) -> Tensor:
+        if tokens.numel() > fit:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(model, tokens, *others)
+
+    def found() -> list[Tensor]:
+        return [*(scores.log_probs for scores in score_documents(model, texts)), last_features(model, texts)]
+
+    wanted = found()
+    monkeypatch.setattr(Transformer, "_features", limited)
+    for one, other in zip(found(), wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert capsys.readouterr().err.startswith("" if fit == 1000 else "out of memory: going on with 2")
+    with pytest.raises(ChainruleError, match="wanted memory for one text of 19 tokens, got too little"):
+        fit = 9
+        last_features(model, [np.arange(19)])
