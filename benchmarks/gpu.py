@@ -154,7 +154,7 @@ def peak(device: torch.device) -> str:
 
 def laws(setting: Setting) -> Found:
     """The tests of tests/test_device_laws.py on the device."""
-    words = ["-m", "pytest", "tests/test_device_laws.py", "--device", setting.device.type, "-q", "--no-header"]
+    words = ["-m", "pytest", "tests/test_device_laws.py", "--device", setting.device.type]
     words += ["-k", "logits_are or batch_generates"] if setting.toy else []
     done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
