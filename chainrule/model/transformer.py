@@ -217,7 +217,7 @@ class Transformer(nn.Module):
         return self._output(self.head(features), self.head.bias.to(features.dtype), few)
 
     def _loss(self, features: Tensor, targets: Tensor) -> Tensor:
-        """14.8 of hidden states (N, D) and targets (N,). All logits are in memory where they are few: up to two chunks."""
+        """14.8 of hidden states (N, D) and targets (N,); up to two chunks of logits are all in memory at once."""
         if self.output is not None and type(self.output) is not Linear:
             return F.cross_entropy(self._logits(features).float(), targets)
         at_once = positions_at_once(self.config.vocabulary_size, features.device)
