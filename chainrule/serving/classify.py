@@ -8,13 +8,27 @@ from typing import Any
 from chainrule.prompting.in_context import in_context
 from chainrule.prompting.prompted import Prompted
 from chainrule.serving.answers import new_id, now
-from chainrule.serving.requests import Fields, RequestError
+from chainrule.serving.fields import Fields
+from chainrule.serving.kinds import Either, Form, ListOf, Text, Texts, Whole
+from chainrule.serving.requests import RequestError
 from chainrule.serving.served import Served, ServedModel
 from chainrule.tasks.examples import Row
 from chainrule.tasks.predictor import Predictor
 
-KNOWN = ("model", "input", "task", "shots", "seed", "user")
 _MOST = 2048  # rows in a request
+_ROW = Either((Text(), Texts()), "a text, or an object of columns whose values are texts")
+_ROWS = f"a text, an object of columns whose values are texts, or a list of 1 to {_MOST} of them"
+FORM = Form(
+    {
+        "model": Text(),
+        "input": Either((_ROW, ListOf(_ROW, 1, _MOST, _ROWS)), _ROWS),
+        "task": Text(),
+        "shots": Whole(0, 1000),
+        "seed": Whole(0, 2**63),
+        "user": Text(),
+    },
+    required=("input",),
+)
 _AT_ONCE = 8  # rows labelled before others have their turn
 
 
@@ -27,10 +41,10 @@ class Classifying:
 
     async def __call__(self, fields: Fields) -> dict[str, Any]:
         """A label for each input; RequestError for what is not served."""
-        fields.text("user")
-        rows = _rows(fields)
+        given = fields.raw("input")
+        rows: list[Row | str] = given if isinstance(given, list) else [given]
         name, task = fields.text("model"), fields.text("task")
-        shots, seed = fields.integer("shots", 0, least=0, most=1000), fields.integer("seed", 0, least=0, most=2**63)
+        shots, seed = fields.integer("shots", 0), fields.integer("seed", 0)
         if task is None:
             if "shots" in fields or "seed" in fields:
                 raise RequestError("shots, seed: wanted a task beside them; leave them out", "shots")
@@ -56,19 +70,6 @@ class Classifying:
 
     def _in_context(self, model: ServedModel, task: str, shots: int, seed: int) -> Prompted:
         return in_context(model.lm, self._served.tasks[task], shots, seed=seed)
-
-
-def _rows(fields: Fields) -> list[Row | str]:
-    given = fields.raw("input")
-    if isinstance(given, str | dict):
-        given = [given]
-    if not isinstance(given, list) or not 1 <= len(given) <= _MOST:
-        raise fields.error("input", f"a text, an object of columns, or a list of 1 to {_MOST} of them")
-    for each in given:
-        columns = isinstance(each, dict) and all(isinstance(value, str) for value in each.values())
-        if not isinstance(each, str) and not columns:
-            raise fields.error("input", "texts, or objects whose values are texts")
-    return given
 
 
 def _label(predictor: Predictor, rows: Sequence[Row | str]) -> Generator[None, None, list[list[float]]]:

@@ -12,33 +12,38 @@ from numpy.typing import NDArray
 
 from chainrule.model.padding import by_length, padded
 from chainrule.model.transformer import Transformer
-from chainrule.serving.completions import tokens_in, too_long
-from chainrule.serving.requests import Fields
+from chainrule.serving.completions import each_given, known_tokens, too_long
+from chainrule.serving.fields import Fields
+from chainrule.serving.kinds import Form, OneOf, Text, Whole, texts_or_tokens, unsupported
 from chainrule.serving.served import Served
 
-KNOWN = ("model", "input", "encoding_format", "dimensions", "user", "pooling")
 _MOST = 2048  # texts in a request
+FORM = Form(
+    {
+        "model": Text(),
+        "input": texts_or_tokens(_MOST),
+        "encoding_format": OneOf(("float", "base64")),
+        "dimensions": Whole(1, 2**31),  # as many as the model has
+        "user": Text(),
+        "pooling": OneOf(("last", "mean")),
+    },
+    required=("input",),
+)
 
 
 async def embeddings(served: Served, fields: Fields) -> dict[str, Any]:
     """A vector for each input."""
     model = served.model(fields.text("model"))
     config, tokenizer = model.lm.model.config, model.lm.tokenizer
-    fields.only("dimensions", config.width, why=f"this model's vectors have {config.width} numbers")
-    fields.text("user")
-    as_base64 = fields.choice("encoding_format", ("float", "base64"), "float") == "base64"
-    mean = fields.choice("pooling", ("last", "mean"), "last") == "mean"
-    given = fields.raw("input")
-    if isinstance(given, str) or (isinstance(given, list) and given and all(type(each) is int for each in given)):
-        given = [given]
-    if not isinstance(given, list) or not 1 <= len(given) <= _MOST:
-        raise fields.error("input", f"a text, tokens, or a list of 1 to {_MOST} of them")
+    if fields.integer("dimensions", config.width) != config.width:
+        raise unsupported("dimensions", f"this model's vectors have {config.width} numbers; leave it out")
+    as_base64, mean = fields.text("encoding_format") == "base64", fields.text("pooling") == "mean"
     documents = await asyncio.to_thread(
         lambda: [
             [tokenizer.bos_id, *tokenizer.encode(each)]
             if isinstance(each, str)
-            else tokens_in(config.vocabulary_size, each, fields, "input")
-            for each in given
+            else known_tokens(each, config.vocabulary_size, fields, "input")
+            for each in each_given(fields.raw("input"))
         ]
     )
     longest = max(map(len, documents))

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from chainrule.drawing.charts import STYLE
 from chainrule.errors import ChainruleError
 from chainrule.scoring.documents import TokenScore, given_tokens
-from chainrule.serving.endpoints import json_route
-from chainrule.serving.looking_fields import shown_tokens, whole_numbers
-from chainrule.serving.looking_runs import run_routes
-from chainrule.serving.looking_tasks import task_routes
-from chainrule.serving.requests import Fields
+from chainrule.serving.endpoints import Endpoint, Get, Post
+from chainrule.serving.fields import Fields
+from chainrule.serving.kinds import Form, Ids, Text
+from chainrule.serving.looking_runs import run_endpoints
+from chainrule.serving.looking_tasks import task_endpoints
+from chainrule.serving.looking_tokens import shown_tokens
 from chainrule.serving.served import Served, ServedModel
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 BEST = 100  # tokens of the next position whose texts are sent
 ALTERNATIVES = 10  # shown beside each token of a text
 LONGEST_TEXT = 20_000  # characters that are scored at once: each token is drawn
+_NEXT = Form({"model": Text(), "prompt": Text(), "tokens": Ids(least=0)})
+_SCORE = Form({"model": Text(), "text": Text(), "given": Text()}, required=("text",))
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; frame-ancestors 'none'"
 HEADERS = {
@@ -44,8 +47,8 @@ HEADERS = {
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def routes(served: Served) -> list[BaseRoute]:
-    """The page's files at `/` and `/static/`, and what it asks under `/page/`."""
+def endpoints(served: Served) -> list[Endpoint]:
+    """What the page asks, under `/page/`."""
 
     async def about(request: Request) -> Response:
         models = [_described(model) for model in served.models.values()]
@@ -53,24 +56,23 @@ def routes(served: Served) -> list[BaseRoute]:
 
     async def next_word(fields: Fields) -> Any:
         model = served.model(fields.text("model"))
-        prompt, appended = fields.text("prompt", ""), whole_numbers(fields, "tokens")
+        prompt, appended = fields.text("prompt", ""), fields.whole_numbers("tokens")
         return await model.run(lambda: next_token(model, prompt, appended))
 
     async def score(fields: Fields) -> Any:
         model = served.model(fields.text("model"))
-        return await scored_text(model, fields.text("text", ""), fields.text("given", ""))
+        return await scored_text(model, fields.required_text("text"), fields.text("given", ""))
 
     return [
-        *_file_routes(),
-        Route("/page/about", about),
-        json_route("/page/next", next_word, ("model", "prompt", "tokens")),
-        json_route("/page/score", score, ("model", "text", "given")),
-        *task_routes(served),
-        *run_routes(served.runs),
+        Get("/page/about", "What is served, for the page", about),
+        Post("/page/next", "All logits of the next position", next_word, _NEXT),
+        Post("/page/score", "The log-probabilities of a text's tokens", score, _SCORE),
+        *task_endpoints(served),
+        *run_endpoints(served.runs),
     ]
 
 
-def _file_routes() -> list[BaseRoute]:
+def file_routes() -> list[Route]:
     """index.html at `/`, the others at /static/NAME. The style begins with that of compare's reports."""
 
     def route(name: str, content: bytes) -> Route:

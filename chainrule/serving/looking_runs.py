@@ -14,9 +14,10 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from chainrule.pretraining.curve import losses
+from chainrule.serving.endpoints import Endpoint, Get
+from chainrule.serving.requests import RequestError
 
 DEEPEST = 5  # folders below the one that is shown
 MOST = 500  # runs and reports that are listed
@@ -34,7 +35,7 @@ REPORT_HEADERS = {
 }
 
 
-def run_routes(folder: Path | None) -> list[BaseRoute]:
+def run_endpoints(folder: Path | None) -> list[Endpoint]:
     """Lists of what is in the folder, a run's losses, a report; nothing where there is no folder."""
 
     async def listed(request: Request) -> Response:
@@ -45,15 +46,15 @@ def run_routes(folder: Path | None) -> list[BaseRoute]:
             found = await run_in_threadpool(found_in, folder, kind)
             path = found.get(request.path_params["name"])
             if path is None:
-                return JSONResponse({"error": {"message": f"no {kind} has this name; look again"}}, 404)
+                raise RequestError(f"no {kind} has this name; look again", "name", status=404)
             return await run_in_threadpool(answer, path)
 
         return endpoint
 
     return [
-        Route("/page/runs", listed),
-        Route("/page/run/{name:path}", of("run", lambda path: JSONResponse(run_curves(path)))),
-        Route("/page/report/{name:path}", of("report", _report)),
+        Get("/page/runs", "Runs and reports of the folder", listed),
+        Get("/page/run/{name}", "A run's losses", of("run", lambda path: JSONResponse(run_curves(path)))),
+        Get("/page/report/{name}", "A report", of("report", _report), {"type": "string"}, "text/html"),
     ]
 
 

@@ -15,7 +15,9 @@ from chainrule.serving.requests import RequestError
 
 STALLED = 30.0  # seconds that a client may not read before its connection is closed
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-_GUARDED = ("/v1/", "/page/", "/tokenize", "/detokenize", "/tokenizer_info", "/classify", "/metrics")
+_GUARDED = (
+    *("/v1/", "/page/", "/tokenize", "/detokenize", "/tokenizer_info", "/classify", "/metrics", "/openapi.json"),
+)
 
 
 class StalledError(Exception):
@@ -28,6 +30,11 @@ def is_local(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_guarded(path: str) -> bool:
+    """Whether a key is wanted for this path, where the server has one."""
+    return path.startswith(_GUARDED)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Rules:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:  # a page of another site
             return RequestError("Origin: wanted this server's own pages", "Origin", status=403)
-        if self.key is not None and scope["path"].startswith(_GUARDED) and not self._has_key(headers):
+        if self.key is not None and is_guarded(scope["path"]) and not self._has_key(headers):
             return RequestError(
                 "wanted the header Authorization: Bearer KEY with the server's key",
                 status=401,
