@@ -31,6 +31,9 @@ _PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 _FINISH = or_null({"type": "string", "enum": ["stop", "length"]})
 _USAGE = _object(prompt_tokens=_WHOLE, completion_tokens=_WHOLE, total_tokens=_WHOLE)
 
+# In OpenAPI 3.1 the schema of a stream is that of each event.
+EVENT: Schema = {"type": "object", "properties": {"data": _TEXT}, "required": ["data"]}
+
 ERROR = _object(error=_object(message=_TEXT, type=_TEXT, param=or_null(_TEXT), code=or_null(_TEXT)))
 
 COMPLETION = _object(

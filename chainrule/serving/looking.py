@@ -34,7 +34,7 @@ BEST = 100  # tokens of the next position whose texts are sent
 ALTERNATIVES = 10  # shown beside each token of a text
 LONGEST_TEXT = 20_000  # characters that are scored at once: each token is drawn
 _NEXT = Form({"model": Text(), "prompt": Text(), "tokens": Ids(least=0)})
-_SCORE = Form({"model": Text(), "text": Text(), "given": Text()}, required=("text",))
+_SCORE = Form({"model": Text(), "text": Text(1), "given": Text()}, required=("text",))
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; frame-ancestors 'none'"
 HEADERS = {

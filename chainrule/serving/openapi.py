@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-from chainrule.serving.answer_schemas import ERROR
+from chainrule.serving.answer_schemas import ERROR, EVENT
 from chainrule.serving.endpoints import Endpoint, Get, Post
 from chainrule.serving.kinds import Schema
 from chainrule.serving.safety import is_guarded
@@ -47,7 +47,7 @@ def _post(endpoint: Post, names: Mapping[str, Sequence[str]], key: bool) -> dict
             form["properties"][name] = {"anyOf": [_named(options), {"type": "null"}]}
     content: dict[str, Any] = {"application/json": {"schema": endpoint.answer}}
     if endpoint.streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": EVENT}
     return {
         **_about(endpoint, key),
         "requestBody": {"required": True, "content": {"application/json": {"schema": form}}},
