@@ -5,9 +5,10 @@
 MODEL is SmolLM2 (`make real` fetches it). COMMAND starts a server; in it {model} stands for MODEL, {port} for a port
 and {directory} for a Hugging Face folder of the model:
 
-    llama-server -m {model} --port {port} --parallel 32 -c 65536
+    llama-server -m {model} --port {port} --parallel 32 -c 32768
+    python benchmarks/llama_server.py {model} {port} 32
     python -m llama_cpp.server --model {model} --port {port} --n_ctx 8192 --interrupt_requests false
-    transformers serve --port {port} --force-model {directory}
+    transformers serve {directory} --port {port} --device cpu --dtype float32
 
 Clients ask at once, each one request after another, for streams of at most --tokens tokens after prompts of their own,
 then after prompts with a common beginning of 500 tokens. Each server is measured alone. --many N: then N clients at

@@ -95,13 +95,24 @@ EMBEDDINGS = _object(
     usage=_object(prompt_tokens=_WHOLE, total_tokens=_WHOLE),
 )
 
+_PROBABILITIES: Mapping[str, Any] = {"probs": _list(_PROBABILITY), "num_classes": _WHOLE}
+
 CLASSIFIED = _object(
     id=_TEXT,
     object=_always("list"),
     created=_WHOLE,
     model=_TEXT,
     labels=_list(_TEXT),
-    data=_list(_object(index=_WHOLE, label=_TEXT, probs=_list(_PROBABILITY), num_classes=_WHOLE)),
+    data=_list(
+        {
+            "anyOf": [
+                _object(index=_WHOLE, label=_TEXT, **_PROBABILITIES),
+                _object(index=_WHOLE, labels=_list(_TEXT), **_PROBABILITIES),  # of several at once
+                _object(index=_WHOLE, value=_NUMBER),  # of a regression
+                _object(index=_WHOLE, label=_TEXT),  # an answer that was generated
+            ]
+        }
+    ),
 )
 
 TOKENIZED = _object(count=_WHOLE, max_model_len=_WHOLE, tokens=_list(_WHOLE), token_strs=or_null(_list(_TEXT)))

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def make_app(served: Served, rules: Rules = Rules()) -> Starlette:
     """The ASGI application for what is served, to whom the rules let in."""
     answers: Counter[tuple[str, int]] = Counter()
-    endpoints = [*_api(served), *_about(served, answers), *looking.endpoints(served)]
+    endpoints = [*_api(served), *_about(served, answers), *looking.endpoints(served, rules.link)]
     names = {"model": list(served.threads), "task": list(served.tasks)}
     described = document(endpoints, names, rules.key is not None)
 

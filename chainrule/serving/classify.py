@@ -1,5 +1,5 @@
 """`/classify`: labels and their probabilities, by a finetuned classifier, or by a language model prompted for a task of
-`--task`. The answer has vLLM's form."""
+`--task`. The answer has vLLM's form where a row has one label; of several labels, a number or an answer it has ours."""
 
 from collections.abc import Generator, Sequence
 from functools import lru_cache, partial
@@ -60,40 +60,44 @@ class Classifying:
             )
         model = self._served.model(name)
 
-        def label() -> Generator[None, None, tuple[Sequence[str], list[list[float]]]]:
+        def label() -> Generator[None, None, tuple[Sequence[str], list[dict[str, Any]]]]:
             predictor = self._prompted(model, task, shots, seed)
             yield
             return predictor.labels, (yield from _label(predictor, rows))
 
-        prompted_labels, probabilities = await model.run(label)
-        return _answer(model.name, prompted_labels, probabilities)
+        prompted_labels, data = await model.run(label)
+        return _answer(model.name, prompted_labels, data)
 
     def _in_context(self, model: ServedModel, task: str, shots: int, seed: int) -> Prompted:
         return in_context(model.lm, self._served.tasks[task], shots, seed=seed)
 
 
-def _label(predictor: Predictor, rows: Sequence[Row | str]) -> Generator[None, None, list[list[float]]]:
-    found: list[list[float]] = []
+def _label(predictor: Predictor, rows: Sequence[Row | str]) -> Generator[None, None, list[dict[str, Any]]]:
+    """Of each row what `predictor` says: `label` and `probs`; of several labels at once `labels` and `probs`; of a
+    number `value`; of an answer that is generated `label` alone."""
+    found: list[dict[str, Any]] = []
     for start in range(0, len(rows), _AT_ONCE):
-        found += predictor.predict_proba(rows[start : start + _AT_ONCE]).tolist()
+        for answer, probabilities in predictor.stream(rows[start : start + _AT_ONCE]):
+            said: dict[str, Any] = {"index": len(found)}
+            if isinstance(answer, float):
+                said["value"] = answer
+            elif isinstance(answer, tuple):
+                said["labels"] = list(answer)
+            else:
+                said["label"] = answer
+            if len(probabilities):
+                said |= {"probs": probabilities.tolist(), "num_classes": len(probabilities)}
+            found.append(said)
         yield
     return found
 
 
-def _answer(name: str, labels: Sequence[str], probabilities: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _answer(name: str, labels: Sequence[str], data: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": new_id("classify"),
         "object": "list",
         "created": now(),
         "model": name,
         "labels": list(labels),
-        "data": [
-            {
-                "index": index,
-                "label": labels[max(range(len(labels)), key=row.__getitem__)],
-                "probs": list(row),
-                "num_classes": len(labels),
-            }
-            for index, row in enumerate(probabilities)
-        ],
+        "data": list(data),
     }

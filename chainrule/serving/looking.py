@@ -7,7 +7,7 @@ that the browser is told forbids everything else.
 
 import base64
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ BEST = 100  # tokens of the next position whose texts are sent
 ALTERNATIVES = 10  # shown beside each token of a text
 LONGEST_TEXT = 20_000  # characters that are scored at once: each token is drawn
 _NEXT = Form({"model": Text(), "prompt": Text(), "tokens": Ids(least=0)})
-_SCORE = Form({"model": Text(), "text": Text(1), "given": Text()}, required=("text",))
+_SCORE = Form({"model": Text(), "text": Text(), "given": Text()}, required=("text",))
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; frame-ancestors 'none'"
 HEADERS = {
@@ -47,8 +47,8 @@ HEADERS = {
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def endpoints(served: Served) -> list[Endpoint]:
-    """What the page asks, under `/page/`."""
+def endpoints(served: Served, link: Callable[[str], str]) -> list[Endpoint]:
+    """What the page asks, under `/page/`. `link`: from a path to a link that wants no header."""
 
     async def about(request: Request) -> Response:
         models = [_described(model) for model in served.models.values()]
@@ -68,7 +68,7 @@ def endpoints(served: Served) -> list[Endpoint]:
         Post("/page/next", "All logits of the next position", next_word, _NEXT),
         Post("/page/score", "The log-probabilities of a text's tokens", score, _SCORE),
         *task_endpoints(served),
-        *run_endpoints(served.runs),
+        *run_endpoints(served.runs, link),
     ]
 
 

@@ -31,15 +31,17 @@ REPORT_HEADERS = {
         " 'self'; sandbox allow-scripts"
     ),
     "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # the link may be signed
     "Cache-Control": "no-cache",
 }
 
 
-def run_endpoints(folder: Path | None) -> list[Endpoint]:
-    """Lists of what is in the folder, a run's losses, a report; nothing where there is no folder."""
+def run_endpoints(folder: Path | None, link: Callable[[str], str]) -> list[Endpoint]:
+    """Lists of what is in the folder, a run's losses, a report; nothing where there is no folder. `link`: from a path
+    to a link that wants no header."""
 
     async def listed(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(listing, folder))
+        return JSONResponse(await run_in_threadpool(listing, folder, link))
 
     def of(kind: str, answer: Callable[[Path], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
@@ -75,10 +77,13 @@ def found_in(folder: Path | None, kind: str) -> Mapping[str, Path]:
     return found
 
 
-def listing(folder: Path | None) -> dict[str, Any]:
-    """Runs with their last figures, and reports with their advice; the newest first."""
+def listing(folder: Path | None, link: Callable[[str], str]) -> dict[str, Any]:
+    """Runs with their last figures, and reports with their advice and a link to each; the newest first."""
     runs = [{"name": name, **run_state(path)} for name, path in found_in(folder, "run").items()]
-    reports = [{"name": name, **_advice(path)} for name, path in found_in(folder, "report").items()]
+    reports = [
+        {"name": name, "link": link(f"/page/report/{name}"), **_advice(path)}
+        for name, path in found_in(folder, "report").items()
+    ]
     return {
         kind: sorted(each, key=lambda one: one["seconds_ago"]) for kind, each in (("runs", runs), ("reports", reports))
     }

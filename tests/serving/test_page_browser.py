@@ -29,6 +29,7 @@ from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from chainrule.generation.sampling import Sampling, probabilities
 from chainrule.serving.app import make_app
+from chainrule.serving.safety import Rules
 from chainrule.serving.served import Served
 from chainrule.tasks.examples import Task
 
@@ -44,8 +45,8 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-g
 class Server:
     """The application on a free port of this machine, in a thread of its own; it can end and come back."""
 
-    def __init__(self, served: Served) -> None:
-        self.served, self.port = served, 0
+    def __init__(self, served: Served, rules: Rules = Rules()) -> None:
+        self.served, self.rules, self.port = served, rules, 0
         self.start()
 
     def start(self) -> None:
@@ -53,7 +54,7 @@ class Server:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
-        settings = uvicorn.Config(make_app(self.served), log_level="warning", timeout_graceful_shutdown=0)
+        settings = uvicorn.Config(make_app(self.served, self.rules), log_level="warning", timeout_graceful_shutdown=0)
         self.server = uvicorn.Server(settings)
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve([listening])), daemon=True)
         self.thread.start()
@@ -343,6 +344,21 @@ def test_a_key_is_asked_for_and_sent(page: Page, opened: SimpleNamespace) -> Non
     assert sent == [None, "Bearer secret"]
     page.unroute("**/page/about")
     page.evaluate("() => sessionStorage.clear()")
+
+
+def test_with_a_key_a_report_is_shown_too(opened: SimpleNamespace) -> None:
+    server = Server(opened.server.served, Rules(key="secret"))
+    page = opened.page.context.browser.new_context().new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/#runs")
+    page.get_by_label("This server wants its API key").fill("secret")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Open the report").click()
+    expect(page.frame_locator("iframe").locator("#told")).to_have_text("ran")
+    with page.context.expect_page() as opening:
+        page.get_by_role("link", name="Open it alone").click()
+    expect(opening.value.locator("#told")).to_have_text("ran")
+    page.context.close()
+    server.stop()
 
 
 def test_hostile_text_stays_text_in_every_view(page: Page, opened: SimpleNamespace) -> None:
