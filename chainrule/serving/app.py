@@ -116,8 +116,8 @@ def _about(served: Served, answers: Counter[tuple[str, int]]) -> list[Endpoint]:
 
     def card(name: str) -> dict[str, Any]:
         found: dict[str, Any] = {"id": name, "object": "model", "created": started, "owned_by": "chainrule"}
-        if name in served.models:
-            return {**found, "max_model_len": served.models[name].lm.model.config.context}
+        if name not in served.classifiers:
+            return {**found, "max_model_len": served.pretrained(name).lm.model.config.context}
         return {**found, "labels": list(served.classifiers[name].classifier.labels)}
 
     async def models(request: Request) -> Response:

@@ -11,7 +11,7 @@ from chainrule.serving.answers import new_id, now
 from chainrule.serving.fields import Fields
 from chainrule.serving.kinds import Either, Form, ListOf, Text, Texts, Whole
 from chainrule.serving.requests import RequestError
-from chainrule.serving.served import Served, ServedModel
+from chainrule.serving.served import Served, ServedMasked, ServedModel
 from chainrule.tasks.examples import Row
 from chainrule.tasks.predictor import Predictor
 
@@ -58,7 +58,7 @@ class Classifying:
                 "task",
                 status=404,
             )
-        model = self._served.model(name)
+        model = self._served.pretrained(name)
 
         def label() -> Generator[None, None, tuple[Sequence[str], list[dict[str, Any]]]]:
             predictor = self._prompted(model, task, shots, seed)
@@ -68,7 +68,7 @@ class Classifying:
         prompted_labels, data = await model.run(label)
         return _answer(model.name, prompted_labels, data)
 
-    def _in_context(self, model: ServedModel, task: str, shots: int, seed: int) -> Prompted:
+    def _in_context(self, model: ServedModel | ServedMasked, task: str, shots: int, seed: int) -> Prompted:
         return in_context(model.lm, self._served.tasks[task], shots, seed=seed)
 
 

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from chainrule.errors import ChainruleError, DataError
-from chainrule.language_model import LanguageModel
+from chainrule.language_model import Pretrained
 from chainrule.prompting.asking import Asking
 from chainrule.prompting.demonstrations import the_same
 from chainrule.prompting.prompted import Prompted
@@ -24,7 +24,7 @@ from chainrule.serving.endpoints import Endpoint, Post
 from chainrule.serving.fields import Fields
 from chainrule.serving.kinds import Form, Ids, Kind, OneOf, Text, Texts, Whole
 from chainrule.serving.looking_tokens import shown_tokens
-from chainrule.serving.served import Served, ServedModel
+from chainrule.serving.served import Served, ServedMasked, ServedModel
 from chainrule.serving.streaming import Streamed
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.measure import held_out
@@ -58,7 +58,7 @@ def task_endpoints(served: Served) -> list[Endpoint]:
         return await asyncio.to_thread(lambda: description(task_of(served, fields)))
 
     async def row(fields: Fields) -> Any:
-        model, asked = served.model(fields.text("model")), await asyncio.to_thread(_asked, served, fields)
+        model, asked = served.pretrained(fields.text("model")), await asyncio.to_thread(_asked, served, fields)
         text = fields.texts_by_name("row")
         return await model.run(lambda: asked_about(model.lm, asked, text))
 
@@ -69,7 +69,7 @@ def task_endpoints(served: Served) -> list[Endpoint]:
     async def measured(fields: Fields) -> Any:
         asked = await asyncio.to_thread(_asked, served, fields)
         limit = fields.integer("limit")
-        return Streamed(accuracies(served.model(fields.text("model")), asked, limit))
+        return Streamed(accuracies(served.pretrained(fields.text("model")), asked, limit))
 
     return [
         Post("/page/task", "A task's prompt and rows", described, Form(_TASK)),
@@ -93,7 +93,7 @@ class AskedTask:
     demonstrations: tuple[int, ...]
     asking: Asking
 
-    def predictor(self, lm: LanguageModel, demonstrations: Sequence[int]) -> Prompted:
+    def predictor(self, lm: Pretrained, demonstrations: Sequence[int]) -> Prompted:
         """With these demonstrations, the last of them next to the row."""
         chosen = list(reversed(demonstrations))
         return Prompted(lm, self.task, self.task.train, len(chosen), the_same(chosen), self.asking)
@@ -204,7 +204,7 @@ def _texts(task: Task, row: Row) -> dict[str, str]:
     return {column: row[column] for column in task.text}
 
 
-def asked_about(lm: LanguageModel, asked: AskedTask, row: Row) -> dict[str, Any]:
+def asked_about(lm: Pretrained, asked: AskedTask, row: Row) -> dict[str, Any]:
     """A row's exact prompt as tokens, and each label's log p, bias and probability before and after calibration:
     without demonstrations, and with them where there are some."""
     return {
@@ -214,7 +214,7 @@ def asked_about(lm: LanguageModel, asked: AskedTask, row: Row) -> dict[str, Any]
     }
 
 
-def _scored(lm: LanguageModel, asked: AskedTask, demonstrations: Sequence[int], row: Row) -> dict[str, Any]:
+def _scored(lm: Pretrained, asked: AskedTask, demonstrations: Sequence[int], row: Row) -> dict[str, Any]:
     predictor = asked.predictor(lm, demonstrations)
     found = predictor.scored(row)
     option = found.prompt.options[0]
@@ -233,7 +233,9 @@ def _scored(lm: LanguageModel, asked: AskedTask, demonstrations: Sequence[int], 
     }
 
 
-async def accuracies(model: ServedModel, asked: AskedTask, limit: int | None) -> AsyncGenerator[dict[str, Any], None]:
+async def accuracies(
+    model: ServedModel | ServedMasked, asked: AskedTask, limit: int | None
+) -> AsyncGenerator[dict[str, Any], None]:
     """How often the label is right on the test rows so far, and with an interval; some rows more each time.
 
     The rows are those of `chainrule zero-shot --limit`, in a random order, so that each part is a sample of them. The
