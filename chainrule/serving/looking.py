@@ -144,12 +144,12 @@ def next_blank(lm: MaskedLanguageModel, text: str, filled: Sequence[int]) -> dic
     tokens = [tokenizer.bos_id, *tokenizer.encode_blanks(text), *tokenizer.closing]
     if len(tokens) > config.context:
         raise ChainruleError(
-            f"text: wanted at most {config.context} tokens (the context), got {len(tokens)}; shorten it"
+            f"prompt: wanted at most {config.context} tokens (the context), got {len(tokens)}; shorten it"
         )
     blanks, spelled = [place for place, token in enumerate(tokens) if token == mask.id], tokenizer.named["mask_token"]
     if len(blanks) <= len(filled):
         left = "all of them are filled: go back, or write another" if blanks else "write one where a token is wanted"
-        raise ChainruleError(f"text: wanted a {spelled} to fill; {left}")
+        raise ChainruleError(f"prompt: wanted a {spelled} to fill; {left}")
     for place, token in zip(blanks, filled, strict=False):
         tokens[place] = token
     with torch.inference_mode():
