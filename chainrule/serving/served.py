@@ -86,7 +86,7 @@ class Served:
         if name in self.masked or (name is None and not self.models and self.masked):
             raise RequestError(
                 "model: wanted a model that goes on from a text, got a masked one, which fills blanks"
-                f" ({name or next(iter(self.masked))!r}); ask it for /v1/embeddings, /classify with a task, or the page",
+                f" ({name or next(iter(self.masked))!r}); it has /v1/embeddings, /classify with a task, and the page",
                 "model",
             )
         found = next(iter(self.models.values()), None) if name is None else self.models.get(name)
