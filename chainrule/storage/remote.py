@@ -1,0 +1,134 @@
+"""Files elsewhere, by their URLs (s3://, gs://, hf://, https://, memory://): opened as streams, listed, written. fsspec
+does it, with a library for each scheme. Knows URLs and bytes, not contents.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from chainrule.errors import DataError, MissingPackageError
+from chainrule.storage.files import atomic_write
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_HTTP = ("http://", "https://")
+# What else than an OSError a scheme's library raises for a server's answer, or for none.
+_LIBRARIES = (
+    *("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "httpcore"),
+    *("huggingface_hub", "requests", "s3fs", "urllib3"),
+)
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "updated", "modified", "blob_id")
+
+
+def is_remote(name: str) -> bool:
+    """Whether it is a URL, not a path."""
+    return _URL.match(name) is not None
+
+
+def without_query(url: str) -> str:
+    """A URL of a web server without what follows ? or #, so that it ends in the file's name."""
+    return re.split(r"[?#]", url, maxsplit=1)[0] if url.startswith(_HTTP) else url
+
+
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Within, fsspec is asked about `url`. Raises MissingPackageError for a scheme whose library is not installed, and
+    DataError for what is not there, not allowed or not reached."""
+    shown = without_query(url)  # a query may hold a signature
+    try:
+        yield
+    except ImportError as error:
+        scheme = url.partition(":")[0]
+        raise MissingPackageError(
+            f"{shown}: wanted the library for {scheme}://, got {error}; install it with pip install 'chainrule[remote]'"
+        ) from None
+    except FileNotFoundError:
+        raise DataError(f"{shown}: no such file there: check the name") from None
+    except PermissionError as error:
+        raise DataError(
+            f"{shown}: wanted permission to read it, got {_first_line(error)}; set the credentials that"
+            f" {url.partition(':')[0]}:// is read with"
+        ) from None
+    except (DataError, MissingPackageError):
+        raise
+    except Exception as error:
+        known = isinstance(error, OSError | TimeoutError) or type(error).__module__.split(".")[0] in _LIBRARIES
+        if not known and "rotocol" not in str(error):  # a ValueError: Protocol not known
+            raise
+        raise DataError(
+            f"{shown}: cannot be read ({_first_line(error)}): check the address, the network and the credentials"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _at(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it."""
+    import fsspec
+
+    found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    return found
+
+
+@contextmanager
+def opened_remote(url: str) -> Iterator[BinaryIO]:
+    """A file as a stream, of which a few megabytes are in memory. Errors, then or later, as in `answering`."""
+    with answering(url):
+        system, path = _at(url)
+        with system.open(path, "rb") as file:
+            yield file
+
+
+def remote_state(url: str) -> dict[str, Any]:
+    """A file's size in bytes, 0 where the server does not say it, and its version there; if neither changes, the
+    content did not."""
+    with answering(url):
+        system, path = _at(url)
+        about = system.info(path)
+    version = next((str(about[key]) for key in _VERSIONS if about.get(key)), "")
+    return {"bytes": int(about.get("size") or 0), "modified": version}
+
+
+def remote_files(url: str) -> list[str]:
+    """The files that a URL names: itself, those that its pattern (*, ?, [) matches, or all in a folder, sorted.
+
+    A web server's URL is one file. Errors as in `answering`.
+    """
+    if url.startswith(_HTTP):
+        remote_state(url)  # that it is there
+        return [url]
+    with answering(url):
+        system, path = _at(url)
+        if re.search(r"[*?\[]", path):
+            found = [name for name in sorted(system.glob(path)) if system.isfile(name)]
+        elif system.isdir(path):
+            found = sorted(system.find(path))
+        else:
+            system.info(path)
+            return [url]
+        return [str(system.unstrip_protocol(name)) for name in found]
+
+
+@contextmanager
+def written_output(out: str | Path) -> Iterator[Path]:
+    """`atomic_write` for a path; for a URL a temporary file here, which is sent there when the block succeeds."""
+    if not is_remote(str(out)):
+        with atomic_write(Path(out)) as beside:
+            yield beside
+        return
+    url = str(out)
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "out"
+        yield temporary
+        with answering(url):
+            system, path = _at(url)
+            if url.startswith(_HTTP):
+                raise DataError(f"--out {url}: wanted a bucket or a path, got a web server; choose another")
+            with temporary.open("rb") as source, system.open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
