@@ -21,7 +21,7 @@ from chainrule.commands.options import (
     check_seed,
     refuse_without,
 )
-from chainrule.commands.sharing import check_parts, digest_of, print_part, shared
+from chainrule.commands.sharing import check_parts, digest_of, working, write_shared
 from chainrule.errors import OptionError
 from chainrule.workers.options import Sharing
 
@@ -188,11 +188,11 @@ def _write(
     json: bool,
 ) -> "Predicted | None":
     """The file of rows with their predictions, or a part of them; None where a part was done, which is said."""
-    from chainrule.finetuning.predicting import Predicting, answers_by
+    from chainrule.finetuning.predicting import Predicting, values_by
     from chainrule.storage.inputs import source_of
-    from chainrule.tasks.predictions import RowsToPredict, predict_file
-    from chainrule.terminal import log, progress_bar
-    from chainrule.workers.parts import Joined, identity, write_part
+    from chainrule.tasks.predictions import input_rows
+    from chainrule.terminal import log
+    from chainrule.workers.parts import identity
 
     reading = {"encoding": columns.encoding, "on_error": columns.on_error}
     made_with = {}
@@ -201,29 +201,8 @@ def _write(
         asked = {field: value for field, value in vars(source).items() if field not in ("directory", "task", "device")}
         task = source.task and digest_of(source.task)
         made_with = identity("predict", input=source_of(name), model=source.fingerprint, task=task, **asked, **reading)
-    with progress_bar(None, "predicting") as bar, shared(sharing, device=source.device) as share:
-
-        def show(done: int) -> None:
-            bar(done, f"{done:,} rows")
-
-        if sharing.chosen is not None:
-            rows = RowsToPredict(predictor, name, log=log, **reading)
-            rows.check()
-            begin = Predicting.of(source)
-            work = partial(share, begin) if share is not None else partial(map, begin.label(predictor))
-            pieces = ([row for _, row in piece] for piece in rows.pieces())
-            done = write_part(Path(out), sharing.chosen, made_with, work, pieces, show=lambda done: show(done * 1024))
-            print_part(sharing.chosen, Path(out), done, json)
-            return None
-        write = partial(predict_file, predictor, name, out, log=log, show=show, **reading)
-        if sharing.join:
-            joined = Joined(Path(out), made_with)
-            try:
-                found = write(answers=answers_by(predictor, joined.work))
-            finally:
-                joined.close()
-            joined.remove()
-            return found
-        if share is not None:
-            return write(answers=answers_by(predictor, partial(share, Predicting.of(source))))
-        return write()
+    rows = input_rows(predictor, name, encoding=columns.encoding, on_error=columns.on_error, log=log)
+    begin = None if sharing.cluster is None else Predicting.of(source)
+    with working(sharing, out, made_with, begin, Predicting.label(predictor), source.device) as work:
+        values = values_by(predictor, work)
+        return write_shared(sharing, rows, out, made_with, work, values, json, "predicting")

@@ -42,14 +42,12 @@ def tokenize(
 
         if sharing.chosen is not None:
             pieces = tokenize_part(inputs, out, corpus, sharing.chosen, show, log, share)
-            summary = None
-        elif sharing.join:
+            print_part(sharing.chosen, out, pieces, json)
+            return
+        if sharing.join:
             summary = join_shards(inputs, out, corpus, show, log)
         else:
             summary = write_shards(inputs, out, corpus, show, log, share)
-    if summary is None:
-        print_part(sharing.chosen, out, pieces, json)
-        return
     if json:
         print_json(asdict(summary))
         return

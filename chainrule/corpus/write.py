@@ -82,8 +82,8 @@ def write_shards(
     with nothing_left_if_refused(out, underway=("*.bin",)):
         out.mkdir(parents=True, exist_ok=True)
         with _readable(files, out) as (paths, sources):
-            plan = {"format": FORMAT, "options": kept_options(options, given), "sources": sources}
-            plan |= {"batches": 0, "shards": []}
+            asked = kept_options(options, given)
+            plan = {"format": FORMAT, "options": asked, "sources": sources, "batches": 0, "shards": []}
             if made is not None:
                 _require_same(out, made, plan)
             if made is None or "documents" not in made:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from chainrule.errors import ModelError
 from chainrule.finetuning.classifier import Classifier
 from chainrule.finetuning.load import load_classifier
 from chainrule.language_model import load
@@ -14,10 +13,10 @@ from chainrule.prompting.asking import Calibrate, Normalise
 from chainrule.prompting.in_context import in_context
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Longer
-from chainrule.storage.fingerprint import fingerprint, name_for_workers
-from chainrule.storage.hub import model_directory
-from chainrule.tasks.examples import Row, Task
-from chainrule.tasks.predictions import Answers, predictions
+from chainrule.storage.fingerprint import check_model, model_fingerprint, name_for_workers
+from chainrule.tasks.examples import Task
+from chainrule.tasks.predictions import prediction_values, predictions
+from chainrule.tasks.row_file import Rows, Values
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Source:
     @property
     def fingerprint(self) -> str:
         """Of the files, so that another model of the same name is noticed."""
-        return fingerprint(model_directory(self.directory))
+        return model_fingerprint(self.directory)
 
 
 Labelled = tuple[list[dict[str, Any]], dict[str, int]]  # the predictions of some rows, and what `take_counts` gave
@@ -67,35 +66,22 @@ class Predicting:
     def of(cls, source: Source) -> "Predicting":
         return cls(replace(source, directory=name_for_workers(source.directory)), source.fingerprint)
 
-    def __call__(self) -> Callable[[list[Row | None]], Labelled]:
+    def __call__(self) -> Callable[[Rows], Labelled]:
         check_model(self.source.directory, self.expected)
         return self.label(self.source.load())
 
     @staticmethod
-    def label(predictor: Classifier | Prompted) -> Callable[[list[Row | None]], Labelled]:
+    def label(predictor: Classifier | Prompted) -> Callable[[Rows], Labelled]:
         """From some rows to their predictions, by a predictor that is loaded."""
         return lambda rows: (list(predictions(predictor, rows)), predictor.take_counts())
 
 
-def check_model(directory: str, expected: str) -> None:
-    """ModelError where a worker finds no model of that name, or another one."""
-    path = model_directory(directory)
-    if not path.exists():
-        raise ModelError(
-            f"{directory}: wanted this model on every machine, got none here; put it on a disk that all share"
-        )
-    if fingerprint(path) != expected:
-        raise ModelError(f"{directory}: wanted the same model on every machine, got another one here; copy it again")
+def values_by(predictor: Classifier | Prompted, labelled: Callable[[Iterable[Rows]], Iterator[Labelled]]) -> Values:
+    """What workers predict, as `write_rows` takes it; warnings about the rows become those of `predictor`."""
 
-
-def answers_by(
-    predictor: Classifier | Prompted, labelled: Callable[[Iterable[list[Row | None]]], Iterator[Labelled]]
-) -> Answers:
-    """What workers predict, as `predict_file` takes it; warnings about the rows become those of `predictor`."""
-
-    def answers(pieces: Iterable[list[Row | None]]) -> Iterator[list[dict[str, Any]]]:
+    def values(pieces: Iterable[Rows]) -> Iterator[list[list[Any]]]:
         for found, counts in labelled(pieces):
             predictor.add_counts(counts)
-            yield found
+            yield prediction_values(found)
 
-    return answers
+    return values

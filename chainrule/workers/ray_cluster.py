@@ -167,8 +167,9 @@ class Cluster:
         whole_nodes: bool = False,
         device: str = "cpu",
         workers: int | None = None,
+        ahead: int = _AHEAD,
     ) -> Iterator[Result]:
-        """The result of each piece, in order; a few pieces a worker are read ahead.
+        """The result of each piece, in order; `ahead` pieces a worker are read before their turn.
 
         A worker has a core; or, where it loads a model (`whole_nodes`), a GPU, unless `device` is "cpu" or the cluster
         has none, else a machine with all its cores. `workers`: at most so many. Raises what the work raises, and
@@ -179,7 +180,7 @@ class Cluster:
         try:
             for resources in shares:
                 self._start(found, begin, resources)
-            yield from self._results(found, begin, pieces, _AHEAD * len(shares))
+            yield from self._results(found, begin, pieces, ahead * len(shares))
         finally:
             for actor in found.actors:
                 self._ray.kill(actor)
@@ -240,10 +241,10 @@ class Cluster:
                     if failed and not workers.resources:
                         raise self._no_worker()
                 else:
-                    one = self._worked(workers, reference, done, begin)
+                    lost = self._worked(workers, reference, done, begin)
                     deadline = time.monotonic() + START_SECONDS
-                    if one is not None:
-                        again.append(one)
+                    if lost is not None:
+                        again.append(lost)
 
     def _started(self, workers: _Workers, reference: Any) -> bool:
         """Note that a worker is ready; True where it died instead."""
