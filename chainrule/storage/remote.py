@@ -45,7 +45,10 @@ def answering(url: str) -> Iterator[None]:
         raise MissingPackageError(
             f"{shown}: wanted the library for {scheme}://, got {error}; install it with pip install 'chainrule[remote]'"
         ) from None
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        answer = error.__cause__  # fsspec says so too where a web server refuses, or does not answer
+        if isinstance(answer, Exception) and _is_of_a_library(answer) and getattr(answer, "status", None) != 404:
+            raise _unreadable(shown, answer) from None
         raise DataError(f"{shown}: no such file there: check the name") from None
     except PermissionError as error:
         raise DataError(
@@ -55,12 +58,21 @@ def answering(url: str) -> Iterator[None]:
     except (DataError, MissingPackageError):
         raise
     except Exception as error:
-        known = isinstance(error, OSError | TimeoutError) or type(error).__module__.split(".")[0] in _LIBRARIES
-        if not known and "rotocol" not in str(error):  # a ValueError: Protocol not known
+        if (
+            not _is_of_a_library(error) and not isinstance(error, OSError) and "rotocol" not in str(error)
+        ):  # a ValueError: Protocol not known
             raise
-        raise DataError(
-            f"{shown}: cannot be read ({_first_line(error)}): check the address, the network and the credentials"
-        ) from None
+        raise _unreadable(shown, error) from None
+
+
+def _is_of_a_library(error: Exception) -> bool:
+    return isinstance(error, TimeoutError) or type(error).__module__.split(".")[0] in _LIBRARIES
+
+
+def _unreadable(shown: str, error: Exception) -> DataError:
+    return DataError(
+        f"{shown}: cannot be read ({_first_line(error)}): check the address, the network and the credentials"
+    )
 
 
 def _first_line(error: Exception) -> str:

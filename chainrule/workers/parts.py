@@ -227,7 +227,7 @@ class _Reader:
         self._finished = finished
         self.pieces = -1  # all of the work; known at the end of the file
         try:
-            self.header: dict[str, Any] = json.loads(self._file.readline())
+            self.header: dict[str, Any] = json.loads(self._whole_line())
             if self.header["format"] != _FORMAT or not isinstance(self.header["made_with"], dict):
                 raise ValueError("another format")
             self.attached = {name: b64decode(content) for name, content in self.header["attached"].items()}
@@ -249,13 +249,19 @@ class _Reader:
             f"{self.path}: wanted a whole part, got one that was cut or altered; remove it, and do it again"
         )
 
+    def _whole_line(self) -> bytes:
+        line = self._file.readline()
+        if not line.endswith(b"\n"):
+            raise ValueError("cut")
+        return line
+
     def results(self) -> Iterator[bytes]:
         """The results, in order."""
         while True:
             length = int.from_bytes(head, "little") if len(head := self._file.read(8)) == 8 else None
             if length == _END:
                 try:
-                    self.pieces = int(json.loads(self._file.readline())["pieces"])
+                    self.pieces = int(json.loads(self._whole_line())["pieces"])
                 except (ValueError, KeyError, TypeError):
                     raise self._damaged() from None
                 return
