@@ -185,7 +185,8 @@ def test_each_command_in_parts_gives_the_bytes_of_the_whole(
     joined = capsys.readouterr()
     assert content(world / f"parts-{name}") == content(world / f"whole-{name}")
     assert list(world.glob("*.part-*")) == []
-    assert joined.err == printed.err, "what was skipped is told by the join too"
+    skipped = [[line for line in one.err.splitlines() if "because of" in line] for one in (printed, joined)]
+    assert skipped[0] == skipped[1], "what was skipped is told by the join too"
     if command.startswith("evaluate"):
         assert joined.out == printed.out
 
