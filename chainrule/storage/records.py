@@ -149,7 +149,7 @@ def _parquet_rows(path: str, encoding: str, only: str | None) -> Iterator[Record
 
     try:
         with (
-            opened_remote(path) if is_remote(path) else nullcontext(path) as source,
+            opened_remote(path, seekable=True) if is_remote(path) else nullcontext(path) as source,
             pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file,
         ):
             names = file.schema_arrow.names

@@ -58,9 +58,8 @@ def answering(url: str) -> Iterator[None]:
     except (DataError, MissingPackageError):
         raise
     except Exception as error:
-        if (
-            not _is_of_a_library(error) and not isinstance(error, OSError) and "rotocol" not in str(error)
-        ):  # a ValueError: Protocol not known
+        told = "Protocol not known" in str(error) or "range requests" in str(error)  # ValueErrors of fsspec
+        if not _is_of_a_library(error) and not isinstance(error, OSError) and not told:
             raise
         raise _unreadable(shown, error) from None
 
@@ -84,16 +83,25 @@ def _at(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it."""
     import fsspec
 
-    found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    options: dict[str, Any] = {}
+    if url.startswith(_HTTP):
+        from aiohttp import ClientTimeout
+
+        # Its own limit is 5 minutes for a whole file.
+        options = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}}
+    found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
     return found
 
 
 @contextmanager
-def opened_remote(url: str) -> Iterator[BinaryIO]:
-    """A file as a stream, of which a few megabytes are in memory. Errors, then or later, as in `answering`."""
+def opened_remote(url: str, *, seekable: bool = False) -> Iterator[BinaryIO]:
+    """A file as a stream, of which a few megabytes are in memory; `seekable`, where it is not read from its beginning
+    to its end. Errors, then or later, as in `answering`."""
     with answering(url):
         system, path = _at(url)
-        with system.open(path, "rb") as file:
+        # Many web servers cannot send a part of a file: without block_size it would be asked for in parts.
+        streamed = {"block_size": 0} if url.startswith(_HTTP) and not seekable else {}
+        with system.open(path, "rb", **streamed) as file:
             yield file
 
 

@@ -187,7 +187,7 @@ def test_pieces_are_read_as_they_are_needed(two_nodes: Cluster, tmp_path: Path) 
     results = two_nodes.map(partial(slow_squares, str(tmp_path)), pieces, ahead=2)
     assert next(results) == 0
     assert len(read) <= 6
-    results.close()
+    del results
 
 
 @pytest.fixture
