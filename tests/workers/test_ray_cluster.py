@@ -23,7 +23,7 @@ from chainrule.workers import ray_cluster
 from chainrule.workers.ray_cluster import Cluster, cluster
 
 ray: Any = pytest.importorskip("ray")
-TINY = "--depth 1 --width 16 --heads 2 --context 16 --batch-tokens 64 --steps 1 --compile off --dtype float32"
+TINY = "--depth 1 --width 16 --heads 2 --context 64 --batch-tokens 128 --steps 1 --compile off --dtype float32"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +34,8 @@ def two_nodes() -> Iterator[Cluster]:
     node = {"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # Workers find functions by their module's name: those of this file too.
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         nodes = Nodes(initialize_head=True, head_node_args=node)
         nodes.add_node(num_cpus=1, object_store_memory=80 << 20)
         ray.init(address=nodes.address, logging_level="ERROR", log_to_driver=False)
@@ -82,7 +84,7 @@ def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     ("command", "name"),
     [
         ("tokenize owls.txt days.jsonl --tokenizer bpe --vocabulary-size 280 --out {}", "shards"),
-        ("predict run --task days.jsonl --text text --label mood --shots 2 --input days.jsonl --out {}", "shown.jsonl"),
+        ("predict run --task days.jsonl --text text --label mood --shots 3 --input days.jsonl --out {}", "shown.jsonl"),
         ("evaluate run owls.txt days.jsonl --out {}", "evaluated.json"),
         ("score run --input days.jsonl --out {}", "scored.csv"),
     ],
