@@ -129,9 +129,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--restart", action="store_true", help="measure also how long a restart takes")
+    parser.add_argument("--ray", action="store_true", help="measure Ray's overhead alone")
     parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
+    if options.ray:
+        from benchmarks.shared_work import ray_overhead
+
+        ray_overhead()
+        return
     if options.side:
         side(options.folder, options.side, options.steps)
         return

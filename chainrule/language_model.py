@@ -23,7 +23,17 @@ from chainrule.model.formats.load_quantised import Quantize, load_quantised
 from chainrule.model.quantise import quantise_model
 from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
-from chainrule.scoring.documents import Document, Evaluation, TokenScore, given_tokens, score_documents
+from chainrule.scoring.documents import (
+    Evaluation,
+    Section,
+    TokenScore,
+    given_tokens,
+    grouped,
+    score_documents,
+    score_sections,
+    sections,
+)
+from chainrule.scoring.evaluation import Sums, TextPiece, added_up
 from chainrule.scoring.token_scores import Scores
 from chainrule.storage.gguf import is_gguf
 from chainrule.storage.hub import model_directory
@@ -31,6 +41,7 @@ from chainrule.tokens.chat import Chat
 from chainrule.tokens.gguf_tokenizer import generation_fields as gguf_generation_fields
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
+_TOKENS_OF_A_SECTION = 2**15  # of a text longer than that: workers share it
 PromptLike = str | Sequence[int]  # a text, or tokens with BOS or a chat template's
 
 
@@ -96,22 +107,45 @@ class LanguageModel:
         `stride`: tokens from one window to the next, half the context by default; a smaller one is slower and gives
         each token more context. Raises ModelError for a stride out of range, and where there is no text.
         """
-        size = 0
+        return self.evaluated(map(self.evaluate_piece, self.text_pieces(texts, stride)))
 
-        def documents() -> Iterator[Document]:
-            nonlocal size
+    def text_pieces(self, texts: str | Iterable[str], stride: int | None = None) -> Iterator[TextPiece]:
+        """The texts in pieces that can be evaluated apart; a long text is in several."""
+        sizes = [0]
+
+        def cut() -> Iterator[Section]:
             for text in [texts] if isinstance(texts, str) else texts:
                 (tokens,) = self.tokenizer.encode_batch([text])
-                size += len(text.encode())
-                yield np.concatenate(([self.tokenizer.bos_id], tokens))
+                sizes.append(len(text.encode()))
+                document = np.concatenate(([self.tokenizer.bos_id], tokens))
+                yield from sections(document, self.model.config.context, stride, most=_TOKENS_OF_A_SECTION)
 
-        tokens, total = 0, 0.0
-        for scores in score_documents(self.model, documents(), stride):
-            tokens += len(scores.log_probs)
-            total += scores.log_probs.double().sum().item()
-        if not tokens:
+        for group in grouped(cut()):
+            yield TextPiece(sum(sizes), sections=tuple(group))
+            sizes.clear()
+
+    def evaluate_piece(self, piece: TextPiece) -> Sums:
+        """The log-probability of each section of a piece."""
+        nats = [scores.log_probs.double().sum().item() for scores in score_sections(self.model, piece.sections)]
+        tokens = sum(section.scored for section in piece.sections)
+        return Sums(tokens, tokens, piece.bytes, nats)
+
+    def evaluated(self, found: Iterable[Any]) -> Evaluation:
+        """The evaluation of all pieces, of which `found` has the sums, in order; errors as in `evaluate`."""
+        sums = added_up(found)
+        if not sums.tokens:
             raise ModelError("evaluate: wanted text, got none (or empty ones only)")
-        return Evaluation(tokens, size, -total / tokens)
+        return Evaluation(sums.tokens, sums.bytes, -sums.nats[0] / sums.tokens)
+
+    def log_probs(self, texts: Sequence[str], given: str = "") -> list[tuple[float, int]]:
+        """log p(text | given) of each text in nats, as `log_prob` has it, and of how many tokens."""
+        encoded = [self.tokenizer.encode(given + text) for text in texts]
+        documents = [[self.tokenizer.bos_id, *tokens] for tokens in encoded]
+        found = []
+        for tokens, scores in zip(encoded, score_documents(self.model, documents), strict=True):
+            log_probs = scores.log_probs[given_tokens(self.tokenizer, given, tokens) :]
+            found.append((log_probs.double().sum().item(), len(log_probs)))
+        return found
 
     def next_token(self, text: str, top: int = 5) -> list[tuple[str, float]]:
         """The most probable tokens after `text` with their probabilities, softmax(u_{T+1}).

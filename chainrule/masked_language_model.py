@@ -3,7 +3,9 @@ Knows text; computes by scoring/ and the masked objective."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +17,11 @@ from chainrule.model.formats.checkpoint import save_model
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.blanks import fill_blanks, masked_at
 from chainrule.scoring.documents import TokenScore, given_tokens
+from chainrule.scoring.evaluation import Sums, TextPiece, added_up
 from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.training.objectives import SpecialTokens, mask_windows, masked_token_loss
 
+_WINDOWS_OF_A_PIECE = 64  # that a worker evaluates at once
 _SEQUENCES_IN_MEMORY = 256  # copies of a text, each with another token masked
 _SHOWN_EVERY = 6  # tokens: `filled` shows the model's prediction of one in so many
 
@@ -94,28 +98,50 @@ class MaskedLanguageModel:
                 found.append(TokenScore(texts(one.answers)[0], float(scores.log_probs[0]), list(best)))
         return found
 
-    @torch.no_grad()
+    def log_probs(self, texts: Sequence[str], given: str = "") -> list[tuple[float, int]]:
+        """`pseudo_log_prob` of each text, and of how many tokens."""
+        found = []
+        for text in texts:
+            tokens = self.score(text, given, top=0)
+            found.append((sum(token.log_prob for token in tokens), len(tokens)))
+        return found
+
     def evaluate(self, texts: str | Iterable[str], stride: int | None = None) -> MaskedEvaluation:
         """The masked loss under a fixed random mask: 15 % of each window, as in pretraining.
 
         A text longer than the context is cut into windows that do not overlap. Raises ModelError where there is no
         text, and for a `stride`, which only causal models have.
         """
+        return self.evaluated(map(self.evaluate_piece, self.text_pieces(texts, stride)))
+
+    def text_pieces(self, texts: str | Iterable[str], stride: int | None = None) -> Iterator[TextPiece]:
+        """The texts in pieces that can be evaluated apart: some numbered windows each."""
         if stride is not None:
             raise ModelError("stride: wanted none for a masked model, whose windows do not overlap; leave it out")
+        numbered = enumerate(self._windows([texts] if isinstance(texts, str) else texts))
+        while some := tuple(islice(numbered, _WINDOWS_OF_A_PIECE)):
+            yield TextPiece(0, windows=some)
+
+    @torch.no_grad()
+    def evaluate_piece(self, piece: TextPiece) -> Sums:
+        """The summed loss of each window's masked tokens, which depend on the window's number."""
         special = SpecialTokens(self.tokenizer.bos_id, self.tokenizer.closing, self._mask)
-        tokens, masked, total = 0, 0, 0.0
-        documents = [texts] if isinstance(texts, str) else texts
-        for number, window in enumerate(self._windows(documents)):
+        tokens, masked, nats = 0, 0, list[float]()
+        for number, window in piece.windows:
             rng = np.random.default_rng([number])
             batch = mask_windows(window[None], special, self.model.config.vocabulary_size, rng)
             if count := batch.targets.numel():
-                total += float(masked_token_loss(self.model, batch.to(self.device))) * count
+                nats.append(float(masked_token_loss(self.model, batch.to(self.device))) * count)
                 masked += count
             tokens += len(window) - 2 - len(special.closing)
-        if not masked:
+        return Sums(tokens, masked, piece.bytes, nats)
+
+    def evaluated(self, found: Iterable[Any]) -> MaskedEvaluation:
+        """The evaluation of all pieces, of which `found` has the sums, in order; errors as in `evaluate`."""
+        sums = added_up(found)
+        if not sums.scored:
             raise ModelError("evaluate: wanted text, got none (or empty ones only)")
-        return MaskedEvaluation(tokens, masked, total / masked)
+        return MaskedEvaluation(sums.tokens, sums.scored, sums.nats[0] / sums.scored)
 
     def _windows(self, texts: Iterable[str]) -> Iterator[NDArray[np.int64]]:
         """Each text in windows of at most the context, with positions for BOS and the closing tokens, and one token

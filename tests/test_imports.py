@@ -8,7 +8,8 @@ import chainrule
 
 PACKAGE = Path(chainrule.__file__).parent
 ROOMS = """
-    errors machine memory terminal arguments storage drawing uncertainty tokens corpus model training generation scoring
+    errors machine memory terminal arguments storage workers drawing uncertainty tokens corpus model training generation
+    scoring
     masked_language_model language_model inspection pretraining tasks prompting finetuning
     exporting comparison serving integrations demo commands cli __main__
 """.split()  # from the ground floor up

@@ -1,10 +1,13 @@
 """The command `compare`: every method on the user's own labels."""
 
+from functools import partial
 from typing import Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Bos, Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
+from chainrule.commands.sharing import print_part, shared
 from chainrule.comparison.methods import METHODS
+from chainrule.workers.options import Sharing
 
 _METHODS = f"{', '.join(method.name for method in METHODS)} (default all)."
 
@@ -20,6 +23,7 @@ def compare(
     seeds: int = 5,
     limit: Limit = None,
     minutes: float | None = None,
+    sharing: Sharing = Sharing(),
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -43,23 +47,38 @@ def compare(
     """
     from chainrule.comparison.comparison import Comparison
     from chainrule.comparison.grid import Bounds
-    from chainrule.comparison.run import compare
+    from chainrule.comparison.run import run
+    from chainrule.comparison.sharing import Running, by_workers, join_rows, run_part
+    from chainrule.comparison.study import Study
     from chainrule.comparison.table import columns_of
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
+    from chainrule.storage.fingerprint import model_fingerprint, name_for_workers
     from chainrule.terminal import live_table, log, print_json, print_table
 
-    Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
+    bounds = Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
     lm, read = load(model, device=device, dtype=dtype, bos=bos), columns.load(task)
-    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(columns_of(read.kind)) as draw:
+    study = Study(lm, read)
+    if sharing.chosen is not None:
+        print_part(sharing.chosen, out, run_part(study, bounds, out, sharing.chosen), json)
+        return
+    where, precision = lm.device.type, str(lm.model.compute_dtype or lm.model.dtype).removeprefix("torch.")
+    expected = model_fingerprint(model) if sharing.cluster is not None else ""
+    begin = Running(name_for_workers(model), expected, where, precision, bos, read, limit)
+    with (
+        shared(sharing, device=where) as share,
+        nothing_left_if_refused(out, saved=("rows.jsonl",)),
+        live_table(columns_of(read.kind)) as draw,
+    ):
 
         def show(comparison: Comparison) -> None:
             draw(comparison.table.text(differences=False), f"rows left: {len(comparison.table.left)}")
 
-        comparison = compare(
-            lm, read, out=out, methods=methods or None, sizes=sizes or None, seeds=seeds, limit=limit,
-            minutes=minutes, show=show, log=log,
-        )  # fmt: skip
+        parts = join_rows(study, bounds, out) if sharing.join else None
+        work = None if share is None else by_workers(partial(share, begin, ahead=1))
+        comparison = run(study, bounds, out=out, show=show, log=log, work=work)
+        if parts is not None:
+            parts.remove()
     if json:
         print_json(comparison.results())
         return

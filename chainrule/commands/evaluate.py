@@ -1,9 +1,10 @@
 """The command `evaluate`: loss and perplexity on texts, or tasks of lm-evaluation-harness."""
 
 import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from chainrule.arguments import Help
 from chainrule.commands.options import (
@@ -18,10 +19,13 @@ from chainrule.commands.options import (
     check_at_least,
     refuse_without,
 )
-from chainrule.errors import MissingPackageError, OptionError
+from chainrule.commands.sharing import check_parts, print_part, working
+from chainrule.errors import FolderError, MissingPackageError, OptionError
+from chainrule.workers.options import Sharing
 
 if TYPE_CHECKING:
     from chainrule.language_model import Pretrained
+    from chainrule.scoring.evaluation import Sums
 
 
 def evaluate(
@@ -36,6 +40,8 @@ def evaluate(
     shots: int | None = None,
     limit: int | None = None,
     include: Folder | None = None,
+    out: Annotated[str | None, Help("FILE")] = None,
+    sharing: Sharing = Sharing(),
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -52,6 +58,7 @@ def evaluate(
         field: Column or key with the text of a row.
         encoding: Encoding, unless a byte-order mark says it.
         on_error: Stop at an unreadable document, or skip and count it.
+        out: File for what --json prints; parts are written beside it.
 
     On tasks of lm-evaluation-harness (chainrule[eval]):
         tasks: Names of its tasks, instead of TEXT.
@@ -62,18 +69,24 @@ def evaluate(
     Example:
         chainrule evaluate runs/books held-out.txt
     """
+    from json import dumps
+
+    from chainrule.commands.model_work import Evaluating, InWorker, ModelSource
     from chainrule.corpus.read import read_texts
-    from chainrule.language_model import load
     from chainrule.masked_language_model import MaskedEvaluation
-    from chainrule.storage.inputs import find_files
+    from chainrule.storage.inputs import find_files, source_of
     from chainrule.storage.records import Skipped
-    from chainrule.terminal import log, print_json
+    from chainrule.storage.remote import is_remote, written_output
+    from chainrule.terminal import log, print_json, progress_bar
+    from chainrule.workers.parts import identity, write_part
 
     if bool(texts) == bool(tasks):
         raise OptionError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
     of_texts = {"stride": stride, "field": field, "encoding": encoding, "on-error": on_error}
+    shared_options = {"out": out, **vars(sharing)}
     of_tasks = {"shots": shots, "limit": limit, "include": include}
     if tasks:
+        refuse_without("files of text", shared_options, {"out": None, **vars(Sharing())})
         refuse_without(
             "files of text", of_texts, {"stride": None, "field": "text", "encoding": "utf-8", "on-error": "stop"}
         )
@@ -81,33 +94,66 @@ def evaluate(
         refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
     check_at_least(0, shots=shots)
     check_at_least(1, limit=limit, stride=stride)
-    lm = load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
+    source = ModelSource(model, device, dtype, bos, quantize)
     if tasks:
-        _evaluate_tasks(lm, tasks, shots, limit, include, json)
+        _evaluate_tasks(source.load(), tasks, shots, limit, include, json)
         return
-    skipped = Skipped()
+    if sharing.in_parts and out is None:
+        raise OptionError("--part, --join: wanted --out FILE, beside which parts are written, got none; name one")
+    if out is not None and not is_remote(out) and not Path(out).parent.is_dir():
+        raise FolderError(f"--out {out}: wanted a file in a folder that is there, got no {Path(out).parent}")
+    files, skipped = find_files(texts, log), Skipped()
+    made_with = dict[str, Any]()
+    if sharing.in_parts:
+        for file in files:
+            check_parts("evaluate", file, out or "")
+        reading = {"stride": stride, "field": field, "encoding": encoding, "on_error": on_error}
+        made_with = identity("evaluate", input=[source_of(file) for file in files], **source.depends_on, **reading)
+    lm = source.here(sharing.cluster is not None)
     documents = read_texts(
-        find_files(texts, log), field=field, encoding=encoding, skipped=skipped if on_error == "skip" else None, log=log
+        files, field=field, encoding=encoding, skipped=skipped if on_error == "skip" else None, log=log
     )
-    found = lm.evaluate(documents, stride=stride)
+    pieces = lm.text_pieces(documents, stride)
+    begin = None if sharing.cluster is None else Evaluating(InWorker.of(source))
+    with (
+        working(sharing, out or "", made_with, begin, lm.evaluate_piece, device) as work,
+        progress_bar(None, "evaluating") as bar,
+    ):
+        if sharing.chosen is not None and out is not None:
+            done = write_part(Path(out), sharing.chosen, made_with, work, pieces)
+            print_part(sharing.chosen, Path(out), done, json)
+            return
+        found = lm.evaluated(_shown(work(pieces), bar))
     if skipped.count:
         log(f"documents: {skipped.note}")
+    measured = asdict(found)
+    if not isinstance(found, MaskedEvaluation):
+        measured |= {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte}
+    if out is not None:
+        with written_output(out) as beside:
+            beside.write_text(dumps(measured, indent=2) + "\n", encoding="utf-8")
+    if json:
+        print_json(measured)
+        return
     if isinstance(found, MaskedEvaluation):
-        if json:
-            print_json(asdict(found))
-            return
         print(
             f"{found.tokens} tokens, {found.masked_tokens} of them masked: masked loss {found.masked_loss:.4f} nats"
             " a masked token (not to be compared with a causal model's loss)"
         )
         return
-    if json:
-        print_json(asdict(found) | {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte})
-        return
     print(
         f"{found.tokens} tokens, {found.bytes} bytes: loss {found.loss:.4f} nats a token,"
         f" perplexity {found.perplexity:.3f}, {found.bits_per_byte:.4f} bits per byte"
     )
+
+
+def _shown(found: Iterable["Sums"], show: Callable[[float, str], None]) -> Iterator["Sums"]:
+    """The sums, and how many tokens they are so far beside the bar."""
+    tokens = 0
+    for sums in found:
+        tokens += sums[0]  # from a part's file it is a list
+        show(tokens, f"{tokens:,} tokens")
+        yield sums
 
 
 def _evaluate_tasks(

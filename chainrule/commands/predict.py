@@ -21,11 +21,17 @@ from chainrule.commands.options import (
     check_seed,
     refuse_without,
 )
+from chainrule.commands.sharing import check_parts, digest_of, working, write_shared
 from chainrule.errors import OptionError
+from chainrule.workers.options import Sharing
 
 if TYPE_CHECKING:
+    from chainrule.finetuning.classifier import Classifier
+    from chainrule.finetuning.predicting import Source
+    from chainrule.prompting.prompted import Prompted
     from chainrule.storage.records import Skipped
     from chainrule.tasks.examples import Row
+    from chainrule.tasks.predictions import Predicted
     from chainrule.tasks.predictor import Predictor
 
 
@@ -34,12 +40,13 @@ def predict(
     texts: Annotated[tuple[str, ...], Help("TEXT")] = (),
     /,
     source: Annotated[str | None, Help("FILE", name="input")] = None,
-    out: Path | None = None,
+    out: Annotated[str | None, Help("FILE")] = None,
     task: TaskFile | None = None,
     shots: int = 0,
     seed: int = 0,
     columns: Columns = Columns(),
     asking: Asking = Asking(),
+    sharing: Sharing = Sharing(),
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -69,12 +76,12 @@ def predict(
         chainrule predict runs/stars --input new.csv --out labelled.csv
     """
     from chainrule.storage.records import Skipped
-    from chainrule.tasks.predictions import predict_file, predictions
-    from chainrule.terminal import log, print_json, progress_bar
+    from chainrule.tasks.predictions import predictions
+    from chainrule.terminal import log, print_json
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
-    if source is not None and out is not None and out.exists() and Path(source).exists() and out.samefile(source):
+    if source is not None and out is not None and _is_same_file(source, out):
         raise OptionError(f"--out: wanted another file than --input, got {out} for both; choose another")
     check_at_least(0, shots=shots)
     check_seed(seed)
@@ -84,7 +91,13 @@ def predict(
     task_columns = columns
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
         task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
-    made = _predictor(predictor, task, task_columns, shots, seed, asking, bos, device, dtype, quantize)
+    if source is None and (sharing.cluster or sharing.in_parts):
+        raise OptionError(
+            "--cluster, --part, --join: wanted --input and --out beside it, got texts; write them to a file"
+        )
+    origin = _source(predictor, task, task_columns, shots, seed, asking, bos, device, dtype, quantize)
+    # With a cluster this process needs what the predictor is, not its speed: it may have no GPU.
+    made = (replace(origin, device="cpu") if sharing.cluster else origin).load()
     if texts and "-" not in texts and len(made.columns) > 1:
         raise OptionError(
             f"predict: wanted rows with the columns {', '.join(map(repr, made.columns))}, got a text alone; give a file"
@@ -92,16 +105,9 @@ def predict(
         )
     started = time.monotonic()
     if source is not None and out is not None:
-        with progress_bar(None, "predicting") as bar:
-            written = predict_file(
-                made,
-                source,
-                out,
-                encoding=columns.encoding,
-                on_error=columns.on_error,
-                log=log,
-                show=lambda done: bar(done, f"{done:,} rows"),
-            )
+        written = _write(origin, made, source, out, columns, sharing, json)
+        if written is None:
+            return
         rows, empty, seconds = written.rows, written.empty, time.monotonic() - started
         if json:
             print_json({"rows": rows, "empty": empty.count, "seconds": seconds, "texts_per_second": rows / seconds})
@@ -123,6 +129,10 @@ def predict(
         log(note)
 
 
+def _is_same_file(one: str, other: str) -> bool:
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
+
+
 def _rows(
     texts: Iterable[str], predictor: "Predictor", columns: Columns, empty: "Skipped"
 ) -> Iterator["Row | str | None"]:
@@ -138,7 +148,7 @@ def _rows(
             yield text
 
 
-def _predictor(
+def _source(
     directory: str,
     task: str | None,
     columns: Columns,
@@ -149,10 +159,10 @@ def _predictor(
     device: Device,
     dtype: Dtype,
     quantize: Quantize,
-) -> "Predictor":
-    if task is None:
-        from chainrule.finetuning.load import load_classifier
+) -> "Source":
+    from chainrule.finetuning.predicting import Source
 
+    if task is None:
         given = {
             "shots": shots,
             "seed": seed,
@@ -163,9 +173,36 @@ def _predictor(
         }
         default = {"shots": 0, "seed": 0, "text": (), "label": (), "bos": None, "quantize": "auto"}
         refuse_without("a --task", given | vars(asking), default | vars(Asking()))
-        return load_classifier(directory, device=device, dtype=dtype)
-    from chainrule.language_model import load
-    from chainrule.prompting.in_context import in_context
+        return Source(directory, device, dtype)
+    read = columns.load(task)
+    return Source(directory, device, dtype, read, shots, seed, **vars(asking), bos=bos, quantize=quantize)
 
-    lm = load(directory, device=device, dtype=dtype, bos=bos, quantize=quantize)
-    return in_context(lm, columns.load(task), shots, seed=seed, **vars(asking))
+
+def _write(
+    source: "Source",
+    predictor: "Classifier | Prompted",
+    name: str,
+    out: str,
+    columns: Columns,
+    sharing: Sharing,
+    json: bool,
+) -> "Predicted | None":
+    """The file of rows with their predictions, or a part of them; None where a part was done, which is said."""
+    from chainrule.finetuning.predicting import Predicting, values_by
+    from chainrule.storage.inputs import source_of
+    from chainrule.tasks.predictions import input_rows
+    from chainrule.terminal import log
+    from chainrule.workers.parts import identity
+
+    reading = {"encoding": columns.encoding, "on_error": columns.on_error}
+    made_with = {}
+    if sharing.in_parts:
+        check_parts("predict", name, out)
+        asked = {field: value for field, value in vars(source).items() if field not in ("directory", "task", "device")}
+        task = source.task and digest_of(source.task)
+        made_with = identity("predict", input=source_of(name), model=source.fingerprint, task=task, **asked, **reading)
+    rows = input_rows(predictor, name, encoding=columns.encoding, on_error=columns.on_error, log=log)
+    begin = None if sharing.cluster is None else Predicting.of(source)
+    with working(sharing, out, made_with, begin, Predicting.label(predictor), source.device) as work:
+        values = values_by(predictor, work)
+        return write_shared(sharing, rows, out, made_with, work, values, json, "predicting")

@@ -1,17 +1,42 @@
 """The command `score`: the chain rule, token by token."""
 
 import sys
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
-from chainrule.commands.options import Bos, Device, Dtype, Json, Model, Quantize, check_at_least
+from chainrule.arguments import Help
+from chainrule.commands.options import (
+    Bos,
+    Device,
+    Dtype,
+    Json,
+    Model,
+    OnError,
+    Quantize,
+    check_at_least,
+    refuse_without,
+)
+from chainrule.commands.sharing import check_parts, working, write_shared
 from chainrule.errors import OptionError
+from chainrule.workers.options import Sharing
+
+if TYPE_CHECKING:
+    from chainrule.commands.model_work import ModelSource
 
 
 def score(
     model: Model,
-    text: str,
+    text: str | None = None,
     /,
     given: str = "",
     top: int = 5,
+    source: Annotated[str | None, Help("FILE", name="input")] = None,
+    out: Annotated[str | None, Help("FILE")] = None,
+    field: Annotated[str, Help("NAME")] = "text",
+    encoding: Annotated[str, Help("NAME")] = "utf-8",
+    on_error: OnError = "stop",
+    sharing: Sharing = Sharing(),
     bos: Bos = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -30,14 +55,35 @@ def score(
         given: Text that comes before it and is not scored.
         top: Show the N most probable tokens at each position.
 
+    Many texts:
+        source: Rows to score: .csv .tsv .jsonl .parquet, or .txt with a text per line.
+        out: File for the same rows with log_prob, in nats, and tokens: .csv .tsv .jsonl.
+        field: Column or key with the text of a row.
+        encoding: Encoding, unless a byte-order mark says it.
+        on_error: Stop at an unusable row, or skip and count it.
+
     Example:
         chainrule score runs/books "To be, or not to be" --top 3
+        chainrule score runs/books --input lines.txt --out scored.csv
     """
     from chainrule.language_model import LanguageModel, load
     from chainrule.masked_language_model import MaskedLanguageModel
     from chainrule.terminal import print_json, print_table
 
     check_at_least(0, top=top)
+    if (source is None) == (text is None) or (source is None) != (out is None):
+        raise OptionError("score: wanted a text, or --input and --out together; got neither or both: give one of them")
+    if text is None:
+        assert source is not None and out is not None
+        refuse_without("a text", {"top": top}, {"top": 5})
+        from chainrule.commands.model_work import ModelSource
+
+        model_source = ModelSource(model, device, dtype, bos, quantize)
+        _score_file(model_source, source, out, given, field, encoding, on_error, sharing, json)
+        return
+    of_files = {"field": field, "encoding": encoding, "on-error": on_error, **vars(sharing)}
+    default = {"field": "text", "encoding": "utf-8", "on-error": "stop", **vars(Sharing())}
+    refuse_without("--input and --out", of_files, default)
     lm = load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
     text = sys.stdin.read() if text == "-" else text
     mask = lm.tokenizer.named.get("mask_token")
@@ -63,6 +109,48 @@ def score(
         for token in tokens
     ]
     print_table(("token", "log p", "most probable here"), [*rows, ("sum", f"{total:.3f}", "")])
+
+
+def _score_file(
+    model: "ModelSource",
+    source: str,
+    out: str,
+    given: str,
+    field: str,
+    encoding: str,
+    on_error: OnError,
+    sharing: Sharing,
+    json: bool,
+) -> None:
+    """Write the rows with their log-probabilities, or a part of them."""
+    from chainrule.commands.model_work import InWorker, Scoring, score_rows
+    from chainrule.language_model import LanguageModel
+    from chainrule.storage.inputs import source_of
+    from chainrule.tasks.row_file import InputRows
+    from chainrule.terminal import log, print_json
+    from chainrule.workers.parts import identity
+
+    started, made_with = time.monotonic(), dict[str, Any]()
+    if sharing.in_parts:
+        check_parts("score", source, out)
+        reading = {"given": given, "field": field, "encoding": encoding, "on_error": on_error}
+        made_with = identity("score", input=source_of(source), **model.depends_on, **reading)
+    lm = model.here(sharing.cluster is not None)
+    name = "log_prob" if isinstance(lm, LanguageModel) else "pseudo_log_prob"
+    rows = InputRows(source, (field,), (name, "tokens"), encoding=encoding, on_error=on_error, log=log)
+    begin = None if sharing.cluster is None else Scoring(InWorker.of(model), field, given)
+    here = partial(score_rows, lm, field=field, given=given)
+    with working(sharing, out, made_with, begin, here, model.device) as work:
+        written = write_shared(sharing, rows, out, made_with, work, work, json, "scoring")
+    if written is None:
+        return
+    seconds = time.monotonic() - started
+    if json:
+        print_json({"rows": written.rows, "empty": written.empty.count, "seconds": seconds})
+    else:
+        print(f"{out}: {written.rows} rows, {written.rows / seconds:,.0f} a second")
+    if written.empty.count:
+        log(f"rows without a score: {written.empty.count}, the first because of {written.empty.reason}")
 
 
 def _print_blanks(filled: list[list[tuple[str, float]]], json: bool) -> None:

@@ -88,7 +88,7 @@ class Folder:
         found = {}
         for number, line in enumerate(whole.split(b"\n")[:-1], 1):
             try:
-                outcome = _outcome(json.loads(line.decode()))
+                outcome = outcome_of(json.loads(line.decode()))
             except (ValueError, TypeError, KeyError) as error:
                 raise FolderError(
                     f"{file}:{number}: wanted a row of a comparison, got {error!r}; remove the line,"
@@ -98,17 +98,23 @@ class Folder:
         return found
 
     def append(self, outcome: Outcome) -> None:
-        fields = {name: value for name, value in vars(outcome).items() if name != "figures" or value is not None}
-        if outcome.probabilities is not None:
-            fields = {**fields, "probabilities": _digits(outcome.probabilities)}
-        line = json.dumps(fields, ensure_ascii=False) + "\n"
+        line = json.dumps(fields_of(outcome), ensure_ascii=False) + "\n"
         with (self.path / ROWS).open("ab") as file:
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
 
 
-def _outcome(fields: dict[str, Any]) -> Outcome:
+def fields_of(outcome: Outcome) -> dict[str, Any]:
+    """A row as JSON has it."""
+    fields = {name: value for name, value in vars(outcome).items() if name != "figures" or value is not None}
+    if outcome.probabilities is not None:
+        fields = {**fields, "probabilities": _digits(outcome.probabilities)}
+    return fields
+
+
+def outcome_of(fields: dict[str, Any]) -> Outcome:
+    """The row of such fields."""
     low, high = fields["interval"]
     predictions = [_answer(one) for one in fields["predictions"]]
     of_labels = fields["probabilities"]

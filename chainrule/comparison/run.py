@@ -6,7 +6,8 @@ Shapes: M test items, C classes.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,13 +19,13 @@ from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds, Planned
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method
-from chainrule.comparison.rows import Folder, Outcome, rounded
+from chainrule.comparison.rows import Folder, Outcome
+from chainrule.comparison.run_row import run_row
 from chainrule.comparison.table import Table
 from chainrule.errors import ChainruleError, OptionError
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.figures import MAIN, constant_answer, estimates_of
 from chainrule.tasks.measure import held_out
-from chainrule.uncertainty import accuracy, calibration, macro_f1
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 _ENOUGH_SEEDS = 5
+Work = Callable[[Iterable[Planned]], Iterator[Outcome]]  # rows run, in order
 
 
 def compare(
@@ -71,22 +73,16 @@ def run(
     out: Path | None = None,
     show: Callable[[Comparison], None] = lambda comparison: None,
     log: Callable[[str], None] = lambda line: None,
+    work: Work | None = None,
 ) -> Comparison:
-    """`compare` with these methods."""
+    """`compare` with these methods. `work` runs the rows elsewhere than here."""
     started = time.monotonic()
     items = held_out(study.task, bounds.limit)
-    folder = None if out is None else Folder(out, _identity(study, bounds.limit))
+    folder = None if out is None else Folder(out, identity_of(study, bounds.limit))
     known = {} if folder is None else folder.read()
-    sizes = _sizes(study.task, bounds)  # refused before anything is said
-    possible, left_out = _possible(study, bounds, methods)
+    rows, left_out = planned(study, bounds, methods, len(items))
     for name, reason in left_out.items():
         log(f"{name} is left out: {reason.removeprefix(f'{name}: ')}")
-    rows = grid.plan(study, possible, sizes, bounds.seeds, len(items))
-    if not rows:
-        raise ChainruleError(
-            "--sizes: wanted numbers of labels above 0, as all methods chosen learn from labels, got none; add some,"
-            " or choose other --methods"
-        )
     setting = _setting(study, items)
     done = [known[row.key] for row in rows if row.key in known]
     left = [row for row in rows if row.key not in known]
@@ -96,23 +92,30 @@ def run(
 
     pace = Pace()
     skipped: list[Planned] = []
+    running: deque[Planned] = deque()
 
     def so_far() -> Comparison:
-        return Comparison(Table(setting, done, methods, pace.corrected([*left, *skipped]), left_out))
+        return Comparison(Table(setting, done, methods, pace.corrected([*running, *left, *skipped]), left_out))
 
-    try:
+    def to_run() -> Iterator[Planned]:
         while left:
-            row = left[0]
-            seconds = pace.seconds(row)
+            seconds = pace.seconds(left[0])
             if bounds.minutes is not None and time.monotonic() - started + seconds > 60 * bounds.minutes:
                 skipped.append(left.pop(0))
                 continue
-            outcome = _outcome(study, items, row)
+            running.append(left.pop(0))
+            yield running[-1]
+
+    def here(some: Iterable[Planned]) -> Iterator[Outcome]:
+        return (run_row(study, items, row.method, row.key) for row in some)
+
+    try:
+        for outcome in (work or here)(to_run()):
+            row = running.popleft()
             pace.note(row, outcome, len(items))
             if folder is not None:
                 folder.append(outcome)
             done.append(outcome)
-            left.pop(0)
             show(so_far())
     except KeyboardInterrupt:
         if out is not None and done:
@@ -124,6 +127,22 @@ def run(
     if out is not None:
         so_far().save(out)
     return so_far()
+
+
+def planned(
+    study: "Study", bounds: Bounds, methods: Sequence[Method], tests: int
+) -> tuple[list[Planned], dict[str, str]]:
+    """The rows that the bounds ask for, the cheapest first, and why methods are left out; ChainruleError where there
+    are none."""
+    sizes = _sizes(study.task, bounds)  # refused before anything is said
+    possible, left_out = _possible(study, bounds, methods)
+    rows = grid.plan(study, possible, sizes, bounds.seeds, tests)
+    if not rows:
+        raise ChainruleError(
+            "--sizes: wanted numbers of labels above 0, as all methods chosen learn from labels, got none; add some,"
+            " or choose other --methods"
+        )
+    return rows, left_out
 
 
 def _tuple(values: Sequence[Value] | None) -> tuple[Value, ...] | None:
@@ -147,7 +166,7 @@ class Pace:
         return [row._replace(seconds=self.seconds(row)) for row in rows]
 
 
-def _identity(study: "Study", limit: int | None) -> dict[str, Any]:
+def identity_of(study: "Study", limit: int | None) -> dict[str, Any]:
     """All that the rows depend on, by name."""
     return {**study.identity, "task": _hash(study.task), "limit": limit}
 
@@ -223,60 +242,4 @@ def _setting(study: "Study", items: Examples) -> Setting:
         everything=len(task.train),
         chance=chance,
         items=items,
-    )
-
-
-def _outcome(study: "Study", items: Examples, row: Planned) -> Outcome:
-    """The row, run: its method fitted, the test items answered, and the answers judged."""
-    method, labels, seed = row.method, row.key.labels, row.key.seed
-    shared = study.share(labels, seed, items.rows) if method.shares_features else (0.0, 0.0)
-    start = time.perf_counter()
-    predictor = method.fit(study, labels, seed)
-    fitted = time.perf_counter()
-    kind, of_labels = study.task.kind, np.empty((len(items), 0))
-    if kind == "classification":
-        found = predictor.predict_proba(items.rows)  # (M, C)
-        predictions = [predictor.labels[index] for index in found.argmax(1)]
-    elif kind in ("multilabel", "regression"):
-        answered = list(predictor.stream(items.rows))
-        predictions, of_labels = [answer for answer, _ in answered], np.array([found for _, found in answered])
-    else:
-        predictions = predictor.predict(items.rows)
-    end = time.perf_counter()
-
-    f1 = calibrated = probabilities = figures = None
-    if kind in ("multilabel", "regression"):
-        probabilities = rounded(of_labels) if kind == "multilabel" else None
-        estimates = estimates_of(kind, study.task.labels, items, [predictions], np.array([of_labels]))
-        estimate = estimates.pop(MAIN[kind])
-        figures = {name: one.value for name, one in estimates.items()}
-        f1 = figures.pop("macro_f1", None)
-    else:
-        correct = [one.strip() == label.strip() for one, label in zip(predictions, items.labels, strict=True)]
-        estimate = accuracy(np.array(correct), items.groups)
-    if kind == "classification":
-        number = {label: index for index, label in enumerate(study.task.labels)}
-        columns = [list(predictor.labels).index(label) for label in study.task.labels]
-        truth = np.array([number[label] for label in items.labels])
-        f1 = macro_f1(truth, np.array([number[label] for label in predictions])).value
-        measured = calibration(found[:, columns], truth)
-        calibrated = {**measured._asdict(), "bins": [one._asdict() for one in measured.bins]}
-        probabilities = rounded(found[:, columns])
-    adapting, predicting = shared
-    return Outcome(
-        method=method.name,
-        labels=labels,
-        shots=getattr(predictor, "shots", 0),
-        seed=seed,
-        accuracy=estimate.value,
-        interval=(estimate.low, estimate.high),
-        macro_f1=f1,
-        calibration=calibrated,
-        seconds_to_adapt=adapting + fitted - start,
-        milliseconds_per_text=1000 * (predicting + end - fitted) / len(items),
-        notes=method.notes(study, predictor, items.rows),
-        predictions=predictions,
-        probabilities=probabilities,
-        megabytes_to_keep=method.megabytes(study),
-        figures=figures,
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from chainrule.corpus.read import Piece, read_documents
 from chainrule.corpus.splitmix import uniform
 from chainrule.storage.records import Log, Skipped, log_once, no_log
+from chainrule.storage.remote import is_remote, remote_state, without_query
 
 BATCH = 1 << 20  # characters that are tokenized together
 SLICE = 1 << 16  # characters of a document, the unit of `sample`
@@ -69,7 +70,8 @@ class Documents:
 
 def _text_bytes(file: str) -> int:
     """Roughly the bytes of text in a file: compressed files hold about four times their size."""
-    return Path(file).stat().st_size * (4 if file.endswith((".gz", ".parquet")) else 1)
+    size = remote_state(file)["bytes"] if is_remote(file) else Path(file).stat().st_size
+    return int(size) * (4 if without_query(file).endswith((".gz", ".parquet")) else 1)
 
 
 def tail(pieces: Iterable[Piece], validation: float) -> int | None:

@@ -1,16 +1,10 @@
-"""Batches of text to tokens, BOS before each document, in this process or several. Knows no files of tokens."""
+"""Batches of text to tokens, BOS before each document, here or in workers. Knows no files of tokens."""
 
-import multiprocessing
-import os
-import signal
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,51 +62,48 @@ def _located(error: ChainruleError, tokenizer: Tokenizer, batch: Sequence[Part])
     return error
 
 
-def encode_all(
-    batches: Iterable[list[Part]], tokenizer: Tokenizer, directory: Path, workers: int
-) -> Iterator[tuple[Tokens, Tokens]]:
-    """`encode` of each batch, in order, by `workers` processes that load the tokenizer from `directory`.
+@dataclass(frozen=True)
+class Encoding:
+    """Makes, in a worker, the function from a batch to its tokens. `files`: those of the tokenizer, by name, so that a
+    worker on another machine needs no disk in common with this one."""
 
-    Raises ChildProcessError when one of them is killed.
-    """
-    if workers == 1:
-        yield from (encode(tokenizer, batch) for batch in batches)
-        return
-    # Not forked: the caller may have threads, whose locks a fork would copy.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
-    waiting: deque[Future[tuple[Tokens, Tokens]]] = deque()
-    try:
-        for batch in batches:
-            waiting.append(pool.submit(_encode, directory, batch))
-            if len(waiting) > 2 * workers:  # bounds the memory
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool:
-        raise ChainruleError(
-            "a tokenizing process was killed (too little memory?): the same command goes on, try fewer --workers"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    files: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "Encoding":
+        with TemporaryDirectory() as folder:
+            tokenizer.save(Path(folder))
+            return cls({file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())})
+
+    def tokenizer(self) -> Tokenizer:
+        with TemporaryDirectory() as folder:
+            for name, content in self.files.items():
+                (Path(folder) / name).write_bytes(content)
+            return load_tokenizer(Path(folder))
+
+    def __call__(self) -> Callable[[list[Part]], tuple[Tokens, Tokens]]:
+        return partial(encode, self.tokenizer())
 
 
-def _begin() -> None:
-    """In a new process: leave Ctrl-C to the parent, and exit when it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def follow() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
+def pack(encoded: tuple[Tokens, Tokens]) -> bytes:
+    """The tokens of a batch as bytes: for each split two lengths and the width of a token, then the numbers."""
+    content = []
+    for split in encoded:
+        tokens = split.tokens.astype(split.tokens.dtype.newbyteorder("<"), copy=False)
+        lengths = np.array([len(tokens), len(split.documents), tokens.itemsize], "<u8")
+        content += [lengths.tobytes(), tokens.tobytes(), split.documents.astype("<i8").tobytes()]
+    return b"".join(content)
 
 
-@cache
-def _loaded(directory: Path) -> Tokenizer:
-    return load_tokenizer(directory)
-
-
-def _encode(directory: Path, batch: list[Part]) -> tuple[Tokens, Tokens]:
-    return encode(_loaded(directory), batch)
+def unpack(content: bytes) -> tuple[Tokens, Tokens]:
+    """What `pack` was given."""
+    found, start = [], 0
+    for _ in range(2):
+        tokens, documents, width = np.frombuffer(content, "<u8", 3, start).tolist()
+        start += 24
+        ids = np.frombuffer(content, f"<u{width}", tokens, start)
+        start += tokens * width
+        begins = np.frombuffer(content, "<i8", documents, start).astype(np.int64)
+        start += documents * 8
+        found.append(Tokens(ids, begins))
+    return found[0], found[1]

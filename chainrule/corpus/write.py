@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chainrule.corpus.documents import Documents, batches, recut
-from chainrule.corpus.encode import Tokens, encode_all, token_type
+from chainrule.corpus.documents import Documents, Part, batches, recut
+from chainrule.corpus.encode import Encoding, Tokens, encode, token_type
 from chainrule.corpus.options import CorpusOptions
 from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split
 from chainrule.errors import DataError, FolderError
@@ -25,15 +25,15 @@ from chainrule.storage.files import (
     is_partial,
     nothing_left_if_refused,
     sha256,
-    size_and_time,
     write_json,
 )
 from chainrule.storage.hub import model_directory
-from chainrule.storage.inputs import find_files
+from chainrule.storage.inputs import find_files, source_of
 from chainrule.storage.records import Log, no_log
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
+from chainrule.workers.processes import map_in_processes
 
 __all__ = ["CorpusOptions", "Shards", "Split", "Summary", "write_shards"]
 
@@ -42,6 +42,7 @@ STATE = "state.json"  # the manifest while it is not finished
 KINDS = ("bpe", "char", "byte")  # of tokenizers that are made here
 SHARD = 1 << 24  # tokens of a shard, about: it ends with the batch that reaches it
 SAMPLE = 100 << 20  # bytes of text, about, that a tokenizer is trained on
+Share = Callable[[Encoding, Iterable[list[Part]]], Iterator[tuple[Tokens, Tokens]]]  # the tokens of batches, in order
 SMALL = 16 << 20  # bytes of input below which processes take longer to start than they save
 
 
@@ -62,8 +63,13 @@ def write_shards(
     options: CorpusOptions,
     progress: Callable[[int, int], None] | None = None,
     log: Log = no_log,
+    share: Share | None = None,
+    made_before: Tokenizer | None = None,
 ) -> Summary:
     """Tokenize the documents of `inputs` (files, folders, globs, "-") into `out`; the same bytes for any workers.
+
+    `share` encodes the batches elsewhere than in processes of this machine. `made_before`: the tokenizer that would be
+    made of this text, where it is there already.
 
     After a kill the same call continues after the last finished shard; when all is done it returns at once. `progress`
     is called with the bytes of text done and those of all files, `log` with lines about what was left out. Raises
@@ -71,23 +77,31 @@ def write_shards(
     ChainruleError when a process is killed.
     """
     started = time.monotonic()
-    files = find_files(inputs, log)
-    given = None if options.tokenizer in KINDS else _load(options.tokenizer)
-    if options.mask and given is not None and given.mask is None:
-        raise DataError(
-            f"--tokenizer {options.tokenizer}: wanted one with a mask token, as the masked objective needs, got one"
-            " without: name another, or have one made"
-        )
+    files, given = find_files(inputs, log), given_tokenizer(options)
     made = _made(out)
     with nothing_left_if_refused(out, underway=("*.bin",)):
         out.mkdir(parents=True, exist_ok=True)
         with _readable(files, out) as (paths, sources):
-            plan = {"format": FORMAT, "options": _kept(options, given), "sources": sources, "batches": 0, "shards": []}
+            asked = kept_options(options, given)
+            plan = {"format": FORMAT, "options": asked, "sources": sources, "batches": 0, "shards": []}
             if made is not None:
                 _require_same(out, made, plan)
             if made is None or "documents" not in made:
-                made = _write(paths, out, options, given, made or plan, progress, log)
+                made = _write(paths, out, options, given or made_before, made or plan, progress, log, share)
     return Summary(made["documents"], made["tokens"], made["bytes"], made["skipped"], time.monotonic() - started)
+
+
+def given_tokenizer(options: CorpusOptions) -> Tokenizer | None:
+    """The tokenizer that --tokenizer names; None where one is to be made."""
+    if options.tokenizer in KINDS:
+        return None
+    given = _load(options.tokenizer)
+    if options.mask and given.mask is None:
+        raise DataError(
+            f"--tokenizer {options.tokenizer}: wanted one with a mask token, as the masked objective needs, got one"
+            " without: name another, or have one made"
+        )
+    return given
 
 
 def _load(tokenizer: str) -> Tokenizer:
@@ -96,7 +110,7 @@ def _load(tokenizer: str) -> Tokenizer:
     return load_tokenizer(model_directory(tokenizer, weights=False))
 
 
-def _kept(options: CorpusOptions, given: Tokenizer | None) -> dict[str, Any]:
+def kept_options(options: CorpusOptions, given: Tokenizer | None) -> dict[str, Any]:
     """The options that the bytes depend on; a given tokenizer by its hash."""
     kept = asdict(options) | {"tokenizer": given.hash if given else options.tokenizer}
     del kept["workers"]
@@ -143,10 +157,27 @@ def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list
                     shutil.copyfileobj(sys.stdin.buffer, copy)
                 sources.append({"path": file, "bytes": spooled.stat().st_size, "sha256": sha256(spooled)})
             else:
-                sources.append({"path": str(Path(file).absolute()), **size_and_time(Path(file))})
+                sources.append(source_of(file))
         yield [str(spooled) if file == "-" else file for file in files], sources
     finally:
         spooled.unlink(missing_ok=True)
+
+
+def documents_of(paths: Sequence[str], options: CorpusOptions, log: Log = no_log) -> Documents:
+    """The documents of files, read as the options say."""
+    return Documents(
+        paths,
+        field=options.field,
+        encoding=options.encoding,
+        skip=options.on_error == "skip",
+        validation=options.validation,
+        log=log,
+    )
+
+
+def all_batches(documents: Documents, tokenizer: Tokenizer) -> Iterator[list[Part]]:
+    """All text in batches, which depend on it and the tokenizer alone: the pieces that workers and parts take."""
+    return batches(recut(documents.parts(), tokenizer.cut))
 
 
 def _write(
@@ -157,29 +188,23 @@ def _write(
     state: dict[str, Any],
     progress: Callable[[int, int], None] | None,
     log: Log,
+    share: Share | None,
 ) -> dict[str, Any]:
     """Do what `state` leaves to do, and return the manifest."""
     write_json(out / STATE, state)
-    documents = Documents(
-        paths,
-        field=options.field,
-        encoding=options.encoding,
-        skip=options.on_error == "skip",
-        validation=options.validation,
-        log=log,
-    )
+    documents = documents_of(paths, options, log)
     total = sum(source["bytes"] for source in state["sources"])
     if "tokenizer" not in state:
-        tokenizer = given or _make_tokenizer(options, documents)
+        tokenizer = given or make_tokenizer(options, documents)
         tokenizer.save(out)
         dtype = np.dtype(token_type(tokenizer.vocabulary_size)).name
         state |= {"tokenizer": tokenizer.hash, "vocabulary_size": tokenizer.vocabulary_size, "dtype": dtype}
     tokenizer = load_tokenizer(out)
-    workers = 1 if total < SMALL or tokenizer.is_table else options.workers or _cores()
-    todo = islice(batches(recut(documents.parts(), tokenizer.cut)), state["batches"], None)
+    share = share or here(tokenizer, total, options.workers)
+    todo = islice(all_batches(documents, tokenizer), state["batches"], None)
     pending: list[tuple[Tokens, Tokens]] = []
     tokens = 0
-    for encoded in encode_all(todo, tokenizer, out, workers):
+    for encoded in share(Encoding.of(tokenizer), todo):
         pending.append(encoded)
         tokens += sum(len(split.tokens) for split in encoded)
         if tokens >= SHARD:
@@ -205,11 +230,20 @@ def _write(
     return manifest
 
 
+def here(tokenizer: Tokenizer, total: int, workers: int | None) -> Share:
+    """Who encodes `total` bytes of text where nobody else does: this process, or some of this machine."""
+    workers = 1 if total < SMALL or tokenizer.is_table else workers or _cores()
+    if workers == 1:
+        return lambda begin, todo: (encode(tokenizer, batch) for batch in todo)
+    return lambda begin, todo: map_in_processes(begin, todo, workers)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _make_tokenizer(options: CorpusOptions, documents: Documents) -> Tokenizer:
+def make_tokenizer(options: CorpusOptions, documents: Documents) -> Tokenizer:
+    """A tokenizer of the kind that the options name, made of the training text."""
     if options.tokenizer == "byte":
         return byte_tokenizer(options.mask)
     if options.tokenizer == "char":

@@ -104,6 +104,15 @@ class Classifier:
         """Warnings about the texts that were read, a line each."""
         return self.features.notes
 
+    def take_counts(self) -> dict[str, int]:
+        """What `notes` is made of, since the last call: for `add_counts` of the same classifier elsewhere."""
+        cut, self.features.cut = self.features.cut, 0
+        return {"cut": cut}
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Count in `notes` what the same classifier saw elsewhere."""
+        self.features.cut += counts["cut"]
+
     def predict(self, rows: Iterable[Row | str]) -> list[Answer]:
         """The most probable label of each row; of several at once a tuple of those more probable than not; or a number.
 

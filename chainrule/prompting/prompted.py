@@ -203,6 +203,17 @@ class Prompted:
             )
         return notes
 
+    def take_counts(self) -> dict[str, int]:
+        """What `notes` is made of, since the last call: for `add_counts` of the same predictor elsewhere."""
+        counts = {"fewest": self.fewest, "most": self.most, "cut": self.cut}
+        self.fewest, self.most, self.cut = self.shots, 0, 0
+        return counts
+
+    def add_counts(self, counts: Mapping[str, int]) -> None:
+        """Count in `notes` what the same predictor saw elsewhere."""
+        self.fewest, self.most = min(self.fewest, counts["fewest"]), max(self.most, counts["most"])
+        self.cut += counts["cut"]
+
     def _prompts(self, rows: Iterable[Row | str]) -> Iterator[list[RowPrompt]]:
         """The rows' prompts, many at a time; counts dropped demonstrations and cut rows."""
         if isinstance(rows, str | Mapping):

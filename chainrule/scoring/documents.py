@@ -76,7 +76,42 @@ def windows(T: int, context: int, stride: int | None = None) -> Iterator[Window]
         start, first = start + stride, end + 1
 
 
-@torch.inference_mode()
+@dataclass(frozen=True)
+class Section:
+    """Tokens of a document and the windows of it, relative to these tokens, in which some are scored."""
+
+    tokens: NDArray[np.int64]
+    windows: Sequence[Window]
+
+    @property
+    def first(self) -> int:
+        """The first token that is scored."""
+        return self.windows[0].first if self.windows else 1
+
+    @property
+    def scored(self) -> int:
+        """How many tokens are."""
+        return self.windows[-1].end + 1 - self.first if self.windows else 0
+
+
+def sections(document: Document, context: int, stride: int | None = None, most: int = 2**62) -> Iterator[Section]:
+    """A document of x_0..x_T cut between windows into sections of about `most` tokens; each of x_1..x_T is scored in
+    one of them, and given the same tokens as in the whole document."""
+    tokens, some = np.asarray(document, np.int64), list[Window]()
+    for window in windows(len(tokens) - 1, context, stride):
+        if some and window.end - some[0].start > most:
+            yield _section(tokens, some)
+            some = []
+        some.append(window)
+    yield _section(tokens, some)
+
+
+def _section(tokens: NDArray[np.int64], some: Sequence[Window]) -> Section:
+    begin = some[0].start if some else 0
+    moved = [Window(window.start - begin, window.first - begin, window.end - begin) for window in some]
+    return Section(tokens[begin : some[-1].end + 1] if some else tokens, moved)
+
+
 def score_documents(
     model: Transformer, documents: Iterable[Document], stride: int | None = None, top: int = 0
 ) -> Iterator[Scores]:
@@ -84,34 +119,43 @@ def score_documents(
 
     A document longer than the context is scored in `windows`; only the first of them begins with BOS.
     """
-    group: list[NDArray[np.int64]] = []
+    whole = (section for document in documents for section in sections(document, model.config.context, stride))
+    for group in grouped(whole):
+        yield from score_sections(model, group, top)
+
+
+def grouped(sections: Iterable[Section]) -> Iterator[list[Section]]:
+    """Sections in lists of about 131,072 tokens, which are scored together."""
+    group: list[Section] = []
     size = 0
-    for document in documents:
-        group.append(np.array(document, np.int64))
-        size += len(document)
+    for section in sections:
+        group.append(section)
+        size += len(section.tokens)
         if size >= _TOKENS_IN_MEMORY:
-            yield from _score_group(model, group, stride, top)
+            yield group
             group, size = [], 0
-    yield from _score_group(model, group, stride, top)
+    yield group
 
 
-def _score_group(model: Transformer, group: list[NDArray[np.int64]], stride: int | None, top: int) -> list[Scores]:
-    lengths = [len(document) - 1 for document in group]
+@torch.inference_mode()
+def score_sections(model: Transformer, group: Sequence[Section], top: int = 0) -> list[Scores]:
+    """Scores of the tokens that are scored in each section."""
+    lengths = [section.scored for section in group]
     found = [Scores(torch.empty(T), torch.empty(T, top, dtype=torch.long), torch.empty(T, top)) for T in lengths]
-    work = [(d, window) for d, T in enumerate(lengths) for window in windows(T, model.config.context, stride)]
+    work = [(number, window) for number, section in enumerate(group) for window in section.windows]
 
     def scored(indices: list[int]) -> Scores:
         batch = [work[index] for index in indices]
-        features, targets = _features(model, [(group[d], window) for d, window in batch])
+        features, targets = _features(model, [(group[number].tokens, window) for number, window in batch])
         return score_tokens(model, features, targets, top)
 
-    lengths = [window.length for _, window in work]
-    for indices, scores in in_memory(lengths, tokens_at_once("scoring", model.device), scored):
+    read = [window.length for _, window in work]
+    for indices, scores in in_memory(read, tokens_at_once("scoring", model.device), scored):
         start = 0
-        for d, window in (work[index] for index in indices):
-            end = start + window.end + 1 - window.first
-            for whole, part in zip(found[d], scores, strict=True):
-                whole[window.first - 1 : window.end] = part[start:end]
+        for number, window in (work[index] for index in indices):
+            end, first = start + window.end + 1 - window.first, group[number].first
+            for whole, part in zip(found[number], scores, strict=True):
+                whole[window.first - first : window.end + 1 - first] = part[start:end]
             start = end
     return found
 

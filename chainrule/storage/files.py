@@ -36,12 +36,17 @@ def atomic_write(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
-        _sync(temporary)
-        temporary.chmod(0o644)  # some writers make files that only their owner reads
-        temporary.replace(path)
-        _sync(path.parent)
+        publish(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Rename a finished temporary file to `path`, in the same folder, when it is on the disk."""
+    _sync(temporary)
+    temporary.chmod(0o644)  # some writers make files that only their owner reads
+    temporary.replace(path)
+    _sync(path.parent)
 
 
 @contextmanager

@@ -1,25 +1,36 @@
-"""The files that a command's inputs name: files, folders, patterns, standard input. Knows names, not contents."""
+"""The files that a command's inputs name: files, folders, patterns, URLs, standard input. Knows names, not contents."""
 
 import glob
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from chainrule.errors import DataError
+from chainrule.storage.files import size_and_time
 from chainrule.storage.records import FORMATS, Log, no_log
+from chainrule.storage.remote import is_remote, remote_files, remote_state, without_query
 
 _NAMED = 3  # hidden files that are named, of those left out
 
 
 def find_files(inputs: Sequence[str], log: Log = no_log) -> list[str]:
-    """The files that `inputs` name: files, folders (whole, sorted), globs; "-" is standard input.
+    """The files that `inputs` name: files, folders (whole, sorted), globs, here or as URLs; "-" is standard input.
 
     Files and folders whose names begin with a dot are left out of folders and globs; `log` is called with their number.
     Raises DataError for a name that is no file, folder or pattern of one, and where nothing is found.
     """
     found: list[str] = []
     for name in inputs:
-        if name == "-" or Path(name).is_file():
+        if name == "-" or (not is_remote(name) and Path(name).is_file()):
             found.append(name)
+            continue
+        if is_remote(name):
+            there = remote_files(name)
+            if there != [name]:
+                there = [url for url in there if _has_text(url) and not url.rpartition("/")[2].startswith(".")]
+            if not there:
+                raise DataError(f"{name}: wanted text there ({' '.join(FORMATS)}), found none: check the name")
+            found += there
             continue
         if Path(name).is_dir():
             files = [path for path in _files(sorted(Path(name).rglob("*"))) if _has_text(path)]
@@ -41,6 +52,13 @@ def find_files(inputs: Sequence[str], log: Log = no_log) -> list[str]:
     if not found:
         raise DataError("wanted files to read, got none: name some")
     return found
+
+
+def source_of(file: str) -> dict[str, Any]:
+    """What identifies a file's content without reading it: its name, size and time, or version."""
+    if is_remote(file):
+        return {"path": without_query(file), **remote_state(file)}
+    return {"path": str(Path(file).absolute()), **size_and_time(Path(file))}
 
 
 def _files(paths: Iterable[Path]) -> list[str]:

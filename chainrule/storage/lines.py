@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from chainrule.errors import DataError
+from chainrule.storage.remote import is_remote, opened_remote, without_query
 
 HEAD = 1 << 16  # bytes looked at before a file is read, at most
 BLOCK = 1 << 20  # bytes read at once, where lines cannot be split at the byte of a newline
@@ -90,12 +91,18 @@ def _one_byte_newline(encoding: str) -> bool:
 
 @contextmanager
 def opened(path: str) -> Iterator[BinaryIO]:
-    """A file, a .gz decompressed, or standard input ("-"). Raises DataError for what cannot be read, then or later."""
+    """A file, here or by its URL, a .gz decompressed, or standard input ("-"). Raises DataError for what cannot be
+    read, then or later."""
     if path == "-":
         yield sys.stdin.buffer
         return
+    zipped = without_query(path).endswith(".gz")
     try:
-        with gzip.open(path) if path.endswith(".gz") else Path(path).open("rb", buffering=HEAD) as file:
+        if is_remote(path):
+            with opened_remote(path) as stream:
+                yield cast(BinaryIO, gzip.GzipFile(fileobj=stream)) if zipped else stream
+            return
+        with gzip.open(path) if zipped else Path(path).open("rb", buffering=HEAD) as file:
             yield file  # type: ignore[misc]  # GzipFile reads as BinaryIO does
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: not a whole gzip file ({error}): fetch it again") from None

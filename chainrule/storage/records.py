@@ -3,6 +3,7 @@ not what a column is for."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from os.path import splitext
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from chainrule.errors import DataError
 from chainrule.storage.columns import Record, check_distinct, missing_column
 from chainrule.storage.delimited import SEPARATORS, is_quoted, separator_of, table_rows
 from chainrule.storage.lines import Lines, checked_encoding, empty_file, opened, undecodable
+from chainrule.storage.remote import is_remote, opened_remote, without_query
 
 Log = Callable[[str], None]  # called with a line for a person
 OnError = Literal["stop", "skip"]
@@ -56,6 +58,7 @@ class Skipped:
 
 def format_of(path: str) -> str:
     """The one of FORMATS that a file's name says; .txt for standard input and for any other name."""
+    path = without_query(path) if "://" in path else path
     suffix = splitext(path.removesuffix(".gz"))[1].lower()  # noqa: PTH122 (asked of every row: a Path takes long)
     if suffix == ".json":
         raise DataError(f"{path}: wanted one JSON value a line, as .jsonl: rename the file, or convert it")
@@ -101,9 +104,14 @@ def read_records(
             raise empty_file(path)
 
 
+def is_readable_twice(path: str) -> bool:
+    """Whether it is a file, here or elsewhere: standard input and pipes can be read once."""
+    return is_remote(path) or Path(path).is_file()
+
+
 def _is_quoted(path: str, encoding: str) -> bool:
     """Whether a .tsv has quoted fields; what can be read only once has none."""
-    if not Path(path).is_file():
+    if not is_readable_twice(path):
         return False
     with opened(path) as file:
         return is_quoted(Lines(file, path, encoding, any_end=True).raw())
@@ -140,7 +148,10 @@ def _parquet_rows(path: str, encoding: str, only: str | None) -> Iterator[Record
     import pyarrow.parquet
 
     try:
-        with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+        with (
+            opened_remote(path, seekable=True) if is_remote(path) else nullcontext(path) as source,
+            pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file,
+        ):
             names = file.schema_arrow.names
             check_distinct(path, names)
             if only is not None and only not in names:

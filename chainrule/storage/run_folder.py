@@ -74,11 +74,12 @@ def require_same(
         if before.get(name) != now.get(name):
             spelled = (called or {}).get(name) or f"--{name.replace('_', '-')}"
             raise FolderError(
-                f"{spelled}: wanted {_shown(before.get(name))}, as when {out} was begun, got {_shown(now.get(name))};"
+                f"{spelled}: wanted {shown(before.get(name))}, as when {out} was begun, got {shown(now.get(name))};"
                 " use the same, or another --out"
             )
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value in a message; of a long one only the beginning."""
     text = "none" if value is None else str(value)
     return text if len(text) <= _SHOWN else f"{text[:12]}…"

@@ -13,13 +13,23 @@ from numpy.typing import NDArray
 from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.columns import NO_TEXT, Record, missing_column, text_of
 from chainrule.storage.lines import UndecodableError
-from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
+from chainrule.storage.records import (
+    Log,
+    OnError,
+    Skipped,
+    format_of,
+    is_readable_twice,
+    log_once,
+    no_log,
+    read_records,
+)
+from chainrule.storage.remote import is_remote, without_query
 from chainrule.tasks.answers import KINDS, Answer, Kind, labels_in, rarest_labels, targets_of
 from chainrule.tasks.dialogues import COMPLETION, PROMPT, is_dialogue, read_exchanges
 from chainrule.tasks.prompt import Prompt, fill
 from chainrule.tasks.prompt import Row as Row
 from chainrule.tasks.splits import hold_out, stratified_order
-from chainrule.tasks.task_file import Settings, label_and_columns, read_task_file
+from chainrule.tasks.task_file import DataFile, Settings, label_and_columns, read_task_file
 
 _WRITE_ONE = "write one, or leave the row out"
 
@@ -80,9 +90,11 @@ class Task:
         Raises DataError, with file and line, for what is missing, empty or unknown; with on_error="skip" such rows are
         left out, and `log` is called with their number.
         """
-        path = Path(path)
         text = (text,) if isinstance(text, str) else tuple(text)
         label, _ = label_and_columns((label,) if isinstance(label, str) else label, "classification")
+        if is_remote(str(path)):
+            return cls._of_url(str(path), text, label, encoding, on_error, log)
+        path = Path(path)
         if not path.is_file():
             raise DataError(f"{path}: no such file: check the name")
         if path.suffix == ".toml":
@@ -104,6 +116,14 @@ class Task:
             raise DataError(f"{path}: wanted --text and --label, the names of its columns{there}")
         settings = Settings(path, text, label, prompt=Prompt.default(text, label), encoding=encoding)
         return cls.read(settings, path, on_error=on_error, log=log)
+
+    @classmethod
+    def _of_url(cls, url: str, text: tuple[str, ...], label: str, encoding: str, on_error: OnError, log: Log) -> "Task":
+        """The task of a data file elsewhere, with the default prompt."""
+        if not text or not label or without_query(url).endswith(".toml"):
+            raise DataError(f"{url}: wanted a data file with --text and --label; of a task file only the data are URLs")
+        settings = Settings(url, text, label, prompt=Prompt.default(text, label), encoding=encoding)
+        return cls.read(settings, on_error=on_error, log=log)
 
     @classmethod
     def _of_dialogues(cls, path: Path, encoding: str, on_error: OnError, log: Log) -> "Task":
@@ -279,9 +299,9 @@ def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
     return "\n".join(row[column] for column in text) if template is None else fill(template, row)
 
 
-def _read(path: Path, settings: Settings, on_error: OnError, log: Log) -> Examples:
+def _read(path: DataFile, settings: Settings, on_error: OnError, log: Log) -> Examples:
     """The examples of a file; DataError, with file and line, for a row that lacks a column, its text or its label."""
-    if not path.is_file():
+    if not is_readable_twice(str(path)):
         raise DataError(f"{path}: no such file: check the name")
     rows: list[Row] = []
     labels: list[Answer] = []

@@ -12,20 +12,22 @@ import tomli_w
 from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.columns import check_distinct
 from chainrule.storage.lines import checked_encoding
+from chainrule.storage.remote import is_remote
 from chainrule.tasks.answers import KINDS, Kind, LabelCells
 from chainrule.tasks.prompt import Prompt, check_columns, is_word
 
 Default = TypeVar("Default")
+DataFile = Path | str  # a path, or a URL as it is
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a task file holds. Raises DataError for contradictory columns."""
 
-    train: Path
+    train: DataFile
     text: tuple[str, ...]  # the text columns
     label: str  # the label's column; what columns of 0 and 1 are together called in messages
-    test: Path | None = None  # None: a fifth of train is held out
+    test: DataFile | None = None  # None: a fifth of train is held out
     columns: tuple[str, ...] = ()  # of files without a header
     group: str | None = None  # the column whose values no split divides: an author, a document
     kind: Kind = "classification"
@@ -102,10 +104,10 @@ def read_task_file(path: Path) -> Settings:
         if not isinstance(none, bool):
             raise DataError(f"none: wanted true or false, got {none!r}: correct it")
         return Settings(
-            train=path.parent / _string(table, "train", ""),
+            train=data_file(path.parent, _string(table, "train", "")),
             text=_strings(table, "text"),
             label=label,
-            test=None if test is None else path.parent / test,
+            test=None if test is None else data_file(path.parent, test),
             columns=_strings(table, "columns"),
             group=_string(table, "group", None),
             kind=table.get("kind", "classification"),
@@ -118,6 +120,11 @@ def read_task_file(path: Path) -> Settings:
         )
     except ValueError as error:  # what is no TOML, or no UTF-8, too
         raise DataError(f"{path}: {error}") from None
+
+
+def data_file(folder: Path, name: str) -> DataFile:
+    """A file that a task names: a URL, or a path relative to the task's folder."""
+    return name if is_remote(name) else folder / name
 
 
 def label_and_columns(names: Sequence[str], kind: str) -> tuple[str, tuple[str, ...]]:
@@ -228,7 +235,9 @@ def _line(key: str, value: str | Sequence[str] | None, note: str = "", instead: 
     return f"{'# ' if value is None else ''}{line}{'  # ' if note else ''}{note}"
 
 
-def _relative(path: Path, folder: Path | None) -> str:
+def _relative(path: DataFile, folder: Path | None) -> str:
+    if isinstance(path, str):
+        return path
     return (path.resolve() if folder is None else Path(os.path.relpath(path, folder))).as_posix()
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chainrule.storage.records import read_records
-from chainrule.tasks import predictions as module
+from chainrule.tasks import row_file
 from chainrule.tasks.examples import Row
 from chainrule.tasks.predictions import Predicted, predict_file, predictions
 
@@ -112,7 +112,7 @@ def test_every_line_of_a_txt_has_its_row(tmp_path: Path):
 
 
 def test_where_there_is_no_row_there_is_no_label(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_ROWS_IN_MEMORY", 2)
+    monkeypatch.setattr(row_file, "ROWS_AT_ONCE", 2)
     asked = [None, "a", "longer", None, None, "b"]
     assert [one["label"] for one in predictions(Lengths(), asked)] == [None, "short", "long", None, None, "short"]
 

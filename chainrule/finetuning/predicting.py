@@ -1,0 +1,87 @@
+"""A predictor as it is named on the command line: loaded here, or in workers that label pieces of a file. Knows where a
+predictor comes from, not how it predicts."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from chainrule.finetuning.classifier import Classifier
+from chainrule.finetuning.load import load_classifier
+from chainrule.language_model import load
+from chainrule.model.formats.load_quantised import Quantize
+from chainrule.prompting.asking import Calibrate, Normalise
+from chainrule.prompting.in_context import in_context
+from chainrule.prompting.prompted import Prompted
+from chainrule.scoring.features import Longer
+from chainrule.storage.fingerprint import check_model, model_fingerprint, name_for_workers
+from chainrule.tasks.examples import Task
+from chainrule.tasks.predictions import prediction_values, predictions
+from chainrule.tasks.row_file import Rows, Values
+
+
+@dataclass(frozen=True)
+class Source:
+    """A classifier's folder; or a language model's, and the task and the options by which it is asked."""
+
+    directory: str
+    device: str = "auto"
+    dtype: str = "auto"
+    task: Task | None = None
+    shots: int = 0
+    seed: int = 0
+    calibrate: Calibrate = "none"
+    normalise: Normalise = "sum"
+    longer: Longer = "cut"
+    chat: bool = False
+    bos: str | None = None
+    quantize: Quantize = "auto"
+
+    def load(self) -> Classifier | Prompted:
+        """The predictor. Raises ChainruleError as `load_classifier` and `in_context` do."""
+        if self.task is None:
+            return load_classifier(self.directory, device=self.device, dtype=self.dtype)
+        lm = load(self.directory, device=self.device, dtype=self.dtype, bos=self.bos, quantize=self.quantize)
+        return in_context(
+            lm, self.task, self.shots, seed=self.seed, calibrate=self.calibrate, normalise=self.normalise,
+            longer=self.longer, chat=self.chat,
+        )  # fmt: skip
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the files, so that another model of the same name is noticed."""
+        return model_fingerprint(self.directory)
+
+
+Labelled = tuple[list[dict[str, Any]], dict[str, int]]  # the predictions of some rows, and what `take_counts` gave
+
+
+@dataclass(frozen=True)
+class Predicting:
+    """Makes, in a worker, the function from some rows to their predictions. `expected`: the files' fingerprint."""
+
+    source: Source
+    expected: str
+
+    @classmethod
+    def of(cls, source: Source) -> "Predicting":
+        return cls(replace(source, directory=name_for_workers(source.directory)), source.fingerprint)
+
+    def __call__(self) -> Callable[[Rows], Labelled]:
+        check_model(self.source.directory, self.expected)
+        return self.label(self.source.load())
+
+    @staticmethod
+    def label(predictor: Classifier | Prompted) -> Callable[[Rows], Labelled]:
+        """From some rows to their predictions, by a predictor that is loaded."""
+        return lambda rows: (list(predictions(predictor, rows)), predictor.take_counts())
+
+
+def values_by(predictor: Classifier | Prompted, labelled: Callable[[Iterable[Rows]], Iterator[Labelled]]) -> Values:
+    """What workers predict, as `write_rows` takes it; warnings about the rows become those of `predictor`."""
+
+    def values(pieces: Iterable[Rows]) -> Iterator[list[list[Any]]]:
+        for found, counts in labelled(pieces):
+            predictor.add_counts(counts)
+            yield prediction_values(found)
+
+    return values

@@ -1,0 +1,154 @@
+"""Files elsewhere, by their URLs (s3://, gs://, hf://, https://, memory://): opened as streams, listed, written. fsspec
+does it, with a library for each scheme. Knows URLs and bytes, not contents.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from chainrule.errors import DataError, MissingPackageError
+from chainrule.storage.files import atomic_write
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_HTTP = ("http://", "https://")
+# What else than an OSError a scheme's library raises for a server's answer, or for none.
+_LIBRARIES = (
+    *("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "httpcore"),
+    *("huggingface_hub", "requests", "s3fs", "urllib3"),
+)
+_VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "updated", "modified", "blob_id")
+
+
+def is_remote(name: str) -> bool:
+    """Whether it is a URL, not a path."""
+    return _URL.match(name) is not None
+
+
+def without_query(url: str) -> str:
+    """A URL of a web server without what follows ? or #, so that it ends in the file's name."""
+    return re.split(r"[?#]", url, maxsplit=1)[0] if url.startswith(_HTTP) else url
+
+
+@contextmanager
+def answering(url: str) -> Iterator[None]:
+    """Within, fsspec is asked about `url`. Raises MissingPackageError for a scheme whose library is not installed, and
+    DataError for what is not there, not allowed or not reached."""
+    shown = without_query(url)  # a query may hold a signature
+    try:
+        yield
+    except ImportError as error:
+        scheme = url.partition(":")[0]
+        raise MissingPackageError(
+            f"{shown}: wanted the library for {scheme}://, got {error}; install it with pip install 'chainrule[remote]'"
+        ) from None
+    except FileNotFoundError as error:
+        answer = error.__cause__  # fsspec says so too where a web server refuses, or does not answer
+        if isinstance(answer, Exception) and _is_of_a_library(answer) and getattr(answer, "status", None) != 404:
+            raise _unreadable(shown, answer) from None
+        raise DataError(f"{shown}: no such file there: check the name") from None
+    except PermissionError as error:
+        raise DataError(
+            f"{shown}: wanted permission to read it, got {_first_line(error)}; set the credentials that"
+            f" {url.partition(':')[0]}:// is read with"
+        ) from None
+    except (DataError, MissingPackageError):
+        raise
+    except Exception as error:
+        told = "Protocol not known" in str(error) or "range requests" in str(error)  # ValueErrors of fsspec
+        if not _is_of_a_library(error) and not isinstance(error, OSError) and not told:
+            raise
+        raise _unreadable(shown, error) from None
+
+
+def _is_of_a_library(error: Exception) -> bool:
+    return isinstance(error, TimeoutError) or type(error).__module__.split(".")[0] in _LIBRARIES
+
+
+def _unreadable(shown: str, error: Exception) -> DataError:
+    return DataError(
+        f"{shown}: cannot be read ({_first_line(error)}): check the address, the network and the credentials"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _at(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it."""
+    import fsspec
+
+    options: dict[str, Any] = {}
+    if url.startswith(_HTTP):
+        from aiohttp import ClientTimeout
+
+        # Its own limit is 5 minutes for a whole file.
+        options = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}}
+    found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
+    return found
+
+
+@contextmanager
+def opened_remote(url: str, *, seekable: bool = False) -> Iterator[BinaryIO]:
+    """A file as a stream, of which a few megabytes are in memory; `seekable`, where it is not read from its beginning
+    to its end. Errors, then or later, as in `answering`."""
+    with answering(url):
+        system, path = _at(url)
+        # Many web servers cannot send a part of a file: without block_size it would be asked for in parts.
+        streamed = {"block_size": 0} if url.startswith(_HTTP) and not seekable else {}
+        with system.open(path, "rb", **streamed) as file:
+            yield file
+
+
+def remote_state(url: str) -> dict[str, Any]:
+    """A file's size in bytes, 0 where the server does not say it, and its version there; if neither changes, the
+    content did not."""
+    with answering(url):
+        system, path = _at(url)
+        about = system.info(path)
+    version = next((str(about[key]) for key in _VERSIONS if about.get(key)), "")
+    return {"bytes": int(about.get("size") or 0), "modified": version}
+
+
+def remote_files(url: str) -> list[str]:
+    """The files that a URL names: itself, those that its pattern (*, ?, [) matches, or all in a folder, sorted.
+
+    A web server's URL is one file. Errors as in `answering`.
+    """
+    if url.startswith(_HTTP):
+        remote_state(url)  # that it is there
+        return [url]
+    with answering(url):
+        system, path = _at(url)
+        if re.search(r"[*?\[]", path):
+            found = [name for name in sorted(system.glob(path)) if system.isfile(name)]
+        elif system.isdir(path):
+            found = sorted(system.find(path))
+        else:
+            system.info(path)
+            return [url]
+        return [str(system.unstrip_protocol(name)) for name in found]
+
+
+@contextmanager
+def written_output(out: str | Path) -> Iterator[Path]:
+    """`atomic_write` for a path; for a URL a temporary file here, which is sent there when the block succeeds."""
+    if not is_remote(str(out)):
+        with atomic_write(Path(out)) as beside:
+            yield beside
+        return
+    url = str(out)
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder) / "out"
+        yield temporary
+        with answering(url):
+            system, path = _at(url)
+            if url.startswith(_HTTP):
+                raise DataError(f"--out {url}: wanted a bucket or a path, got a web server; choose another")
+            with temporary.open("rb") as source, system.open(path, "wb") as target:
+                shutil.copyfileobj(source, target)
