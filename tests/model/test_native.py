@@ -1,5 +1,7 @@
 """The compiled functions compute what torch computes, for each family, alone and in a batch."""
 
+import os
+import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -157,11 +159,48 @@ def test_without_a_compiler_or_when_told_there_is_no_library(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_compiler_that_fails_is_asked_once_and_leaves_no_library(tmp_path: Path) -> None:
+REJECTED = "transformer.cpp:12:3: error: 'x' was not declared"
+
+
+@pytest.mark.parametrize(
+    ("says", "kept"),
+    [
+        (REJECTED, ["made.failed"]),
+        ("c++: error: unrecognized command-line option '-march=native'", ["made.failed"]),
+        ("c++: fatal error: Killed signal terminated program cc1plus", []),
+        ("transformer.cpp:12:3: internal compiler error: Segmentation fault", []),
+        ("transformer.cpp:800:1: fatal error: error writing to /tmp/cc.s: No space left on device", []),
+    ],
+)
+def test_only_a_compiler_that_rejects_the_source_is_remembered(says: str, kept: list[str], tmp_path: Path) -> None:
     path = tmp_path / "made.so"
-    library._compile([sys.executable, "-c", "import sys; sys.exit('no')"], None, path)
-    assert [each.name for each in tmp_path.iterdir()] == ["made.failed"]
-    assert "no" in path.with_suffix(".failed").read_text()
+    library._compile([sys.executable, "-c", f"import sys; sys.exit({says!r})"], None, path)
+    assert [each.name for each in tmp_path.iterdir()] == kept
+    assert not kept or says in path.with_suffix(".failed").read_text()
+
+
+@compiled
+def test_after_a_failure_that_passes_the_next_process_has_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_compile", lambda command, openmp, path: None)  # as one that was killed
+    assert library.library.__wrapped__() is None
+    asked: list[Path] = []
+    monkeypatch.setattr(library, "_compile", lambda command, openmp, path: asked.append(path))
+    assert library.library.__wrapped__() is None
+    assert len(asked) == 1
+
+
+def test_what_a_killed_process_left_is_removed_and_a_running_ones_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, other = (tmp_path / f"made.{library._host()}.{process}.x.tmp" for process in (dead.pid, os.getpid()))
+    elsewhere = tmp_path / f"made.elsewhere.{dead.pid}.x.tmp"
+    for path in (left, other, elsewhere):
+        path.touch()
+    library._compile([sys.executable, "-c", "import sys; sys.exit(1)"], None, tmp_path / "made.so")
+    assert sorted(tmp_path.iterdir()) == sorted([other, elsewhere])
 
 
 def test_the_values_of_blocks_are_those_of_the_package_gguf() -> None:

@@ -1,14 +1,18 @@
 """Compiles transformer.cpp for this processor when it is first needed, and loads it. Knows a compiler, no model.
 
-The compiled file is kept in the user's cache folder under a hash of the source, the compiler and the processor, so that
-it is made once. Where there is no compiler, or CHAINRULE_NATIVE=0 is set, there is no library: torch computes all.
+The compiled file is kept in the user's cache folder under a hash of the source, the compiler, the processor and the
+version of torch, so that it is made once. That a compiler rejects the source is kept under the same hash; any other
+failure (no memory, a full disk, an interrupt) holds for one process, and the next one compiles again. Where there is no
+compiler, or CHAINRULE_NATIVE=0 is set, there is no library: torch computes all.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +23,9 @@ import torch
 
 _SOURCE = Path(__file__).with_name("transformer.cpp")
 _SECONDS = 120  # at most, for the compiler
+# An error in the source, in the options, or of an assembler that is too old. None of these goes away by itself, as a
+# compiler that was killed, or that found no memory or a full disk.
+_REJECTED = re.compile(r"^[^\n]*\.cpp:[0-9:]+ error:|unrecognized|unknown argument|no such instruction", re.MULTILINE)
 
 
 class Matrix(ctypes.Structure):
@@ -38,7 +45,8 @@ def library() -> ctypes.CDLL | None:
         return None
     openmp = _openmp()
     command = [compiler, "-std=c++17", "-O2", *_processor_flags(), "-fPIC", "-shared", "-w"]
-    key = hashlib.sha256(repr((_SOURCE.read_bytes(), command, openmp, _identity(compiler), _processor())).encode())
+    made_for = (_SOURCE.read_bytes(), command, openmp, torch.__version__, _identity(compiler), _processor())
+    key = hashlib.sha256(repr(made_for).encode())
     try:
         folder = _cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,9 +61,11 @@ def library() -> ctypes.CDLL | None:
 
 
 def _compile(command: list[str], openmp: str | None, path: Path) -> None:
-    """Compile into `path`, whole or not at all; where the compiler fails, a file beside it says why."""
+    """Compile into `path`, whole or not at all; where the compiler rejects the source, a file beside it says why."""
+    _remove_left_behind(path.parent)
     # A file of its own for each process and thread: several may compile at the same time.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
+    prefix = f"{path.stem}.{_host()}.{os.getpid()}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
     os.close(handle)
     beside = Path(name)
     whole = [*command, str(_SOURCE), "-o", str(beside)]
@@ -66,12 +76,35 @@ def _compile(command: list[str], openmp: str | None, path: Path) -> None:
             done = subprocess.run(parallel, capture_output=True, text=True, timeout=_SECONDS)
         if done.returncode:
             done = subprocess.run(whole, capture_output=True, text=True, timeout=_SECONDS)
-        if done.returncode:
-            path.with_suffix(".failed").write_text(done.stderr, encoding="utf-8")
-        else:
+        if done.returncode == 0:
             beside.replace(path)
+        elif _REJECTED.search(done.stderr):
+            path.with_suffix(".failed").write_text(done.stderr, encoding="utf-8")
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove what processes of this machine were writing when they were killed."""
+    for path in folder.glob(f"*.{_host()}.*.tmp"):
+        process = path.name.split(".")[2]
+        if process.isdigit() and not _runs(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _host() -> str:
+    """This machine's name without dots: several may share a home."""
+    return socket.gethostname().replace(".", "-")
 
 
 def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
