@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 _SOURCE = Path(__file__).with_name("transformer.cpp")
+_INCLUDED = Path(__file__).with_name("attention.h")
 _SECONDS = 120  # at most, for the compiler
 # An error in the source, in the options, or of an assembler that is too old. None of these goes away by itself, as a
 # compiler that was killed, or that found no memory or a full disk.
@@ -37,6 +38,34 @@ class Matrix(ctypes.Structure):
     )  # fmt: skip
 
 
+class NormCall(ctypes.Structure):
+    """A norm: gains and biases in float32, LayerNorm or RMSNorm, what is added to the mean square and to the gains."""
+
+    _fields_ = (
+        ("gain", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("layer", ctypes.c_int64), ("epsilon", ctypes.c_float),
+        ("offset", ctypes.c_float),
+    )  # fmt: skip
+
+
+class Strides(ctypes.Structure):
+    """Of sequences, heads and positions, in elements."""
+
+    _fields_ = (("sequence", ctypes.c_int64), ("head", ctypes.c_int64), ("position", ctypes.c_int64))
+
+
+class AttentionCall(ctypes.Structure):
+    """The struct Attention of attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("kind", "sequences", "heads", "key_value_heads", "queries", "keys")),
+        ("head_width", ctypes.c_int64), ("causal", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "mixed")),
+        *((f"{name}_strides", Strides) for name in ("query", "key", "value", "mixed")),
+        ("mask", ctypes.c_void_p), ("masked", ctypes.c_int64), ("mask_sequence", ctypes.c_int64),
+        ("mask_position", ctypes.c_int64), ("scale", ctypes.c_float), ("cap", ctypes.c_float),
+    )  # fmt: skip
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled functions, or None where they cannot be had."""
@@ -45,7 +74,8 @@ def library() -> ctypes.CDLL | None:
         return None
     openmp = _openmp()
     command = [compiler, "-std=c++17", "-O2", *_processor_flags(), "-fPIC", "-shared", "-w"]
-    made_for = (_SOURCE.read_bytes(), command, openmp, torch.__version__, _identity(compiler), _processor())
+    source = _SOURCE.read_bytes() + _INCLUDED.read_bytes()
+    made_for = (source, command, openmp, torch.__version__, _identity(compiler), _processor())
     key = hashlib.sha256(repr(made_for).encode())
     try:
         folder = _cache_folder()
@@ -112,7 +142,13 @@ def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
     compiled.chainrule_linear.argtypes = (pointer, pointer, number, pointer, number)
     compiled.chainrule_widen.argtypes = (pointer, pointer, number)
     compiled.chainrule_forward.argtypes = (pointer, pointer, pointer, pointer, number)
-    for name in ("linear", "widen", "forward"):
+    compiled.chainrule_attend.argtypes = (pointer, number)
+    compiled.chainrule_norm.argtypes = (pointer, number, pointer, pointer, number, number, number)
+    compiled.chainrule_gate.argtypes = (number, number, pointer, pointer, number, number, number)
+    compiled.chainrule_rotate.argtypes = (
+        number, pointer, number, pointer, pointer, pointer, number, number, number, number, number, number,
+    )  # fmt: skip
+    for name in ("linear", "widen", "forward", "attend", "norm", "gate", "rotate"):
         getattr(compiled, f"chainrule_{name}").restype = None
     return compiled
 
