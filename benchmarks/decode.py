@@ -1,6 +1,7 @@
-"""Tokens a second of SmolLM2-135M beside transformers and llama.cpp: decoding, prefill, seconds to the first token.
+"""Tokens a second of SmolLM2-135M beside transformers and llama.cpp: decoding, prefill, hidden states of sentences, and
+seconds to the first token.
 
-    python benchmarks/decode.py [--rounds 3] [--what decode batch prefill first]
+    python benchmarks/decode.py [--rounds 3] [--what decode batch prefill features first]
 
 Wants the model that `make real` fetches. Our own export writes what the peers read: safetensors, and GGUF in f16 and
 q8_0; q4_1 is the file itself. All continue the same prompt and process the same tokens. Each side is a process of its
@@ -32,6 +33,8 @@ PROMPT = "The history of the steam engine begins in the first century, when Hero
 TOKENS = 48  # decoded
 SEQUENCES = 16
 PREFILL = 512
+SENTENCES = 512  # of SST-2, whose hidden states are computed; transformers takes them 32 at once, padded
+DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "dev.tsv"
 # side -> (its file, dtype, the peers that it is compared with). Where there are several, the best counts.
 OURS = {
     "ours float32": ("safetensors", "float32", ("transformers float32",)),
@@ -64,12 +67,24 @@ def tokens() -> list[int]:
     return found[: PREFILL + 8]
 
 
+def sentences() -> list[str]:
+    return [line.split("\t")[0] for line in DATA.read_text(encoding="utf-8").splitlines()[:SENTENCES]]
+
+
 class Ours:
     def __init__(self, kind: str, folder: Path) -> None:
         from chainrule.language_model import load
+        from chainrule.memory import keep_freed_memory
 
+        keep_freed_memory()  # as the command line does
         file, dtype, _ = OURS[f"ours {kind}"]
-        self.model = load(folder / file, device="cpu", dtype=dtype, quantize="auto").model
+        self.lm = load(folder / file, device="cpu", dtype=dtype, quantize="auto")
+        self.model = self.lm.model
+
+    def features(self, texts: list[str]) -> float:
+        from chainrule.scoring.features import Features
+
+        return _times(lambda: Features(self.model, self.lm.tokenizer)(texts), 1)[0]
 
     def bytes(self) -> int:
         """Read for a token: all but an embedding that is no output matrix."""
@@ -99,7 +114,7 @@ class Transformers:
         import torch
         from transformers import AutoModelForCausalLM
 
-        precision = getattr(torch, kind)
+        self.folder, precision = folder, getattr(torch, kind)
         self.model = AutoModelForCausalLM.from_pretrained(folder / "safetensors", dtype=precision).eval()
 
     def bytes(self) -> int:
@@ -124,6 +139,21 @@ class Transformers:
         with torch.inference_mode():
             inputs = torch.tensor([text])
             return _times(lambda: self.model(inputs, use_cache=True, logits_to_keep=1), 1)[0]
+
+    def features(self, texts: list[str]) -> float:
+        import torch
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(self.folder / "safetensors")
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+
+        def every() -> None:
+            for start in range(0, len(texts), 32):
+                batch = tokenizer(texts[start : start + 32], padding=True, return_tensors="pt")
+                self.model.model(**batch, use_cache=False)
+
+        with torch.inference_mode():
+            return _times(every, 1)[0]
 
 
 class LlamaCpp:
@@ -188,7 +218,10 @@ def measure(side: str, folder: Path, what: list[str]) -> dict[str, float]:
         found["batch"] = SEQUENCES / statistics.median(model.decode(prompt, SEQUENCES)[1:])
     if "prefill" in what:
         model.prefill(text[:64])
-        found["prefill"] = PREFILL / statistics.median(model.prefill(text[:PREFILL]) for _ in range(3))
+        found["prefill"] = PREFILL / statistics.median(model.prefill(text[:PREFILL]) for _ in range(5))
+    if "features" in what and program != "llama.cpp" and DATA.is_file():
+        model.features(sentences()[:64])
+        found["features"] = SENTENCES / model.features(sentences())
     return found
 
 
@@ -223,7 +256,7 @@ def first_token(side: str, folder: Path) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--what", nargs="+", default=["decode", "batch", "prefill", "first"])
+    parser.add_argument("--what", nargs="+", default=["decode", "batch", "prefill", "features", "first"])
     parser.add_argument("--sides", nargs="+", default=EVERY)
     parser.add_argument("--files", type=Path, help="where the files are that the sides read, or are written")
     parser.add_argument("--measure", help="one side, in this process")
@@ -267,19 +300,24 @@ def run(options: argparse.Namespace, folder: Path) -> None:
         compare_first(options.rounds, folder)
 
 
-TITLES = {"decode": "1 sequence", "batch": f"{SEQUENCES} sequences", "prefill": f"prefill of {PREFILL}"}
+TITLES = {
+    "decode": "1 sequence, tokens/s",
+    "batch": f"{SEQUENCES} sequences, tokens/s",
+    "prefill": f"prefill of {PREFILL}, tokens/s",
+    "features": f"hidden states of {SENTENCES} sentences of SST-2, texts/s",
+}
 
 
 def compare(name: str, middle: dict[str, dict[str, float]], rate: float) -> None:
     """A line for each of our sides that was measured, beside the best of its peers; batches are transformers' alone."""
     for side, (_, _, peers) in OURS.items():
-        wanted = PEERS if name == "prefill" or (name == "batch" and side != "ours float32") else peers
+        wanted = PEERS if name == "prefill" or (name in ("batch", "features") and side != "ours float32") else peers
         theirs = {peer: middle[peer][name] for peer in wanted if name in middle.get(peer, {})}
         if side not in middle or not theirs:
             continue
         peer = max(theirs, key=lambda each: theirs[each])
         mine = middle[side][name]
-        limit = f"SmolLM2-135M, {TITLES[name]}, tokens/s, {side} beside {peer}"
+        limit = f"SmolLM2-135M, {TITLES[name]}, {side} beside {peer}"
         if name == "decode":
             limit += f"; {mine * middle[side]['bytes'] / rate:.0%} of the bound of memory ({rate / 1e9:.0f} GB/s)"
         record(f"decode {name}", round(mine, 1), round(theirs[peer], 1), round(mine / theirs[peer], 2), limit)

@@ -1,10 +1,11 @@
 """Documents a second of one task through lm-evaluation-harness: our model as its `LM`, and its own `hf` model.
 
-    python benchmarks/harness.py
+    python benchmarks/harness.py [--model FOLDER] [--shots 16]
 
 The task is SST-2 as multiple choice, with the first 16 training rows as demonstrations; the model is a GPT-2 of
-124M random weights in float32. The time is the whole of `simple_evaluate` with the model loaded before it. We evaluate
-all of dev.tsv, the peer its first documents, with one sequence in a batch, which is its fastest on a CPU.
+124M random weights, or a Hugging Face folder, in float32. The time is the whole of `simple_evaluate` with the model
+loaded before it. We evaluate all of dev.tsv, the peer its first documents, with one sequence in a batch, which is its
+fastest on a CPU.
 """
 
 import sys
@@ -23,7 +24,7 @@ from benchmarks.record import record
 from benchmarks.score import SHOTS, rows, write_model
 
 
-def write_task(folder: Path) -> None:
+def write_task(folder: Path, shots: int) -> None:
     """As one writes a task of one's own; JSON is YAML."""
     files = {}
     for split in ("train", "dev"):
@@ -38,7 +39,7 @@ def write_task(folder: Path) -> None:
         "test_split": "dev",
         "fewshot_split": "train",
         "fewshot_config": {"sampler": "first_n"},
-        "num_fewshot": SHOTS,
+        "num_fewshot": shots,
         "output_type": "multiple_choice",
         "doc_to_text": "Review: {{text}}\nSentiment:",
         "doc_to_choice": ["terrible", "great"],
@@ -48,7 +49,7 @@ def write_task(folder: Path) -> None:
     (folder / "sst2_words.yaml").write_text(json.dumps(task))
 
 
-def measure(side: str, folder: Path, limit: int | None) -> tuple[float, list[float]]:
+def measure(side: str, folder: Path, directory: Path, limit: int | None) -> tuple[float, list[float]]:
     """Documents a second, and the log-likelihoods of their answers."""
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -61,9 +62,9 @@ def measure(side: str, folder: Path, limit: int | None) -> tuple[float, list[flo
     model: Any
     if side == "ours":
         keep_freed_memory()  # as the command line does
-        model = HarnessModel(load(folder / "gpt2", device="cpu", dtype="float32"))  # type: ignore[arg-type]
+        model = HarnessModel(load(directory, device="cpu", dtype="float32", quantize="auto"))  # type: ignore[arg-type]
     else:
-        model = HFLM(str(folder / "gpt2"), device="cpu", dtype="float32", batch_size=1, add_bos_token=True)
+        model = HFLM(str(directory), device="cpu", dtype="float32", batch_size=1, add_bos_token=True)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
     start = time.perf_counter()
     found = lm_eval.simple_evaluate(model, tasks=["sst2_words"], task_manager=manager, limit=limit, bootstrap_iters=0)
@@ -75,17 +76,21 @@ def measure(side: str, folder: Path, limit: int | None) -> tuple[float, list[flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer-documents", type=int, default=128)
+    parser.add_argument("--documents", type=int, help="how many we evaluate; by default all")
+    parser.add_argument("--model", type=Path, help="a folder; by default a GPT-2 of random weights")
+    parser.add_argument("--shots", type=int, default=SHOTS)
     parser.add_argument("--side", choices=["ours", "peer"], help="measure one side in this process and print it")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     if options.side:
-        limit = options.peer_documents if options.side == "peer" else None
-        print(json.dumps(measure(options.side, options.folder, limit)))
+        limit = options.peer_documents if options.side == "peer" else options.documents
+        print(json.dumps(measure(options.side, options.folder, options.model or options.folder / "gpt2", limit)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_model(folder / "gpt2", 5000)
-        write_task(folder)
+        if options.model is None:
+            write_model(folder / "gpt2", 5000)
+        write_task(folder, options.shots)
         rates, answers = [], []
         for side in ("ours", "peer"):
             command = [sys.executable, *sys.argv, "--side", side, "--folder", str(folder)]
@@ -95,8 +100,9 @@ def main() -> None:
             answers.append(found)
         apart = max(abs(a - b) for a, b in zip(*answers, strict=False))
         print(f"log-likelihoods within {apart:.1e}")
-        assert apart < 1e-3
-        limit = f"SST-2 through simple_evaluate, {SHOTS} shots, GPT-2 124M, float32"
+        assert options.model is not None or apart < 1e-3  # a real model's ⊥ may be another than the peer's
+        name = "GPT-2 124M" if options.model is None else options.model.name
+        limit = f"SST-2 through simple_evaluate, {options.shots} shots, {name}, float32"
         record("harness", round(rates[0], 1), round(rates[1], 2), round(rates[0] / rates[1], 1), limit)
 
 

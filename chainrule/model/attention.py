@@ -15,6 +15,8 @@ from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config, LayerKind
 from chainrule.model.kernels import BLOCK, causal_attention, masked_attention, plain_cpu
 from chainrule.model.kv_cache import causal_mask
+from chainrule.model.native import operations
+from chainrule.model.native.products import usable
 from chainrule.model.rotary import rotation
 
 # "causal": T queries attend to T keys, each to its own position and those before (training, prefill).
@@ -118,6 +120,8 @@ def attend(
     """
     B, H, T, K = query.shape
     S = key.shape[2]
+    if T >= operations.FEWEST_QUERIES and usable(query):
+        return operations.attend(query, key, value, pattern == "causal", mask, cap)
     if cap is not None:
         return _capped(query, key, value, pattern, mask, cap)
     if plain_cpu(query) and pattern in ("causal", "causal masked"):

@@ -17,7 +17,9 @@ from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import plain_cpu, rms_norm
 from chainrule.model.linear import Linear
-from chainrule.model.native.products import multiply
+from chainrule.model.native import operations
+from chainrule.model.native.products import multiply, usable
+from chainrule.model.packed import Packing
 from chainrule.model.rotary import rotate
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -30,6 +32,8 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 class Embedding(nn.Embedding):
     """A row for each token, position or segment."""
+
+    packing: Packing | None = None
 
     def reset_parameters(self) -> None:
         """Nothing is drawn here, as in `Linear`."""
@@ -44,7 +48,7 @@ class Embedding(nn.Embedding):
 
     def logits(self, features: Tensor, bias: Tensor | None, few: bool = False) -> Tensor:
         """As a tied output matrix: (…, D) to (…, V); `few` as in `multiply`."""
-        return multiply(features, self.weight, bias, few=few)
+        return multiply(features, self.weight, bias, few=few, packing=self.packing)
 
 
 class Norm(nn.Module):
@@ -57,6 +61,8 @@ class Norm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width)) if self.layer and config.norm_bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if usable(x):
+            return operations.norm(x, self.weight, self.bias, self.layer, self.epsilon, self.offset)
         if self.offset:  # as Gemma, which narrows after it multiplied
             wide = torch.promote_types(x.dtype, torch.float32)
             return self._normalised(x.to(wide), self.offset + self.weight.to(wide)).to(x.dtype)
@@ -66,7 +72,7 @@ class Norm(nn.Module):
         if self.layer:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return F.layer_norm(x, gain.shape, gain, bias, self.epsilon)
-        if plain_cpu(x):
+        if plain_cpu(x) and torch.is_grad_enabled():
             return rms_norm(x, gain, self.epsilon)
         return F.rms_norm(x, gain.shape, gain, self.epsilon)
 
@@ -100,7 +106,8 @@ class Attention(nn.Module):
         if self.norm_by_head:
             query, key = self._normalised(query, key)
         if context.rotation is not None:
-            query, key = rotate(query, context.rotation), rotate(key, context.rotation)
+            turn = operations.rotate if usable(x) else rotate
+            query, key = turn(query, context.rotation), turn(key, context.rotation)
         if context.output_positions is not None:
             query = select(query, context.output_positions)
         if self.query_factor is not None:
@@ -122,7 +129,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.gated, self.activation = config.gated, ACTIVATIONS[config.activation]
+        self.gated, self.activation_name = config.gated, config.activation
+        self.activation = ACTIVATIONS[config.activation]
         parts = (config.hidden,) * (2 if config.gated else 1)
         self.up = Linear(config.width, *parts, bias=config.mlp_bias)
         self.down = Linear(config.hidden, config.width, bias=config.mlp_bias)
@@ -130,6 +138,8 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) to (…, D)."""
         up = self.up(x)
+        if self.gated and usable(up):
+            return self.down(operations.gate(up, self.activation_name))
         gate, up = up.chunk(2, dim=-1) if self.gated else (up, None)
         hidden = self.activation(gate)
         return self.down(hidden if up is None else hidden * up)

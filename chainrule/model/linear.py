@@ -10,6 +10,7 @@ from itertools import accumulate
 from torch import Tensor, nn
 
 from chainrule.model.native.products import multiply
+from chainrule.model.packed import Packing
 
 
 class Linear(nn.Linear):
@@ -19,12 +20,13 @@ class Linear(nn.Linear):
         """`parts` are the output sizes of the maps; their outputs lie one after another."""
         super().__init__(in_features, sum(parts), bias)
         self.parts = parts
+        self.packing: Packing | None = None
 
     def reset_parameters(self) -> None:
         """Nothing is drawn here: on the meta device that would import for a second and 80 MB."""
 
     def forward(self, input: Tensor) -> Tensor:
-        return multiply(input, self.weight, self.bias)
+        return multiply(input, self.weight, self.bias, packing=self.packing)
 
 
 def replace_linears(model: nn.Module, make: Callable[[str, Linear], nn.Module]) -> None:

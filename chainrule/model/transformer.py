@@ -236,7 +236,7 @@ class Transformer(nn.Module):
         if self.output is None:
             return self.embedding.logits(features, bias, few)
         if few and type(self.output) is Linear:
-            return multiply(features, self.output.weight, bias, few=True)
+            return multiply(features, self.output.weight, bias, few=True, packing=self.output.packing)
         logits = self.output(features)
         return logits if bias is None else logits + bias
 

@@ -1,5 +1,7 @@
 """The compiled functions compute what torch computes, for each family, alone and in a batch."""
 
+import os
+import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -7,15 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SHAPES, random_model
 
 from chainrule.generation.engine import Engine
 from chainrule.generation.sampling import Sampling
 from chainrule.model.blocks import KINDS, dequantise, quantise
 from chainrule.model.kv_cache import KVCache
-from chainrule.model.native import forward, library, products
+from chainrule.model.layers import ACTIVATIONS
+from chainrule.model.native import forward, library, operations, products
 from chainrule.model.native.products import FEW, multiply
 from chainrule.model.prefixes import empty_cache
+from chainrule.model.rotary import Rope, rotate, rotation
 from chainrule.model.transformer import Transformer
 
 compiled = pytest.mark.skipif(library.library() is None, reason="there is no C++ compiler")
@@ -157,11 +162,108 @@ def test_without_a_compiler_or_when_told_there_is_no_library(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_compiler_that_fails_is_asked_once_and_leaves_no_library(tmp_path: Path) -> None:
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "groups", "width", "queries", "keys"), [(9, 3, 64, 70, 70), (4, 4, 20, 7, 81)])
+@pytest.mark.parametrize("masked", ["no", "all", "last", "same"])
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_attention_of_many_queries_is_torchs(
+    heads: int, groups: int, width: int, queries: int, keys: int, masked: str, cap: float | None, dtype: torch.dtype
+) -> None:
+    generator = torch.Generator().manual_seed(queries)
+    query, key, value = (
+        torch.randn(2, rows, many, width, generator=generator).transpose(1, 2).to(dtype)
+        for rows, many in ((queries, heads), (keys, groups), (keys, groups))
+    )
+    shape = {"no": None, "all": (2, 1, queries, keys), "last": (1, 1, queries, 5), "same": (2, 1, 1, keys)}[masked]
+    mask = None if shape is None else torch.rand(shape, generator=generator) < 0.6
+    whole = torch.ones(1, 1, queries, keys, dtype=torch.bool)
+    if mask is not None:
+        mask[..., -1 if shape == (1, 1, queries, 5) else 0] = True
+        whole[..., keys - mask.shape[3] :] = mask[:1]
+        whole = whole.repeat(2, 1, 1, 1)
+        whole[..., keys - mask.shape[3] :] = mask
+    causal = masked in ("no", "all")
+    if causal:
+        whole = whole & torch.ones(queries, keys, dtype=torch.bool).tril(keys - queries)
+    wide_key, wide_value = (x.double().repeat_interleave(heads // groups, 1) for x in (key, value))
+    scores = query.double() @ wide_key.mT * width**-0.5
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    wanted = torch.softmax(scores.masked_fill(~whole, -torch.inf), -1) @ wide_value
+    with torch.inference_mode():
+        found = operations.attend(query, key, value, causal, mask, cap)
+        alone = operations.attend(query[1:], key[1:], value[1:], causal, None if mask is None else mask[-1:], cap)
+    assert found.dtype == dtype and torch.equal(alone, found[1:])
+    torch.testing.assert_close(found.double(), wanted, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=0)
+
+
+@compiled
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_gates_and_rotations_are_the_plain_ones(dtype: torch.dtype) -> None:
+    generator, exact = torch.Generator().manual_seed(2), {"atol": 3e-6, "rtol": 1e-6}
+    tolerance = exact if dtype == torch.float32 else {"atol": 1e-2, "rtol": 1e-2}
+    x = (3 * torch.randn(2, 7, 4, 38, generator=generator) + 1).to(dtype)
+    gain, bias = torch.randn(38, generator=generator), torch.randn(38, generator=generator)
+    positions = torch.arange(7)[None] + torch.tensor([[0], [3]])
+    for layer in (True, False):
+        wide = (x.double(), (38,), gain.double() + 1)
+        wanted = F.layer_norm(*wide, bias.double(), 1e-5) if layer else F.rms_norm(*wide, 1e-5)
+        found = operations.norm(x, gain, bias if layer else None, layer, 1e-5, 1.0)
+        torch.testing.assert_close(found.double(), wanted, **tolerance)
+    for name, activation in ACTIVATIONS.items():
+        gated, up = x.double().chunk(2, -1)
+        torch.testing.assert_close(operations.gate(x, name).double(), activation(gated) * up, **tolerance)
+    for width in (38, 20):
+        for several in (positions, positions[:1]):
+            turn = rotation(several, 38, Rope(width=width), torch.float32)
+            for part in (x, x[:, :, 1:3]):
+                found = operations.rotate(part, turn)
+                torch.testing.assert_close(found.float(), rotate(part.float(), turn), **tolerance)
+
+
+REJECTED = "transformer.cpp:12:3: error: 'x' was not declared"
+
+
+@pytest.mark.parametrize(
+    ("says", "kept"),
+    [
+        (REJECTED, ["made.failed"]),
+        ("c++: error: unrecognized command-line option '-march=native'", ["made.failed"]),
+        ("c++: fatal error: Killed signal terminated program cc1plus", []),
+        ("transformer.cpp:12:3: internal compiler error: Segmentation fault", []),
+        ("transformer.cpp:800:1: fatal error: error writing to /tmp/cc.s: No space left on device", []),
+    ],
+)
+def test_only_a_compiler_that_rejects_the_source_is_remembered(says: str, kept: list[str], tmp_path: Path) -> None:
     path = tmp_path / "made.so"
-    library._compile([sys.executable, "-c", "import sys; sys.exit('no')"], None, path)
-    assert [each.name for each in tmp_path.iterdir()] == ["made.failed"]
-    assert "no" in path.with_suffix(".failed").read_text()
+    library._compile([sys.executable, "-c", f"import sys; sys.exit({says!r})"], None, path)
+    assert [each.name for each in tmp_path.iterdir()] == kept
+    assert not kept or says in path.with_suffix(".failed").read_text()
+
+
+@compiled
+def test_after_a_failure_that_passes_the_next_process_has_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "_compile", lambda command, openmp, path: None)  # as one that was killed
+    assert library.library.__wrapped__() is None
+    asked: list[Path] = []
+    monkeypatch.setattr(library, "_compile", lambda command, openmp, path: asked.append(path))
+    assert library.library.__wrapped__() is None
+    assert len(asked) == 1
+
+
+def test_what_a_killed_process_left_is_removed_and_a_running_ones_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, other = (tmp_path / f"made.{library._host()}.{process}.x.tmp" for process in (dead.pid, os.getpid()))
+    elsewhere = tmp_path / f"made.elsewhere.{dead.pid}.x.tmp"
+    for path in (left, other, elsewhere):
+        path.touch()
+    library._compile([sys.executable, "-c", "import sys; sys.exit(1)"], None, tmp_path / "made.so")
+    assert sorted(tmp_path.iterdir()) == sorted([other, elsewhere])
 
 
 def test_the_values_of_blocks_are_those_of_the_package_gguf() -> None:

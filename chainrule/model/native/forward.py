@@ -16,7 +16,8 @@ from chainrule.model.batch_cache import BatchCache, Cache
 from chainrule.model.kv_cache import KVCache
 from chainrule.model.layers import Norm
 from chainrule.model.linear import Linear
-from chainrule.model.native.library import Matrix, library
+from chainrule.model.native.library import Matrix, NormCall, library
+from chainrule.model.native.operations import ACTIVATIONS
 from chainrule.model.native.products import FEW, matrix, usable
 from chainrule.model.quantised import QuantisedLinear
 from chainrule.model.rotary import rotation
@@ -24,21 +25,15 @@ from chainrule.model.rotary import rotation
 # A Transformer has a NativeForward, so that this module cannot name its class.
 Transformer = Any
 
-_ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2, "relu": 3}
 _INTEGER, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
-
-
-class _Norm(ctypes.Structure):
-    _fields_ = (
-        ("gain", _POINTER), ("bias", _POINTER), ("layer", _INTEGER), ("epsilon", _FLOAT), ("offset", _FLOAT),
-    )  # fmt: skip
 
 
 class _Layer(ctypes.Structure):
     _fields_ = (
         ("query_key_value", Matrix), ("output", Matrix), ("up", Matrix), ("down", Matrix),
-        ("attention_norm", _Norm), ("attention_output_norm", _Norm), ("mlp_norm", _Norm), ("mlp_output_norm", _Norm),
-        ("query_norm", _Norm), ("key_norm", _Norm), ("kind", _INTEGER), ("rotated", _INTEGER),
+        ("attention_norm", NormCall), ("attention_output_norm", NormCall), ("mlp_norm", NormCall),
+        ("mlp_output_norm", NormCall), ("query_norm", NormCall), ("key_norm", NormCall), ("kind", _INTEGER),
+        ("rotated", _INTEGER),
     )  # fmt: skip
 
 
@@ -47,7 +42,7 @@ class _Model(ctypes.Structure):
         ("width", _INTEGER), ("layers", _INTEGER), ("heads", _INTEGER), ("key_value_heads", _INTEGER),
         ("head_width", _INTEGER), ("hidden", _INTEGER), ("gated", _INTEGER), ("activation", _INTEGER),
         ("parallel", _INTEGER), ("norm_by_head", _INTEGER), ("rope_width", _INTEGER), ("query_factor", _FLOAT),
-        ("attention_cap", _FLOAT), ("residual_factor", _FLOAT), ("norm", _Norm), ("layer", _POINTER),
+        ("attention_cap", _FLOAT), ("residual_factor", _FLOAT), ("norm", NormCall), ("layer", _POINTER),
     )  # fmt: skip
 
 
@@ -199,7 +194,7 @@ class _Description:
             config.head_width,
             config.hidden,
             int(config.gated),
-            _ACTIVATIONS[config.activation],
+            ACTIVATIONS[config.activation],
             int(config.residual == "parallel"),
             int(config.query_key_norm == "head"),
             0 if rope is None else rope.width or config.head_width,
@@ -248,14 +243,14 @@ class _Description:
             return Matrix()
         return described
 
-    def norm(self, parent: nn.Module, name: str) -> _Norm:
+    def norm(self, parent: nn.Module, name: str) -> NormCall:
         norm = getattr(parent, name, None) if name else None
         if norm is None or isinstance(norm, nn.Identity):
-            return _Norm()
+            return NormCall()
         self.modules.append((parent._modules, name, norm))
         gain, bias = (self.wide(norm._parameters, kind) for kind in ("weight", "bias"))
         assert gain is not None, "every norm has gains"
-        return _Norm(
+        return NormCall(
             gain.data_ptr(), None if bias is None else bias.data_ptr(), int(norm.layer), norm.epsilon, norm.offset
         )
 

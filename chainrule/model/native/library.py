@@ -1,14 +1,18 @@
 """Compiles transformer.cpp for this processor when it is first needed, and loads it. Knows a compiler, no model.
 
-The compiled file is kept in the user's cache folder under a hash of the source, the compiler and the processor, so that
-it is made once. Where there is no compiler, or CHAINRULE_NATIVE=0 is set, there is no library: torch computes all.
+The compiled file is kept in the user's cache folder under a hash of the source, the compiler, the processor and the
+version of torch, so that it is made once. That a compiler rejects the source is kept under the same hash; any other
+failure (no memory, a full disk, an interrupt) holds for one process, and the next one compiles again. Where there is no
+compiler, or CHAINRULE_NATIVE=0 is set, there is no library: torch computes all.
 """
 
 import ctypes
 import hashlib
 import os
 import platform
+import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -18,7 +22,11 @@ from pathlib import Path
 import torch
 
 _SOURCE = Path(__file__).with_name("transformer.cpp")
+_INCLUDED = Path(__file__).with_name("attention.h")
 _SECONDS = 120  # at most, for the compiler
+# An error in the source, in the options, or of an assembler that is too old. None of these goes away by itself, as a
+# compiler that was killed, or that found no memory or a full disk.
+_REJECTED = re.compile(r"^[^\n]*\.cpp:[0-9:]+ error:|unrecognized|unknown argument|no such instruction", re.MULTILINE)
 
 
 class Matrix(ctypes.Structure):
@@ -30,6 +38,34 @@ class Matrix(ctypes.Structure):
     )  # fmt: skip
 
 
+class NormCall(ctypes.Structure):
+    """A norm: gains and biases in float32, LayerNorm or RMSNorm, what is added to the mean square and to the gains."""
+
+    _fields_ = (
+        ("gain", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("layer", ctypes.c_int64), ("epsilon", ctypes.c_float),
+        ("offset", ctypes.c_float),
+    )  # fmt: skip
+
+
+class Strides(ctypes.Structure):
+    """Of sequences, heads and positions, in elements."""
+
+    _fields_ = (("sequence", ctypes.c_int64), ("head", ctypes.c_int64), ("position", ctypes.c_int64))
+
+
+class AttentionCall(ctypes.Structure):
+    """The struct Attention of attention.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("kind", "sequences", "heads", "key_value_heads", "queries", "keys")),
+        ("head_width", ctypes.c_int64), ("causal", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("query", "key", "value", "mixed")),
+        *((f"{name}_strides", Strides) for name in ("query", "key", "value", "mixed")),
+        ("mask", ctypes.c_void_p), ("masked", ctypes.c_int64), ("mask_sequence", ctypes.c_int64),
+        ("mask_position", ctypes.c_int64), ("scale", ctypes.c_float), ("cap", ctypes.c_float),
+    )  # fmt: skip
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled functions, or None where they cannot be had."""
@@ -38,7 +74,9 @@ def library() -> ctypes.CDLL | None:
         return None
     openmp = _openmp()
     command = [compiler, "-std=c++17", "-O2", *_processor_flags(), "-fPIC", "-shared", "-w"]
-    key = hashlib.sha256(repr((_SOURCE.read_bytes(), command, openmp, _identity(compiler), _processor())).encode())
+    source = _SOURCE.read_bytes() + _INCLUDED.read_bytes()
+    made_for = (source, command, openmp, torch.__version__, _identity(compiler), _processor())
+    key = hashlib.sha256(repr(made_for).encode())
     try:
         folder = _cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -53,9 +91,11 @@ def library() -> ctypes.CDLL | None:
 
 
 def _compile(command: list[str], openmp: str | None, path: Path) -> None:
-    """Compile into `path`, whole or not at all; where the compiler fails, a file beside it says why."""
+    """Compile into `path`, whole or not at all; where the compiler rejects the source, a file beside it says why."""
+    _remove_left_behind(path.parent)
     # A file of its own for each process and thread: several may compile at the same time.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
+    prefix = f"{path.stem}.{_host()}.{os.getpid()}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
     os.close(handle)
     beside = Path(name)
     whole = [*command, str(_SOURCE), "-o", str(beside)]
@@ -66,12 +106,35 @@ def _compile(command: list[str], openmp: str | None, path: Path) -> None:
             done = subprocess.run(parallel, capture_output=True, text=True, timeout=_SECONDS)
         if done.returncode:
             done = subprocess.run(whole, capture_output=True, text=True, timeout=_SECONDS)
-        if done.returncode:
-            path.with_suffix(".failed").write_text(done.stderr, encoding="utf-8")
-        else:
+        if done.returncode == 0:
             beside.replace(path)
+        elif _REJECTED.search(done.stderr):
+            path.with_suffix(".failed").write_text(done.stderr, encoding="utf-8")
     finally:
         beside.unlink(missing_ok=True)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove what processes of this machine were writing when they were killed."""
+    for path in folder.glob(f"*.{_host()}.*.tmp"):
+        process = path.name.split(".")[2]
+        if process.isdigit() and not _runs(int(process)):
+            path.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _host() -> str:
+    """This machine's name without dots: several may share a home."""
+    return socket.gethostname().replace(".", "-")
 
 
 def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
@@ -79,7 +142,13 @@ def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
     compiled.chainrule_linear.argtypes = (pointer, pointer, number, pointer, number)
     compiled.chainrule_widen.argtypes = (pointer, pointer, number)
     compiled.chainrule_forward.argtypes = (pointer, pointer, pointer, pointer, number)
-    for name in ("linear", "widen", "forward"):
+    compiled.chainrule_attend.argtypes = (pointer, number)
+    compiled.chainrule_norm.argtypes = (pointer, number, pointer, pointer, number, number, number)
+    compiled.chainrule_gate.argtypes = (number, number, pointer, pointer, number, number, number)
+    compiled.chainrule_rotate.argtypes = (
+        number, pointer, number, pointer, pointer, pointer, number, number, number, number, number, number,
+    )  # fmt: skip
+    for name in ("linear", "widen", "forward", "attend", "norm", "gate", "rotate"):
         getattr(compiled, f"chainrule_{name}").restype = None
     return compiled
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from chainrule.model.blocks import BLOCK, KINDS, dequantise
 from chainrule.model.native.library import Matrix, library
+from chainrule.model.packed import Packing
 
 FEW = 32  # rows: with more, the products of torch are as fast
 OUTPUTS_AT_ONCE = 2**12  # rows of weights widened at once for more activations
@@ -39,13 +40,18 @@ def matrix(weight: Tensor, kind: str | None = None, bias: Tensor | None = None) 
 
 
 def multiply(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, kind: str | None = None, few: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    kind: str | None = None,
+    few: bool = False,
+    packing: Packing | None = None,
 ) -> Tensor:
     """x · weightᵀ + bias: (…, I) to (…, O), in the precision of x. `weight` is (O, I), or blocks of a kind.
 
     Few rows are multiplied by weights of another precision as they are stored; for more, or without the compiled
     functions, the weights are first widened to that of x. `few`: of weights in the precision of x too, whose product
-    then differs in its last bits from that with more rows.
+    then differs in its last bits from that with more rows. `packing`: the same weights as oneDNN has them.
     """
     rows = x.numel() // x.shape[-1] if x.shape[-1] else 0
     narrow = kind is not None or weight.dtype != x.dtype
@@ -54,6 +60,8 @@ def multiply(
         described = matrix(weight, kind, wide)
         if described is not None:
             return _few(x, described)
+    if packing is not None and (packed := packing.multiply(x, weight, bias)) is not None:
+        return packed
     bias = None if bias is None else bias.to(x.dtype)
     if kind is None:
         return F.linear(x, weight.to(x.dtype), bias)

@@ -801,6 +801,8 @@ void Pass::run(int thread, int threads) {
 
 }  // namespace
 
+#include "attention.h"
+
 extern "C" {
 
 // y (rows, matrix.rows) = x (rows, matrix.columns) · matrixᵀ + bias
