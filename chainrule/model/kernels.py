@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from chainrule.model.native import training
+
 BLOCK = 64  # queries at once: scores above the diagonal blocks are never computed
 LOGITS_AT_ONCE = 2**20  # widened to float32 at once: they stay in the processor's cache
 
@@ -61,6 +63,12 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        ctx.compiled = any(ctx.needs_input_grad) and training.usable(x)
+        if ctx.compiled:
+            x = x.contiguous()
+            normal, scale = training.rms_norm(x, weight, epsilon)
+            ctx.save_for_backward(x, weight, scale)
+            return normal
         wide = torch.promote_types(x.dtype, torch.float32)
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
         scale = (square / x.shape[-1]).add_(epsilon).rsqrt_().to(x.dtype)  # (…, 1)
@@ -71,6 +79,8 @@ class RMSNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
+        if ctx.compiled:
+            return *training.rms_norm_gradient(x, weight, scale, gradient), None
         product = (gradient * x).flatten(0, -2)  # (…, D)
         d_weight = scale.flatten() @ product
         along = (product @ weight).view_as(scale) * scale**3 / x.shape[-1]
@@ -86,6 +96,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         logits = features @ weight.T  # (N, V)
         wide = torch.promote_types(logits.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide)
+        if any(ctx.needs_input_grad) and training.usable(logits):
+            loss = training.cross_entropy(logits, targets, 1 / len(targets)).sum()
+            ctx.save_for_backward(features, weight, logits)
+            return loss / len(targets)
         for part, target in zip(
             *(x.split(max(1, LOGITS_AT_ONCE // len(weight))) for x in (logits, targets)), strict=True
         ):

@@ -1,4 +1,5 @@
-"""Compiles transformer.cpp for this processor when it is first needed, and loads it. Knows a compiler, no model.
+"""Compiles the C++ sources beside it for this processor when they are first needed, and loads them. Knows a compiler, no
+model.
 
 The compiled file is kept in the user's cache folder under a hash of the source, the compiler and the processor, so that
 it is made once. Where there is no compiler, or CHAINRULE_NATIVE=0 is set, there is no library: torch computes all.
@@ -12,12 +13,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-_SOURCE = Path(__file__).with_name("transformer.cpp")
+_FOLDER = Path(__file__).parent
 _SECONDS = 120  # at most, for the compiler
 
 
@@ -32,13 +35,46 @@ class Matrix(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where they cannot be had."""
+    """The compiled functions of transformer.cpp, for inference, or None where they cannot be had."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    return _loaded(
+        "transformer.cpp",
+        {
+            "linear": (pointer, pointer, number, pointer, number),
+            "widen": (pointer, pointer, number),
+            "forward": (pointer, pointer, pointer, pointer, number),
+        },
+    )
+
+
+@cache
+def training_library() -> ctypes.CDLL | None:
+    """The compiled functions of training.cpp, or None where they cannot be had."""
+    pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+    return _loaded(
+        "training.cpp",
+        {
+            "attention": (pointer, number),
+            "attention_gradient": (pointer, pointer, number),
+            "rms_norm": (pointer, pointer, real, number, number, pointer, pointer, number),
+            "rms_norm_gradient": (*(pointer,) * 4, number, number, pointer, pointer, number),
+            "swiglu": (pointer, number, number, pointer, number),
+            "swiglu_gradient": (pointer, pointer, number, number, pointer, number),
+            "cross_entropy": (pointer, pointer, number, number, real, pointer, number),
+            "orthogonal": (pointer, number, number, number, number),
+        },
+    )
+
+
+def _loaded(source: str, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL | None:
+    """The library of a source, compiled unless it is kept; `functions` are the types of their arguments."""
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if os.environ.get("CHAINRULE_NATIVE") == "0" or compiler is None or sys.platform == "win32":
         return None
     openmp = _openmp()
-    command = [compiler, "-std=c++17", "-O2", *_processor_flags(), "-fPIC", "-shared", "-w"]
-    key = hashlib.sha256(repr((_SOURCE.read_bytes(), command, openmp, _identity(compiler), _processor())).encode())
+    command = [compiler, "-std=c++17", "-O2", "-fno-math-errno", *_processor_flags(), "-fPIC", "-shared", "-w"]
+    sources = [(_FOLDER / name).read_bytes() for name in (source, "vectors.h")]
+    key = hashlib.sha256(repr((sources, command, openmp, _identity(compiler), _processor())).encode())
     try:
         folder = _cache_folder()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,23 +82,29 @@ def library() -> ctypes.CDLL | None:
         if not path.exists():
             if path.with_suffix(".failed").exists():
                 return None
-            _compile(command, openmp, path)
-        return _declared(ctypes.CDLL(str(path))) if path.exists() else None
+            _compile(_FOLDER / source, command, openmp, path)
+        if not path.exists():
+            return None
+        compiled = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, RuntimeError):
         return None  # a folder that cannot be written, a compiler that does not end, a user without a home
+    for name, types in functions.items():
+        function = getattr(compiled, f"chainrule_{name}")
+        function.argtypes, function.restype = types, None
+    return compiled
 
 
-def _compile(command: list[str], openmp: str | None, path: Path) -> None:
+def _compile(source: Path, command: list[str], openmp: str | None, path: Path) -> None:
     """Compile into `path`, whole or not at all; where the compiler fails, a file beside it says why."""
     # A file of its own for each process and thread: several may compile at the same time.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
     os.close(handle)
     beside = Path(name)
-    whole = [*command, str(_SOURCE), "-o", str(beside)]
+    whole = [*command, str(source), "-o", str(beside)]
     try:
         done = subprocess.CompletedProcess[str](whole, 1)
         if openmp is not None:  # linked to the library that torch has loaded: two would have two pools of threads
-            parallel = [*command[:-1], "-w", "-fopenmp", str(_SOURCE), openmp, "-o", str(beside)]
+            parallel = [*command, "-fopenmp", str(source), openmp, "-o", str(beside)]
             done = subprocess.run(parallel, capture_output=True, text=True, timeout=_SECONDS)
         if done.returncode:
             done = subprocess.run(whole, capture_output=True, text=True, timeout=_SECONDS)
@@ -72,16 +114,6 @@ def _compile(command: list[str], openmp: str | None, path: Path) -> None:
             beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-
-
-def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    compiled.chainrule_linear.argtypes = (pointer, pointer, number, pointer, number)
-    compiled.chainrule_widen.argtypes = (pointer, pointer, number)
-    compiled.chainrule_forward.argtypes = (pointer, pointer, pointer, pointer, number)
-    for name in ("linear", "widen", "forward"):
-        getattr(compiled, f"chainrule_{name}").restype = None
-    return compiled
 
 
 def _cache_folder() -> Path:

@@ -7,65 +7,22 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <memory>
 #include <type_traits>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int V = 16;  // floats of a register
-#elif defined(__AVX2__)
-constexpr int V = 8;
-#else
-constexpr int V = 4;
-#endif
 constexpr int BLOCK = 32;          // values that share a scale in quantised weights
 constexpr int VECTORS = BLOCK / V;  // registers of a block
 constexpr int ROWS = 4, OUTPUTS = V == 16 ? 4 : 2;  // of a tile whose sums fit the registers
 constexpr long PANEL = 32;         // outputs whose weights are widened at once where there are many rows
 constexpr long MLP_ROWS = 256;     // rows whose hidden activations are kept at once
 
-typedef float Floats __attribute__((vector_size(4 * V)));
-typedef int32_t Ints __attribute__((vector_size(4 * V)));
 typedef uint16_t Halves __attribute__((vector_size(2 * V)));
 typedef int8_t Bytes __attribute__((vector_size(V)));
 typedef uint8_t Nibbles __attribute__((vector_size(V)));
 typedef float Four __attribute__((vector_size(16)));
-
-template <class T>
-inline T load(const void* from) {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
-// Memory for floats that is kept for the next call, at the beginning of a cache line: a load across two takes twice as long.
-class Memory {
-public:
-    float* floats(long count) {
-        if (count > room) {
-            room = count;
-            kept.reset(new float[count + 16]);
-        }
-        uintptr_t address = reinterpret_cast<uintptr_t>(kept.get());
-        return reinterpret_cast<float*>((address + 63) / 64 * 64);
-    }
-
-private:
-    long room = -1;
-    std::unique_ptr<float[]> kept;
-};
-
-inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
 inline float widen_half(uint16_t half) {
 #if defined(__F16C__)
@@ -449,24 +406,6 @@ struct Share {
 Share share(long count, int thread, int threads, long unit = 1) {
     long units = (count + unit - 1) / unit;
     return {std::min(units * thread / threads * unit, count), std::min(units * (thread + 1) / threads * unit, count)};
-}
-
-inline Floats exponential(Floats x) {  // e^x within 2 units of the last place, 0 below -87
-    Ints dead = x < -87.0f;
-    x = x < -87.0f ? Floats{} - 87.0f : x;
-    x = x > 88.0f ? Floats{} + 88.0f : x;
-    Floats shifted = x * 1.44269504f + 12582912.0f;  // rounds to the nearest whole number
-    Ints power = (Ints)shifted - 0x4b400000;
-    Floats n = shifted - 12582912.0f;
-    x = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Floats y = x * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * x + 8.3334519073e-3f;
-    y = y * x + 4.1665795894e-2f;
-    y = y * x + 1.6666665459e-1f;
-    y = y * x + 5.0000001201e-1f;
-    y = y * x * x + x + 1.0f;
-    Floats value = (Floats)((Ints)y + (power << 23));
-    return (Floats)((Ints)value & ~dead);
 }
 
 void activate(float* gate, const float* up, long count, int64_t kind) {
