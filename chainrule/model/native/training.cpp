@@ -16,6 +16,8 @@ namespace {
 constexpr int ROWS = V == 16 ? 12 : V == 8 ? 6 : 4, FEWER = V == 16 ? 4 : 2;  // of a tile whose sums fit the registers
 constexpr long QUERIES = 4 * ROWS;  // whose attention weights are kept at once in the backward pass
 
+inline float sum(float x) { return x; }
+
 inline long padded(long count) { return (count + V - 1) / V * V; }
 
 // A matrix whose element (i, k) is at[i * row + k * step].
@@ -81,59 +83,74 @@ struct AttentionGradient {
     float *query_gain, *key_gain;      // (threads, K) each, zero before
 };
 
-// A query or key as attention uses it, to[i * step]: RMSNorm, rotation, and a factor.
-void turned(const Attention& a, const float* x, const float* gain, long position, float factor, float* to, long step) {
-    const long K = a.head_width, half = a.rotary_width / 2;
-    float normal[1024];
-    float scale = factor;
-    if (gain) {
-        float square = 0;
-#pragma omp simd reduction(+ : square)
-        for (long i = 0; i < K; i++) square += x[i] * x[i];
-        scale *= 1.0f / std::sqrt(square / K + a.epsilon);
-#pragma omp simd
-        for (long i = 0; i < K; i++) normal[i] = x[i] * scale * gain[i];
-    } else {
-#pragma omp simd
-        for (long i = 0; i < K; i++) normal[i] = x[i] * scale;
-    }
-    const float *cosine = a.cosine + position * 2 * half, *sine = a.sine + position * 2 * half;
-    float turn[1024];
-#pragma omp simd
-    for (long i = 0; i < half; i++) {
-        turn[i] = normal[i] * cosine[i] - normal[half + i] * sine[i];
-        turn[half + i] = normal[half + i] * cosine[half + i] + normal[i] * sine[half + i];
-    }
-    for (long i = 2 * half; i < K; i++) turn[i] = normal[i];
-    for (long i = 0; i < K; i++) to[i * step] = turn[i];
+inline float dot(const float* a, const float* b, long count) {
+    Floats total{};
+    long i = 0;
+    for (; i + V <= count; i += V) total += load<Floats>(a + i) * load<Floats>(b + i);
+    float found = sum(total);
+    for (; i < count; i++) found += a[i] * b[i];
+    return found;
 }
 
-// The gradient of `x` from that of what `turned` made of it, and what it adds to that of the gain.
-void turned_back(const Attention& a, const float* x, const float* gain, long position, float factor,
-                 const float* d_turned, float* d_x, float* d_gain) {
-    const long K = a.head_width, half = a.rotary_width / 2;
+// A query or key as attention uses it: RMSNorm, rotation, and a factor. X is Floats, or float where K or the half of the
+// rotary width is no multiple of V.
+template <class X>
+void turn(const Attention& a, const float* x, const float* gain, long position, float factor, float* to) {
+    const long K = a.head_width, half = a.rotary_width / 2, step = sizeof(X) / sizeof(float);
     const float *cosine = a.cosine + position * 2 * half, *sine = a.sine + position * 2 * half;
-    float d_normal[1024];
-#pragma omp simd
-    for (long i = 0; i < half; i++) {
-        d_normal[i] = (d_turned[i] * cosine[i] + d_turned[half + i] * sine[half + i]) * factor;
-        d_normal[half + i] = (d_turned[half + i] * cosine[half + i] - d_turned[i] * sine[i]) * factor;
+    const float scale = gain ? factor / std::sqrt(dot(x, x, K) / K + a.epsilon) : factor;
+    auto normal = [&](long i) { return gain ? load<X>(x + i) * scale * load<X>(gain + i) : load<X>(x + i) * scale; };
+    for (long i = 0; i < half; i += step) {
+        const X first = normal(i), second = normal(half + i);
+        const X one = first * load<X>(cosine + i) - second * load<X>(sine + i);
+        const X two = second * load<X>(cosine + half + i) + first * load<X>(sine + half + i);
+        std::memcpy(to + i, &one, sizeof one);
+        std::memcpy(to + half + i, &two, sizeof two);
     }
-    for (long i = 2 * half; i < K; i++) d_normal[i] = d_turned[i] * factor;
-    if (!gain) {
-        for (long i = 0; i < K; i++) d_x[i] = d_normal[i];
-        return;
+    for (long i = 2 * half; i < K; i += step) {
+        const X plain = normal(i);
+        std::memcpy(to + i, &plain, sizeof plain);
     }
-    float square = 0, along = 0;
-#pragma omp simd reduction(+ : square, along)
-    for (long i = 0; i < K; i++) square += x[i] * x[i], along += d_normal[i] * gain[i] * x[i];
-    const float scale = 1.0f / std::sqrt(square / K + a.epsilon);
-    along *= scale * scale * scale / K;
-#pragma omp simd
-    for (long i = 0; i < K; i++) {
-        d_gain[i] += d_normal[i] * x[i] * scale;
-        d_x[i] = d_normal[i] * gain[i] * scale - x[i] * along;
+}
+
+// The gradient of `x` from that of what `turn` made of it, which is changed, and what it adds to that of the gain.
+template <class X>
+void turn_back(const Attention& a, const float* x, const float* gain, long position, float factor, float* d_turned,
+               float* d_x, float* d_gain) {
+    const long K = a.head_width, half = a.rotary_width / 2, step = sizeof(X) / sizeof(float);
+    const float *cosine = a.cosine + position * 2 * half, *sine = a.sine + position * 2 * half;
+    for (long i = 0; i < half; i += step) {
+        const X first = load<X>(d_turned + i), second = load<X>(d_turned + half + i);
+        const X one = first * load<X>(cosine + i) + second * load<X>(sine + half + i);
+        const X two = second * load<X>(cosine + half + i) - first * load<X>(sine + i);
+        std::memcpy(d_turned + i, &one, sizeof one);
+        std::memcpy(d_turned + half + i, &two, sizeof two);
     }
+    X along{};
+    if (gain)
+        for (long i = 0; i < K; i += step) along += load<X>(d_turned + i) * load<X>(gain + i) * load<X>(x + i);
+    const float inverse = gain ? 1.0f / std::sqrt(dot(x, x, K) / K + a.epsilon) : 1.0f, scale = factor * inverse;
+    const float back = gain ? sum(along) * scale * inverse * inverse / K : 0.0f;
+    for (long i = 0; i < K; i += step) {
+        const X d = load<X>(d_turned + i) * scale, value = load<X>(x + i);
+        const X d_value = gain ? d * load<X>(gain + i) - value * back : d;
+        std::memcpy(d_x + i, &d_value, sizeof d_value);
+        if (!gain) continue;
+        const X total = load<X>(d_gain + i) + d * value;
+        std::memcpy(d_gain + i, &total, sizeof total);
+    }
+}
+
+inline bool whole_registers(const Attention& a) { return a.head_width % V == 0 && a.rotary_width % (2 * V) == 0; }
+
+inline void turned(const Attention& a, const float* x, const float* gain, long position, float factor, float* to) {
+    whole_registers(a) ? turn<Floats>(a, x, gain, position, factor, to) : turn<float>(a, x, gain, position, factor, to);
+}
+
+inline void turned_back(const Attention& a, const float* x, const float* gain, long position, float factor,
+                        float* d_turned, float* d_x, float* d_gain) {
+    whole_registers(a) ? turn_back<Floats>(a, x, gain, position, factor, d_turned, d_x, d_gain)
+                       : turn_back<float>(a, x, gain, position, factor, d_turned, d_x, d_gain);
 }
 
 // What the pass over one sequence and key-value head needs, in one piece of memory.
@@ -141,7 +158,7 @@ class Buffers {
 public:
     Buffers(Memory& memory, const Attention& a, bool backward)
         : T(padded(a.positions)), K(padded(a.head_width)),
-          next(memory.floats((backward ? 9 : 3) * T * K + (backward ? 2 * QUERIES : ROWS) * T)) {}
+          next(memory.floats((backward ? 9 : 4) * T * K + (backward ? 2 * QUERIES : ROWS) * T)) {}
     float* floats(long count, bool zero) {
         float* found = next;
         next += count;
@@ -154,48 +171,100 @@ private:
     float* next;
 };
 
+inline void copy(const float* from, long count, float* to) {
+    long i = 0;
+    for (; i + V <= count; i += V) store(to + i, load<Floats>(from + i));
+    for (; i < count; i++) to[i] = from[i];
+}
+
+inline float greatest(Floats x) {
+    float lane[V], found = -INFINITY;
+    store(lane, x);
+    for (int half = V / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; i++) lane[i] = std::max(lane[i], lane[i + half]);
+    return std::max(found, lane[0]);
+}
+
+// The scores of V keys, of which those after the `last` one are not seen.
+inline Floats causal(Floats scores, long last) {
+    if (last >= V - 1) return scores;
+    Ints lane;
+    for (int i = 0; i < V; i++) lane[i] = i;
+    return lane > int(last) ? Floats{} - INFINITY : scores;
+}
+
+// V x V numbers: log V times, each row of the first half is interleaved with one of the second.
+inline void transpose_registers(const float* from, long row, float* to, long to_row) {
+    Floats x[V], y[V];
+    for (int i = 0; i < V; i++) x[i] = load<Floats>(from + i * row);
+    for (int step = 1; step < V; step *= 2) {
+#pragma GCC unroll 8
+        for (int i = 0; i < V / 2; i++) {
+#if defined(__AVX512F__)
+            y[2 * i] = __builtin_shufflevector(x[i], x[i + V / 2], 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+            y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + V / 2], 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif defined(__AVX2__)
+            y[2 * i] = __builtin_shufflevector(x[i], x[i + V / 2], 0, 8, 1, 9, 2, 10, 3, 11);
+            y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + V / 2], 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+            y[2 * i] = __builtin_shufflevector(x[i], x[i + V / 2], 0, 4, 1, 5);
+            y[2 * i + 1] = __builtin_shufflevector(x[i], x[i + V / 2], 2, 6, 3, 7);
+#endif
+        }
+        for (int i = 0; i < V; i++) x[i] = y[i];
+    }
+    for (int i = 0; i < V; i++) store(to + i * to_row, x[i]);
+}
+
+// (rows, columns) to (columns, rows), both multiples of V.
+void transpose(const float* from, long rows, long columns, float* to) {
+    for (long row = 0; row < rows; row += V)
+        for (long column = 0; column < columns; column += V)
+            transpose_registers(from + row * columns + column, columns, to + column * rows + row, rows);
+}
+
 // softmax(q kᵀ · scale, causal) v of the heads that share a key-value head.
 void attend(const Attention& a, long sequence, long group, Memory& memory) {
     const long T = a.positions, K = a.head_width, H = a.heads, G = a.key_value_heads, all = (H + 2 * G) * K;
     Buffers buffers(memory, a, false);
     const long TP = buffers.T, KP = buffers.K;
-    float *keys = buffers.floats(KP * TP, true), *values = buffers.floats(TP * KP, true);  // (K, T), (T, K)
-    float *queries = buffers.floats(TP * KP, true), *scores = buffers.floats(ROWS * TP, false);
+    auto piece = [&] { return buffers.floats(TP * KP, true); };
+    float *keys = piece(), *across = piece(), *values = piece(), *queries = piece();  // keys (K, T); others (T, K)
+    float* scores = buffers.floats(ROWS * TP, false);
     const float* from = a.query_key_value + sequence * T * all;
     for (long t = 0; t < T; t++) {
-        turned(a, from + t * all + (H + group) * K, a.key_gain, t, 1.0f, keys + t, TP);
-        std::memcpy(values + t * KP, from + t * all + (H + G + group) * K, 4 * K);
+        turned(a, from + t * all + (H + group) * K, a.key_gain, t, 1.0f, across + t * KP);
+        copy(from + t * all + (H + G + group) * K, K, values + t * KP);
     }
+    transpose(across, TP, KP, keys);
     for (long head = group * (H / G); head < (group + 1) * (H / G); head++) {
         for (long t = 0; t < T; t++)
-            turned(a, from + t * all + head * K, a.query_gain, t, a.scale, queries + t * KP, 1);
+            turned(a, from + t * all + head * K, a.query_gain, t, a.scale, queries + t * KP);
         for (long first = 0; first < T; first += ROWS) {
             const long rows = std::min(long(ROWS), T - first), seen = padded(first + rows);
             few_rows({queries + first * KP, KP, 1}, keys, TP, K, scores, TP, rows, seen, false);
             for (long r = 0; r < rows; r++) {
                 float* score = scores + r * TP;
-                for (long s = first + r + 1; s < seen; s++) score[s] = -INFINITY;
-                Floats best = load<Floats>(score), total{};
-                for (long s = V; s < seen; s += V) {
-                    Floats value = load<Floats>(score + s);
+                Floats best = Floats{} - INFINITY, total{};
+                for (long s = 0; s < seen; s += V) {
+                    const Floats value = causal(load<Floats>(score + s), first + r - s);
+                    store(score + s, value);
                     best = value > best ? value : best;
                 }
-                float greatest = best[0], sum = 0;
-                for (int i = 1; i < V; i++) greatest = std::max(greatest, float(best[i]));
+                const float top = greatest(best);
                 for (long s = 0; s < seen; s += V) {
-                    Floats value = exponential(load<Floats>(score + s) - greatest);
+                    const Floats value = exponential(load<Floats>(score + s) - top);
                     store(score + s, value);
                     total += value;
                 }
-                for (int i = 0; i < V; i++) sum += total[i];
-                a.log_sums[(sequence * H + head) * T + first + r] = greatest + std::log(sum);
-                const float inverse = 1.0f / sum;
+                const float all_weights = sum(total), inverse = 1.0f / all_weights;
+                a.log_sums[(sequence * H + head) * T + first + r] = top + std::log(all_weights);
                 for (long s = 0; s < seen; s += V) store(score + s, load<Floats>(score + s) * inverse);
             }
             // The queries of these rows were read: their place takes the output.
             few_rows({scores, TP, 1}, values, KP, first + rows, queries + first * KP, KP, rows, KP, false);
             for (long r = 0; r < rows; r++)
-                std::memcpy(a.mixed + (sequence * T + first + r) * H * K + head * K, queries + (first + r) * KP, 4 * K);
+                copy(queries + (first + r) * KP, K, a.mixed + (sequence * T + first + r) * H * K + head * K);
         }
     }
 }
@@ -205,22 +274,23 @@ void attend_back(const Attention& a, const AttentionGradient& d, long sequence, 
     Buffers buffers(memory, a, true);
     const long TP = buffers.T, KP = buffers.K;
     auto piece = [&](bool zero) { return buffers.floats(TP * KP, zero); };
-    float *keys = piece(true), *keys_across = piece(true), *values_across = piece(true);  // (T, K), (K, T), (K, T)
+    float *keys = piece(true), *keys_across = piece(false), *values_across = piece(false);  // (T, K), (K, T), (K, T)
     float *queries = piece(true), *d_mixed = piece(true);
     float *d_queries = piece(false), *d_keys = piece(true), *d_values = piece(true);
     float *weights = buffers.floats(QUERIES * TP, false), *d_scores = buffers.floats(QUERIES * TP, false);
     const float* from = a.query_key_value + sequence * T * all;
     float* to = d.query_key_value + sequence * T * all;
     for (long t = 0; t < T; t++) {
-        turned(a, from + t * all + (H + group) * K, a.key_gain, t, 1.0f, keys + t * KP, 1);
-        const float* value = from + t * all + (H + G + group) * K;
-        for (long i = 0; i < K; i++) keys_across[i * TP + t] = keys[t * KP + i], values_across[i * TP + t] = value[i];
+        turned(a, from + t * all + (H + group) * K, a.key_gain, t, 1.0f, keys + t * KP);
+        copy(from + t * all + (H + G + group) * K, K, queries + t * KP);
     }
+    transpose(keys, TP, KP, keys_across);
+    transpose(queries, TP, KP, values_across);
     for (long head = group * (H / G); head < (group + 1) * (H / G); head++) {
         const long at = sequence * T * H * K + head * K;
         for (long t = 0; t < T; t++) {
-            turned(a, from + t * all + head * K, a.query_gain, t, a.scale, queries + t * KP, 1);
-            std::memcpy(d_mixed + t * KP, d.mixed + at + t * H * K, 4 * K);
+            turned(a, from + t * all + head * K, a.query_gain, t, a.scale, queries + t * KP);
+            copy(d.mixed + at + t * H * K, K, d_mixed + t * KP);
         }
         for (long block = 0; block < T; block += QUERIES) {
             const long end = std::min(block + QUERIES, T);
@@ -231,14 +301,10 @@ void attend_back(const Attention& a, const AttentionGradient& d, long sequence, 
                 few_rows({d_mixed + first * KP, KP, 1}, values_across, TP, K, d_score, TP, rows, seen, false);
                 for (long r = 0; r < rows; r++, weight += TP, d_score += TP) {
                     const long t = first + r;
-                    const float *d_out = d_mixed + t * KP, *out = a.mixed + at + t * H * K;
                     const float log_sum = a.log_sums[(sequence * H + head) * T + t];
-                    float along = 0;
-#pragma omp simd reduction(+ : along)
-                    for (long i = 0; i < K; i++) along += d_out[i] * out[i];
-                    for (long s = t + 1; s < seen; s++) weight[s] = -INFINITY;
+                    const float along = dot(d_mixed + t * KP, a.mixed + at + t * H * K, K);
                     for (long s = 0; s < seen; s += V) {
-                        Floats value = exponential(load<Floats>(weight + s) - log_sum);
+                        const Floats value = exponential(causal(load<Floats>(weight + s), t - s) - log_sum);
                         store(weight + s, value);
                         store(d_score + s, value * (load<Floats>(d_score + s) - along));
                     }
@@ -260,7 +326,7 @@ void attend_back(const Attention& a, const AttentionGradient& d, long sequence, 
     for (long t = 0; t < T; t++) {
         const long key = t * all + (H + group) * K;
         turned_back(a, from + key, a.key_gain, t, 1.0f, d_keys + t * KP, to + key, d.key_gain + thread * K);
-        std::memcpy(to + key + G * K, d_values + t * KP, 4 * K);
+        copy(d_values + t * KP, K, to + key + G * K);
     }
 }
 
@@ -280,24 +346,17 @@ void symmetric(const float* a, long a_row, const float* b, long b_row, long inne
 // Five steps on x (r, c), r <= c, in place.
 void orthogonalise(float* x, long r, long c, Memory& memory) {
     const long rp = padded(r), cp = padded(c);
-    float *now = memory.floats(2 * r * cp + c * rp + 2 * r * rp), *then = now + r * cp, *across = then + r * cp;
-    float *gram = across + c * rp, *square = gram + r * rp;
-    std::memset(now, 0, 4 * (2 * r * cp + c * rp + 2 * r * rp));
+    float *now = memory.floats(3 * rp * cp + 2 * r * rp), *then = now + rp * cp, *across = then + rp * cp;
+    float *gram = across + cp * rp, *square = gram + r * rp;
+    std::memset(now, 0, 4 * (3 * rp * cp + 2 * r * rp));
     double total = 0;
-    for (long i = 0; i < r; i++) {
-        float part = 0;
-#pragma omp simd reduction(+ : part)
-        for (long k = 0; k < c; k++) part += x[i * c + k] * x[i * c + k];
-        total += part;
-    }
+    for (long i = 0; i < r; i++) total += dot(x + i * c, x + i * c, c);
     const float inverse = 1.0f / (float(std::sqrt(total)) + 1e-7f);
     for (long i = 0; i < r; i++)
 #pragma omp simd
         for (long k = 0; k < c; k++) now[i * cp + k] = x[i * c + k] * inverse;
     for (int step = 0; step < 5; step++) {
-        for (long i = 0; i < r; i += 16)
-            for (long k = 0; k < c; k++)
-                for (long j = i; j < std::min(i + 16, r); j++) across[k * rp + j] = now[j * cp + k];
+        transpose(now, rp, cp, across);
         symmetric(now, cp, across, rp, c, gram, rp, r);
         symmetric(gram, rp, gram, rp, r, square, rp, r);
         for (long i = 0; i < r * rp; i += V)
@@ -343,10 +402,8 @@ void chainrule_rms_norm(
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long row = 0; row < rows; row++) {
         const float* from = x + row * width;
-        float *to = y + row * width, square = 0;
-#pragma omp simd reduction(+ : square)
-        for (long i = 0; i < width; i++) square += from[i] * from[i];
-        const float scale = 1.0f / std::sqrt(square / width + epsilon);
+        float* to = y + row * width;
+        const float scale = 1.0f / std::sqrt(dot(from, from, width) / width + epsilon);
         scales[row] = scale;
 #pragma omp simd
         for (long i = 0; i < width; i++) to[i] = from[i] * scale * gain[i];

@@ -22,7 +22,6 @@ constexpr long MLP_ROWS = 256;     // rows whose hidden activations are kept at 
 typedef uint16_t Halves __attribute__((vector_size(2 * V)));
 typedef int8_t Bytes __attribute__((vector_size(V)));
 typedef uint8_t Nibbles __attribute__((vector_size(V)));
-typedef float Four __attribute__((vector_size(16)));
 
 inline float widen_half(uint16_t half) {
 #if defined(__F16C__)
@@ -155,29 +154,11 @@ struct Q4_1 {
 };
 
 // The sums of four registers' lanes.
-inline Four fold(Floats x) {
-#if defined(__AVX512F__)
-    typedef float Eight __attribute__((vector_size(32)));
-    Eight half = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
-                 __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-    return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
-#elif defined(__AVX2__)
-    return __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
-#else
-    return x;
-#endif
-}
-
 inline Four sums(Floats x0, Floats x1, Floats x2, Floats x3) {
     Four a = fold(x0), b = fold(x1), c = fold(x2), d = fold(x3);
     Four ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
     Four cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
     return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-}
-
-inline float sum(Floats x) {
-    Four four = fold(x);
-    return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 // Products of O rows of weights and R rows of activations: result[r][o].

@@ -24,6 +24,7 @@ constexpr int V = 4;
 #endif
 
 typedef float Floats __attribute__((vector_size(4 * V)));
+typedef float Four __attribute__((vector_size(16)));
 typedef int32_t Ints __attribute__((vector_size(4 * V)));
 
 template <class T>
@@ -68,6 +69,24 @@ inline Floats exponential(Floats x) {  // e^x within 2 units of the last place, 
     y = y * x * x + x + 1.0f;
     Floats value = (Floats)((Ints)y + (power << 23));
     return (Floats)((Ints)value & ~dead);
+}
+
+inline Four fold(Floats x) {
+#if defined(__AVX512F__)
+    typedef float Eight __attribute__((vector_size(32)));
+    Eight half = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+                 __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+    return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
+#else
+    return x;
+#endif
+}
+
+inline float sum(Floats x) {
+    Four four = fold(x);
+    return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 }  // namespace
