@@ -1,5 +1,4 @@
-"""Compiles the C++ sources beside it for this processor when they are first needed, and loads them. Knows a compiler, no
-model.
+"""Compiles the C++ sources beside it for this processor when they are first needed. Knows a compiler, no model.
 
 The compiled file is kept in the user's cache folder under a hash of the source, the compiler and the processor, so that
 it is made once. Where there is no compiler, or CHAINRULE_NATIVE=0 is set, there is no library: torch computes all.
@@ -82,7 +81,7 @@ def _loaded(source: str, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL 
         if not path.exists():
             if path.with_suffix(".failed").exists():
                 return None
-            _compile(_FOLDER / source, command, openmp, path)
+            _compile([*command, str(_FOLDER / source)], openmp, path)
         if not path.exists():
             return None
         compiled = ctypes.CDLL(str(path))
@@ -94,17 +93,17 @@ def _loaded(source: str, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL 
     return compiled
 
 
-def _compile(source: Path, command: list[str], openmp: str | None, path: Path) -> None:
+def _compile(command: list[str], openmp: str | None, path: Path) -> None:
     """Compile into `path`, whole or not at all; where the compiler fails, a file beside it says why."""
     # A file of its own for each process and thread: several may compile at the same time.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
     os.close(handle)
     beside = Path(name)
-    whole = [*command, str(source), "-o", str(beside)]
+    whole = [*command, "-o", str(beside)]
     try:
         done = subprocess.CompletedProcess[str](whole, 1)
         if openmp is not None:  # linked to the library that torch has loaded: two would have two pools of threads
-            parallel = [*command, "-fopenmp", str(source), openmp, "-o", str(beside)]
+            parallel = [*command, "-fopenmp", openmp, "-o", str(beside)]
             done = subprocess.run(parallel, capture_output=True, text=True, timeout=_SECONDS)
         if done.returncode:
             done = subprocess.run(whole, capture_output=True, text=True, timeout=_SECONDS)

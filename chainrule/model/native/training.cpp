@@ -507,19 +507,4 @@ void chainrule_orthogonal(float* x, int64_t count, int64_t r, int64_t c, int64_t
     }
 }
 
-// y (rows, columns) = a · b: for measuring.
-void chainrule_product(const float* a, int64_t a_row, int64_t a_step, const float* b, int64_t b_row, float* y, int64_t rows,
-                       int64_t inner, int64_t columns, int64_t threads) {
-    const long tiles_ = (rows + ROWS - 1) / ROWS;
-    constexpr long INNER = 128;
-#pragma omp parallel num_threads(threads)
-    {
-        long first = tiles_ * omp_get_thread_num() / omp_get_num_threads() * ROWS, last = std::min(long(rows), tiles_ * (omp_get_thread_num() + 1) / omp_get_num_threads() * ROWS);
-        for (long k = 0; k < inner; k += INNER)
-            for (long n = 0; n < columns; n += 2 * V)
-                for (long row = first; row < last; row += ROWS)
-                    few_rows({a + row * a_row + k * a_step, a_row, a_step}, b + k * b_row + n, b_row, std::min(INNER, inner - k), y + row * columns + n, columns, std::min(long(ROWS), last - row), std::min(2L * V, columns - n), k > 0);
-    }
-}
-
 }  // extern "C"
