@@ -207,8 +207,29 @@ class Block(nn.Module):
             return self._sum(h, self.mlp_norm(self.mlp(h)))
         attended = self.attention(self.attention_norm(x), context, cache, layer)
         h = self._sum(kept, attended if self.attention_output_norm is None else self.attention_output_norm(attended))
+        if self._mlp_in_one_function(h):
+            gain, up, down = self.mlp_norm.gain(), self.mlp.up.weight, self.mlp.down.weight
+            return training.gated_mlp(h, gain, up, down, self.mlp_norm.epsilon)
         added = self.mlp(self.mlp_norm(kept if self.residual == "parallel" else h))
         return self._sum(h, added if self.mlp_output_norm is None else self.mlp_output_norm(added))
+
+    def _mlp_in_one_function(self, h: Tensor) -> bool:
+        """Whether a compiled function computes the second half of the block: in training on a CPU, where all weights
+        fit into its cache."""
+        mlp = self.mlp
+        return (
+            self.residual == "pre"
+            and self.factor == 1
+            and not self.mlp_norm.layer
+            and mlp.gated
+            and mlp.activation is F.silu
+            and type(mlp.up) is type(mlp.down) is Linear
+            and mlp.up.bias is mlp.down.bias is None
+            and h.requires_grad
+            and plain_cpu(h)
+            and training.usable(h)
+            and training.small_mlp(mlp.up.weight, mlp.down.weight)
+        )
 
     def _sum(self, stream: Tensor, branch: Tensor) -> Tensor:
         return stream + (branch if self.factor == 1 else branch * self.factor)

@@ -55,6 +55,8 @@ def training_library() -> ctypes.CDLL | None:
         {
             "attention": (pointer, number),
             "attention_gradient": (pointer, pointer, number),
+            "mlp": (pointer, number),
+            "mlp_gradient": (pointer, pointer, number),
             "rms_norm": (pointer, pointer, real, number, number, pointer, pointer, number),
             "rms_norm_gradient": (*(pointer,) * 4, number, number, pointer, pointer, number),
             "swiglu": (pointer, number, number, pointer, number),

@@ -20,6 +20,21 @@ inline float sum(float x) { return x; }
 
 inline long padded(long count) { return (count + V - 1) / V * V; }
 
+struct Share {
+    long first, last;
+    int thread;
+};
+
+// This thread's part of `count` rows, whole tiles of them.
+Share share(long count) {
+    int thread = 0, threads = 1;
+#ifdef _OPENMP
+    thread = omp_get_thread_num(), threads = omp_get_num_threads();
+#endif
+    const long tiles = (count + ROWS - 1) / ROWS;
+    return {std::min(tiles * thread / threads * ROWS, count), std::min(tiles * (thread + 1) / threads * ROWS, count), thread};
+}
+
 // A matrix whose element (i, k) is at[i * row + k * step].
 struct Strided {
     const float* at;
@@ -344,6 +359,99 @@ void attend_back(const Attention& a, const AttentionGradient& d, long sequence, 
     }
 }
 
+// MLP ------------------------------------------------------------------------------------------------------------------
+
+struct MLP {  // h + W_down (silu(gate) · up) with gate, up = W_up RMSNorm(h); D and F are multiples of V
+    int64_t rows, width, hidden;
+    float epsilon;
+    const float *h, *gain, *up_weight, *down_weight;  // (N, D), (D), (2 F, D), (D, F)
+    float *gate_and_up, *out;                         // (N, 2 F), (N, D)
+    float *up_across, *down_across;                   // (D, 2 F), (F, D): room for the weights as products read them
+};
+
+struct MLPGradient {
+    const float* out;                                 // (N, D), of the output
+    float *h, *gain, *up_weight, *down_weight;        // (N, D); (threads, …) each, zero before
+};
+
+constexpr long CHUNK = 5 * ROWS;  // rows whose activations stay in a core's cache from one product to the next
+
+// c (rows, columns) = a · b, or increased by it, panel by panel of b.
+void product(Strided a, const float* b, long b_row, long inner, float* c, long c_row, long rows, long columns, bool add) {
+    for (long n = 0; n < columns; n += 2 * V)
+        for (long r = 0; r < rows; r += ROWS)
+            few_rows({a.at + r * a.row, a.row, a.step}, b + n, b_row, inner, c + r * c_row + n, c_row,
+                     std::min(long(ROWS), rows - r), std::min(2L * V, columns - n), add);
+}
+
+inline void normalise(const float* x, const float* gain, float epsilon, long width, float* y) {
+    const float scale = 1.0f / std::sqrt(dot(x, x, width) / width + epsilon);
+#pragma omp simd
+    for (long i = 0; i < width; i++) y[i] = x[i] * scale * gain[i];
+}
+
+inline void activate(const float* gate, long count, float* to) {  // silu(gate) · up, which follows it
+    for (long i = 0; i < count; i += V) {
+        const Floats z = load<Floats>(gate + i);
+        store(to + i, z / (1.0f + exponential(-z)) * load<Floats>(gate + count + i));
+    }
+}
+
+void mlp_rows(const MLP& m, long first, long last, Memory& memory) {
+    const long D = m.width, F = m.hidden;
+    float *normed = memory.floats(CHUNK * (D + F)), *hidden = normed + CHUNK * D;
+    for (long start = first; start < last; start += CHUNK) {
+        const long rows = std::min(CHUNK, last - start);
+        float *up = m.gate_and_up + start * 2 * F, *out = m.out + start * D;
+        for (long r = 0; r < rows; r++) normalise(m.h + (start + r) * D, m.gain, m.epsilon, D, normed + r * D);
+        product({normed, D, 1}, m.up_across, 2 * F, D, up, 2 * F, rows, 2 * F, false);
+        for (long r = 0; r < rows; r++) activate(up + r * 2 * F, F, hidden + r * F);
+        std::memcpy(out, m.h + start * D, 4 * rows * D);
+        product({hidden, F, 1}, m.down_across, D, F, out, D, rows, D, true);
+    }
+}
+
+void mlp_rows_back(const MLP& m, const MLPGradient& d, long first, long last, int thread, Memory& memory) {
+    const long D = m.width, F = m.hidden;
+    float *normed = memory.floats(CHUNK * (2 * D + 4 * F)), *d_normed = normed + CHUNK * D;
+    float *hidden = d_normed + CHUNK * D, *d_hidden = hidden + CHUNK * F, *d_up = d_hidden + CHUNK * F;
+    float *d_gain = d.gain + thread * D, *d_up_weight = d.up_weight + thread * 2 * F * D;
+    float* d_down_weight = d.down_weight + thread * D * F;
+    for (long start = first; start < last; start += CHUNK) {
+        const long rows = std::min(CHUNK, last - start);
+        const float *up = m.gate_and_up + start * 2 * F, *d_out = d.out + start * D;
+        product({d_out, D, 1}, m.down_weight, F, D, d_hidden, F, rows, F, false);
+        for (long r = 0; r < rows; r++) {
+            const float *gate = up + r * 2 * F, *d_to = d_hidden + r * F;
+            float* d_gate = d_up + r * 2 * F;
+            for (long i = 0; i < F; i += V) {
+                const Floats z = load<Floats>(gate + i), u = load<Floats>(gate + F + i), to = load<Floats>(d_to + i);
+                const Floats sigmoid = 1.0f / (1.0f + exponential(-z)), silu = z * sigmoid;
+                store(hidden + r * F + i, silu * u);
+                store(d_gate + F + i, to * silu);
+                store(d_gate + i, to * u * sigmoid * (1.0f + z * (1.0f - sigmoid)));
+            }
+            normalise(m.h + (start + r) * D, m.gain, m.epsilon, D, normed + r * D);
+        }
+        product({d_out, 1, D}, hidden, F, rows, d_down_weight, F, D, F, true);
+        product({d_up, 1, 2 * F}, normed, D, rows, d_up_weight, D, 2 * F, D, true);
+        product({d_up, 2 * F, 1}, m.up_weight, D, 2 * F, d_normed, D, rows, D, false);
+        for (long r = 0; r < rows; r++) {
+            const float *x = m.h + (start + r) * D, *back = d_normed + r * D;
+            float *d_x = d.h + (start + r) * D, along = 0;
+            const float scale = 1.0f / std::sqrt(dot(x, x, D) / D + m.epsilon);
+#pragma omp simd reduction(+ : along)
+            for (long i = 0; i < D; i++) along += back[i] * m.gain[i] * x[i];
+            along *= scale * scale * scale / D;
+#pragma omp simd
+            for (long i = 0; i < D; i++) {
+                d_gain[i] += back[i] * x[i] * scale;
+                d_x[i] = d_out[r * D + i] + back[i] * m.gain[i] * scale - x[i] * along;
+            }
+        }
+    }
+}
+
 // Newton-Schulz --------------------------------------------------------------------------------------------------------
 
 // c (r, r), symmetric, = a · b: the tiles above the diagonal are computed, the others copied from them.
@@ -407,6 +515,33 @@ void chainrule_attention_gradient(const Attention* a, const AttentionGradient* d
         thread = omp_get_thread_num();
 #endif
         attend_back(*a, *d, task / a->key_value_heads, task % a->key_value_heads, thread, memory);
+    }
+}
+
+void chainrule_mlp(const MLP* m, int64_t threads) {
+    const long D = m->width, F = m->hidden, columns = 2 * F / V + D / V;
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Memory memory;
+#pragma omp for schedule(static)
+        for (long column = 0; column < columns; column++) {  // the rows of weights that become V columns
+            const bool up = column < 2 * F / V;
+            const long rows = up ? 2 * F : D, inner = up ? D : F, first = (up ? column : column - 2 * F / V) * V;
+            const float* from = (up ? m->up_weight : m->down_weight) + first * inner;
+            for (long i = 0; i < inner; i += V)
+                transpose_registers(from + i, inner, (up ? m->up_across : m->down_across) + i * rows + first, rows);
+        }
+        const Share mine = share(m->rows);
+        mlp_rows(*m, mine.first, mine.last, memory);
+    }
+}
+
+void chainrule_mlp_gradient(const MLP* m, const MLPGradient* d, int64_t threads) {
+#pragma omp parallel num_threads(threads)
+    {
+        static thread_local Memory memory;
+        const Share mine = share(m->rows);
+        mlp_rows_back(*m, *d, mine.first, mine.last, mine.thread, memory);
     }
 }
 

@@ -10,7 +10,7 @@ import ctypes
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from chainrule.model.native.library import training_library
@@ -18,6 +18,8 @@ from chainrule.model.native.library import training_library
 WIDEST_HEAD = 1024  # of which attention's functions have room
 MOST_POSITIONS = 1024  # with more, products by torch over all heads are as fast
 SMALL_MATRIX = 2**17  # numbers of a matrix whose Newton-Schulz steps stay in a core's cache
+SMALL_MLP = 2**18  # numbers of an MLP's weights
+_REGISTER = 16  # floats of the widest
 _INTEGER, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
 
@@ -33,6 +35,20 @@ class _Attention(ctypes.Structure):
 class _AttentionGradient(ctypes.Structure):
     _fields_ = (
         ("mixed", _POINTER), ("query_key_value", _POINTER), ("query_gain", _POINTER), ("key_gain", _POINTER),
+    )  # fmt: skip
+
+
+class _MLP(ctypes.Structure):
+    _fields_ = (
+        ("rows", _INTEGER), ("width", _INTEGER), ("hidden", _INTEGER), ("epsilon", _FLOAT), ("h", _POINTER),
+        ("gain", _POINTER), ("up_weight", _POINTER), ("down_weight", _POINTER), ("gate_and_up", _POINTER),
+        ("out", _POINTER), ("up_across", _POINTER), ("down_across", _POINTER),
+    )  # fmt: skip
+
+
+class _MLPGradient(ctypes.Structure):
+    _fields_ = (
+        ("out", _POINTER), ("h", _POINTER), ("gain", _POINTER), ("up_weight", _POINTER), ("down_weight", _POINTER),
     )  # fmt: skip
 
 
@@ -158,6 +174,54 @@ class _SwiGLU(torch.autograd.Function):
             torch.get_num_threads(),
         )  # fmt: skip
         return found
+
+
+class _GatedMLP(torch.autograd.Function):
+    """h + W_down (silu(gate) · up) with gate, up = W_up RMSNorm(h)."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, gain: Tensor, up: Tensor, down: Tensor, epsilon: float) -> Tensor:
+        gate_and_up, out = torch.empty(*h.shape[:-1], len(up)), torch.empty_like(h)
+        across = torch.empty(up.numel()), torch.empty(down.numel())
+        ctx.epsilon = epsilon
+        ctx.save_for_backward(h, gain, up, down, gate_and_up)
+        described = _MLP(
+            h.numel() // h.shape[-1], h.shape[-1], down.shape[1], epsilon,
+            *(x.data_ptr() for x in (h, gain, up, down, gate_and_up, out, *across)),
+        )  # fmt: skip
+        _compiled().chainrule_mlp(ctypes.addressof(described), torch.get_num_threads())
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        saved, threads = ctx.saved_tensors, torch.get_num_threads()
+        h, gain, up, down, _ = saved
+        gradient, d_h = gradient.contiguous(), torch.empty_like(h)
+        parts = [torch.zeros(threads, *x.shape) for x in (gain, up, down)]
+        described = _MLP(
+            h.numel() // h.shape[-1], h.shape[-1], down.shape[1], ctx.epsilon, *(x.data_ptr() for x in saved)
+        )
+        wanted = _MLPGradient(*(x.data_ptr() for x in (gradient, d_h, *parts)))
+        _compiled().chainrule_mlp_gradient(ctypes.addressof(described), ctypes.addressof(wanted), threads)
+        return d_h, *(part.sum(0) for part in parts), None
+
+
+def gated_mlp(h: Tensor, gain: Tensor, up: Tensor, down: Tensor, epsilon: float) -> Tensor:
+    """h + W_down (silu(gate) · up) with gate, up = W_up RMSNorm(h): h (…, D), gain (D,), W_up (2 F, D), W_down (D, F).
+
+    The activations of some rows at a time stay in a core's cache from the norm to the sum.
+    """
+    out: Tensor = _GatedMLP.apply(h.contiguous(), gain, up, down, epsilon)  # type: ignore[no-untyped-call]
+    return out
+
+
+def small_mlp(up: Tensor, down: Tensor) -> bool:
+    """Whether `gated_mlp` takes these weights: D and F whole registers, and all of them in a core's cache, since every
+    few rows are multiplied by all of them; for larger ones the products of torch are as fast."""
+    whole = up.shape[1] % _REGISTER == 0 and down.shape[1] % _REGISTER == 0
+    plain = type(up) is nn.Parameter and type(down) is nn.Parameter and up.is_contiguous() and down.is_contiguous()
+    return whole and plain and up.numel() + down.numel() <= SMALL_MLP and up.dtype == down.dtype == torch.float32
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
