@@ -12,6 +12,8 @@ from chainrule.model.native import training
 from chainrule.model.native.library import training_library
 from chainrule.model.rotary import Rope, rotate, rotation
 from chainrule.model.transformer import Transformer
+from chainrule.pretraining.decide import make_model, make_optimizer
+from chainrule.pretraining.options import PretrainOptions
 from chainrule.training import optimizer
 from chainrule.training.objectives import next_token_loss
 
@@ -89,6 +91,17 @@ def test_swiglu_is_silu_of_the_gate_times_up(shape: tuple[int, ...]) -> None:
     )
 
 
+@pytest.mark.parametrize(("N", "D", "hidden"), [(1, 16, 16), (7, 32, 48), (150, 48, 80)])
+def test_the_mlp_is_that_of_plain_operations(N: int, D: int, hidden: int) -> None:
+    def plain(h: Tensor, gain: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        gate, linear = F.linear(F.rms_norm(h, (D,), gain, EPSILON), up).chunk(2, dim=-1)
+        return h + F.linear(F.silu(gate) * linear, down)
+
+    inputs = [random(N, D), 1 + 0.1 * random(D), random(2 * hidden, D) * D**-0.5, random(D, hidden) * hidden**-0.5]
+    ours = values_and_gradients(lambda *given: training.gated_mlp(*given, EPSILON), inputs)
+    torch.testing.assert_close(ours, values_and_gradients(plain, inputs), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (7, 50), (3, 1301)])
 @pytest.mark.parametrize("size", [1.0, 100.0])
 def test_the_cross_entropy_and_its_gradient_are_torchs(shape: tuple[int, int], size: float) -> None:
@@ -141,3 +154,27 @@ def test_a_causal_model_uses_them_in_training_and_leaves_inference_as_it_was(
     with torch.no_grad():
         model.features(tokens)
     assert len(calls) == model.config.layers
+
+
+def trained(steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], int]:
+    """The losses of a small model of the default architecture, and how often its MLPs were computed in one call."""
+    calls, mlp = [], training.gated_mlp
+    monkeypatch.setattr(training, "gated_mlp", lambda *given: calls.append(1) or mlp(*given))
+    options = PretrainOptions(depth=2, width=48, heads=2, context=32, steps=steps)
+    model, _ = make_model(61, options, torch.device("cpu"))
+    update, losses = make_optimizer(model, options, steps), []
+    tokens = torch.randint(0, 61, (4, 33), generator=torch.Generator().manual_seed(4))
+    for step in range(steps):
+        losses.append(float(loss_and_gradients(model, tokens)["loss"]))
+        update.step(step)
+    return losses, len(calls)
+
+
+def test_a_model_learns_as_without_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, calls = trained(12, monkeypatch)
+    assert calls == 2 * 12
+    refuse(monkeypatch)
+    theirs, calls = trained(12, monkeypatch)
+    assert calls == 0
+    assert theirs[-1] < 0.9 * theirs[0]
+    assert ours == pytest.approx(theirs, rel=1e-4)

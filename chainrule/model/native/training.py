@@ -19,6 +19,7 @@ WIDEST_HEAD = 1024  # of which attention's functions have room
 MOST_POSITIONS = 1024  # with more, products by torch over all heads are as fast
 SMALL_MATRIX = 2**17  # numbers of a matrix whose Newton-Schulz steps stay in a core's cache
 SMALL_MLP = 2**18  # numbers of an MLP's weights
+MOST_THREADS = 16  # each adds up gradients of its own
 _REGISTER = 16  # floats of the widest
 _INTEGER, _FLOAT, _POINTER = ctypes.c_int64, ctypes.c_float, ctypes.c_void_p
 
@@ -221,7 +222,8 @@ def small_mlp(up: Tensor, down: Tensor) -> bool:
     few rows are multiplied by all of them; for larger ones the products of torch are as fast."""
     whole = up.shape[1] % _REGISTER == 0 and down.shape[1] % _REGISTER == 0
     plain = type(up) is nn.Parameter and type(down) is nn.Parameter and up.is_contiguous() and down.is_contiguous()
-    return whole and plain and up.numel() + down.numel() <= SMALL_MLP and up.dtype == down.dtype == torch.float32
+    small = up.numel() + down.numel() <= SMALL_MLP and torch.get_num_threads() <= MOST_THREADS
+    return whole and plain and small and up.dtype == down.dtype == torch.float32
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
