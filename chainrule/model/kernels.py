@@ -62,9 +62,9 @@ class RMSNorm(torch.autograd.Function):
     """x / √(mean(x²) + ε) · weight over the last dimension; the mean is taken in float32 or wider."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        ctx.compiled = any(ctx.needs_input_grad) and training.usable(x)
-        if ctx.compiled:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, compiled: bool) -> Tensor:
+        ctx.compiled = compiled
+        if compiled:
             x = x.contiguous()
             normal, scale = training.rms_norm(x, weight, epsilon)
             ctx.save_for_backward(x, weight, scale)
@@ -77,15 +77,15 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         if ctx.compiled:
-            return *training.rms_norm_gradient(x, weight, scale, gradient), None
+            return *training.rms_norm_gradient(x, weight, scale, gradient), None, None
         product = (gradient * x).flatten(0, -2)  # (…, D)
         d_weight = scale.flatten() @ product
         along = (product @ weight).view_as(scale) * scale**3 / x.shape[-1]
         d_x = (gradient * weight).mul_(scale).addcmul_(x, along, value=-1)
-        return d_x, d_weight, None
+        return d_x, d_weight, None, None
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -147,7 +147,9 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) ->
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / √(mean(x²) + ε) · weight over the last dimension."""
-    normal: Tensor = RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+    learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    compiled = learning and training.usable(x)
+    normal: Tensor = RMSNorm.apply(x, weight, epsilon, compiled)  # type: ignore[no-untyped-call]
     return normal
 
 

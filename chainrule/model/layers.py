@@ -129,6 +129,7 @@ class Attention(nn.Module):
             plain
             and norm
             and self.cap is None
+            and self.training
             and projected.requires_grad
             and plain_cpu(projected)
             and training.usable(projected)
@@ -166,7 +167,14 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, D) to (…, D)."""
         up = self.up(x)
-        if self.gated and self.activation is F.silu and up.requires_grad and plain_cpu(up) and training.usable(up):
+        if (
+            self.gated
+            and self.activation is F.silu
+            and self.training
+            and up.requires_grad
+            and plain_cpu(up)
+            and training.usable(up)
+        ):
             return self.down(training.swiglu(up))
         gate, up = up.chunk(2, dim=-1) if self.gated else (up, None)
         hidden = self.activation(gate)
@@ -225,6 +233,7 @@ class Block(nn.Module):
             and mlp.activation is F.silu
             and type(mlp.up) is type(mlp.down) is Linear
             and mlp.up.bias is mlp.down.bias is None
+            and self.training
             and h.requires_grad
             and plain_cpu(h)
             and training.usable(h)

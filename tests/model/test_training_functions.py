@@ -135,7 +135,7 @@ def loss_and_gradients(model: Transformer, tokens: Tensor) -> dict[str, Tensor]:
 def test_the_loss_and_its_gradients_are_those_without_compiled_functions(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = random_model(family)
+    model = random_model(family).train()
     tokens = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(4))
     ours = loss_and_gradients(model, tokens)
     refuse(monkeypatch)
@@ -146,7 +146,7 @@ def test_the_loss_and_its_gradients_are_those_without_compiled_functions(
 def test_a_causal_model_uses_them_in_training_and_leaves_inference_as_it_was(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, calls, attention = random_model(family), [], training.causal_attention
+    model, calls, attention = random_model(family).train(), [], training.causal_attention
     monkeypatch.setattr(training, "causal_attention", lambda *given: calls.append(1) or attention(*given))
     tokens = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(4))
     loss_and_gradients(model, tokens)
