@@ -5,14 +5,17 @@
 MODEL is SmolLM2 (`make real` fetches it). COMMAND starts a server; in it {model} stands for MODEL, {port} for a port
 and {directory} for a Hugging Face folder of the model:
 
-    llama-server -m {model} --port {port} --parallel 32 -c 65536
+    llama-server -m {model} --port {port} --parallel 32 -c 32768
+    python benchmarks/llama_server.py {model} {port} 32
     python -m llama_cpp.server --model {model} --port {port} --n_ctx 8192 --interrupt_requests false
-    transformers serve --port {port} --force-model {directory}
+    transformers serve {directory} --port {port} --device cpu --dtype float32
 
 Clients ask at once, each one request after another, for streams of at most --tokens tokens after prompts of their own,
 then after prompts with a common beginning of 500 tokens. Each server is measured alone. --many N: then N clients at
 once, of which a tenth leave and a tenth do not read; --memory N: the server's memory over N requests. Both of ours
-alone.
+alone, and with a tiny random model where they count no time:
+
+    python benchmarks/serve.py --tiny --clients --many 1000 --memory 10000
 """
 
 import sys
@@ -44,6 +47,7 @@ OURS = f"{shlex.quote(sys.executable)} -m chainrule serve {{model}} --port {{por
 WORDS = (
     "the of and to in a is that for it was on are as with his they at be this from have or by one had not but".split()
 )
+COMMON_KINDS = {"without": (False,), "with": (True,), "both": (False, True)}
 COMMON = 490  # words in front of all prompts: one token each, 500 with what begins them
 
 
@@ -130,7 +134,7 @@ def measure(command: str, options: argparse.Namespace) -> dict[str, dict[str, fl
     with started(command, options.model, options.start) as (url, _):
         asyncio.run(load(url, 1, 1, "", 4, seed=0))  # what is made at the first request
         for clients in options.clients:
-            for shared in (False, True):
+            for shared in COMMON_KINDS[options.common]:
                 words = random.Random(clients)
                 common = " ".join(words.choices(WORDS, k=COMMON)) + " " if shared else ""
                 kind = f"{clients} clients{', 500 tokens in common' if shared else ''}"
@@ -204,7 +208,27 @@ async def memory(url: str, process: int, count: int) -> list[int]:
         for part in range(10):
             await asyncio.gather(*(one(n) for n in range(part * count // 10, (part + 1) * count // 10)))
             found.append(resident(process))
+            print(f"  after {(part + 1) * count // 10} requests: {found[-1]} MiB", flush=True)
     return found
+
+
+def tiny_model(folder: Path) -> Path:
+    """A folder with a model of 2 layers on bytes, with random weights."""
+    from chainrule.language_model import LanguageModel
+    from chainrule.model.config import Config
+    from chainrule.model.transformer import Transformer, initialise
+    from chainrule.tokens.make import byte_tokenizer
+
+    tokenizer = byte_tokenizer()
+    model = Transformer(
+        Config(
+            vocabulary_size=tokenizer.vocabulary_size, context=512, width=32, layers=2, heads=2, key_value_heads=2,
+            head_width=16, hidden=64,
+        )
+    )  # fmt: skip
+    initialise(model, 0)
+    LanguageModel(model.eval(), tokenizer, "qwen3").save(folder)
+    return folder
 
 
 def main() -> None:
@@ -212,12 +236,22 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?", default=MODEL)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
+    parser.add_argument("--common", choices=COMMON_KINDS, default="both", help="a beginning in common, or none")
     parser.add_argument("--each", type=int, default=2, help="requests of each client")
     parser.add_argument("--tokens", type=int, default=32, help="tokens of an answer")
     parser.add_argument("--start", type=float, default=120, help="seconds in which a server must answer")
     parser.add_argument("--many", type=int, default=0)
     parser.add_argument("--memory", type=int, default=0)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model with random weights, in place of MODEL")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.tiny:
+            options.model = tiny_model(Path(folder))
+        run(options)
+
+
+def run(options: argparse.Namespace) -> None:
+    """What was asked for."""
     print("chainrule")
     ours = measure(OURS, options) if options.clients else {}
     for each in options.peer:

@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -11,16 +10,15 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from chainrule.errors import ChainruleError
-from chainrule.serving import chat, completions, embeddings, looking, tokenizing
+from chainrule.serving import answer_schemas, chat, classify, completions, embeddings, looking, tokenizing
 from chainrule.serving.answers import now
-from chainrule.serving.classify import KNOWN, Classifying
-from chainrule.serving.endpoints import ClientLeftError, json_route
+from chainrule.serving.endpoints import ClientLeftError, Endpoint, Get, Post
 from chainrule.serving.metrics import metrics
 from chainrule.serving.model_thread import EngineError, FullError
-from chainrule.serving.requests import Fields, RequestError
+from chainrule.serving.openapi import document
+from chainrule.serving.requests import RequestError
 from chainrule.serving.safety import Guard, Rules
 from chainrule.serving.served import Served
 
@@ -30,8 +28,19 @@ log = logging.getLogger(__name__)
 def make_app(served: Served, rules: Rules = Rules()) -> Starlette:
     """The ASGI application for what is served, to whom the rules let in."""
     answers: Counter[tuple[str, int]] = Counter()
-    routes = [*_api(served), *_about(served, answers), *looking.routes(served)]
-    paths = {route.path for route in routes if isinstance(route, Route)}
+    endpoints = [*_api(served), *_about(served, answers), *looking.endpoints(served, rules.link)]
+    names = {"model": list(served.threads), "task": list(served.tasks)}
+    described = document(endpoints, names, rules.key is not None)
+
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(described)
+
+    routes = [
+        *(each.route() for each in endpoints),
+        Get("/openapi.json", "This document", openapi).route(),
+        *looking.file_routes(),
+    ]
+    paths = {route.path for route in routes}
 
     def answered(path: str, status: int) -> None:
         answers[path if path in paths else "other", status] += 1  # no name of a client's own becomes a figure
@@ -51,30 +60,64 @@ def make_app(served: Served, rules: Rules = Rules()) -> Starlette:
     )
 
 
-def _api(served: Served) -> list[BaseRoute]:
+def _api(served: Served) -> list[Endpoint]:
     """What clients ask of models."""
-
-    def post(path: str, answer: Callable[[Served, Fields], Awaitable[Any]], known: Collection[str]) -> Route:
-        return json_route(path, partial(answer, served), known)
-
     return [
-        post("/v1/completions", completions.completions, completions.KNOWN),
-        post("/v1/chat/completions", chat.chat, chat.KNOWN),
-        post("/v1/embeddings", embeddings.embeddings, embeddings.KNOWN),
-        post("/tokenize", tokenizing.tokenize, tokenizing.TOKENIZE),
-        post("/detokenize", tokenizing.detokenize, tokenizing.DETOKENIZE),
-        json_route("/classify", Classifying(served), KNOWN),
+        Post(
+            "/v1/completions",
+            "Continue prompts, or score them",
+            partial(completions.completions, served),
+            completions.FORM,
+            answer_schemas.COMPLETION,
+            streams=True,
+        ),
+        Post(
+            "/v1/chat/completions",
+            "Answer messages, by the model's chat template",
+            partial(chat.chat, served),
+            chat.FORM,
+            answer_schemas.CHAT,
+            streams=True,
+        ),
+        Post(
+            "/v1/embeddings",
+            "The final hidden states of texts",
+            partial(embeddings.embeddings, served),
+            embeddings.FORM,
+            answer_schemas.EMBEDDINGS,
+        ),
+        Post(
+            "/classify",
+            "Labels of texts and their probabilities",
+            classify.Classifying(served),
+            classify.FORM,
+            answer_schemas.CLASSIFIED,
+        ),
+        Post(
+            "/tokenize",
+            "The tokens of a text",
+            partial(tokenizing.tokenize, served),
+            tokenizing.TOKENIZE,
+            answer_schemas.TOKENIZED,
+        ),
+        Post(
+            "/detokenize",
+            "The text of tokens",
+            partial(tokenizing.detokenize, served),
+            tokenizing.DETOKENIZE,
+            answer_schemas.DETOKENIZED,
+        ),
     ]
 
 
-def _about(served: Served, answers: Counter[tuple[str, int]]) -> list[BaseRoute]:
+def _about(served: Served, answers: Counter[tuple[str, int]]) -> list[Endpoint]:
     """What is served, and how it does."""
     started = now()
 
     def card(name: str) -> dict[str, Any]:
         found: dict[str, Any] = {"id": name, "object": "model", "created": started, "owned_by": "chainrule"}
-        if name in served.models:
-            return {**found, "max_model_len": served.models[name].lm.model.config.context}
+        if name not in served.classifiers:
+            return {**found, "max_model_len": served.pretrained(name).lm.model.config.context}
         return {**found, "labels": list(served.classifiers[name].classifier.labels)}
 
     async def models(request: Request) -> Response:
@@ -102,11 +145,23 @@ def _about(served: Served, answers: Counter[tuple[str, int]]) -> list[BaseRoute]
         return JSONResponse(tokenizing.tokenizer_info(served, request.query_params.get("model")))
 
     return [
-        Route("/v1/models", models),
-        Route("/v1/models/{name:path}", model),
-        Route("/tokenizer_info", tokenizer),
-        Route("/health", health),
-        Route("/metrics", figures),
+        Get("/v1/models", "What is served", models, answer_schemas.MODELS),
+        Get("/v1/models/{name}", "One of them", model, answer_schemas.MODEL),
+        Get(
+            "/tokenizer_info",
+            "A model's special tokens and chat template",
+            tokenizer,
+            answer_schemas.TOKENIZER,
+            query=("model",),
+        ),
+        Get(
+            "/health",
+            "Whether all models work",
+            health,
+            answer_schemas.HEALTH,
+            other={503: {"anyOf": [answer_schemas.HEALTH, answer_schemas.ERROR]}},
+        ),
+        Get("/metrics", "Figures in Prometheus's text format", figures, {"type": "string"}, "text/plain"),
     ]
 
 

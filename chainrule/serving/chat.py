@@ -10,26 +10,47 @@ from starlette.responses import Response
 
 from chainrule.serving.answers import finite, new_id, now, token_text, usage
 from chainrule.serving.completions import too_long
+from chainrule.serving.fields import Fields
 from chainrule.serving.generating import Generation, Piece, ScoredToken, generate
-from chainrule.serving.requests import Fields
+from chainrule.serving.kinds import Either, Flag, Form, ListOf, OneOf, Only, Text, Whole
 from chainrule.serving.sampling_fields import COMMON, MOST_TOP, Asked, read_sampling
 from chainrule.serving.served import Served, ServedModel
 from chainrule.serving.streaming import Streamed
 
-_NEUTRAL = {  # fields of OpenAI's that are not supported, and the values of them that change nothing
-    "tools": ([],),
-    "tool_choice": ("none",),
-    "functions": ([],),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "store": (False,),
-    "metadata": ({},),
-    "parallel_tool_calls": (True, False),
-    "service_tier": ("auto", "default"),
-}
-KNOWN = (*COMMON, "messages", "max_completion_tokens", "logprobs", "top_logprobs", *_NEUTRAL)
-_ROLES = ("system", "developer", "user", "assistant")
 _MOST_MESSAGES = 2048
+_PART = Form({"type": OneOf(("text",)), "text": Text()}, required=("type", "text"))
+_CONTENT = 'a string, or a list of parts {"type": "text", "text": …}'
+_MESSAGE = Form(
+    {
+        "role": OneOf(("system", "developer", "user", "assistant")),
+        "content": Either((Text(), ListOf(_PART, 0, _MOST_MESSAGES, _CONTENT)), _CONTENT),
+        "refusal": Only(),
+        "name": Only(),
+    },
+    required=("role", "content"),
+    wanted="an object with role and content",
+)
+FORM = Form(
+    {
+        **COMMON,
+        "messages": ListOf(_MESSAGE, 1, _MOST_MESSAGES, f"a list of 1 to {_MOST_MESSAGES} messages"),
+        "max_tokens": Whole(1, 2**31),
+        "max_completion_tokens": Whole(1, 2**31),
+        "logprobs": Flag(),
+        "top_logprobs": Whole(0, MOST_TOP),
+        # Fields of OpenAI's that are not supported, and the values of them that change nothing.
+        "tools": Only(([],)),
+        "tool_choice": Only(("none",)),
+        "functions": Only(([],)),
+        "response_format": Only(({"type": "text"},)),
+        "modalities": Only((["text"],)),
+        "store": Only((False,)),
+        "metadata": Only(({},)),
+        "parallel_tool_calls": Only((True, False)),
+        "service_tier": Only(("auto", "default")),
+    },
+    required=("messages",),
+)
 
 
 @dataclass(frozen=True)
@@ -81,16 +102,14 @@ async def chat(served: Served, fields: Fields) -> dict[str, Any] | Response:
 
 def read(served: Served, fields: Fields) -> Answers:
     """The request's fields; RequestError for one that cannot be."""
-    for name, allowed in _NEUTRAL.items():
-        fields.only(name, *allowed)
     asked = read_sampling(fields)
     model = served.model(fields.text("model"))
     prompt = model.lm.chat.tokens(_messages(fields))
     context = model.lm.model.config.context
     if len(prompt) >= context:
         raise too_long(context, len(prompt), "messages")
-    limits = [fields.integer(name, context, least=1, most=2**31) for name in ("max_tokens", "max_completion_tokens")]
-    top = fields.integer("top_logprobs", 0, least=0, most=MOST_TOP)
+    limits = [fields.integer(name, context) for name in ("max_tokens", "max_completion_tokens")]
+    top = fields.integer("top_logprobs", 0)
     if top and not fields.flag("logprobs"):
         raise fields.error("top_logprobs", "logprobs: true beside it")
     logprobs = min(top, model.lm.model.config.vocabulary_size) if fields.flag("logprobs") else None
@@ -98,30 +117,13 @@ def read(served: Served, fields: Fields) -> Answers:
 
 
 def _messages(fields: Fields) -> list[dict[str, str]]:
-    given = fields.raw("messages")
-    if not isinstance(given, list) or not 1 <= len(given) <= _MOST_MESSAGES:
-        raise fields.error("messages", f"a list of 1 to {_MOST_MESSAGES} messages")
     found = []
-    for number, each in enumerate(given):
-        if not isinstance(each, dict):
-            raise fields.error("messages", "objects with role and content")
-        message = Fields(each, ("role", "content", "refusal", "name"), f"messages[{number}]")
-        message.only("name")
-        message.only("refusal")
-        role = message.choice("role", _ROLES, "")
-        content = message.raw("content")
-        if isinstance(content, list):
-            content = "".join(map(_text_part, content, [message] * len(content)))
+    for each in fields.raw("messages"):
+        role, content = each["role"], each["content"]
         if not isinstance(content, str):
-            raise message.error("content", "a string, or a list of text parts")
+            content = "".join(part["text"] for part in content)
         found.append({"role": "system" if role == "developer" else role, "content": content})
     return found
-
-
-def _text_part(part: Any, message: Fields) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise message.error("content", 'a string, or parts {"type": "text", "text": …}')
-    return str(part["text"])
 
 
 def _generation(request: Answers) -> Generation:

@@ -1,5 +1,5 @@
 """`/classify`: labels and their probabilities, by a finetuned classifier, or by a language model prompted for a task of
-`--task`. The answer has vLLM's form."""
+`--task`. The answer has vLLM's form where a row has one label; of several labels, a number or an answer it has ours."""
 
 from collections.abc import Generator, Sequence
 from functools import lru_cache, partial
@@ -8,13 +8,27 @@ from typing import Any
 from chainrule.prompting.in_context import in_context
 from chainrule.prompting.prompted import Prompted
 from chainrule.serving.answers import new_id, now
-from chainrule.serving.requests import Fields, RequestError
-from chainrule.serving.served import Served, ServedModel
+from chainrule.serving.fields import Fields
+from chainrule.serving.kinds import Either, Form, ListOf, Text, Texts, Whole
+from chainrule.serving.requests import RequestError
+from chainrule.serving.served import Served, ServedMasked, ServedModel
 from chainrule.tasks.examples import Row
 from chainrule.tasks.predictor import Predictor
 
-KNOWN = ("model", "input", "task", "shots", "seed", "user")
 _MOST = 2048  # rows in a request
+_ROW = Either((Text(), Texts()), "a text, or an object of columns whose values are texts")
+_ROWS = f"a text, an object of columns whose values are texts, or a list of 1 to {_MOST} of them"
+FORM = Form(
+    {
+        "model": Text(),
+        "input": Either((_ROW, ListOf(_ROW, 1, _MOST, _ROWS)), _ROWS),
+        "task": Text(),
+        "shots": Whole(0, 1000),
+        "seed": Whole(0, 2**63),
+        "user": Text(),
+    },
+    required=("input",),
+)
 _AT_ONCE = 8  # rows labelled before others have their turn
 
 
@@ -27,10 +41,10 @@ class Classifying:
 
     async def __call__(self, fields: Fields) -> dict[str, Any]:
         """A label for each input; RequestError for what is not served."""
-        fields.text("user")
-        rows = _rows(fields)
+        given = fields.raw("input")
+        rows: list[Row | str] = given if isinstance(given, list) else [given]
         name, task = fields.text("model"), fields.text("task")
-        shots, seed = fields.integer("shots", 0, least=0, most=1000), fields.integer("seed", 0, least=0, most=2**63)
+        shots, seed = fields.integer("shots", 0), fields.integer("seed", 0)
         if task is None:
             if "shots" in fields or "seed" in fields:
                 raise RequestError("shots, seed: wanted a task beside them; leave them out", "shots")
@@ -44,55 +58,46 @@ class Classifying:
                 "task",
                 status=404,
             )
-        model = self._served.model(name)
+        model = self._served.pretrained(name)
 
-        def label() -> Generator[None, None, tuple[Sequence[str], list[list[float]]]]:
+        def label() -> Generator[None, None, tuple[Sequence[str], list[dict[str, Any]]]]:
             predictor = self._prompted(model, task, shots, seed)
             yield
             return predictor.labels, (yield from _label(predictor, rows))
 
-        prompted_labels, probabilities = await model.run(label)
-        return _answer(model.name, prompted_labels, probabilities)
+        prompted_labels, data = await model.run(label)
+        return _answer(model.name, prompted_labels, data)
 
-    def _in_context(self, model: ServedModel, task: str, shots: int, seed: int) -> Prompted:
+    def _in_context(self, model: ServedModel | ServedMasked, task: str, shots: int, seed: int) -> Prompted:
         return in_context(model.lm, self._served.tasks[task], shots, seed=seed)
 
 
-def _rows(fields: Fields) -> list[Row | str]:
-    given = fields.raw("input")
-    if isinstance(given, str | dict):
-        given = [given]
-    if not isinstance(given, list) or not 1 <= len(given) <= _MOST:
-        raise fields.error("input", f"a text, an object of columns, or a list of 1 to {_MOST} of them")
-    for each in given:
-        columns = isinstance(each, dict) and all(isinstance(value, str) for value in each.values())
-        if not isinstance(each, str) and not columns:
-            raise fields.error("input", "texts, or objects whose values are texts")
-    return given
-
-
-def _label(predictor: Predictor, rows: Sequence[Row | str]) -> Generator[None, None, list[list[float]]]:
-    found: list[list[float]] = []
+def _label(predictor: Predictor, rows: Sequence[Row | str]) -> Generator[None, None, list[dict[str, Any]]]:
+    """Of each row what `predictor` says: `label` and `probs`; of several labels at once `labels` and `probs`; of a
+    number `value`; of an answer that is generated `label` alone."""
+    found: list[dict[str, Any]] = []
     for start in range(0, len(rows), _AT_ONCE):
-        found += predictor.predict_proba(rows[start : start + _AT_ONCE]).tolist()
+        for answer, probabilities in predictor.stream(rows[start : start + _AT_ONCE]):
+            said: dict[str, Any] = {"index": len(found)}
+            if isinstance(answer, float):
+                said["value"] = answer
+            elif isinstance(answer, tuple):
+                said["labels"] = list(answer)
+            else:
+                said["label"] = answer
+            if len(probabilities):
+                said |= {"probs": probabilities.tolist(), "num_classes": len(probabilities)}
+            found.append(said)
         yield
     return found
 
 
-def _answer(name: str, labels: Sequence[str], probabilities: Sequence[Sequence[float]]) -> dict[str, Any]:
+def _answer(name: str, labels: Sequence[str], data: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "id": new_id("classify"),
         "object": "list",
         "created": now(),
         "model": name,
         "labels": list(labels),
-        "data": [
-            {
-                "index": index,
-                "label": labels[max(range(len(labels)), key=row.__getitem__)],
-                "probs": list(row),
-                "num_classes": len(labels),
-            }
-            for index, row in enumerate(probabilities)
-        ],
+        "data": list(data),
     }

@@ -10,16 +10,29 @@ from starlette.responses import Response
 
 from chainrule.generation.text import TextStream
 from chainrule.serving.answers import finite, new_id, now, token_text, usage
+from chainrule.serving.fields import Fields
 from chainrule.serving.generating import Generation, Piece, ScoredToken, generate
+from chainrule.serving.kinds import Flag, Form, Only, Whole, texts_or_tokens, unsupported
 from chainrule.serving.prompt_scores import PromptScores
-from chainrule.serving.requests import Fields, RequestError
-from chainrule.serving.sampling_fields import COMMON, MOST_TOP, Asked, read_sampling
+from chainrule.serving.requests import RequestError
+from chainrule.serving.sampling_fields import COMMON, MOST_SAMPLES, MOST_TOP, Asked, read_sampling
 from chainrule.serving.served import Served, ServedModel
 from chainrule.serving.streaming import Streamed
 
-KNOWN = (*COMMON, "prompt", "echo", "logprobs", "best_of", "suffix")
 _MAX_TOKENS = 16  # OpenAI's default
 _MOST_PROMPTS = 1024
+FORM = Form(
+    {
+        **COMMON,
+        "prompt": texts_or_tokens(_MOST_PROMPTS),
+        "max_tokens": Whole(0, 2**31),
+        "echo": Flag(),
+        "logprobs": Whole(0, MOST_TOP),
+        "best_of": Whole(1, MOST_SAMPLES),  # as n
+        "suffix": Only(("",)),
+    },
+    required=("prompt",),
+)
 
 
 @dataclass(frozen=True)
@@ -79,18 +92,18 @@ async def completions(served: Served, fields: Fields) -> dict[str, Any] | Respon
 def read(served: Served, fields: Fields) -> Completions:
     """The request's fields; RequestError for one that cannot be."""
     asked, echo = read_sampling(fields), fields.flag("echo")
-    fields.only("best_of", asked.samples, why="only n completions are made")
-    fields.only("suffix", "")
+    if fields.integer("best_of", asked.samples) != asked.samples:
+        raise unsupported("best_of", "only n completions are made; leave it out")
     model = served.model(fields.text("model"))
     prompts, texts = _prompts(model, fields)
-    max_tokens = fields.integer("max_tokens", _MAX_TOKENS, least=0, most=2**31)
+    max_tokens = fields.integer("max_tokens", _MAX_TOKENS)
     context = model.lm.model.config.context
     longest = max(map(len, prompts))
     if longest > context - (not echo or max_tokens > 1 or asked.sampling.repetition_penalty != 1) * (max_tokens > 0):
         raise too_long(context, longest)
     if not echo and max_tokens == 0:
         raise fields.error("max_tokens", "at least 1, or echo: true")
-    logprobs = fields.integer("logprobs", None, least=0, most=MOST_TOP)
+    logprobs = fields.integer("logprobs")
     if logprobs is not None:
         logprobs = min(logprobs, model.lm.model.config.vocabulary_size)
     return Completions(model, prompts, texts, asked, max_tokens, echo, logprobs, served.seconds)
@@ -108,31 +121,26 @@ def too_long(context: int, length: int, field: str = "prompt") -> RequestError:
 
 def _prompts(model: ServedModel, fields: Fields) -> tuple[list[list[int]], list[str]]:
     """The prompts' tokens and texts: BOS is put in front of text, and tokens are used as they are."""
-    given, lm = fields.raw("prompt"), model.lm
-    if isinstance(given, str):
-        given = [given]
-    if isinstance(given, list) and given and all(type(each) is int for each in given):
-        given = [given]
-    if not isinstance(given, list) or not given or len(given) > _MOST_PROMPTS:
-        raise fields.error("prompt", f"a text, tokens, or a list of 1 to {_MOST_PROMPTS} of them")
-    prompts, texts = [], []
-    for each in given:
+    lm, prompts, texts = model.lm, [], []
+    for each in each_given(fields.raw("prompt")):
         if isinstance(each, str):
             prompts.append([lm.tokenizer.bos_id, *lm.tokenizer.encode(each)])
             texts.append(each)
         else:
-            prompts.append(tokens_in(lm.model.config.vocabulary_size, each, fields, "prompt"))
+            prompts.append(known_tokens(each, lm.model.config.vocabulary_size, fields, "prompt"))
             texts.append(lm.tokenizer.decode(each))
     return prompts, texts
 
 
-def tokens_in(vocabulary_size: int, given: Any, fields: Fields, name: str) -> list[int]:
-    """A list of a model's tokens; RequestError for anything else."""
-    fine = (
-        isinstance(given, list) and given and all(type(each) is int and 0 <= each < vocabulary_size for each in given)
-    )
-    if not fine:
-        raise fields.error(name, f"text, or at least one token from 0 to {vocabulary_size - 1}")
+def each_given(given: Any) -> list[str | list[int]]:
+    """The texts and lists of tokens of a field that is one or has many."""
+    return [given] if isinstance(given, str) or isinstance(given[0], int) else list(given)
+
+
+def known_tokens(given: Sequence[int], vocabulary_size: int, fields: Fields, name: str) -> list[int]:
+    """The tokens of a field; RequestError for one that the model does not have."""
+    if max(given) >= vocabulary_size:
+        raise fields.error(name, f"text, or tokens from 0 to {vocabulary_size - 1}")
     return list(given)
 
 

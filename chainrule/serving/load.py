@@ -8,7 +8,8 @@ from chainrule import machine
 from chainrule.errors import OptionError
 from chainrule.finetuning.classifier import Classifier, load_classifier
 from chainrule.generation.engine import Engine
-from chainrule.language_model import LanguageModel, load, require_causal
+from chainrule.language_model import LanguageModel, Pretrained, load, require_causal
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.adapter import load_beside
 from chainrule.model.formats.adapter_files import base_directory, is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import is_classifier, read_config
@@ -16,7 +17,7 @@ from chainrule.model.formats.load_quantised import Quantize
 from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.transformer import Transformer
 from chainrule.serving.model_thread import ModelThread
-from chainrule.serving.served import Served, ServedClassifier, ServedModel
+from chainrule.serving.served import Served, ServedClassifier, ServedMasked, ServedModel
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.examples import Task
 from chainrule.tokens.tokenizer import load_tokenizer
@@ -63,14 +64,21 @@ def load_served(
             raise OptionError(f"--task: wanted files of different names, got {path.stem} twice; rename one")
         found_tasks[path.stem] = Task.load(str(path))
     lms: dict[str, LanguageModel] = {}
+    masked: dict[str, MaskedLanguageModel] = {}
     classifiers: dict[str, Classifier] = {}
-    in_memory: dict[Path, LanguageModel] = {}  # by their directories: an adapter's base is loaded once
+    in_memory: dict[Path, Pretrained] = {}  # by their directories: an adapter's base is loaded once
     for name, path_ in paths.items():
         if _is_classifier(path_):
             classifiers[name] = load_classifier(path_, device=device, dtype=dtype)
         else:
-            lms[name] = _language_model(path_, in_memory, device, dtype, bos, quantize)
-            lms[name].model.config.check_language_head()
+            lm = _pretrained(path_, in_memory, device, dtype, bos, quantize)
+            lm.model.config.check_language_head()
+            if isinstance(lm, MaskedLanguageModel):
+                masked[name] = lm
+            else:
+                lms[name] = lm
+    for name in masked:
+        log(f"{name}: {masked[name].family}, a masked model: embeddings, tasks, and the page")
     for name, classifier in classifiers.items():
         log(f"{name}: a classifier of {len(classifier.labels)} labels")
     return Served(
@@ -81,6 +89,10 @@ def load_served(
         },
         found_tasks,
         runs,
+        masked={
+            name: ServedMasked(name, lm, ModelThread(name, waiting=limits.queue, died=died))
+            for name, lm in masked.items()
+        },
     )
 
 
@@ -91,19 +103,20 @@ def _is_classifier(path: str) -> bool:
     return is_classifier(read_config(directory))
 
 
-def _language_model(
-    path: str, in_memory: dict[Path, LanguageModel], device: str, dtype: str, bos: str | None, quantize: Quantize
-) -> LanguageModel:
+def _pretrained(
+    path: str, in_memory: dict[Path, Pretrained], device: str, dtype: str, bos: str | None, quantize: Quantize
+) -> Pretrained:
     """The language model of a path; an adapter beside its base, which `in_memory` has or gets."""
     directory = model_directory(path).resolve()
     if not is_adapter(directory):
         if directory not in in_memory:
-            lm = load(path, device=device, dtype=dtype, bos=bos, quantize=quantize)
-            in_memory[directory] = require_causal(lm, "serve", "serve a classifier of it")
+            in_memory[directory] = load(path, device=device, dtype=dtype, bos=bos, quantize=quantize)
         return in_memory[directory]
     adapter = read_adapter(directory)
     base_path = base_directory(directory, adapter)
-    base = _language_model(str(base_path), in_memory, device, dtype, bos, quantize)
+    base = require_causal(
+        _pretrained(str(base_path), in_memory, device, dtype, bos, quantize), "serve", "merge the adapter into it"
+    )
     model = load_beside(directory, adapter, base.model, base.family)
     tokenizer = load_tokenizer(directory, bos) if (directory / "tokenizer.json").is_file() else base.tokenizer
     return LanguageModel(model, tokenizer, base.family, base.stop_tokens, base.generation)

@@ -7,24 +7,27 @@ that the browser is told forbids everything else.
 
 import base64
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import Route
 
 from chainrule.drawing.charts import STYLE
 from chainrule.errors import ChainruleError
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.scoring.documents import TokenScore, given_tokens
-from chainrule.serving.endpoints import json_route
-from chainrule.serving.looking_fields import shown_tokens, whole_numbers
-from chainrule.serving.looking_runs import run_routes
-from chainrule.serving.looking_tasks import task_routes
-from chainrule.serving.requests import Fields
-from chainrule.serving.served import Served, ServedModel
+from chainrule.serving.endpoints import Endpoint, Get, Post
+from chainrule.serving.fields import Fields
+from chainrule.serving.kinds import Form, Ids, Text
+from chainrule.serving.looking_runs import run_endpoints
+from chainrule.serving.looking_tasks import task_endpoints
+from chainrule.serving.looking_tokens import shown_tokens
+from chainrule.serving.served import Served, ServedMasked, ServedModel
+from chainrule.tokens.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 BEST = 100  # tokens of the next position whose texts are sent
 ALTERNATIVES = 10  # shown beside each token of a text
 LONGEST_TEXT = 20_000  # characters that are scored at once: each token is drawn
+_NEXT = Form({"model": Text(), "prompt": Text(), "tokens": Ids(least=0)})
+_SCORE = Form({"model": Text(), "text": Text(), "given": Text()}, required=("text",))
 
 POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; frame-ancestors 'none'"
 HEADERS = {
@@ -44,33 +49,34 @@ HEADERS = {
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def routes(served: Served) -> list[BaseRoute]:
-    """The page's files at `/` and `/static/`, and what it asks under `/page/`."""
+def endpoints(served: Served, link: Callable[[str], str]) -> list[Endpoint]:
+    """What the page asks, under `/page/`. `link`: from a path to a link that wants no header."""
 
     async def about(request: Request) -> Response:
-        models = [_described(model) for model in served.models.values()]
-        return JSONResponse({"models": models, "tasks": sorted(served.tasks), "runs": served.runs is not None})
+        every = [*map(_described, served.models.values()), *map(_described, served.masked.values())]
+        return JSONResponse({"models": every, "tasks": sorted(served.tasks), "runs": served.runs is not None})
 
     async def next_word(fields: Fields) -> Any:
-        model = served.model(fields.text("model"))
-        prompt, appended = fields.text("prompt", ""), whole_numbers(fields, "tokens")
+        model = served.pretrained(fields.text("model"))
+        prompt, appended = fields.text("prompt", ""), fields.whole_numbers("tokens")
+        if isinstance(model, ServedMasked):
+            return await model.run(lambda: next_blank(model.lm, prompt, appended))
         return await model.run(lambda: next_token(model, prompt, appended))
 
     async def score(fields: Fields) -> Any:
         model = served.model(fields.text("model"))
-        return await scored_text(model, fields.text("text", ""), fields.text("given", ""))
+        return await scored_text(model, fields.required_text("text"), fields.text("given", ""))
 
     return [
-        *_file_routes(),
-        Route("/page/about", about),
-        json_route("/page/next", next_word, ("model", "prompt", "tokens")),
-        json_route("/page/score", score, ("model", "text", "given")),
-        *task_routes(served),
-        *run_routes(served.runs),
+        Get("/page/about", "What is served, for the page", about),
+        Post("/page/next", "All logits of the next position", next_word, _NEXT),
+        Post("/page/score", "The log-probabilities of a text's tokens", score, _SCORE),
+        *task_endpoints(served),
+        *run_endpoints(served.runs, link),
     ]
 
 
-def _file_routes() -> list[BaseRoute]:
+def file_routes() -> list[Route]:
     """index.html at `/`, the others at /static/NAME. The style begins with that of compare's reports."""
 
     def route(name: str, content: bytes) -> Route:
@@ -85,12 +91,14 @@ def _file_routes() -> list[BaseRoute]:
     return [route(name, content) for name, content in found.items()]
 
 
-def _described(model: ServedModel) -> dict[str, Any]:
-    config = model.lm.model.config
+def _described(model: ServedModel | ServedMasked) -> dict[str, Any]:
+    """`mask`: how a masked model's mask is spelled; null for others."""
+    config, masked = model.lm.model.config, isinstance(model, ServedMasked)
     return {
         "name": model.name,
+        "mask": model.lm.tokenizer.named["mask_token"] if masked else None,
         "family": model.lm.family,
-        "chat": model.lm.tokenizer.chat_template is not None,
+        "chat": model.lm.tokenizer.chat_template is not None and not masked,
         "parameters": sum(parameter.numel() for parameter in model.lm.model.parameters()),
         "context": config.context,
         "vocabulary_size": config.vocabulary_size,
@@ -104,26 +112,73 @@ def next_token(model: ServedModel, prompt: str, appended: Sequence[int]) -> Gene
 
     Raises ChainruleError for tokens out of range, and for more tokens than the context has.
     """
-    import numpy as np
-
     lm, config = model.lm, model.lm.model.config
-    for token in appended:
-        if not 0 <= token < config.vocabulary_size:
-            raise ChainruleError(f"tokens: wanted ids from 0 to {config.vocabulary_size - 1}, got {token}; correct it")
+    _check_known(appended, config.vocabulary_size)
     prompt_tokens = lm.tokenizer.encode(prompt)
     tokens = [lm.tokenizer.bos_id, *prompt_tokens, *appended]
     if len(tokens) > config.context:
         raise ChainruleError(
             f"prompt: wanted at most {config.context} tokens (the context; ⊥ is one), got {len(tokens)}; shorten it"
         )
-    logits = (yield from last_logits(model, tokens)).cpu().numpy()  # (V,)
-    best = np.argsort(-logits, kind="stable")[:BEST].tolist()
+    logits = yield from last_logits(model, tokens)
     return {
         "tokens": shown_tokens(lm.tokenizer, tokens),
         "prompt_tokens": 1 + len(prompt_tokens),
-        "logits": base64.b64encode(logits.astype("<f4").tobytes()).decode(),
-        "best": shown_tokens(lm.tokenizer, best),
+        **_position(lm.tokenizer, logits),
         "stop_tokens": list(lm.stop_tokens),
+    }
+
+
+def next_blank(lm: MaskedLanguageModel, text: str, filled: Sequence[int]) -> dict[str, Any]:
+    """As `next_token`, for the first mask of a text that is left when the ones before it are `filled`; `position`: its
+    place among the tokens, which other positions see.
+
+    Raises ChainruleError for tokens out of range, more than there are masks, a text without a mask, and one that is
+    longer than the context.
+    """
+    import torch
+
+    tokenizer, config, mask = lm.tokenizer, lm.model.config, lm.tokenizer.mask
+    assert mask is not None, "a masked model's tokenizer has a mask"
+    _check_known(filled, config.vocabulary_size)
+    tokens = [tokenizer.bos_id, *tokenizer.encode_blanks(text), *tokenizer.closing]
+    if len(tokens) > config.context:
+        raise ChainruleError(
+            f"prompt: wanted at most {config.context} tokens (the context), got {len(tokens)}; shorten it"
+        )
+    blanks, spelled = [place for place, token in enumerate(tokens) if token == mask.id], tokenizer.named["mask_token"]
+    if len(blanks) <= len(filled):
+        left = "all of them are filled: go back, or write another" if blanks else "write one where a token is wanted"
+        raise ChainruleError(f"prompt: wanted a {spelled} to fill; {left}")
+    for place, token in zip(blanks, filled, strict=False):
+        tokens[place] = token
+    with torch.inference_mode():
+        features = lm.model.features(torch.tensor([tokens], device=lm.device))[0, blanks[len(filled)]]
+        logits = lm.model.logits(features).float()
+    return {
+        "tokens": shown_tokens(tokenizer, tokens),
+        "prompt_tokens": len(tokens),
+        "position": blanks[len(filled)],
+        **_position(tokenizer, logits),
+        "stop_tokens": [],
+    }
+
+
+def _check_known(tokens: Sequence[int], vocabulary_size: int) -> None:
+    for token in tokens:
+        if not 0 <= token < vocabulary_size:
+            raise ChainruleError(f"tokens: wanted ids from 0 to {vocabulary_size - 1}, got {token}; correct it")
+
+
+def _position(tokenizer: Tokenizer, logits: "Tensor") -> dict[str, Any]:
+    """All logits (V,) of a position, and the best tokens."""
+    import numpy as np
+
+    values = logits.cpu().numpy()
+    best = np.argsort(-values, kind="stable")[:BEST].tolist()
+    return {
+        "logits": base64.b64encode(values.astype("<f4").tobytes()).decode(),
+        "best": shown_tokens(tokenizer, best),
     }
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import BaseRoute, Route
 
 from chainrule.pretraining.curve import losses
+from chainrule.serving.endpoints import Endpoint, Get
+from chainrule.serving.requests import RequestError
 
 DEEPEST = 5  # folders below the one that is shown
 MOST = 500  # runs and reports that are listed
@@ -30,30 +31,32 @@ REPORT_HEADERS = {
         " 'self'; sandbox allow-scripts"
     ),
     "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",  # the link may be signed
     "Cache-Control": "no-cache",
 }
 
 
-def run_routes(folder: Path | None) -> list[BaseRoute]:
-    """Lists of what is in the folder, a run's losses, a report; nothing where there is no folder."""
+def run_endpoints(folder: Path | None, link: Callable[[str], str]) -> list[Endpoint]:
+    """Lists of what is in the folder, a run's losses, a report; nothing where there is no folder. `link`: from a path
+    to a link that wants no header."""
 
     async def listed(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(listing, folder))
+        return JSONResponse(await run_in_threadpool(listing, folder, link))
 
     def of(kind: str, answer: Callable[[Path], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
             found = await run_in_threadpool(found_in, folder, kind)
             path = found.get(request.path_params["name"])
             if path is None:
-                return JSONResponse({"error": {"message": f"no {kind} has this name; look again"}}, 404)
+                raise RequestError(f"no {kind} has this name; look again", "name", status=404)
             return await run_in_threadpool(answer, path)
 
         return endpoint
 
     return [
-        Route("/page/runs", listed),
-        Route("/page/run/{name:path}", of("run", lambda path: JSONResponse(run_curves(path)))),
-        Route("/page/report/{name:path}", of("report", _report)),
+        Get("/page/runs", "Runs and reports of the folder", listed),
+        Get("/page/run/{name}", "A run's losses", of("run", lambda path: JSONResponse(run_curves(path)))),
+        Get("/page/report/{name}", "A report", of("report", _report), {"type": "string"}, "text/html"),
     ]
 
 
@@ -74,10 +77,13 @@ def found_in(folder: Path | None, kind: str) -> Mapping[str, Path]:
     return found
 
 
-def listing(folder: Path | None) -> dict[str, Any]:
-    """Runs with their last figures, and reports with their advice; the newest first."""
+def listing(folder: Path | None, link: Callable[[str], str]) -> dict[str, Any]:
+    """Runs with their last figures, and reports with their advice and a link to each; the newest first."""
     runs = [{"name": name, **run_state(path)} for name, path in found_in(folder, "run").items()]
-    reports = [{"name": name, **_advice(path)} for name, path in found_in(folder, "report").items()]
+    reports = [
+        {"name": name, "link": link(f"/page/report/{name}"), **_advice(path)}
+        for name, path in found_in(folder, "report").items()
+    ]
     return {
         kind: sorted(each, key=lambda one: one["seconds_ago"]) for kind, each in (("runs", runs), ("reports", reports))
     }

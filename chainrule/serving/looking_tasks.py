@@ -7,25 +7,24 @@ prompt may be replaced, and its demonstrations are chosen one by one.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from starlette.routing import BaseRoute
-
 from chainrule.errors import ChainruleError, DataError
-from chainrule.language_model import LanguageModel
+from chainrule.language_model import Pretrained
 from chainrule.prompting.asking import Asking
 from chainrule.prompting.demonstrations import the_same
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.blanks import Blanks
-from chainrule.serving.endpoints import json_route
-from chainrule.serving.looking_fields import object_of_texts, shown_tokens, whole_numbers
-from chainrule.serving.requests import Fields
-from chainrule.serving.served import Served, ServedModel
+from chainrule.serving.endpoints import Endpoint, Post
+from chainrule.serving.fields import Fields
+from chainrule.serving.kinds import Form, Ids, Kind, OneOf, Text, Texts, Whole
+from chainrule.serving.looking_tokens import shown_tokens
+from chainrule.serving.served import Served, ServedMasked, ServedModel
 from chainrule.serving.streaming import Streamed
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.measure import held_out
@@ -39,19 +38,28 @@ PASTED = "rows.jsonl"  # the file that a pasted task's rows are saved in
 MOST_PASTED = 5_000  # rows
 _ROWS_AT_ONCE = 8  # predicted between two answers of a running accuracy
 
-_TASK = ("task", "rows", "prompt")
-_ASKED = (*_TASK, "model", "demonstrations", "calibrate")
+_TASK: Mapping[str, Kind] = {
+    "task": Text(),
+    "rows": Text(),
+    "prompt": Form({"template": Text(), "separator": Text(), "words": Texts()}),
+}
+_ASKED: Mapping[str, Kind] = {
+    **_TASK,
+    "model": Text(),
+    "demonstrations": Ids(least=0),
+    "calibrate": OneOf(("none", "content-free", "train")),
+}
 
 
-def task_routes(served: Served) -> list[BaseRoute]:
+def task_endpoints(served: Served) -> list[Endpoint]:
     """What the page asks about tasks, under /page/task."""
 
     async def described(fields: Fields) -> Any:
         return await asyncio.to_thread(lambda: description(task_of(served, fields)))
 
     async def row(fields: Fields) -> Any:
-        model, asked = served.model(fields.text("model")), await asyncio.to_thread(_asked, served, fields)
-        text = object_of_texts(fields, "row")
+        model, asked = served.pretrained(fields.text("model")), await asyncio.to_thread(_asked, served, fields)
+        text = fields.texts_by_name("row")
         return await model.run(lambda: asked_about(model.lm, asked, text))
 
     async def saved(fields: Fields) -> Any:
@@ -60,14 +68,20 @@ def task_routes(served: Served) -> list[BaseRoute]:
 
     async def measured(fields: Fields) -> Any:
         asked = await asyncio.to_thread(_asked, served, fields)
-        limit = fields.integer("limit", None, least=1, most=10**9)
-        return Streamed(accuracies(served.model(fields.text("model")), asked, limit))
+        limit = fields.integer("limit")
+        return Streamed(accuracies(served.pretrained(fields.text("model")), asked, limit))
 
     return [
-        json_route("/page/task", described, _TASK),
-        json_route("/page/task/row", row, (*_ASKED, "row")),
-        json_route("/page/task/file", saved, _TASK),
-        json_route("/page/task/accuracy", measured, (*_ASKED, "limit")),
+        Post("/page/task", "A task's prompt and rows", described, Form(_TASK)),
+        Post("/page/task/row", "A row's prompt and labels", row, Form({**_ASKED, "row": Texts()})),
+        Post("/page/task/file", "A task as files", saved, Form(_TASK)),
+        Post(
+            "/page/task/accuracy",
+            "How often the label is right, while it is measured",
+            measured,
+            Form({**_ASKED, "limit": Whole(1, 10**9)}),
+            streams=True,
+        ),
     ]
 
 
@@ -79,7 +93,7 @@ class AskedTask:
     demonstrations: tuple[int, ...]
     asking: Asking
 
-    def predictor(self, lm: LanguageModel, demonstrations: Sequence[int]) -> Prompted:
+    def predictor(self, lm: Pretrained, demonstrations: Sequence[int]) -> Prompted:
         """With these demonstrations, the last of them next to the row."""
         chosen = list(reversed(demonstrations))
         return Prompted(lm, self.task, self.task.train, len(chosen), the_same(chosen), self.asking)
@@ -87,13 +101,13 @@ class AskedTask:
 
 def _asked(served: Served, fields: Fields) -> AskedTask:
     task = task_of(served, fields)
-    demonstrations = whole_numbers(fields, "demonstrations")
+    demonstrations = fields.whole_numbers("demonstrations")
     for index in demonstrations:
         if not 0 <= index < len(task.train):
             raise ChainruleError(
                 f"demonstrations: wanted rows from 0 to {len(task.train) - 1}, got {index}; choose others"
             )
-    calibrate = fields.choice("calibrate", ("none", "content-free", "train"), "none")
+    calibrate = fields.text("calibrate", "none")
     return AskedTask(task, tuple(demonstrations), Asking(calibrate=calibrate))  # type: ignore[arg-type]
 
 
@@ -116,10 +130,10 @@ def task_of(served: Served, fields: Fields) -> Task:
         raise ChainruleError(
             f"task: wanted one with classes, got one of kind {task.kind!r}; use the command line for it"
         )
-    prompt = fields.fields("prompt", ("template", "separator", "words"))
+    prompt = fields.fields("prompt")
     if "template" not in prompt:
         return task if task.prompt is not None else replace(task, prompt=Prompt.default(task.text, task.label))
-    words = object_of_texts(prompt, "words")
+    words = prompt.texts_by_name("words")
     return replace(
         task,
         prompt=Prompt(
@@ -190,7 +204,7 @@ def _texts(task: Task, row: Row) -> dict[str, str]:
     return {column: row[column] for column in task.text}
 
 
-def asked_about(lm: LanguageModel, asked: AskedTask, row: Row) -> dict[str, Any]:
+def asked_about(lm: Pretrained, asked: AskedTask, row: Row) -> dict[str, Any]:
     """A row's exact prompt as tokens, and each label's log p, bias and probability before and after calibration:
     without demonstrations, and with them where there are some."""
     return {
@@ -200,7 +214,7 @@ def asked_about(lm: LanguageModel, asked: AskedTask, row: Row) -> dict[str, Any]
     }
 
 
-def _scored(lm: LanguageModel, asked: AskedTask, demonstrations: Sequence[int], row: Row) -> dict[str, Any]:
+def _scored(lm: Pretrained, asked: AskedTask, demonstrations: Sequence[int], row: Row) -> dict[str, Any]:
     predictor = asked.predictor(lm, demonstrations)
     found = predictor.scored(row)
     option = found.prompt.options[0]
@@ -219,7 +233,9 @@ def _scored(lm: LanguageModel, asked: AskedTask, demonstrations: Sequence[int], 
     }
 
 
-async def accuracies(model: ServedModel, asked: AskedTask, limit: int | None) -> AsyncGenerator[dict[str, Any], None]:
+async def accuracies(
+    model: ServedModel | ServedMasked, asked: AskedTask, limit: int | None
+) -> AsyncGenerator[dict[str, Any], None]:
     """How often the label is right on the test rows so far, and with an interval; some rows more each time.
 
     The rows are those of `chainrule zero-shot --limit`, in a random order, so that each part is a sample of them. The

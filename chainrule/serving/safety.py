@@ -2,10 +2,11 @@
 
 import asyncio
 import hmac
+import secrets
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -15,7 +16,9 @@ from chainrule.serving.requests import RequestError
 
 STALLED = 30.0  # seconds that a client may not read before its connection is closed
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-_GUARDED = ("/v1/", "/page/", "/tokenize", "/detokenize", "/tokenizer_info", "/classify", "/metrics")
+_GUARDED = (
+    *("/v1/", "/page/", "/tokenize", "/detokenize", "/tokenizer_info", "/classify", "/metrics", "/openapi.json"),
+)
 
 
 class StalledError(Exception):
@@ -30,6 +33,11 @@ def is_local(host: str) -> bool:
         return host == "localhost"
 
 
+def is_guarded(path: str) -> bool:
+    """Whether a key is wanted for this path, where the server has one."""
+    return path.startswith(_GUARDED)
+
+
 @dataclass(frozen=True)
 class Rules:
     """Whom the server answers."""
@@ -38,6 +46,7 @@ class Rules:
     key: str | None = None  # what clients must send
     stopping: Callable[[], bool] = lambda: False  # whether new requests are refused
     cut_off: Callable[[Scope], None] = lambda scope: None  # closes a client's connection at once
+    secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))  # signs links; another at each start
 
     def refusal(self, scope: Scope) -> RequestError | None:
         """Why a request is not let in; None where it is."""
@@ -52,7 +61,7 @@ class Rules:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:  # a page of another site
             return RequestError("Origin: wanted this server's own pages", "Origin", status=403)
-        if self.key is not None and scope["path"].startswith(_GUARDED) and not self._has_key(headers):
+        if self.key is not None and is_guarded(scope["path"]) and not (self._has_key(headers) or self._signed(scope)):
             return RequestError(
                 "wanted the header Authorization: Bearer KEY with the server's key",
                 status=401,
@@ -61,6 +70,18 @@ class Rules:
                 headers={"www-authenticate": "Bearer"},
             )
         return None
+
+    def link(self, path: str) -> str:
+        """A link to a path which wants no header: where a key is wanted, whoever got this link has it. It is valid for
+        this path, while the server runs. A frame and a new tab can send no header."""
+        return quote(path) if self.key is None else f"{quote(path)}?signature={self._signature(path)}"
+
+    def _signature(self, path: str) -> str:
+        return hmac.new(self.secret, path.encode(), "sha256").hexdigest()
+
+    def _signed(self, scope: Scope) -> bool:
+        given = parse_qs(scope["query_string"]).get(b"signature", [b""])[-1]
+        return hmac.compare_digest(given, self._signature(scope["path"]).encode())
 
     @property
     def _hosts(self) -> Collection[str] | None:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, overload
 
 from chainrule.finetuning.classifier import Classifier
 from chainrule.language_model import LanguageModel
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.serving.model_thread import ModelThread
 from chainrule.serving.prompt_scores import PromptScores, score_prompts
 from chainrule.serving.requests import RequestError
@@ -43,6 +44,19 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
+class ServedMasked:
+    """A masked language model and its thread."""
+
+    name: str
+    lm: MaskedLanguageModel
+    thread: ModelThread
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """As `ServedModel.run`."""
+        return await self.thread.run(function)
+
+
+@dataclass(frozen=True)
 class ServedClassifier:
     """A finetuned classifier and its thread."""
 
@@ -64,13 +78,28 @@ class Served:
     tasks: Mapping[str, Task] = field(default_factory=dict)  # by the name of their file without its suffix
     runs: Path | None = None  # a folder of runs and reports that the page shows
     seconds: float = SECONDS  # the most that a request may take
+    masked: Mapping[str, ServedMasked] = field(default_factory=dict)
 
     def model(self, name: str | None) -> ServedModel:
-        """The language model of that name, the first where none is given; RequestError (404) for an unknown one."""
+        """The language model of that name, the first where none is given; RequestError (404) for an unknown one, and
+        (400) for a masked one, which goes on from no text."""
+        if name in self.masked or (name is None and not self.models and self.masked):
+            raise RequestError(
+                "model: wanted a model that goes on from a text, got a masked one, which fills blanks"
+                f" ({name or next(iter(self.masked))!r}); it has /v1/embeddings, /classify with a task, and the page",
+                "model",
+            )
         found = next(iter(self.models.values()), None) if name is None else self.models.get(name)
         if found is None:
             raise self._unknown(name, self.models)
         return found
+
+    def pretrained(self, name: str | None) -> ServedModel | ServedMasked:
+        """The causal or masked language model of that name, as `model`."""
+        if name is None and not self.models:
+            name = next(iter(self.masked), None)
+        masked = None if name is None else self.masked.get(name)
+        return masked or self.model(name)
 
     def classifier(self, name: str | None) -> ServedClassifier:
         """The classifier of that name, as `model`."""
@@ -83,6 +112,7 @@ class Served:
     def threads(self) -> Mapping[str, ModelThread]:
         """The thread of each model and classifier, by name."""
         models = {name: each.thread for name, each in self.models.items()}
+        models |= {name: each.thread for name, each in self.masked.items()}
         return models | {name: each.thread for name, each in self.classifiers.items()}
 
     @property

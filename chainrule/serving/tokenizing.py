@@ -4,12 +4,15 @@ import asyncio
 from typing import Any
 
 from chainrule.serving.answers import token_text
-from chainrule.serving.completions import tokens_in
-from chainrule.serving.requests import Fields
+from chainrule.serving.completions import known_tokens
+from chainrule.serving.fields import Fields
+from chainrule.serving.kinds import Flag, Form, Ids, Text
 from chainrule.serving.served import Served
 
-TOKENIZE = ("model", "prompt", "add_special_tokens", "return_token_strs")
-DETOKENIZE = ("model", "tokens")
+TOKENIZE = Form(
+    {"model": Text(), "prompt": Text(), "add_special_tokens": Flag(), "return_token_strs": Flag()}, required=("prompt",)
+)
+DETOKENIZE = Form({"model": Text(), "tokens": Ids(least=0)}, required=("tokens",))
 
 
 async def tokenize(served: Served, fields: Fields) -> dict[str, Any]:
@@ -32,10 +35,10 @@ async def tokenize(served: Served, fields: Fields) -> dict[str, Any]:
 async def detokenize(served: Served, fields: Fields) -> dict[str, Any]:
     """The text of tokens, without special ones."""
     lm = served.model(fields.text("model")).lm
-    given = fields.raw("tokens")
-    if given == []:
+    tokens = fields.whole_numbers("tokens")
+    if not tokens:
         return {"prompt": ""}
-    return {"prompt": lm.tokenizer.decode(tokens_in(lm.model.config.vocabulary_size, given, fields, "tokens"))}
+    return {"prompt": lm.tokenizer.decode(known_tokens(tokens, lm.model.config.vocabulary_size, fields, "tokens"))}
 
 
 def tokenizer_info(served: Served, name: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Programs that speak OpenAI's API work with ours: the openai package, lm-evaluation-harness, curl."""
+"""Programs that speak OpenAI's API work with ours: the openai package, lm-evaluation-harness, llm, curl."""
 
 import json
 import shutil
@@ -235,3 +235,16 @@ def test_curl_asks_and_streams(server: Running) -> None:
     asked = ["curl", "-sN", server.url + "/v1/completions", "-H", f"Authorization: Bearer {KEY}", "-d", body]
     found = subprocess.run(asked, capture_output=True, text=True, timeout=300, check=True).stdout
     assert found.startswith('data: {"id":"cmpl-') and found.endswith("data: [DONE]\n\n")
+
+
+def test_the_llm_package_asks_and_streams(server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm = pytest.importorskip("llm")
+    settings = {"model_id": "owl", "model_name": "chat", "api_base": server.url + "/v1", "api_key_name": "owl"}
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps([settings]))
+    monkeypatch.setenv("LLM_USER_PATH", str(tmp_path))
+    model, lm = llm.get_model("owl"), server.served.models["chat"].lm
+    messages = [{"role": "system", "content": "be an owl"}, {"role": "user", "content": PROMPT}]
+    (wanted,) = lm.completions([lm.chat.tokens(messages)], Sampling(0), max_tokens=6)
+    for stream in (False, True):
+        found = model.prompt(PROMPT, system="be an owl", temperature=0, max_tokens=6, stream=stream, key=KEY)
+        assert "".join(found) == wanted.text

@@ -67,6 +67,34 @@ def test_a_task_is_prompted_as_zero_shot_and_in_context_do(server: Running, fold
         assert each["probs"] == pytest.approx(probabilities.tolist(), abs=1e-5)
 
 
+def test_several_labels_a_number_and_a_free_answer_are_said_as_such(folder: Path) -> None:
+    rows = [(text, mood, row % 5) for row, (text, mood) in enumerate(ROWS)]
+    several = [f"{text}\t{mood}|{('odd', 'even')[row % 2]}\n" for row, (text, mood, _) in enumerate(rows)]
+    (folder / "several.tsv").write_text("day\tmood\n" + "".join(several))
+    (folder / "numbers.tsv").write_text("day\tmood\n" + "".join(f"{text}\t{n}\n" for text, _, n in rows))
+    prompt = '[prompt]\ntemplate = "{day}: {label}"\n'
+    for kind, data in (("multilabel", "several"), ("regression", "numbers"), ("free", "days")):
+        text = f'kind = "{kind}"\ntrain = "{data}.tsv"\ntext = "day"\nlabel = "mood"\n'
+        (folder / f"{kind}.toml").write_text(text + prompt * (kind == "free"))
+    for kind in ("multilabel", "regression"):
+        task = Task.load(str(folder / f"{kind}.toml"))
+        chainrule.finetune(chainrule.load(folder / "owl"), task, train="head").save(folder / kind)
+    models = [str(folder / each) for each in ("owl", "multilabel", "regression")]
+    texts = [text for text, _ in ROWS[:3]]
+    with running(load_served(models, [folder / "free.toml"], None, Limits(batch=4))) as server:
+        many, number = load_classifier(folder / "multilabel"), load_classifier(folder / "regression")
+        found = server.made("/classify", model="multilabel", input=texts)
+        assert [tuple(each["labels"]) for each in found["data"]] == many.predict(texts)
+        assert found["labels"] == list(many.labels) == ["bad", "even", "good", "odd"]
+        assert found["data"][0]["probs"] == pytest.approx(many.predict_proba(texts)[0].tolist(), abs=1e-6)
+        found = server.made("/classify", model="regression", input=texts)
+        assert [each["value"] for each in found["data"]] == pytest.approx(number.predict(texts), abs=1e-5)
+        assert found["labels"] == [] and set(found["data"][0]) == {"index", "value"}
+        answers = chainrule.in_context(chainrule.load(folder / "owl"), Task.load(str(folder / "free.toml")), 2, seed=0)
+        found = server.made("/classify", model="owl", task="free", shots=2, input=texts)
+        assert [each["label"] for each in found["data"]] == answers.predict(texts)
+
+
 def test_what_cannot_be_classified_is_said(server: Running) -> None:
     for fields, status, field in (
         ({"input": [], "model": "moods"}, 400, "input"),

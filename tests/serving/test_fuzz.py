@@ -12,11 +12,11 @@ from small_server import Running, language_model, one
 
 from chainrule.serving import chat, classify, completions, embeddings, tokenizing
 
-KNOWN = {
-    "/v1/completions": completions.KNOWN,
-    "/v1/chat/completions": chat.KNOWN,
-    "/v1/embeddings": embeddings.KNOWN,
-    "/classify": classify.KNOWN,
+FORMS = {
+    "/v1/completions": completions.FORM,
+    "/v1/chat/completions": chat.FORM,
+    "/v1/embeddings": embeddings.FORM,
+    "/classify": classify.FORM,
     "/tokenize": tokenizing.TOKENIZE,
     "/detokenize": tokenizing.DETOKENIZE,
 }
@@ -49,14 +49,14 @@ def client(server: Running) -> Iterator[httpx.Client]:
 @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_body_makes_the_server_fail(client: httpx.Client, data: st.DataObject) -> None:
-    path = data.draw(st.sampled_from(sorted(KNOWN)))
+    path = data.draw(st.sampled_from(sorted(FORMS)))
     likely: dict[str, Any] = {
         "/v1/completions": {"prompt": "a", "max_tokens": 2},
         "/v1/embeddings": {"input": "a"},
         "/tokenize": {"prompt": "a"},
         "/detokenize": {"tokens": [5]},
     }.get(path, {})
-    fields = st.sampled_from(KNOWN[path]).filter(lambda name: name != "max_tokens")
+    fields = st.sampled_from(sorted(FORMS[path].fields)).filter(lambda name: name != "max_tokens")
     body = likely | data.draw(st.dictionaries(fields, VALUES, max_size=3))
     answer = client.post(path, content=json.dumps(body))  # a lone surrogate is escaped
     assert answer.status_code in (200, 400, 404), answer.text

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 import chainrule
 from chainrule.serving.app import make_app
+from chainrule.serving.safety import Rules
 from chainrule.serving.served import Served
 from chainrule.tasks.examples import Task
 
@@ -220,6 +221,18 @@ def test_a_report_is_alone_in_its_own_policy(client: TestClient) -> None:
     answer = client.get("/page/report/films")
     policy = answer.headers["content-security-policy"]
     assert "sandbox allow-scripts" in policy and "default-src 'none'" in policy and "allow-same-origin" not in policy
+
+
+def test_a_report_s_link_wants_no_key_and_opens_nothing_else(served: Served) -> None:
+    sent = {"Authorization": "Bearer secret"}
+    with TestClient(make_app(served, Rules(key="secret")), base_url=BASE) as client:
+        (report,) = client.get("/page/runs", headers=sent).json()["reports"]
+        path, _, signature = report["link"].partition("?")
+        assert path == "/page/report/films" and client.get(report["link"]).status_code == 200
+        for other in (path, f"{path}?signature=", f"{path}?{signature}0", f"/page/runs?{signature}", "/page/runs"):
+            assert client.get(other).status_code == 401
+    with TestClient(make_app(served, Rules(key="secret")), base_url=BASE) as restarted:
+        assert restarted.get(report["link"]).status_code == 401
 
 
 @pytest.mark.parametrize("name", ["..", "../films.toml", "%2e%2e/films.toml", "films/report.html", "", "/etc", "none"])

@@ -24,13 +24,19 @@ if "CHAINRULE_BROWSER" not in os.environ:
     pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'chainrule[serve]'")
     pytest.importorskip("playwright", reason="playwright is not installed: pip install playwright")
 import uvicorn
+from conftest import random_model
 from page_models import HOSTILE, PROMPT, served_in
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from chainrule.generation.sampling import Sampling, probabilities
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.serving.app import make_app
-from chainrule.serving.served import Served
+from chainrule.serving.looking import next_blank
+from chainrule.serving.model_thread import ModelThread
+from chainrule.serving.safety import Rules
+from chainrule.serving.served import Served, ServedMasked
 from chainrule.tasks.examples import Task
+from chainrule.tokens.make import byte_tokenizer
 
 # What each view shows when it is ready.
 VIEWS = {
@@ -44,8 +50,8 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium here: apt-g
 class Server:
     """The application on a free port of this machine, in a thread of its own; it can end and come back."""
 
-    def __init__(self, served: Served) -> None:
-        self.served, self.port = served, 0
+    def __init__(self, served: Served, rules: Rules = Rules()) -> None:
+        self.served, self.rules, self.port = served, rules, 0
         self.start()
 
     def start(self) -> None:
@@ -53,7 +59,7 @@ class Server:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
         self.port = listening.getsockname()[1]
-        settings = uvicorn.Config(make_app(self.served), log_level="warning", timeout_graceful_shutdown=0)
+        settings = uvicorn.Config(make_app(self.served, self.rules), log_level="warning", timeout_graceful_shutdown=0)
         self.server = uvicorn.Server(settings)
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve([listening])), daemon=True)
         self.thread.start()
@@ -343,6 +349,45 @@ def test_a_key_is_asked_for_and_sent(page: Page, opened: SimpleNamespace) -> Non
     assert sent == [None, "Bearer secret"]
     page.unroute("**/page/about")
     page.evaluate("() => sessionStorage.clear()")
+
+
+def test_with_a_key_a_report_is_shown_too(opened: SimpleNamespace) -> None:
+    server = Server(opened.server.served, Rules(key="secret"))
+    page = opened.page.context.browser.new_context().new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/#runs")
+    page.get_by_label("This server wants its API key").fill("secret")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Open the report").click()
+    expect(page.frame_locator("iframe").locator("#told")).to_have_text("ran")
+    with page.context.expect_page() as opening:
+        page.get_by_role("link", name="Open it alone").click()
+    expect(opening.value.locator("#told")).to_have_text("ran")
+    page.context.close()
+    server.stop()
+
+
+def test_a_masked_model_fills_blanks(opened: SimpleNamespace) -> None:
+    lm = MaskedLanguageModel(random_model("bert", 258, 64), byte_tokenizer(mask=True), "bert")
+    server = Server(Served({}, masked={"bert": ServedMasked("bert", lm, ModelThread("bert"))}))
+    mask = lm.tokenizer.named["mask_token"]
+    page = opened.page.context.browser.new_context().new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/")
+    expect(page.get_by_label("Prompt")).to_have_value(re.compile(re.escape(mask)))
+    expect(page.get_by_role("link", name="Chain rule")).to_have_count(0)
+    page.get_by_label("Prompt").fill(f"a {mask} d{mask}y")
+    (_, p), *_ = lm.fill(f"a {mask} d{mask}y")[0]
+    (best, *_) = next_blank(lm, f"a {mask} d{mask}y", [])["best"]
+    bars = page.locator(".bars button")
+    expect(bars.first.locator(".p")).to_have_text(f"{p:.4f}")
+    expect(page.locator(".next .equation")).to_contain_text("all other tokens that are not masked")
+    bars.first.click()
+    (second, *_) = next_blank(lm, f"a {mask} d{mask}y", [best["id"]])["best"]
+    expect(page.locator(".tokens").get_by_text(mask)).to_have_count(1)
+    expect(bars.first).to_have_attribute("aria-label", re.compile(re.escape(second["text"])))
+    bars.first.click()
+    expect(page.locator(".next .problem")).to_contain_text("all of them are filled")
+    page.context.close()
+    server.stop()
 
 
 def test_hostile_text_stays_text_in_every_view(page: Page, opened: SimpleNamespace) -> None:

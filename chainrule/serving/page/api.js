@@ -2,8 +2,6 @@
 
 let key = sessionStorage.getItem("api-key") ?? "";
 
-export const hasKey = () => key !== "";
-
 export function setKey(value) {
   key = value;
   sessionStorage.setItem("api-key", value);
@@ -75,7 +73,6 @@ async function ask(path, body, signal) {
 
 export const getJson = async (path, signal) => readJson(await ask(path, undefined, signal), signal);
 export const postJson = async (path, body, signal) => readJson(await ask(path, body, signal), signal);
-export const getText = async path => (await ask(path)).text();
 
 async function readJson(response, signal) {
   try {

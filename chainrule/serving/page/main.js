@@ -10,7 +10,7 @@ import { tasks } from "./tasks.js";
 
 const VIEWS = {
   next: { title: "Next word", make: nextWord },
-  chain: { title: "Chain rule", make: chainRule },
+  chain: { title: "Chain rule", make: chainRule, wanted: about => about.models.some(model => !model.mask) },
   tasks: { title: "Tasks", make: tasks },
   runs: { title: "Runs and reports", make: runs, wanted: about => about.runs },
   chat: { title: "Chat", make: chat, wanted: about => about.models.some(model => model.chat) },

@@ -37,7 +37,10 @@ export function nextWord(context) {
 
   const path = node => (node.parent ? [...path(node.parent), node.token] : []);
 
+  // A masked model has no next word: it fills the blanks of a text, one after the other.
   function begin() {
+    const mask = context.model.mask;
+    if (mask && !prompt.value.includes(mask)) prompt.value = `${prompt.value.trimEnd()} ${mask}.`;
     sessionStorage.setItem("prompt", prompt.value);
     root = makeNode(null, null, 0);
     go(root);
@@ -94,8 +97,9 @@ export function nextWord(context) {
     const { tokens, prompt_tokens: given } = current.position;
     fill(text, tokenList(tokens, given));
     text.scrollTop = text.scrollHeight;
-    const t = tokens.length - 1;
-    fill(position, h("i", null, "p"), "(", h("i", null, "x"), h("sub", null, t + 1), " | ⊥",
+    const t = tokens.length - 1, blank = current.position.position;
+    if (blank !== undefined) fill(position, h("i", null, "p"), "(", h("i", null, "x"), h("sub", null, blank), " | all other tokens that are not masked) = softmax(", h("i", null, "u"), h("sub", null, blank), " / τ)");
+    else fill(position, h("i", null, "p"), "(", h("i", null, "x"), h("sub", null, t + 1), " | ⊥",
       t > 0 && [", ", h("i", null, "x"), h("sub", null, 1), t > 1 && [t > 2 ? ", …, " : ", ", h("i", null, "x"), h("sub", null, t)]],
       ") = softmax(", h("i", null, "u"), h("sub", null, t), " / τ)", h("small", null, "notes 14.6, 14.7"));
     back.disabled = !current.parent;

@@ -1,6 +1,6 @@
 // Runs and reports of a folder: losses while a run trains, asked for every two seconds, and what comparisons found.
 
-import { ConnectionError, getJson, getText, hasKey, Latest, ServerError } from "./api.js";
+import { getJson, Latest } from "./api.js";
 import { lossChart, shortCount } from "./charts.js";
 import { count, fill, h, number } from "./dom.js";
 
@@ -70,31 +70,20 @@ export function runs() {
   }
 
   function drawReports(found) {
-    const now = JSON.stringify(found.map(({ name, advice }) => [name, advice]));
+    const now = JSON.stringify(found.map(({ name, link, advice }) => [name, link, advice]));
     if (now === drawnReports) return;
     drawnReports = now;
     fill(reports, found.length ? found.map(report => h("article", null,
       h("h3", null, report.name), h("p", { class: "advice" }, report.advice || "No advice could be read."),
       h("p", { class: "facts" }, [report.task, report.n && `${count(report.n)} test items`, report.model].filter(Boolean).map(fact => h("span", null, fact))),
-      h("button", { type: "button", on: { click: () => open(report.name) } }, "Open the report")))
+      h("button", { type: "button", on: { click: () => open(report) } }, "Open the report")))
       : h("p", { class: "under" }, "There is no report in this folder: chainrule compare writes one."));
   }
 
-  // A frame cannot send an API key: the report is then saved instead.
-  async function open(name) {
-    const path = `/page/report/${encodePath(name)}`;
-    if (!hasKey()) {
-      fill(frame, h("iframe", { src: path, title: `Report ${name}`, sandbox: "allow-scripts" }), h("a", { href: path, target: "_blank", rel: "noopener" }, "Open it alone"));
-      frame.scrollIntoView({ block: "start" });
-      return;
-    }
-    try {
-      const url = URL.createObjectURL(new Blob([await getText(path)], { type: "application/octet-stream" }));
-      h("a", { href: url, download: `${name.split("/").at(-1)}.html` }).click();
-    } catch (error) {
-      if (!(error instanceof ServerError || error instanceof ConnectionError)) throw error;
-      fill(problem, error.message);
-    }
+  // A frame and a new tab can send no API key: the server signs the link where there is one.
+  function open({ name, link }) {
+    fill(frame, h("iframe", { src: link, title: `Report ${name}`, sandbox: "allow-scripts" }), h("a", { href: link, target: "_blank", rel: "noopener" }, "Open it alone"));
+    frame.scrollIntoView({ block: "start" });
   }
 
   const head = ["run", "step", "tokens", "loss", "validation", "tokens/s", ""];
