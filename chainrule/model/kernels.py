@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from chainrule.model.native import training
+
 BLOCK = 64  # queries at once: scores above the diagonal blocks are never computed
 LOGITS_AT_ONCE = 2**20  # widened to float32 at once: they stay in the processor's cache
 
@@ -60,7 +62,13 @@ class RMSNorm(torch.autograd.Function):
     """x / √(mean(x²) + ε) · weight over the last dimension; the mean is taken in float32 or wider."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, compiled: bool) -> Tensor:
+        ctx.compiled = compiled
+        if compiled:
+            x = x.contiguous()
+            normal, scale = training.rms_norm(x, weight, epsilon)
+            ctx.save_for_backward(x, weight, scale)
+            return normal
         wide = torch.promote_types(x.dtype, torch.float32)
         square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
         scale = (square / x.shape[-1]).add_(epsilon).rsqrt_().to(x.dtype)  # (…, 1)
@@ -69,13 +77,15 @@ class RMSNorm(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
+        if ctx.compiled:
+            return *training.rms_norm_gradient(x, weight, scale, gradient), None, None
         product = (gradient * x).flatten(0, -2)  # (…, D)
         d_weight = scale.flatten() @ product
         along = (product @ weight).view_as(scale) * scale**3 / x.shape[-1]
         d_x = (gradient * weight).mul_(scale).addcmul_(x, along, value=-1)
-        return d_x, d_weight, None
+        return d_x, d_weight, None, None
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -86,6 +96,10 @@ class LinearCrossEntropy(torch.autograd.Function):
         logits = features @ weight.T  # (N, V)
         wide = torch.promote_types(logits.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide)
+        if any(ctx.needs_input_grad) and training.usable(logits):
+            loss = training.cross_entropy(logits, targets, 1 / len(targets)).sum()
+            ctx.save_for_backward(features, weight, logits)
+            return loss / len(targets)
         for part, target in zip(
             *(x.split(max(1, LOGITS_AT_ONCE // len(weight))) for x in (logits, targets)), strict=True
         ):
@@ -133,7 +147,9 @@ def masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) ->
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """x / √(mean(x²) + ε) · weight over the last dimension."""
-    normal: Tensor = RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+    learning = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    compiled = learning and training.usable(x)
+    normal: Tensor = RMSNorm.apply(x, weight, epsilon, compiled)  # type: ignore[no-untyped-call]
     return normal
 
 

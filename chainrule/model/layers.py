@@ -17,7 +17,7 @@ from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config
 from chainrule.model.kernels import plain_cpu, rms_norm
 from chainrule.model.linear import Linear
-from chainrule.model.native import operations
+from chainrule.model.native import operations, training
 from chainrule.model.native.products import multiply, usable
 from chainrule.model.packed import Packing
 from chainrule.model.rotary import rotate
@@ -68,6 +68,10 @@ class Norm(nn.Module):
             return self._normalised(x.to(wide), self.offset + self.weight.to(wide)).to(x.dtype)
         return self._normalised(x, self.weight.to(x.dtype))
 
+    def gain(self) -> Tensor:
+        """What normalised values are multiplied by, in float32."""
+        return self.weight.float() + self.offset if self.offset else self.weight.float()
+
     def _normalised(self, x: Tensor, gain: Tensor) -> Tensor:
         if self.layer:
             bias = None if self.bias is None else self.bias.to(x.dtype)
@@ -99,7 +103,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: AttentionContext, cache: Cache | None, layer: int) -> Tensor:
         """(B, T, D) to (B, T, D), or (B, N, D) at the context's output positions."""
         B, T, _ = x.shape
-        query, key, value = self.query_key_value(x).split(self.parts, dim=-1)  # (B, T, H K), (B, T, G K) twice
+        projected = self.query_key_value(x)
+        if cache is None and self._in_one_function(projected, context):
+            return self.output(self._mixed(projected, context))
+        query, key, value = projected.split(self.parts, dim=-1)  # (B, T, H K), (B, T, G K) twice
         if not self.norm_by_head:
             query, key = self._normalised(query, key)
         query, key, value = (part.view(B, T, -1, self.head_width) for part in (query, key, value))
@@ -117,6 +124,35 @@ class Attention(nn.Module):
             key, value = cache.extend(layer, key, value)  # (B, G, S, K)
         mixed = attend(query, key, value, context.pattern, context.mask, self.cap)
         return self.output(mixed.transpose(1, 2).flatten(2))
+
+    def _in_one_function(self, projected: Tensor, context: AttentionContext) -> bool:
+        """Whether a compiled function computes all between the linear maps: in training on a CPU, with a causal pattern
+        and no mask. It gives a thread whole sequences' heads."""
+        plain = context.pattern == "causal" and context.mask is None and context.output_positions is None
+        norm = self.query_norm is None or (self.norm_by_head and not self.query_norm.layer)
+        rotation, (B, T, _) = context.rotation, projected.shape
+        return (
+            plain
+            and norm
+            and self.cap is None
+            and self.training
+            and projected.requires_grad
+            and plain_cpu(projected)
+            and training.usable(projected)
+            and T <= training.MOST_POSITIONS
+            and self.head_width <= training.WIDEST_HEAD
+            and (rotation is None or len(rotation[0]) == 1)
+            and B * self.parts[1] // self.head_width >= torch.get_num_threads()
+        )
+
+    def _mixed(self, projected: Tensor, context: AttentionContext) -> Tensor:
+        """(B, T, (H + 2 G) K) to (B, T, H K) by that function."""
+        K, gains, epsilon = self.head_width, None, 0.0
+        if self.query_norm is not None and self.key_norm is not None:
+            gains, epsilon = (self.query_norm.gain(), self.key_norm.gain()), self.query_norm.epsilon
+        scale = K**-0.5 * (self.query_factor or 1.0)
+        heads = training.Heads(self.parts[0] // K, self.parts[1] // K, K, scale, epsilon)
+        return training.causal_attention(projected, gains, context.rotation, heads)
 
     def _normalised(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         if self.query_norm is None or self.key_norm is None:
@@ -140,6 +176,15 @@ class MLP(nn.Module):
         up = self.up(x)
         if self.gated and usable(up):
             return self.down(operations.gate(up, self.activation_name))
+        if (
+            self.gated
+            and self.activation is F.silu
+            and self.training
+            and up.requires_grad
+            and plain_cpu(up)
+            and training.usable(up)
+        ):
+            return self.down(training.swiglu(up))
         gate, up = up.chunk(2, dim=-1) if self.gated else (up, None)
         hidden = self.activation(gate)
         return self.down(hidden if up is None else hidden * up)
@@ -179,8 +224,30 @@ class Block(nn.Module):
             return self._sum(h, self.mlp_norm(self.mlp(h)))
         attended = self.attention(self.attention_norm(x), context, cache, layer)
         h = self._sum(kept, attended if self.attention_output_norm is None else self.attention_output_norm(attended))
+        if self._mlp_in_one_function(h):
+            gain, up, down = self.mlp_norm.gain(), self.mlp.up.weight, self.mlp.down.weight
+            return training.gated_mlp(h, gain, up, down, self.mlp_norm.epsilon)
         added = self.mlp(self.mlp_norm(kept if self.residual == "parallel" else h))
         return self._sum(h, added if self.mlp_output_norm is None else self.mlp_output_norm(added))
+
+    def _mlp_in_one_function(self, h: Tensor) -> bool:
+        """Whether a compiled function computes the second half of the block: in training on a CPU, where all weights
+        fit into its cache."""
+        mlp = self.mlp
+        return (
+            self.residual == "pre"
+            and self.factor == 1
+            and not self.mlp_norm.layer
+            and mlp.gated
+            and mlp.activation is F.silu
+            and type(mlp.up) is type(mlp.down) is Linear
+            and mlp.up.bias is mlp.down.bias is None
+            and self.training
+            and h.requires_grad
+            and plain_cpu(h)
+            and training.usable(h)
+            and training.small_mlp(mlp.up.weight, mlp.down.weight)
+        )
 
     def _sum(self, stream: Tensor, branch: Tensor) -> Tensor:
         return stream + (branch if self.factor == 1 else branch * self.factor)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.model.formats.sharded_file import Part, Parts
+from chainrule.model.native import training
 from chainrule.training.sharding import local, own_rows
 
 
@@ -53,6 +54,8 @@ class Matrix:
 
 def orthogonal(matrices: Tensor) -> Tensor:
     """(N, r, c) to matrices with the same singular vectors and singular values near 1: five Newton-Schulz steps."""
+    if training.usable(matrices) and matrices.shape[1] * matrices.shape[2] <= training.SMALL_MATRIX:
+        return training.orthogonal(matrices)
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = x @ x.mT  # (N, r, r)

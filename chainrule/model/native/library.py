@@ -1,4 +1,4 @@
-"""Compiles transformer.cpp for this processor when it is first needed, and loads it. Knows a compiler, no model.
+"""Compiles the C++ sources beside it for this processor when they are first needed. Knows a compiler, no model.
 
 The compiled file is kept in the user's cache folder under a hash of the source, the compiler, the processor and the
 version of torch, so that it is made once. That a compiler rejects the source is kept under the same hash; any other
@@ -16,13 +16,14 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
-_SOURCE = Path(__file__).with_name("transformer.cpp")
-_INCLUDED = Path(__file__).with_name("attention.h")
+_FOLDER = Path(__file__).parent
 _SECONDS = 120  # at most, for the compiler
 # An error in the source, in the options, or of an assembler that is too old. None of these goes away by itself, as a
 # compiler that was killed, or that found no memory or a full disk.
@@ -68,14 +69,52 @@ class AttentionCall(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled functions, or None where they cannot be had."""
+    """The compiled functions of transformer.cpp, for inference, or None where they cannot be had."""
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    return _loaded(
+        "transformer.cpp",
+        {
+            "linear": (pointer, pointer, number, pointer, number),
+            "widen": (pointer, pointer, number),
+            "forward": (pointer, pointer, pointer, pointer, number),
+            "attend": (pointer, number),
+            "norm": (pointer, number, pointer, pointer, number, number, number),
+            "gate": (number, number, pointer, pointer, number, number, number),
+            "rotate": (number, pointer, number, *(pointer,) * 3, *(number,) * 6),
+        },
+    )
+
+
+@cache
+def training_library() -> ctypes.CDLL | None:
+    """The compiled functions of training.cpp, or None where they cannot be had."""
+    pointer, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+    return _loaded(
+        "training.cpp",
+        {
+            "attention": (pointer, number),
+            "attention_gradient": (pointer, pointer, number),
+            "mlp": (pointer, number),
+            "mlp_gradient": (pointer, pointer, number),
+            "rms_norm": (pointer, pointer, real, number, number, pointer, pointer, number),
+            "rms_norm_gradient": (*(pointer,) * 4, number, number, pointer, pointer, number),
+            "swiglu": (pointer, number, number, pointer, number),
+            "swiglu_gradient": (pointer, pointer, number, number, pointer, number),
+            "cross_entropy": (pointer, pointer, number, number, real, pointer, number),
+            "orthogonal": (pointer, number, number, number, number),
+        },
+    )
+
+
+def _loaded(source: str, functions: Mapping[str, Sequence[Any]]) -> ctypes.CDLL | None:
+    """The library of a source, compiled unless it is kept; `functions` are the types of their arguments."""
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     if os.environ.get("CHAINRULE_NATIVE") == "0" or compiler is None or sys.platform == "win32":
         return None
     openmp = _openmp()
-    command = [compiler, "-std=c++17", "-O2", *_processor_flags(), "-fPIC", "-shared", "-w"]
-    source = _SOURCE.read_bytes() + _INCLUDED.read_bytes()
-    made_for = (source, command, openmp, torch.__version__, _identity(compiler), _processor())
+    command = [compiler, "-std=c++17", "-O2", "-fno-math-errno", *_processor_flags(), "-fPIC", "-shared", "-w"]
+    sources = [(_FOLDER / name).read_bytes() for name in (source, "attention.h", "vectors.h")]
+    made_for = (sources, command, openmp, torch.__version__, _identity(compiler), _processor())
     key = hashlib.sha256(repr(made_for).encode())
     try:
         folder = _cache_folder()
@@ -84,10 +123,16 @@ def library() -> ctypes.CDLL | None:
         if not path.exists():
             if path.with_suffix(".failed").exists():
                 return None
-            _compile(command, openmp, path)
-        return _declared(ctypes.CDLL(str(path))) if path.exists() else None
+            _compile([*command, str(_FOLDER / source)], openmp, path)
+        if not path.exists():
+            return None
+        compiled = ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError, RuntimeError):
         return None  # a folder that cannot be written, a compiler that does not end, a user without a home
+    for name, types in functions.items():
+        function = getattr(compiled, f"chainrule_{name}")
+        function.argtypes, function.restype = types, None
+    return compiled
 
 
 def _compile(command: list[str], openmp: str | None, path: Path) -> None:
@@ -98,11 +143,11 @@ def _compile(command: list[str], openmp: str | None, path: Path) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=".tmp")
     os.close(handle)
     beside = Path(name)
-    whole = [*command, str(_SOURCE), "-o", str(beside)]
+    whole = [*command, "-o", str(beside)]
     try:
         done = subprocess.CompletedProcess[str](whole, 1)
         if openmp is not None:  # linked to the library that torch has loaded: two would have two pools of threads
-            parallel = [*command[:-1], "-w", "-fopenmp", str(_SOURCE), openmp, "-o", str(beside)]
+            parallel = [*command, "-fopenmp", openmp, "-o", str(beside)]
             done = subprocess.run(parallel, capture_output=True, text=True, timeout=_SECONDS)
         if done.returncode:
             done = subprocess.run(whole, capture_output=True, text=True, timeout=_SECONDS)
@@ -135,22 +180,6 @@ def _runs(process: int) -> bool:
 def _host() -> str:
     """This machine's name without dots: several may share a home."""
     return socket.gethostname().replace(".", "-")
-
-
-def _declared(compiled: ctypes.CDLL) -> ctypes.CDLL:
-    pointer, number = ctypes.c_void_p, ctypes.c_int64
-    compiled.chainrule_linear.argtypes = (pointer, pointer, number, pointer, number)
-    compiled.chainrule_widen.argtypes = (pointer, pointer, number)
-    compiled.chainrule_forward.argtypes = (pointer, pointer, pointer, pointer, number)
-    compiled.chainrule_attend.argtypes = (pointer, number)
-    compiled.chainrule_norm.argtypes = (pointer, number, pointer, pointer, number, number, number)
-    compiled.chainrule_gate.argtypes = (number, number, pointer, pointer, number, number, number)
-    compiled.chainrule_rotate.argtypes = (
-        number, pointer, number, pointer, pointer, pointer, number, number, number, number, number, number,
-    )  # fmt: skip
-    for name in ("linear", "widen", "forward", "attend", "norm", "gate", "rotate"):
-        getattr(compiled, f"chainrule_{name}").restype = None
-    return compiled
 
 
 def _cache_folder() -> Path:

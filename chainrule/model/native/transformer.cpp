@@ -7,65 +7,21 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <memory>
 #include <type_traits>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "vectors.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int V = 16;  // floats of a register
-#elif defined(__AVX2__)
-constexpr int V = 8;
-#else
-constexpr int V = 4;
-#endif
 constexpr int BLOCK = 32;          // values that share a scale in quantised weights
 constexpr int VECTORS = BLOCK / V;  // registers of a block
 constexpr int ROWS = 4, OUTPUTS = V == 16 ? 4 : 2;  // of a tile whose sums fit the registers
 constexpr long PANEL = 32;         // outputs whose weights are widened at once where there are many rows
 constexpr long MLP_ROWS = 256;     // rows whose hidden activations are kept at once
 
-typedef float Floats __attribute__((vector_size(4 * V)));
-typedef int32_t Ints __attribute__((vector_size(4 * V)));
 typedef uint16_t Halves __attribute__((vector_size(2 * V)));
 typedef int8_t Bytes __attribute__((vector_size(V)));
 typedef uint8_t Nibbles __attribute__((vector_size(V)));
-typedef float Four __attribute__((vector_size(16)));
-
-template <class T>
-inline T load(const void* from) {
-    T value;
-    std::memcpy(&value, from, sizeof value);
-    return value;
-}
-
-// Memory for floats that is kept for the next call, at the beginning of a cache line: a load across two takes twice as long.
-class Memory {
-public:
-    float* floats(long count) {
-        if (count > room) {
-            room = count;
-            kept.reset(new float[count + 16]);
-        }
-        uintptr_t address = reinterpret_cast<uintptr_t>(kept.get());
-        return reinterpret_cast<float*>((address + 63) / 64 * 64);
-    }
-
-private:
-    long room = -1;
-    std::unique_ptr<float[]> kept;
-};
-
-inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
 inline float widen_half(uint16_t half) {
 #if defined(__F16C__)
@@ -198,29 +154,11 @@ struct Q4_1 {
 };
 
 // The sums of four registers' lanes.
-inline Four fold(Floats x) {
-#if defined(__AVX512F__)
-    typedef float Eight __attribute__((vector_size(32)));
-    Eight half = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
-                 __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-    return __builtin_shufflevector(half, half, 0, 1, 2, 3) + __builtin_shufflevector(half, half, 4, 5, 6, 7);
-#elif defined(__AVX2__)
-    return __builtin_shufflevector(x, x, 0, 1, 2, 3) + __builtin_shufflevector(x, x, 4, 5, 6, 7);
-#else
-    return x;
-#endif
-}
-
 inline Four sums(Floats x0, Floats x1, Floats x2, Floats x3) {
     Four a = fold(x0), b = fold(x1), c = fold(x2), d = fold(x3);
     Four ab = __builtin_shufflevector(a, b, 0, 4, 2, 6) + __builtin_shufflevector(a, b, 1, 5, 3, 7);
     Four cd = __builtin_shufflevector(c, d, 0, 4, 2, 6) + __builtin_shufflevector(c, d, 1, 5, 3, 7);
     return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
-}
-
-inline float sum(Floats x) {
-    Four four = fold(x);
-    return (four[0] + four[1]) + (four[2] + four[3]);
 }
 
 // Products of O rows of weights and R rows of activations: result[r][o].
@@ -449,24 +387,6 @@ struct Share {
 Share share(long count, int thread, int threads, long unit = 1) {
     long units = (count + unit - 1) / unit;
     return {std::min(units * thread / threads * unit, count), std::min(units * (thread + 1) / threads * unit, count)};
-}
-
-inline Floats exponential(Floats x) {  // e^x within 2 units of the last place, 0 below -87
-    Ints dead = x < -87.0f;
-    x = x < -87.0f ? Floats{} - 87.0f : x;
-    x = x > 88.0f ? Floats{} + 88.0f : x;
-    Floats shifted = x * 1.44269504f + 12582912.0f;  // rounds to the nearest whole number
-    Ints power = (Ints)shifted - 0x4b400000;
-    Floats n = shifted - 12582912.0f;
-    x = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Floats y = x * 1.9875691500e-4f + 1.3981999507e-3f;
-    y = y * x + 8.3334519073e-3f;
-    y = y * x + 4.1665795894e-2f;
-    y = y * x + 1.6666665459e-1f;
-    y = y * x + 5.0000001201e-1f;
-    y = y * x * x + x + 1.0f;
-    Floats value = (Floats)((Ints)y + (power << 23));
-    return (Floats)((Ints)value & ~dead);
 }
 
 void activate(float* gate, const float* up, long count, int64_t kind) {
