@@ -39,6 +39,7 @@ def finetune(
     by: Literal["head", "words"] = "head",
     train: Literal["full", "lora", "head"] = "full",
     rank: int | None = None,
+    quantize: Literal["none", "auto", "int8", "int4"] = "none",
     chat: bool = False,
     show: int = 0,
     labels: int | None = None,
@@ -69,6 +70,7 @@ def finetune(
         by: Learn a linear head, or to answer the task's prompt with the right label word.
         train: Train the whole model, or adapters, or a head alone.
         rank: Rank of the adapters of --train lora (default 16).
+        quantize: With --train lora, keep the model in 8 or 4 bits; auto keeps those of its file.
         labels: Learn from N training examples (default all).
         chat: Write the prompt with the model's chat template.
         epochs: Epochs for full and lora (default 3, at least 100 steps; without a head 96 texts and 2 epochs).
@@ -95,12 +97,17 @@ def finetune(
     check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_at_least(0, show=show)
     check_seed(seed)
+    if quantize != "none" and train != "lora":
+        raise OptionError(
+            f"--quantize: wanted --train lora beside it, as quantised weights stay as they are, got {train}; add it, or"
+            " leave --quantize out"
+        )
     if train == "head":
         _refuse_what_a_head_lacks(epochs, learning_rate, dtype)
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
-            lm = load(model, device=device, dtype="float32", bos=bos)
+            lm = load(model, device=device, dtype="float32", bos=bos, quantize=quantize)
             if by == "head" and read.kind != "free":
                 # test rows that would be refused in the end are refused before anything is trained
                 form = form_of(read, lm.model, lm.tokenizer)

@@ -89,7 +89,8 @@ def open_finetuning(
     parallel: ParallelOptions = ParallelOptions(),
 ) -> "Finetuning | LanguageFinetuning":
     """The finetuning of these options, to be made step by step; parameters and errors as of `finetune`."""
-    refuse_quantised(lm.model, "finetune")
+    if options.train != "lora":
+        refuse_quantised(lm.model, "finetune")
     if options.by == "words" and task.kind != "classification":
         raise OptionError(
             f"--by: wanted head, as a task of kind {task.kind!r} has no label words, got words; leave it out"
@@ -220,7 +221,7 @@ class Finetuning:
         """What is saved in place of the model; None for one that no file holds."""
         if self.lm.path is None:
             return None
-        base = Base(self.lm.model, self.lm.family, self.lm.path)
+        base = Base(self.lm.model, self.lm.family, self.lm.path, self.lm.quantize)
         bare = without_output(self.lm.model)
         problem = self.problem
         return classifier_adapter(

@@ -12,6 +12,7 @@ import torch
 
 from chainrule import machine
 from chainrule.language_model import Pretrained
+from chainrule.model.quantised import blocks_of
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples
@@ -19,7 +20,11 @@ from chainrule.tasks.examples import Examples
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_NEWER = {"by": "head", "chat": False}  # options that earlier versions lacked, at their defaults: not recorded
+_NEWER = {
+    "by": "head",
+    "chat": False,
+    "quantize": "none",
+}  # options that earlier versions lacked, at their defaults: not recorded
 
 
 @dataclass(frozen=True)
@@ -51,10 +56,11 @@ def asked_of(lm: Pretrained, reads: Any, examples: Examples, options: "Dataclass
     content = json.dumps([*reads, [dict(row) for row in examples.rows], list(examples.labels)])
     asked["examples"] = hashlib.sha256(content.encode()).hexdigest()
     model = hashlib.sha256(lm.tokenizer.hash.encode())
-    for name, parameter in lm.model.named_parameters():
+    for name, parameter in (*lm.model.named_parameters(), *blocks_of(lm.model)):
         model.update(name.encode())
         model.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     asked["model"] = model.hexdigest()
+    asked["quantize"] = lm.quantize
     return {name: value for name, value in asked.items() if value is not None and value != _NEWER.get(name)}
 
 

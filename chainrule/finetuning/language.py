@@ -173,7 +173,7 @@ class LanguageFinetuning:
             predictor.end_answers(self._longest, one_line=self._one_line)
         if isinstance(trained, LowRankMatrices) and lm.path is not None:
             predictor.adapter = language_adapter(
-                Base(lm.model, lm.family, lm.path), trained.adapters, trained.rank, ALPHA
+                Base(lm.model, lm.family, lm.path, lm.quantize), trained.adapters, trained.rank, ALPHA
             )
         return predictor
 

@@ -64,7 +64,8 @@ def load_served(
         found_tasks[path.stem] = Task.load(str(path))
     lms: dict[str, LanguageModel] = {}
     classifiers: dict[str, Classifier] = {}
-    in_memory: dict[Path, LanguageModel] = {}  # by their directories: an adapter's base is loaded once
+    # By their directories, and how they are quantised: an adapter's base is loaded once.
+    in_memory: dict[tuple[Path, Quantize], LanguageModel] = {}
     for name, path_ in paths.items():
         if _is_classifier(path_):
             classifiers[name] = load_classifier(path_, device=device, dtype=dtype)
@@ -92,18 +93,25 @@ def _is_classifier(path: str) -> bool:
 
 
 def _language_model(
-    path: str, in_memory: dict[Path, LanguageModel], device: str, dtype: str, bos: str | None, quantize: Quantize
+    path: str,
+    in_memory: dict[tuple[Path, Quantize], LanguageModel],
+    device: str,
+    dtype: str,
+    bos: str | None,
+    quantize: Quantize,
 ) -> LanguageModel:
     """The language model of a path; an adapter beside its base, which `in_memory` has or gets."""
     directory = model_directory(path).resolve()
     if not is_adapter(directory):
-        if directory not in in_memory:
+        key = directory, quantize
+        if key not in in_memory:
             lm = load(path, device=device, dtype=dtype, bos=bos, quantize=quantize)
-            in_memory[directory] = require_causal(lm, "serve", "serve a classifier of it")
-        return in_memory[directory]
+            in_memory[key] = require_causal(lm, "serve", "serve a classifier of it")
+        return in_memory[key]
     adapter = read_adapter(directory)
     base_path = base_directory(directory, adapter)
-    base = _language_model(str(base_path), in_memory, device, dtype, bos, quantize)
+    kept: Quantize = adapter.quantized if adapter.quantized in ("auto", "int8", "int4") else quantize  # type: ignore[assignment]
+    base = _language_model(str(base_path), in_memory, device, dtype, bos, kept)
     model = load_beside(directory, adapter, base.model, base.family)
     tokenizer = load_tokenizer(directory, bos) if (directory / "tokenizer.json").is_file() else base.tokenizer
     return LanguageModel(model, tokenizer, base.family, base.stop_tokens, base.generation)

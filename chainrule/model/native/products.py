@@ -4,6 +4,7 @@ Shapes: N rows of activations, I inputs, O outputs.
 """
 
 import ctypes
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,16 @@ def multiply(
         if described is not None:
             return _few(x, described)
     bias = None if bias is None else bias.to(x.dtype)
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    smaller = kind is not None or weight.element_size() < x.element_size()
+    if smaller and not trained and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        product: Tensor = _FrozenProduct.apply(x, weight, bias, kind)  # type: ignore[no-untyped-call]
+        return product
+    return _widened_product(x, weight, bias, kind)
+
+
+def _widened_product(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str | None) -> Tensor:
+    """x · weightᵀ + bias, the weights being widened to the precision of x first."""
     if kind is None:
         return F.linear(x, weight.to(x.dtype), bias)
     if len(weight) <= OUTPUTS_AT_ONCE:
@@ -62,6 +73,30 @@ def multiply(
     parts = [F.linear(x, widened(part, kind).to(x.dtype)) for part in weight.split(OUTPUTS_AT_ONCE)]
     outputs = torch.cat(parts, dim=-1)
     return outputs if bias is None else outputs + bias
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """The product with weights that are not trained and take less memory than in the precision of x. They are widened
+    for the product, and again for the gradient with respect to x, so that no layer's wide copy is kept between."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kind: str | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.kind = kind
+        return _widened_product(x, weight, bias, kind)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        rows, total = gradient.flatten(0, -2), None
+        start = 0
+        for part in weight.split(OUTPUTS_AT_ONCE):
+            wide = (part if ctx.kind is None else widened(part, ctx.kind)).to(rows.dtype)
+            columns = rows[:, start : start + len(part)]
+            total = columns @ wide if total is None else total.addmm_(columns, wide)
+            start += len(part)
+        assert total is not None, "a layer has outputs"
+        return total.unflatten(0, gradient.shape[:-1]), None, None, None
 
 
 def _few(x: Tensor, described: Matrix) -> Tensor:
