@@ -6,6 +6,7 @@ Shapes: N examples, C classes, D width.
 import dataclasses
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from chainrule.corpus.batches import share
 from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
+from chainrule.finetuning.fits import Memory
 from chainrule.finetuning.folder import Decided, asked_of, decide, dtype_name, open_folder
-from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, recipe
+from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, numbers_trained, recipe, summary_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
 from chainrule.finetuning.options import VALIDATED, By, Train
@@ -248,12 +250,15 @@ class Finetuning:
                 "--shard on: wanted --train full beside it, got lora, whose frozen model every process holds whole;"
                 " take --shard off"
             )
+        memory = Memory(options, bare, len(validation) > 0, self._processes)
+        documents = [*train.documents, *validation.documents]
         if options.train == "lora":
             make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
             check_rank(options.rank, bare)
             trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
         else:
-            make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])
+            memory.check_copies(numbers_trained(bare, documents))
+            make, trained = recipe, AllWeights(bare, documents)
         made = make(
             len(train),
             bare.config.width,
@@ -264,6 +269,11 @@ class Finetuning:
         # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
         converted = dtype if options.train == "full" else None
         computing = Computing(machine.tokens_at_once("finetuning", bare.device, converted), bare.device)
+        transformer = trained.transformer
+        transformer.compute_dtype = dtype
+        memory.check_steps(
+            transformer, partial(summary_of, transformer), computing.tokens_at_once, max(map(len, documents))
+        )
         return ClassifierTraining(
             trained,
             self._solved(examples).times(1 / self.problem.unit),

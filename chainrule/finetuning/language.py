@@ -17,6 +17,7 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import OptionError
 from chainrule.finetuning.answers import answer_spans
+from chainrule.finetuning.fits import Memory
 from chainrule.finetuning.folder import asked_of, decide, dtype_name, open_folder
 from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
 from chainrule.finetuning.lora import check_rank, require_file
@@ -37,7 +38,7 @@ from chainrule.training.checkpoints import newest_checkpoint
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.objectives import Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
-from chainrule.training.spans import Span
+from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch
 from chainrule.training.trainer import Progress, Saving, Trainer, Validating
 from chainrule.training.words import LabelWords
 
@@ -113,6 +114,9 @@ class LanguageFinetuning:
         self.batch_size = 0
         self._trainer: Trainer | None = None
         if not self.finished:
+            self._memory = Memory(options, lm.model, len(examples) >= VALIDATED)
+            if options.train == "full":
+                self._memory.check_copies(sum(parameter.numel() for parameter in lm.model.parameters()))
             self._trained: Trained = self._what_is_trained()
             self._trained.transformer.compute_dtype = decided.precision
             self._trainer = self._prepare(examples, decided.precision)
@@ -194,6 +198,9 @@ class LanguageFinetuning:
         recipe = self._recipe(len(objective.texts))
         self.batch_size = recipe.batch_size
         transformer = self._trained.transformer
+        at_once = machine.tokens_at_once("finetuning", transformer.device, dtype)
+        longest = max(objective.longest, min(at_once, LONGEST_ROW) if transformer.config.causal else 0)  # packed
+        self._memory.check_steps(transformer, partial(packed_loss, transformer), at_once, longest)
         names = {parameter: name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
         schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
         folder = None if self.out is None else self.out / "training"
@@ -251,6 +258,13 @@ class LanguageFinetuning:
             seed=self.options.seed,
         )
         return objective, partial(objective.validate, model, others) if others else None
+
+
+def packed_loss(transformer: Transformer, length: int) -> Tensor:
+    """A loss of sequences of so many tokens together, whichever they are: two where the model is causal."""
+    half = length // 2 if transformer.config.causal else 0
+    spans = [Span([token] * size, [size - 1], [0]) for token, size in ((0, half), (1, length - half)) if size]
+    return SpanBatch(spans, transformer.config.causal, transformer.device).mean_loss(transformer)
 
 
 def marked(tokenizer: Tokenizer, span: Span, causal: bool) -> str:

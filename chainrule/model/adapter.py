@@ -46,6 +46,11 @@ class AdaptedLinear(nn.Module):
         self.adapters = nn.ModuleDict({str(index): adapters[index] for index in sorted(adapters)})
         self._converted: tuple[Tensor, Tensor] | None = None  # the frozen weight, and that in another precision
 
+    @property
+    def converted(self) -> Tensor | None:
+        """The frozen weights in another precision, where they were used in it."""
+        return None if self._converted is None else self._converted[1]
+
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, sum of the parts)."""
         outputs = self._frozen(x).flatten(0, -2)

@@ -28,6 +28,11 @@ class Answers:
     device: torch.device
     seed: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(len(text.tokens) for text in self.texts)
+
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[SpanBatch]:
         return self._packed(self.texts, rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world))
 

@@ -53,6 +53,11 @@ class LabelWords:
     seed: int
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text, with all its label words."""
+        return max(self._sizes)
+
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[WordBatch]:
         rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
         return self._micro_batches(self.texts, rows, self._sizes)
