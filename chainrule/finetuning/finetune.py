@@ -16,6 +16,7 @@ import torch
 from chainrule import machine
 from chainrule.corpus.batches import share
 from chainrule.errors import DataError, OptionError
+from chainrule.finetuning import lora
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
 from chainrule.finetuning.fits import Memory
@@ -136,7 +137,8 @@ class Finetuning:
         pairs = self.form.pair
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer, pairs=pairs)
         examples = task.subset(options.labels, options.seed)
-        together = len(examples) if options.train == "head" else min(len(examples), BATCH_SIZE)
+        batches = {"head": len(examples), "full": BATCH_SIZE, "lora": lora.BATCH_SIZE}
+        together = min(len(examples), batches[options.train])
         if together < processes.world:
             raise OptionError(
                 f"finetune: wanted an example for each of {processes.world} processes, got {together} at a time;"
