@@ -68,7 +68,9 @@ def test_with_b_of_zeros_it_is_the_quantised_base_to_the_bit(family: str, to: st
     model = quantised(family, to)
     matrices = LowRankMatrices(model, adapter_parts(model, family), 4, seed=0)
     assert is_quantised(matrices.transformer) and len(adapters_of(matrices.transformer)) == 4 * model.config.layers
-    assert torch.equal(matrices.transformer(TOKENS), model(TOKENS))
+    with torch.no_grad():
+        assert torch.equal(matrices.transformer(TOKENS), model(TOKENS))
+    torch.testing.assert_close(matrices.transformer(TOKENS), model(TOKENS), rtol=1e-4, atol=1e-4)  # as it is trained
     for layer in model.modules():
         if isinstance(layer, QuantisedLinear):
             assert any(layer is other for other in matrices.transformer.modules()), "the blocks are in memory once"

@@ -4,6 +4,7 @@ Shapes: N rows of activations, I inputs, O outputs.
 """
 
 import ctypes
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from chainrule.model.native.library import Matrix, library
 
 FEW = 32  # rows: with more, the products of torch are as fast
 OUTPUTS_AT_ONCE = 2**12  # rows of weights widened at once for more activations
+TRAINING_OUTPUTS_AT_ONCE = 2**9  # the same where activations are kept for a backward pass
 _NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -77,26 +79,38 @@ def _widened_product(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str |
 
 class _FrozenProduct(torch.autograd.Function):
     """The product with weights that are not trained and take less memory than in the precision of x. They are widened
-    for the product, and again for the gradient with respect to x, so that no layer's wide copy is kept between."""
+    for the product, and again for the gradient with respect to x, so that no layer's wide copy is kept between.
+
+    Some rows of weights at a time, always as many: among the activations that are kept, larger temporary blocks would
+    leave gaps that nothing later fits into.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kind: str | None) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.kind = kind
-        return _widened_product(x, weight, bias, kind)
+        outputs = x.new_empty(x[..., 0].numel(), len(weight))
+        for columns, wide in _wide_parts(outputs, weight, kind):
+            torch.mm(x.flatten(0, -2), wide.T, out=columns)
+        if bias is not None:
+            outputs += bias
+        return outputs.unflatten(0, x.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (weight,) = ctx.saved_tensors
-        rows, total = gradient.flatten(0, -2), None
-        start = 0
-        for part in weight.split(OUTPUTS_AT_ONCE):
-            wide = (part if ctx.kind is None else widened(part, ctx.kind)).to(rows.dtype)
-            columns = rows[:, start : start + len(part)]
+        total: Tensor | None = None
+        for columns, wide in _wide_parts(gradient.flatten(0, -2), weight, ctx.kind):
             total = columns @ wide if total is None else total.addmm_(columns, wide)
-            start += len(part)
         assert total is not None, "a layer has outputs"
         return total.unflatten(0, gradient.shape[:-1]), None, None, None
+
+
+def _wide_parts(outputs: Tensor, weight: Tensor, kind: str | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some columns of (N, O) at a time, and the rows of weights that they belong to in the precision of these."""
+    parts = weight.split(TRAINING_OUTPUTS_AT_ONCE)
+    for columns, part in zip(outputs.split(TRAINING_OUTPUTS_AT_ONCE, dim=1), parts, strict=True):
+        yield columns, (part if kind is None else widened(part, kind)).to(outputs.dtype)
 
 
 def _few(x: Tensor, described: Matrix) -> Tensor:
