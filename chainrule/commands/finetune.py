@@ -60,7 +60,8 @@ def finetune(
     A task file says whether a text has one label, several at once, a number, or a free answer (see chainrule task
     --kind).
 
-    A task of free answers is learned by predicting them. Interrupted, the same command continues.
+    A task of free answers is learned by predicting them. Where MODEL is a classifier, --train full goes on from it, on
+    rows with labels that it has. Interrupted, the same command continues.
 
     Options:
         out: Folder of the predictor, which transformers loads too.
@@ -84,9 +85,10 @@ def finetune(
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
         chainrule finetune runs/books reviews.toml --out runs/words --by words --train lora
     """
-    from chainrule.finetuning.classifier import form_of
+    from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
     from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
-    from chainrule.language_model import load
+    from chainrule.finetuning.further import holds_classifier, model_of
+    from chainrule.language_model import Pretrained, load
     from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.figures import measure_figures
@@ -107,11 +109,20 @@ def finetune(
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
-            lm = load(model, device=device, dtype="float32", bos=bos, quantize=quantize)
+            lm: Pretrained | Classifier
+            if holds_classifier(model):
+                if bos is not None:
+                    raise OptionError(
+                        f"--bos: wanted none, as the classifier MODEL has its own, got {bos}; leave it out"
+                    )
+                lm = load_classifier(model, device=device, dtype="float32")
+                base = model_of(lm)
+            else:
+                lm = base = load(model, device=device, dtype="float32", bos=bos, quantize=quantize)
             if by == "head" and read.kind != "free":
                 # test rows that would be refused in the end are refused before anything is trained
-                form = form_of(read, lm.model, lm.tokenizer)
-                Features(lm.model, lm.tokenizer, longer=longer, pairs=form.pair).tokens(
+                form = form_of(read, base.model, base.tokenizer)
+                Features(base.model, base.tokenizer, longer=longer, pairs=form.pair).tokens(
                     [form(row) for row in held_out(read, limit).rows]
                 )
         cleared = nothing_left_if_refused(

@@ -22,6 +22,7 @@ from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
 from chainrule.finetuning.fits import Memory
 from chainrule.finetuning.folder import Decided, asked_of, decide, dtype_name, open_folder
 from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, numbers_trained, recipe, summary_of
+from chainrule.finetuning.further import going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
 from chainrule.finetuning.options import VALIDATED, By, Train
@@ -43,7 +44,7 @@ from chainrule.training.trainer import Progress
 
 
 def finetune(
-    lm: Pretrained,
+    lm: Pretrained | Classifier,
     task: Task,
     *,
     train: Train = "full",
@@ -60,7 +61,8 @@ def finetune(
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier | Prompted:
-    """A predictor trained on `labels` of the task's training rows; `lm` itself does not change.
+    """A predictor trained on `labels` of the task's training rows; `lm` itself does not change. A classifier in its
+    place goes on from its head and weights, on rows with labels that it has.
 
     `by` "head" gives a classifier: a linear head w on the hidden states. `by` "words" gives the zero-shot predictor of
     a trained model: it maximises p(label word | prompt) among the task's label words. In a task of free answers the
@@ -83,7 +85,7 @@ def finetune(
 
 
 def open_finetuning(
-    lm: Pretrained,
+    lm: Pretrained | Classifier,
     task: Task,
     options: FinetuneOptions,
     out: str | Path | None = None,
@@ -92,6 +94,9 @@ def open_finetuning(
     parallel: ParallelOptions = ParallelOptions(),
 ) -> "Finetuning | LanguageFinetuning":
     """The finetuning of these options, to be made step by step; parameters and errors as of `finetune`."""
+    if isinstance(lm, Classifier):
+        task = going_on(lm, task, options)
+        return Finetuning(model_of(lm), task, options, out, features, processes, parallel, start=lm)
     if options.train != "lora":
         refuse_quantised(lm.model, "finetune")
     if options.by == "words" and task.kind != "classification":
@@ -126,8 +131,10 @@ class Finetuning:
         features: Features | None = None,
         processes: Processes = ALONE,
         parallel: ParallelOptions = ParallelOptions(),
+        start: Classifier | None = None,
     ) -> None:
-        self._processes, self._parallel = processes, parallel
+        """`start`: the classifier whose model `lm` is, and whose head goes on."""
+        self._processes, self._parallel, self._start = processes, parallel, start
         if task.kind == "free":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.form, self.options = lm, form_of(task, lm.model, lm.tokenizer), options
@@ -150,6 +157,7 @@ class Finetuning:
         asked: dict[str, Any] = {}
         if self.out is not None or processes.world > 1:
             reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
+            reads += [] if start is None else [head_hash(start)]
             asked = asked_of(lm, reads, examples, options)
         processes.require_same(_named(asked, parallel))
         with processes.together():
@@ -268,6 +276,9 @@ class Finetuning:
             learning_rate=options.learning_rate,
             seed=options.seed,
         )
+        if options.learning_rate is None:
+            factor = self.problem.rate_factor
+            made = dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
         # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
         converted = dtype if options.train == "full" else None
         computing = Computing(machine.tokens_at_once("finetuning", bare.device, converted), bare.device)
@@ -292,7 +303,10 @@ class Finetuning:
         return [self.form(row) for row in examples.rows]
 
     def _solved(self, examples: Examples) -> HeadWeights:
-        """The head on the model's features, of which each process computes those of some texts."""
+        """The head on the model's features, of which each process computes those of some texts; or that which goes
+        on."""
+        if self._start is not None:
+            return HeadWeights(self._start.w, self._start.bias)
         processes, texts = self._processes, self._texts(examples)
         mine = self._features(texts[share(len(texts), processes.rank, processes.world)])
         features = processes.concatenated(torch.from_numpy(mine), len(texts))
