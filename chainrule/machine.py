@@ -121,7 +121,7 @@ def control_group_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("
         return left
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers not in ("", "memory"):
+        if controllers and "memory" not in controllers.split(","):
             continue
         top = root / "memory" if controllers else root
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
@@ -136,7 +136,8 @@ def _left_in(folder: Path, limit: str, used: str) -> float:
     try:
         most, taken = ((folder / name).read_text(encoding="ascii").strip() for name in (limit, used))
         statistics = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
-        cached = next((int(line.split()[1]) for line in statistics if line.startswith("inactive_file ")), 0)
+        counts = {name: int(count) for name, count in (line.split() for line in statistics)}
+        cached = counts.get("total_inactive_file", counts.get("inactive_file", 0))  # with the groups below it
         return float("inf") if most == "max" else max(0.0, float(int(most) - int(taken) + cached))
     except (OSError, ValueError):
         return float("inf")

@@ -7,9 +7,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,7 +18,7 @@ from chainrule.finetuning import lora
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
 from chainrule.finetuning.fits import Memory
-from chainrule.finetuning.folder import Decided, asked_of, decide, dtype_name, open_folder
+from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
 from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, numbers_trained, recipe, summary_of
 from chainrule.finetuning.further import going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
@@ -30,7 +28,7 @@ from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
 from chainrule.finetuning.problems import Computing, problem_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
-from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
+from chainrule.model.formats.adapter_files import Adapter
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.quantised import refuse_quantised
 from chainrule.prompting.prompted import Prompted
@@ -104,12 +102,7 @@ def open_finetuning(
             f"--by: wanted head, as a task of kind {task.kind!r} has no label words, got words; leave it out"
         )
     if options.by == "words" or task.kind == "free":
-        if processes.world > 1:
-            raise OptionError(
-                f"finetune: wanted one process where the language model itself learns, got {processes.world}; start it"
-                " without torchrun"
-            )
-        return LanguageFinetuning(lm, task, options, out)
+        return LanguageFinetuning(lm, task, options, out, processes, parallel)
     if options.chat:
         raise OptionError("--chat: wanted --by words beside it, as a head reads no prompt, got head; leave --chat out")
     return Finetuning(lm, task, options, out, features, processes, parallel)
@@ -153,19 +146,9 @@ class Finetuning:
             )
         balanced = options.class_weights
         self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
-        decided = decide(lm, options.dtype, processes.world)
-        asked: dict[str, Any] = {}
-        if self.out is not None or processes.world > 1:
-            reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
-            reads += [] if start is None else [head_hash(start)]
-            asked = asked_of(lm, reads, examples, options)
-        processes.require_same(_named(asked, parallel))
-        with processes.together():
-            if self.out is not None and processes.first:
-                decided = open_folder(self.out, asked, decided)
-        decided = Decided(**processes.from_first(dataclasses.asdict(decided)))
-        if self.out is not None:
-            torch.set_num_threads(max(1, decided.threads // processes.world))
+        reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
+        reads += [] if start is None else [head_hash(start)]
+        decided = open_together(lm, reads, examples, options, self.out, processes, parallel)
         self._training: ClassifierTraining | None = None
         if options.train != "head" and not self.finished:
             self._training = self._prepare(task, examples, decided.precision)
@@ -174,11 +157,7 @@ class Finetuning:
     @property
     def finished(self) -> bool:
         """Whether `out` holds the classifier already."""
-        return self._processes.from_first(self._there)
-
-    @property
-    def _there(self) -> bool:
-        return self.out is not None and any((self.out / name).is_file() for name in ("model.safetensors", WEIGHTS))
+        return self._processes.from_first(holds_weights(self.out))
 
     @property
     def batch_size(self) -> int:
@@ -313,11 +292,3 @@ class Finetuning:
         head = self.problem.solve(features.numpy(), examples.labels)
         sent = processes.sent_by_first  # the same bits in all of them
         return HeadWeights(sent(head.w), None if head.bias is None else sent(head.bias))
-
-
-def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
-    """What must be the same in all processes, as messages name it."""
-    called = {"examples": "the examples of TASK", "model": "the weights of MODEL"}
-    options = {called.get(name, f"--{name.replace('_', '-')}"): value for name, value in asked.items()}
-    versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
-    return {**options, "--shard": parallel.shard, "--wait": parallel.wait, **versions}

@@ -14,6 +14,7 @@ from torch import Tensor
 from chainrule.model.transformer import Transformer
 from chainrule.training.epochs import rows_of_step
 from chainrule.training.objectives import Validation, mean_loss
+from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows
 
 
@@ -41,9 +42,9 @@ class Answers:
         mean, count = batch.mean_loss(model), len(batch.targets)
         return mean * count, torch.full((), count, dtype=mean.dtype, device=mean.device)
 
-    def validate(self, model: Transformer, texts: Sequence[Span]) -> Validation:
-        """The mean loss over the tokens of other texts' answers."""
-        return mean_loss(model, self, self._packed(texts, np.arange(len(texts))))
+    def validate(self, model: Transformer, texts: Sequence[Span], processes: Processes = ALONE) -> Validation:
+        """The mean loss over the tokens of other texts' answers; each process computes a part of them."""
+        return mean_loss(model, self, self._packed(texts, np.arange(len(texts))), processes)
 
     def _packed(self, texts: Sequence[Span], rows: NDArray[np.int64]) -> list[SpanBatch]:
         groups = in_rows([len(texts[row].tokens) for row in rows], min(self.tokens_at_once, LONGEST_ROW))
