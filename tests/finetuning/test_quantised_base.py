@@ -11,6 +11,7 @@ from conftest import SHAPES, random_model
 
 import chainrule
 from chainrule.cli import main
+from chainrule.exporting.export import export_gguf
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
 from chainrule.language_model import LanguageModel, make_language_model
 from chainrule.model.adapter import adapters_of, merged, with_adapters
@@ -197,6 +198,25 @@ def test_on_label_words_and_on_a_corpus_the_base_stays_quantised_too(
         torch.testing.assert_close(exported.model(TOKENS), whole.model(TOKENS))
     main(["info", "run"])
     main("generate run the --max-tokens 3 --json".split())
+
+
+def test_a_ggufs_own_blocks_stay_and_are_one_base_with_the_values_they_stand_for(folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    model = random_model("llama", tokenizer.vocabulary_size, context=64, **WIDE)
+    make_language_model(model, tokenizer, "llama").save(folder / "llama")
+    export_gguf(folder / "llama", folder / "base.gguf", "q4_0")
+    for quantize in ("auto", "none"):
+        asked = "finetune base.gguf rows2.toml --by words --train lora --rank 4 --epochs 1 --dtype float32"
+        main([*asked.split(), "--quantize", quantize, "--out", quantize])
+    hashes = {
+        quantize: json.loads((folder / quantize / "chainrule_adapter.json").read_text())["base_sha256"]
+        for quantize in ("auto", "none")
+    }
+    assert hashes["auto"] == hashes["none"]
+    kept, whole = (chainrule.load(name, device="cpu", dtype="float32", quantize="auto") for name in ("auto", "none"))
+    assert is_quantised(kept.model) and not is_quantised(whole.model)
+    with torch.no_grad():  # trained on the same values, by products that round differently
+        torch.testing.assert_close(kept.model(TOKENS), whole.model(TOKENS), rtol=1e-2, atol=2e-2)
 
 
 def test_another_base_is_refused_whether_quantised_or_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
