@@ -48,11 +48,11 @@ def kept_bytes(forward: Callable[[int], Tensor], model: nn.Module, length: int) 
     own |= {tensor.untyped_storage().data_ptr() for tensor in _converted(model)}
     kept: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
+    def keep(tensor: Tensor) -> None:
+        """Nothing is given to the graph: an output that it kept would keep the graph, and neither were ever freed."""
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor.detach())
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
         result = forward(length)
     own |= {tensor.untyped_storage().data_ptr() for tensor in _converted(model)}
     del result

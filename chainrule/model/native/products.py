@@ -16,7 +16,6 @@ from chainrule.model.native.library import Matrix, library
 
 FEW = 32  # rows: with more, the products of torch are as fast
 OUTPUTS_AT_ONCE = 2**12  # rows of weights widened at once for more activations
-TRAINING_OUTPUTS_AT_ONCE = 2**9  # the same where activations are kept for a backward pass
 _NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
@@ -79,11 +78,7 @@ def _widened_product(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str |
 
 class _FrozenProduct(torch.autograd.Function):
     """The product with weights that are not trained and take less memory than in the precision of x. They are widened
-    for the product, and again for the gradient with respect to x, so that no layer's wide copy is kept between.
-
-    Some rows of weights at a time, always as many: among the activations that are kept, larger temporary blocks would
-    leave gaps that nothing later fits into.
-    """
+    for the product, and again for the gradient with respect to x, so that no layer's wide copy is kept between."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kind: str | None) -> Tensor:
@@ -108,8 +103,8 @@ class _FrozenProduct(torch.autograd.Function):
 
 def _wide_parts(outputs: Tensor, weight: Tensor, kind: str | None) -> Iterator[tuple[Tensor, Tensor]]:
     """Some columns of (N, O) at a time, and the rows of weights that they belong to in the precision of these."""
-    parts = weight.split(TRAINING_OUTPUTS_AT_ONCE)
-    for columns, part in zip(outputs.split(TRAINING_OUTPUTS_AT_ONCE, dim=1), parts, strict=True):
+    parts = weight.split(OUTPUTS_AT_ONCE)
+    for columns, part in zip(outputs.split(OUTPUTS_AT_ONCE, dim=1), parts, strict=True):
         yield columns, (part if kind is None else widened(part, kind)).to(outputs.dtype)
 
 
