@@ -3,7 +3,7 @@
     python benchmarks/lora_memory.py --model SmolLM2-135M-Instruct.Q4_1.gguf --quantize none int8 auto
 
 Steps of `finetune --by words --train lora` on 60 SST-2 sentences, each way in a process of its own. `base`: bytes of
-the weights as they are kept; `loaded` and `peak`: resident bytes of the process when all is loaded, and at most
+the weights as they are kept; `loaded` and `peak`: resident bytes of the process when the model is loaded, and at most
 while it trains; `activations`: what the check before the first step expects; `beyond`: by what share of the base the
 peak is above loaded and activations.
 """
@@ -47,14 +47,14 @@ def measure(model: str, data: str, quantize: str, steps: int, dtype: str) -> dic
     keep_freed_memory()  # as the command line does
     lm = load(model, device="cpu", dtype="float32", quantize=quantize)  # type: ignore[arg-type]
     tensors = [*lm.model.parameters(), *(blocks for _, blocks in blocks_of(lm.model))]
-    base = sum(tensor.nbytes for tensor in tensors)
+    base, loaded = sum(tensor.nbytes for tensor in tensors), resident()
     task = Task.load(data)
     options = FinetuneOptions("lora", labels=60, by="words", dtype=dtype)
     finetuning = LanguageFinetuning(lm, task, options)
     transformer = finetuning._trained.transformer
     tokens = machine.tokens_at_once("finetuning", transformer.device, transformer.compute_dtype)
     (activations,) = of_activations(partial(packed_loss, transformer), transformer, tokens, min(tokens, 1024)).values()
-    loaded, started = resident(), 0.0
+    started = 0.0
     for progress in finetuning.advance():
         if progress.step == WARMUP:
             started = time.perf_counter()
