@@ -34,10 +34,11 @@ from chainrule.model.quantised import refuse_quantised
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Features, Longer, Text
 from chainrule.tasks.examples import Examples, Task
+from chainrule.training.activations import tokens_in_memory
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
-from chainrule.training.sharding import decide_sharding
+from chainrule.training.sharding import decide_sharding, free_memory
 from chainrule.training.trainer import Progress
 
 
@@ -260,12 +261,20 @@ class Finetuning:
             made = dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
         # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
         converted = dtype if options.train == "full" else None
-        computing = Computing(machine.tokens_at_once("finetuning", bare.device, converted), bare.device)
-        transformer = trained.transformer
+        tokens = machine.tokens_at_once("finetuning", bare.device, converted)
+        transformer, longest = trained.transformer, max(map(len, documents))
         transformer.compute_dtype = dtype
-        memory.check_steps(
-            transformer, partial(summary_of, transformer), computing.tokens_at_once, max(map(len, documents))
+        at_once = tokens_in_memory(
+            self._parallel.checkpoint_activations,
+            transformer,
+            tokens,
+            longest,
+            dtype,
+            free_memory(self.lm.device, self._processes),
+            self._processes.world if shard else 1,
         )
+        computing = Computing(at_once, bare.device)
+        memory.check_steps(transformer, partial(summary_of, transformer), at_once, longest)
         return ClassifierTraining(
             trained,
             self._solved(examples).times(1 / self.problem.unit),

@@ -105,7 +105,8 @@ def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
     called = {"examples": "the examples of TASK", "model": "the weights of MODEL"}
     options = {called.get(name, f"--{name.replace('_', '-')}"): value for name, value in asked.items()}
     versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
-    return {**options, "--shard": parallel.shard, "--wait": parallel.wait, **versions}
+    shared = {"--shard": parallel.shard, "--wait": parallel.wait}
+    return {**options, **shared, "--checkpoint-activations": parallel.checkpoint_activations, **versions}
 
 
 def open_folder(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:

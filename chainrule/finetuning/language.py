@@ -5,7 +5,7 @@ rows, labels and files.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from chainrule.prompting.load import load_prompted
 from chainrule.prompting.prompted import Prompted
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.tokenizer import Tokenizer
+from chainrule.training.activations import tokens_in_memory
 from chainrule.training.answers import Answers
 from chainrule.training.checkpoints import resumed
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
@@ -113,7 +114,8 @@ class LanguageFinetuning:
                 "--shard on: wanted off where the language model itself learns, which each process holds whole, got on;"
                 " leave it out"
             )
-        self.lm, self.task, self.options, self._processes = lm, task, options, processes
+        self.lm, self.task, self.options = lm, task, options
+        self._processes, self._parallel = processes, parallel
         self.out = None if out is None else Path(out)
         if options.train == "lora":
             require_file(lm, self.out)
@@ -215,7 +217,7 @@ class LanguageFinetuning:
         recipe = self._recipe(len(objective.texts))
         self.batch_size = recipe.batch_size
         transformer = self._trained.transformer
-        at_once = machine.tokens_at_once("finetuning", transformer.device, dtype)
+        at_once = objective.tokens_at_once
         longest = max(objective.longest, min(at_once, LONGEST_ROW) if transformer.config.causal else 0)  # packed
         self._memory.check_steps(transformer, partial(packed_loss, transformer), at_once, longest)
         names = {parameter: name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
@@ -240,6 +242,18 @@ class LanguageFinetuning:
         width = self.lm.model.config.width
         return language_recipe(n, width, lora=lora, epochs=options.epochs, learning_rate=options.learning_rate)
 
+    def _tokens_at_once(self, lengths: Sequence[int], dtype: torch.dtype) -> int:
+        """How many tokens of texts of these lengths are computed together."""
+        model = self._trained.transformer
+        return tokens_in_memory(
+            self._parallel.checkpoint_activations,
+            model,
+            machine.tokens_at_once("finetuning", model.device, dtype),
+            max(lengths),
+            dtype,
+            machine.free_memory(model.device),
+        )
+
     def _words(
         self, examples: Examples, validating: Examples, dtype: torch.dtype
     ) -> tuple[LabelWords, Callable[[], Validation] | None]:
@@ -250,7 +264,7 @@ class LanguageFinetuning:
             texts,
             weights_of_classes(texts.classes, len(self.task.labels), balanced=self.options.class_weights),
             self._recipe(len(texts)).batch_size,
-            tokens_at_once=machine.tokens_at_once("finetuning", model.device, dtype),
+            tokens_at_once=self._tokens_at_once([len(span.tokens) for each in texts.options for span in each], dtype),
             causal=model.config.causal,
             device=model.device,
             seed=self.options.seed,
@@ -271,7 +285,7 @@ class LanguageFinetuning:
         objective = Answers(
             texts,
             self._recipe(len(texts)).batch_size,
-            tokens_at_once=machine.tokens_at_once("finetuning", model.device, dtype),
+            tokens_at_once=self._tokens_at_once([len(text.tokens) for text in texts], dtype),
             device=model.device,
             seed=self.options.seed,
         )

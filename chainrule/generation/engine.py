@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chainrule.errors import ChainruleError, OptionError
 from chainrule.generation.sampling import Sampling, choose, penalise_repetition, random_numbers
-from chainrule.machine import tokens_at_once
+from chainrule.machine import to_device, tokens_at_once
 from chainrule.model.batch_cache import BatchCache
 from chainrule.model.kv_cache import KVCache
 from chainrule.model.prefix_cache import PrefixCache
@@ -192,7 +192,7 @@ class Engine:
         features = []
         if self._running:
             self._grow()
-            newest = torch.tensor([[sequence.tokens[-1]] for sequence in self._running], device=self.model.device)
+            newest = to_device(torch.tensor([[each.tokens[-1]] for each in self._running]), self.model.device)
             features.append(self.model.features(newest, self._cache)[:, -1])  # (B, D)
         features += self._join()
         if not features:
