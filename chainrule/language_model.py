@@ -21,7 +21,7 @@ from chainrule.model.formats.adapter_files import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import read_config, save_model
 from chainrule.model.formats.load_quantised import Quantize, load_quantised
 from chainrule.model.quantise import quantise_model
-from chainrule.model.quantised import refuse_quantised
+from chainrule.model.quantised import is_quantised, refuse_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import (
     Evaluation,
@@ -51,9 +51,11 @@ class LanguageModel:
     `family` is the architecture, as Hugging Face names it; `stop_tokens` end a generated text (BOS alone in our own
     models); `generation` is the directory's generation_config.json: lm-evaluation-harness uses its options, `generate`
     its own. `path` is what `load` read the weights from; None where they are of no file, or of an adapter.
+    `quantize` is how it was asked to keep them.
     """
 
     path: str | None = None
+    quantize: str = "none"
 
     def __init__(
         self,
@@ -284,7 +286,8 @@ def load(
     `bos`: the token that begins a document; by default what `chainrule.tokens.bos` finds. `quantize`: "int8" or "int4"
     keep the matrices in so many bits, a GGUF's own blocks without loss where it has such; "auto" keeps on a CPU what
     the file has (bfloat16, float16, blocks of 8 and 4 bits) and computes the same values from it as from float32. Such
-    a model is used, not trained.
+    a model is used, or trained with LoRA beside it. An adapter that was trained beside a quantised base is used beside
+    it with "auto" or the same `quantize`, and merged with others.
 
     Raises ModelError for a path or a name without a model, and for a `bos` that is no token of it, OptionError for a
     `quantize` that the layers' widths do not allow.
@@ -292,8 +295,8 @@ def load(
     directory, where = model_directory(path), machine.device(device)
     precision = machine.dtype(dtype, where)
     if is_adapter(directory):
-        model, family, base = load_adapted(directory, read_adapter(directory), where, precision)
-        if quantize in ("int8", "int4"):
+        model, family, base = load_adapted(directory, read_adapter(directory), where, precision, quantize)
+        if quantize in ("int8", "int4") and not is_quantised(model):
             quantise_model(model, quantize)
         tokenizer = load_tokenizer(directory if (directory / "tokenizer.json").is_file() else base, bos)
         own = directory if (directory / "generation_config.json").is_file() else base
@@ -301,7 +304,7 @@ def load(
     model, family = load_quantised(directory, where, precision, quantize)
     tokenizer = load_tokenizer(directory, bos)
     lm = make_language_model(model, tokenizer, family, stop_tokens_of(directory), generation_fields(directory))
-    lm.path = str(path)
+    lm.path, lm.quantize = str(path), quantize
     return lm
 
 

@@ -115,11 +115,46 @@ def empty_cache(device: torch.device) -> None:
 
 
 def free_memory(device: torch.device = torch.device("cpu")) -> float:
-    """Bytes of a device's memory that programs can still take; infinite where the system does not say."""
+    """Bytes of a device's memory that this program can still take: what the system has, at most what is left of the
+    limit of its control group (a container's); infinite where the system does not say."""
     if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by PyTorch, to be used again
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
         return float("inf")
-    return 1024.0 * next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 2**60)
+    free = 1024.0 * next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 2**60)
+    return min(free, control_group_memory())
+
+
+def control_group_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Bytes left of the memory limits of this process's control groups, of version 1 or 2, the file cache counted as
+    free; infinite without a limit."""
+    left = float("inf")
+    try:
+        lines = own.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return left
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        group = top / path.lstrip("/")
+        for folder in dict.fromkeys((group, *group.parents, top)):  # in a container the path may be the host's
+            if folder == top or top in folder.parents:
+                left = min(left, _left_in(folder, *names))
+    return left
+
+
+def _left_in(folder: Path, limit: str, used: str) -> float:
+    try:
+        most, taken = ((folder / name).read_text(encoding="ascii").strip() for name in (limit, used))
+        statistics = (folder / "memory.stat").read_text(encoding="ascii").splitlines()
+        counts = {name: int(count) for name, count in (line.split() for line in statistics)}
+        cached = counts.get("total_inactive_file", counts.get("inactive_file", 0))  # with the groups below it
+        return float("inf") if most == "max" else max(0.0, float(int(most) - int(taken) + cached))
+    except (OSError, ValueError):
+        return float("inf")

@@ -41,7 +41,8 @@ class MaskedLanguageModel:
     A text becomes BOS, its tokens, and the tokenizer's closing tokens ([SEP] in BERT's).
     """
 
-    path: str | None = None  # as in `LanguageModel`
+    path: str | None = None  # both as in `LanguageModel`
+    quantize: str = "none"
 
     def __init__(self, model: Transformer, tokenizer: Tokenizer, family: str) -> None:
         tokenizer.check_fits(model.config.vocabulary_size)

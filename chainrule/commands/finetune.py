@@ -39,6 +39,7 @@ def finetune(
     by: Literal["head", "words"] = "head",
     train: Literal["full", "lora", "head"] = "full",
     rank: int | None = None,
+    quantize: Literal["none", "auto", "int8", "int4"] = "none",
     chat: bool = False,
     show: int = 0,
     labels: int | None = None,
@@ -59,7 +60,8 @@ def finetune(
     A task file says whether a text has one label, several at once, a number, or a free answer (see chainrule task
     --kind).
 
-    A task of free answers is learned by predicting them. Interrupted, the same command continues.
+    A task of free answers is learned by predicting them. Where MODEL is a classifier, --train full goes on from it, on
+    rows with labels that it has. Interrupted, the same command continues.
 
     Options:
         out: Folder of the predictor, which transformers loads too.
@@ -69,6 +71,7 @@ def finetune(
         by: Learn a linear head, or to answer the task's prompt with the right label word.
         train: Train the whole model, or adapters, or a head alone.
         rank: Rank of the adapters of --train lora (default 16).
+        quantize: With --train lora, keep the model in 8 or 4 bits; auto keeps those of its file.
         labels: Learn from N training examples (default all).
         chat: Write the prompt with the model's chat template.
         epochs: Epochs for full and lora (default 3, at least 100 steps; without a head 96 texts and 2 epochs).
@@ -82,9 +85,10 @@ def finetune(
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
         chainrule finetune runs/books reviews.toml --out runs/words --by words --train lora
     """
-    from chainrule.finetuning.classifier import form_of
+    from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
     from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
-    from chainrule.language_model import load
+    from chainrule.finetuning.further import holds_classifier, model_of
+    from chainrule.language_model import Pretrained, load
     from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.figures import measure_figures
@@ -95,16 +99,30 @@ def finetune(
     check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_at_least(0, show=show)
     check_seed(seed)
+    if quantize != "none" and train != "lora":
+        raise OptionError(
+            f"--quantize: wanted --train lora beside it, as quantised weights stay as they are, got {train}; add it, or"
+            " leave --quantize out"
+        )
     if train == "head":
         _refuse_what_a_head_lacks(epochs, learning_rate, dtype)
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
-            lm = load(model, device=device, dtype="float32", bos=bos)
+            lm: Pretrained | Classifier
+            if holds_classifier(model):
+                if bos is not None:
+                    raise OptionError(
+                        f"--bos: wanted none, as the classifier MODEL has its own, got {bos}; leave it out"
+                    )
+                lm = load_classifier(model, device=device, dtype="float32")
+                base = model_of(lm)
+            else:
+                lm = base = load(model, device=device, dtype="float32", bos=bos, quantize=quantize)
             if by == "head" and read.kind != "free":
                 # test rows that would be refused in the end are refused before anything is trained
-                form = form_of(read, lm.model, lm.tokenizer)
-                Features(lm.model, lm.tokenizer, longer=longer, pairs=form.pair).tokens(
+                form = form_of(read, base.model, base.tokenizer)
+                Features(base.model, base.tokenizer, longer=longer, pairs=form.pair).tokens(
                     [form(row) for row in held_out(read, limit).rows]
                 )
         cleared = nothing_left_if_refused(

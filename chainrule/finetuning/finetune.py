@@ -6,19 +6,21 @@ Shapes: N examples, C classes, D width.
 import dataclasses
 import shutil
 from collections.abc import Iterator
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from chainrule import machine
 from chainrule.corpus.batches import share
 from chainrule.errors import DataError, OptionError
+from chainrule.finetuning import lora
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
-from chainrule.finetuning.folder import Decided, asked_of, decide, dtype_name, open_folder
-from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, recipe
+from chainrule.finetuning.fits import Memory
+from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
+from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, numbers_trained, recipe, summary_of
+from chainrule.finetuning.further import going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
 from chainrule.finetuning.options import VALIDATED, By, Train
@@ -26,7 +28,7 @@ from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
 from chainrule.finetuning.problems import Computing, problem_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
-from chainrule.model.formats.adapter_files import WEIGHTS, Adapter
+from chainrule.model.formats.adapter_files import Adapter
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.quantised import refuse_quantised
 from chainrule.prompting.prompted import Prompted
@@ -41,7 +43,7 @@ from chainrule.training.trainer import Progress
 
 
 def finetune(
-    lm: Pretrained,
+    lm: Pretrained | Classifier,
     task: Task,
     *,
     train: Train = "full",
@@ -58,7 +60,8 @@ def finetune(
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier | Prompted:
-    """A predictor trained on `labels` of the task's training rows; `lm` itself does not change.
+    """A predictor trained on `labels` of the task's training rows; `lm` itself does not change. A classifier in its
+    place goes on from its head and weights, on rows with labels that it has.
 
     `by` "head" gives a classifier: a linear head w on the hidden states. `by` "words" gives the zero-shot predictor of
     a trained model: it maximises p(label word | prompt) among the task's label words. In a task of free answers the
@@ -81,7 +84,7 @@ def finetune(
 
 
 def open_finetuning(
-    lm: Pretrained,
+    lm: Pretrained | Classifier,
     task: Task,
     options: FinetuneOptions,
     out: str | Path | None = None,
@@ -90,18 +93,17 @@ def open_finetuning(
     parallel: ParallelOptions = ParallelOptions(),
 ) -> "Finetuning | LanguageFinetuning":
     """The finetuning of these options, to be made step by step; parameters and errors as of `finetune`."""
-    refuse_quantised(lm.model, "finetune")
+    if isinstance(lm, Classifier):
+        task = going_on(lm, task, options)
+        return Finetuning(model_of(lm), task, options, out, features, processes, parallel, start=lm)
+    if options.train != "lora":
+        refuse_quantised(lm.model, "finetune")
     if options.by == "words" and task.kind != "classification":
         raise OptionError(
             f"--by: wanted head, as a task of kind {task.kind!r} has no label words, got words; leave it out"
         )
     if options.by == "words" or task.kind == "free":
-        if processes.world > 1:
-            raise OptionError(
-                f"finetune: wanted one process where the language model itself learns, got {processes.world}; start it"
-                " without torchrun"
-            )
-        return LanguageFinetuning(lm, task, options, out, parallel)
+        return LanguageFinetuning(lm, task, options, out, processes, parallel)
     if options.chat:
         raise OptionError("--chat: wanted --by words beside it, as a head reads no prompt, got head; leave --chat out")
     return Finetuning(lm, task, options, out, features, processes, parallel)
@@ -123,8 +125,10 @@ class Finetuning:
         features: Features | None = None,
         processes: Processes = ALONE,
         parallel: ParallelOptions = ParallelOptions(),
+        start: Classifier | None = None,
     ) -> None:
-        self._processes, self._parallel = processes, parallel
+        """`start`: the classifier whose model `lm` is, and whose head goes on."""
+        self._processes, self._parallel, self._start = processes, parallel, start
         if task.kind == "free":
             raise DataError(f"finetune: wanted a task with labels to choose from, got one of kind {task.kind!r}")
         self.lm, self.form, self.options = lm, form_of(task, lm.model, lm.tokenizer), options
@@ -134,7 +138,8 @@ class Finetuning:
         pairs = self.form.pair
         self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer, pairs=pairs)
         examples = task.subset(options.labels, options.seed)
-        together = len(examples) if options.train == "head" else min(len(examples), BATCH_SIZE)
+        batches = {"head": len(examples), "full": BATCH_SIZE, "lora": lora.BATCH_SIZE}
+        together = min(len(examples), batches[options.train])
         if together < processes.world:
             raise OptionError(
                 f"finetune: wanted an example for each of {processes.world} processes, got {together} at a time;"
@@ -142,18 +147,9 @@ class Finetuning:
             )
         balanced = options.class_weights
         self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
-        decided = decide(lm, options.dtype, processes.world)
-        asked: dict[str, Any] = {}
-        if self.out is not None or processes.world > 1:
-            reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
-            asked = asked_of(lm, reads, examples, options)
-        processes.require_same(_named(asked, parallel))
-        with processes.together():
-            if self.out is not None and processes.first:
-                decided = open_folder(self.out, asked, decided)
-        decided = Decided(**processes.from_first(dataclasses.asdict(decided)))
-        if self.out is not None:
-            torch.set_num_threads(max(1, decided.threads // processes.world))
+        reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
+        reads += [] if start is None else [head_hash(start)]
+        decided = open_together(lm, reads, examples, options, self.out, processes, parallel)
         self._training: ClassifierTraining | None = None
         if options.train != "head" and not self.finished:
             self._training = self._prepare(task, examples, decided.precision)
@@ -162,11 +158,7 @@ class Finetuning:
     @property
     def finished(self) -> bool:
         """Whether `out` holds the classifier already."""
-        return self._processes.from_first(self._there)
-
-    @property
-    def _there(self) -> bool:
-        return self.out is not None and any((self.out / name).is_file() for name in ("model.safetensors", WEIGHTS))
+        return self._processes.from_first(holds_weights(self.out))
 
     @property
     def batch_size(self) -> int:
@@ -221,7 +213,7 @@ class Finetuning:
         """What is saved in place of the model; None for one that no file holds."""
         if self.lm.path is None:
             return None
-        base = Base(self.lm.model, self.lm.family, self.lm.path)
+        base = Base(self.lm.model, self.lm.family, self.lm.path, self.lm.quantize)
         bare = without_output(self.lm.model)
         problem = self.problem
         return classifier_adapter(
@@ -248,12 +240,15 @@ class Finetuning:
                 "--shard on: wanted --train full beside it, got lora, whose frozen model every process holds whole;"
                 " take --shard off"
             )
+        memory = Memory(options, bare, len(validation) > 0, self._processes)
+        documents = [*train.documents, *validation.documents]
         if options.train == "lora":
             make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
             check_rank(options.rank, bare)
             trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
         else:
-            make, trained = recipe, AllWeights(bare, [*train.documents, *validation.documents])
+            memory.check_copies(numbers_trained(bare, documents))
+            make, trained = recipe, AllWeights(bare, documents)
         made = make(
             len(train),
             bare.config.width,
@@ -261,19 +256,25 @@ class Finetuning:
             learning_rate=options.learning_rate,
             seed=options.seed,
         )
+        if options.learning_rate is None:
+            factor = self.problem.rate_factor
+            made = dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
         # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
         converted = dtype if options.train == "full" else None
         tokens = machine.tokens_at_once("finetuning", bare.device, converted)
+        transformer, longest = trained.transformer, max(map(len, documents))
+        transformer.compute_dtype = dtype
         at_once = tokens_in_memory(
             self._parallel.checkpoint_activations,
-            trained.transformer,
+            transformer,
             tokens,
-            max(map(len, train.documents)),
+            longest,
             dtype,
             free_memory(self.lm.device, self._processes),
             self._processes.world if shard else 1,
         )
         computing = Computing(at_once, bare.device)
+        memory.check_steps(transformer, partial(summary_of, transformer), at_once, longest)
         return ClassifierTraining(
             trained,
             self._solved(examples).times(1 / self.problem.unit),
@@ -290,19 +291,13 @@ class Finetuning:
         return [self.form(row) for row in examples.rows]
 
     def _solved(self, examples: Examples) -> HeadWeights:
-        """The head on the model's features, of which each process computes those of some texts."""
+        """The head on the model's features, of which each process computes those of some texts; or that which goes
+        on."""
+        if self._start is not None:
+            return HeadWeights(self._start.w, self._start.bias)
         processes, texts = self._processes, self._texts(examples)
         mine = self._features(texts[share(len(texts), processes.rank, processes.world)])
         features = processes.concatenated(torch.from_numpy(mine), len(texts))
         head = self.problem.solve(features.numpy(), examples.labels)
         sent = processes.sent_by_first  # the same bits in all of them
         return HeadWeights(sent(head.w), None if head.bias is None else sent(head.bias))
-
-
-def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
-    """What must be the same in all processes, as messages name it."""
-    called = {"examples": "the examples of TASK", "model": "the weights of MODEL"}
-    options = {called.get(name, f"--{name.replace('_', '-')}"): value for name, value in asked.items()}
-    versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
-    return {**options, "--shard": parallel.shard, "--wait": parallel.wait,
-            "--checkpoint-activations": parallel.checkpoint_activations, **versions}  # fmt: skip

@@ -100,6 +100,19 @@ class AllWeights:
         return model
 
 
+def numbers_trained(start: Transformer, documents: Sequence[Tokens]) -> int:
+    """How many numbers `AllWeights` trains."""
+    all_rows, width = start.embedding.weight.shape
+    occurring = len(np.unique(np.concatenate(documents)))
+    return sum(one.numel() for one in start.parameters()) - (all_rows - occurring) * width
+
+
+def summary_of(transformer: Transformer, length: int) -> Tensor:
+    """What a head reads of a sequence of so many tokens, whichever they are."""
+    tokens = torch.zeros(1, length, dtype=torch.long, device=transformer.device)
+    return transformer.summary(tokens, torch.tensor([length - 1], device=transformer.device))
+
+
 class ClassifierTraining:
     """The training of one classifier from a Transformer without output: iterate `trainer.steps()`, then take `result`.
 

@@ -17,14 +17,14 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import OptionError
 from chainrule.finetuning.answers import answer_spans
-from chainrule.finetuning.folder import asked_of, decide, dtype_name, open_folder
+from chainrule.finetuning.fits import Memory
+from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
 from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
 from chainrule.finetuning.lora import check_rank, require_file
 from chainrule.finetuning.options import VALIDATED, FinetuneOptions
 from chainrule.finetuning.words import word_texts
 from chainrule.language_model import LanguageModel, Pretrained, make_language_model
 from chainrule.model.formats.adapter import Base, adapter_parts, language_adapter
-from chainrule.model.formats.adapter_files import WEIGHTS
 from chainrule.model.formats.checkpoint import empty_model
 from chainrule.model.transformer import Transformer
 from chainrule.prompting.in_context import zero_shot
@@ -34,12 +34,13 @@ from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.training.activations import tokens_in_memory
 from chainrule.training.answers import Answers
-from chainrule.training.checkpoints import newest_checkpoint
+from chainrule.training.checkpoints import resumed
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.objectives import Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
+from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
-from chainrule.training.spans import Span
+from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch
 from chainrule.training.trainer import Progress, Saving, Trainer, Validating
 from chainrule.training.words import LabelWords
 
@@ -97,6 +98,7 @@ class LanguageFinetuning:
         task: Task,
         options: FinetuneOptions,
         out: str | Path | None = None,
+        processes: Processes = ALONE,
         parallel: ParallelOptions = ParallelOptions(),
     ) -> None:
         if options.train == "head":
@@ -107,7 +109,13 @@ class LanguageFinetuning:
             raise OptionError(
                 "--class-weights: wanted a task with labels to choose from, got one of free answers; leave it out"
             )
-        self.lm, self.task, self.options, self._parallel = lm, task, options, parallel
+        if parallel.shard == "on":
+            raise OptionError(
+                "--shard on: wanted off where the language model itself learns, which each process holds whole, got on;"
+                " leave it out"
+            )
+        self.lm, self.task, self.options = lm, task, options
+        self._processes, self._parallel = processes, parallel
         self.out = None if out is None else Path(out)
         if options.train == "lora":
             require_file(lm, self.out)
@@ -115,13 +123,18 @@ class LanguageFinetuning:
         self._start = zero_shot(lm, task, longer=options.longer, chat=options.chat)
         self._left_out, self._longest, self._one_line = 0, 0, True
         self._examples = examples = task.subset(options.labels, options.seed)
-        decided = decide(lm, options.dtype)
-        if self.out is not None:
-            decided = open_folder(self.out, asked_of(lm, self._start.reads, examples, options), decided)
-            torch.set_num_threads(decided.threads)
+        if min(len(examples), BATCH_SIZE) < processes.world:
+            raise OptionError(
+                f"finetune: wanted an example for each of {processes.world} processes, got"
+                f" {min(len(examples), BATCH_SIZE)} at a time; start fewer"
+            )
+        decided = open_together(lm, self._start.reads, examples, options, self.out, processes, parallel)
         self.batch_size = 0
         self._trainer: Trainer | None = None
         if not self.finished:
+            self._memory = Memory(options, lm.model, len(examples) >= VALIDATED, processes)
+            if options.train == "full":
+                self._memory.check_copies(sum(parameter.numel() for parameter in lm.model.parameters()))
             self._trained: Trained = self._what_is_trained()
             self._trained.transformer.compute_dtype = decided.precision
             self._trainer = self._prepare(examples, decided.precision)
@@ -129,7 +142,7 @@ class LanguageFinetuning:
     @property
     def finished(self) -> bool:
         """Whether `out` holds the predictor already."""
-        return self.out is not None and any((self.out / name).is_file() for name in ("model.safetensors", WEIGHTS))
+        return self._processes.from_first(holds_weights(self.out))
 
     def advance(self) -> Iterator[Progress]:
         """Make the steps that are left, yielding after each."""
@@ -163,9 +176,10 @@ class LanguageFinetuning:
             return load_prompted(self.out, device=self.lm.device.type, dtype=dtype_name(self.lm.model.dtype))
         assert self._trainer.finished, "steps are left"
         made = self.current()
-        if self.out is not None:
-            made.save(self.out)
-            shutil.rmtree(self.out / "training", ignore_errors=True)
+        with self._processes.together():
+            if self.out is not None and self._processes.first:
+                made.save(self.out)
+                shutil.rmtree(self.out / "training", ignore_errors=True)
         return made
 
     def current(self) -> Prompted:
@@ -182,7 +196,7 @@ class LanguageFinetuning:
             predictor.end_answers(self._longest, one_line=self._one_line)
         if isinstance(trained, LowRankMatrices) and lm.path is not None:
             predictor.adapter = language_adapter(
-                Base(lm.model, lm.family, lm.path), trained.adapters, trained.rank, ALPHA
+                Base(lm.model, lm.family, lm.path, lm.quantize), trained.adapters, trained.rank, ALPHA
             )
         return predictor
 
@@ -203,6 +217,9 @@ class LanguageFinetuning:
         recipe = self._recipe(len(objective.texts))
         self.batch_size = recipe.batch_size
         transformer = self._trained.transformer
+        at_once = objective.tokens_at_once
+        longest = max(objective.longest, min(at_once, LONGEST_ROW) if transformer.config.causal else 0)  # packed
+        self._memory.check_steps(transformer, partial(packed_loss, transformer), at_once, longest)
         names = {parameter: name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
         schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
         folder = None if self.out is None else self.out / "training"
@@ -213,8 +230,9 @@ class LanguageFinetuning:
             recipe.steps,
             validating=measure and Validating(measure, -(-recipe.steps // VALIDATIONS), keep_best=True),
             saving=None if folder is None else Saving(folder),
+            processes=self._processes,
         )
-        checkpoint = None if folder is None else newest_checkpoint(folder)
+        checkpoint = None if folder is None else resumed(folder, self._processes)
         if checkpoint is not None:
             trainer.resume(checkpoint)
         return trainer
@@ -252,7 +270,7 @@ class LanguageFinetuning:
             seed=self.options.seed,
             smoothing=SMOOTHING,
         )
-        return objective, partial(objective.validate, model, others) if len(others) else None
+        return objective, partial(objective.validate, model, others, self._processes) if len(others) else None
 
     def _answers(
         self, examples: Examples, validating: Examples, dtype: torch.dtype
@@ -271,7 +289,14 @@ class LanguageFinetuning:
             device=model.device,
             seed=self.options.seed,
         )
-        return objective, partial(objective.validate, model, others) if others else None
+        return objective, partial(objective.validate, model, others, self._processes) if others else None
+
+
+def packed_loss(transformer: Transformer, length: int) -> Tensor:
+    """A loss of sequences of so many tokens together, whichever they are: two where the model is causal."""
+    half = length // 2 if transformer.config.causal else 0
+    spans = [Span([token] * size, [size - 1], [0]) for token, size in ((0, half), (1, length - half)) if size]
+    return SpanBatch(spans, transformer.config.causal, transformer.device).mean_loss(transformer)
 
 
 def marked(tokenizer: Tokenizer, span: Span, causal: bool) -> str:

@@ -1,22 +1,27 @@
 """The recipe of w and LoRA's matrices on labelled texts, θ̂ being frozen, and what is refused. Knows no labels.
 
-The recipe is that of full finetuning with 10 times its learning rate, on all linear layers of the blocks ("LoRA
+The learning rate is 10 times that of full finetuning, on all linear layers of the blocks, and batches are small ("LoRA
 Without Regret", Schulman et al., 2025).
 """
 
-import dataclasses
 from pathlib import Path
 
 from chainrule.errors import ModelError, OptionError
-from chainrule.finetuning.full import Recipe, recipe
+from chainrule.finetuning.full import Recipe
 from chainrule.language_model import Pretrained
 from chainrule.model.transformer import Transformer
 
+BATCH_SIZE = 8  # texts a step
+TEXTS = 192  # that are read in any case, however few the labels
+EPOCHS = 2.0  # beside them
+
 
 def lora_recipe(n: int, width: int, *, epochs: float | None, learning_rate: float | None, seed: int) -> Recipe:
-    """Full finetuning's, the matrices learning 10 times as fast as its weights; the head as fast as there."""
-    made = recipe(n, width, epochs=epochs, learning_rate=None, seed=seed)
-    return dataclasses.replace(made, rate=learning_rate or 10 * made.rate)
+    """The recipe for n texts: by default 192 texts and 2 epochs more; the rate falls with the width."""
+    batch_size = min(BATCH_SIZE, n)
+    texts = TEXTS + EPOCHS * n if epochs is None else epochs * n
+    rate = 0.6 / width
+    return Recipe(max(1, round(texts / batch_size)), batch_size, learning_rate or rate, rate, seed)
 
 
 def require_file(lm: Pretrained, out: Path | None) -> None:

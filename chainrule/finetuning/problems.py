@@ -63,6 +63,11 @@ class Problem(Protocol):
         """What the outputs of the objective's texts are measured in; those of a head that `solve` gives are in 1."""
         ...
 
+    @property
+    def rate_factor(self) -> float:
+        """By what the learning rates are multiplied."""
+        ...
+
 
 @dataclass(frozen=True)
 class OneLabel:
@@ -73,6 +78,7 @@ class OneLabel:
     seed: int
     kind: Kind = "classification"
     unit: float = 1.0
+    rate_factor: float = 1.0
 
     def solve(self, features: NDArray[np.float32], answers: Sequence[Answer]) -> HeadWeights:
         classes = classes_of(answers, self.outputs)
@@ -103,6 +109,7 @@ class SeveralLabels:
     bias: bool  # whether the head may have one
     kind: Kind = "multilabel"
     unit: float = 1.0
+    rate_factor: float = 1.0
 
     def solve(self, features: NDArray[np.float32], answers: Sequence[Answer]) -> HeadWeights:
         targets = targets_of(self.kind, answers, self.outputs)
@@ -125,7 +132,14 @@ class Number:
     outputs: Sequence[str]
     bias: bool  # whether the head may have one
     unit: float
+    mean: float  # of the labels
     kind: Kind = "regression"
+
+    @property
+    def rate_factor(self) -> float:
+        """A head without a bias makes the labels' mean out of the features: where that is many deviations from 0, a
+        small relative change of the features, as each step makes, is a large one of the error."""
+        return 1.0 if self.bias else (1 + (self.mean / self.unit) ** 2) ** -0.5
 
     def solve(self, features: NDArray[np.float32], answers: Sequence[Answer]) -> HeadWeights:
         return solve_ridge(features, np.array(answers, np.float64), bias=self.bias)
@@ -162,4 +176,5 @@ def problem_of(task: Task, examples: Examples, family: str, *, balanced: bool, s
         return OneLabel(task.labels, balanced, seed)
     if balanced:
         raise OptionError("--class-weights: wanted a task of labels, got one of a number; leave it out")
-    return Number((task.label,), bias, unit=float(np.std(np.array(examples.labels, np.float64))) or 1.0)
+    numbers = np.array(examples.labels, np.float64)
+    return Number((task.label,), bias, unit=float(numbers.std()) or 1.0, mean=float(numbers.mean()))

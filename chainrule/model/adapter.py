@@ -11,7 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chainrule.model.linear import Linear, replace_linears
+from chainrule.model.linear import Linear
+from chainrule.model.quantise import share_quantised
+from chainrule.model.quantised import QuantisedEmbedding, QuantisedLinear
 from chainrule.model.transformer import Transformer
 
 
@@ -32,16 +34,22 @@ class LowRank(nn.Module):
 class AdaptedLinear(nn.Module):
     """A frozen linear layer and, for all or some of its maps, a `LowRank` that is added to their outputs.
 
-    All is computed in the precision of the input, into which the frozen weights are converted once.
+    All is computed in the precision of the input. Frozen weights of a wider precision are converted into it once;
+    narrower ones and those in blocks stay as they are in memory, and are widened for each product.
     """
 
-    def __init__(self, base: Linear, parts: Sequence[int], adapters: Mapping[int, LowRank]) -> None:
+    def __init__(self, base: Linear | QuantisedLinear, parts: Sequence[int], adapters: Mapping[int, LowRank]) -> None:
         """`parts` are the outputs of the maps, one after another; `adapters` has those of some, by their index."""
         super().__init__()
         assert sum(parts) == base.out_features, "the maps are all of the layer"
         self.base, self.parts = base, tuple(parts)
         self.adapters = nn.ModuleDict({str(index): adapters[index] for index in sorted(adapters)})
         self._converted: tuple[Tensor, Tensor] | None = None  # the frozen weight, and that in another precision
+
+    @property
+    def converted(self) -> Tensor | None:
+        """The frozen weights in another precision, where they were used in it."""
+        return None if self._converted is None else self._converted[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, sum of the parts)."""
@@ -63,10 +71,11 @@ class AdaptedLinear(nn.Module):
 
     def _frozen(self, x: Tensor) -> Tensor:
         """The layer without adapters."""
+        if isinstance(self.base, QuantisedLinear):
+            return cast(Tensor, self.base(x))
         weight = self.base.weight
-        if weight.dtype == x.dtype or weight.requires_grad:
-            found: Tensor = self.base(x)
-            return found
+        if weight.element_size() <= x.element_size() or weight.requires_grad:
+            return cast(Tensor, self.base(x))
         if self._converted is None or self._converted[0] is not weight or self._converted[1].dtype != x.dtype:
             self._converted = weight, weight.to(x.dtype)
         return F.linear(x, self._converted[1], None if self.base.bias is None else self.base.bias.to(x.dtype))
@@ -81,7 +90,8 @@ class AdaptedLinear(nn.Module):
         with torch.device("meta"):
             layer = Linear(self.base.in_features, *self.base.parts, bias=self.base.bias is not None)
         layer.weight = nn.Parameter(weight)
-        layer.bias = self.base.bias
+        if self.base.bias is not None:
+            layer.bias = nn.Parameter(self.base.bias.detach())
         return layer
 
 
@@ -95,28 +105,56 @@ def with_adapters(
     model: Transformer, parts: Mapping[str, Sequence[int]], adapters: Mapping[str, Mapping[int, LowRank]]
 ) -> Transformer:
     """The same Transformer with `adapters`, by layer and map: its own weights are frozen, and share the model's memory.
+    Quantised layers stay quantised.
 
     `parts`: the maps of each layer, by its name.
     """
     adapted = _holding({name: parameter.detach() for name, parameter in model.named_parameters()}, model)
     adapted.requires_grad_(False)
-    replace_linears(
-        adapted,
-        lambda name, layer: AdaptedLinear(layer, parts[name], adapters[name]) if adapters.get(name) else layer,
-    )
+    for name, layer in list(adapted.named_modules()):
+        if isinstance(layer, Linear | QuantisedLinear) and adapters.get(name):
+            parent, _, attribute = name.rpartition(".")
+            setattr(adapted.get_submodule(parent), attribute, AdaptedLinear(layer, parts[name], adapters[name]))
     return adapted
 
 
 def merged(model: Transformer) -> Transformer:
-    """A Transformer without adapters whose weights contain them, those that changed in float32; others are shared."""
+    """A Transformer without adapters whose weights contain them, those that changed and those that were in blocks in
+    float32; others are shared."""
     state: dict[str, Tensor] = {}
     for name, module in model.named_modules():
         if isinstance(module, AdaptedLinear):
             state |= {f"{name}.{kind}": tensor.detach() for kind, tensor in module.merged().named_parameters()}
+        elif isinstance(module, QuantisedLinear | QuantisedEmbedding) and not name.endswith(".base"):
+            state[f"{name}.weight"] = module.weight
+            if isinstance(module, QuantisedLinear) and module.bias is not None:
+                state[f"{name}.bias"] = module.bias
     for name, parameter in model.named_parameters():
         if ".adapters." not in name:
             state.setdefault(name.replace(".base.", "."), parameter.detach())
-    return _holding(state, model)
+    return _holding(state, model, quantised=False)
+
+
+def with_copies(model: Transformer, adapted: Transformer, parts: Mapping[str, Sequence[int]]) -> Transformer:
+    """`model` with copies of the adapters of `adapted`, which may then change."""
+    copies = {
+        name: {
+            index: LowRank(adapter.A.detach().clone(), adapter.B.detach().clone(), adapter.scale)
+            for index, adapter in by_map.items()
+        }
+        for name, by_map in adapters_of(adapted).items()
+    }
+    return with_adapters(model, parts, copies).requires_grad_(False)
+
+
+def share_adapted(model: Transformer, other: Transformer) -> None:
+    """Put the layers with adapters of a model in the place of those of the same names in another, which may lack
+    some."""
+    places = dict(other.named_modules())
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, AdaptedLinear) and name in places:
+            parent, _, attribute = name.rpartition(".")
+            setattr(other.get_submodule(parent), attribute, layer)
 
 
 def adapters_of(model: nn.Module) -> dict[str, dict[int, LowRank]]:
@@ -128,10 +166,13 @@ def adapters_of(model: nn.Module) -> dict[str, dict[int, LowRank]]:
     return found
 
 
-def _holding(state: Mapping[str, Tensor], model: Transformer) -> Transformer:
-    """A Transformer of these parameters, otherwise like `model`. It shares their memory and nothing else."""
+def _holding(state: Mapping[str, Tensor], model: Transformer, quantised: bool = True) -> Transformer:
+    """A Transformer of these parameters, otherwise like `model`. It shares their memory and, if it is to be `quantised`
+    as that is, its blocks; nothing else."""
     with torch.device("meta"):
         made = Transformer(model.config)
+    if quantised:
+        share_quantised(model, made, {})
     made.load_state_dict(state, assign=True)
     made.compute_dtype, made.segment_separator = model.compute_dtype, model.segment_separator
     return made.train(model.training)

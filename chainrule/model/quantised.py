@@ -3,6 +3,8 @@
 They compute from the blocks as they are; activations keep their precision. Nothing of them is trained.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -73,6 +75,25 @@ class QuantisedEmbedding(nn.Module):
 def is_quantised(model: nn.Module) -> bool:
     """Whether any of its weights are in blocks."""
     return any(isinstance(module, QuantisedLinear | QuantisedEmbedding) for module in model.modules())
+
+
+def blocks_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The blocks of a model, by the names of their layers."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantisedLinear | QuantisedEmbedding):
+            yield name, module.blocks
+
+
+def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of all weights, in the order and under the names that `named_parameters` has where nothing is in
+    blocks; of those in blocks the values, each made when its turn comes."""
+    for name, module in model.named_modules():
+        start = f"{name}." if name else ""
+        if isinstance(module, QuantisedLinear | QuantisedEmbedding):
+            yield f"{start}weight", module.weight
+            if isinstance(module, QuantisedLinear) and module.bias is not None:
+                yield f"{start}bias", module.bias
+        yield from ((f"{start}{kind}", tensor) for kind, tensor in module.named_parameters(recurse=False))
 
 
 def refuse_quantised(model: nn.Module, purpose: str) -> None:

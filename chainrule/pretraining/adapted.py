@@ -46,7 +46,7 @@ class AdaptedModel:
     def save(self, out: Path) -> None:
         """PEFT's files."""
         adapter = language_adapter(self.base, self.matrices.adapters, self.matrices.rank, ALPHA)
-        replace(adapter, extra={"base_sha256": self.base_hash}, trained_on=None).save(out)
+        replace(adapter, extra={**adapter.extra, "base_sha256": self.base_hash}, trained_on=None).save(out)
 
 
 def adapt(model: Transformer, family: str, name: str, options: PretrainOptions) -> AdaptedModel:
@@ -55,4 +55,4 @@ def adapt(model: Transformer, family: str, name: str, options: PretrainOptions) 
     if rank > model.config.width:
         raise OptionError(f"--rank: wanted at most {model.config.width} (the model's width), got {rank}")
     matrices = LowRankMatrices(model, adapter_parts(model, family), rank, options.seed)
-    return AdaptedModel(Base(model, family, name), matrices)
+    return AdaptedModel(Base(model, family, name, options.quantize), matrices)

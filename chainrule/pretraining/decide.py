@@ -10,7 +10,7 @@ import torch
 
 from chainrule import machine
 from chainrule.model.config import Config, LayerKind
-from chainrule.model.formats.checkpoint import load_model
+from chainrule.model.formats.load_quantised import load_quantised
 from chainrule.model.linear import linear_maps
 from chainrule.model.transformer import Transformer, initialise
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
@@ -41,7 +41,7 @@ _ENCODER: dict[str, Any] = {
 def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.device) -> tuple[Transformer, str]:
     """The model to start from and its family: random weights, or those of --from."""
     if options.start is not None:
-        return load_model(options.start, device, torch.float32)
+        return load_quantised(options.start, device, torch.float32, options.quantize)
     shape = shape_of(options)
     sizes: dict[str, Any] = {
         "vocabulary_size": vocabulary_size,
@@ -217,7 +217,8 @@ class _Timing:
 def _fastest(timing: _Timing, decided: Decided, seconds_ahead: Callable[[float], float]) -> tuple[Decided, float]:
     """With torch.compile or without, whichever is faster and pays off in the seconds ahead; and the seconds a step."""
     seconds = timing.seconds_a_step(decided.compiled)
-    worth = timing.options.compile == "auto" and machine.compiler() and seconds_ahead(seconds) >= WORTH_COMPILING
+    auto = timing.options.compile == "auto" and timing.options.quantize == "none"
+    worth = auto and machine.compiler() and seconds_ahead(seconds) >= WORTH_COMPILING
     if not timing.processes.from_first(worth):
         return decided, seconds
     try:

@@ -25,6 +25,7 @@ class PretrainOptions:
         start: Start from this model's weights, with its tokenizer and shape.
         train: With --from, train the whole model, or adapters beside it (LoRA).
         rank: Rank of the adapters of --train lora (default 16).
+        quantize: With --train lora, keep the model in 8 or 4 bits; auto keeps those of its file.
 
     Training:
         steps: Number of optimizer steps.
@@ -50,6 +51,7 @@ class PretrainOptions:
     start: Annotated[Path | None, Help("MODEL", name="from")] = None
     train: Literal["full", "lora"] = "full"
     rank: int | None = None
+    quantize: Literal["none", "auto", "int8", "int4"] = "none"
     steps: int | None = None
     minutes: float | None = None
     batch_tokens: int | None = None
@@ -96,6 +98,13 @@ class PretrainOptions:
             raise OptionError("--optimizer: wanted adamw with --train lora, got muon; leave it out")
         if self.rank is not None and self.train != "lora":
             raise OptionError(f"--rank: wanted --train lora beside it, got {self.train}; add it, or leave --rank out")
+        if self.quantize != "none" and self.train != "lora":
+            raise OptionError(
+                f"--quantize: wanted --train lora beside it, as quantised weights stay as they are, got {self.train};"
+                " add it, or leave --quantize out"
+            )
+        if self.quantize != "none" and self.compile == "on":
+            raise OptionError("--compile: wanted off or auto with --quantize, got on; leave it out")
         if self.start is not None:
             for name in ("depth", "width", "heads", "context", "family"):
                 if getattr(self, name) is not None:

@@ -15,6 +15,7 @@ from chainrule.language_model import Pretrained
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.formats.checkpoint import weights
 from chainrule.model.formats.sharded_file import Parts, weight_parts
+from chainrule.model.quantised import QuantisedLinear
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.adapted import AdaptedModel
 from chainrule.pretraining.curve import draw_losses
@@ -280,5 +281,7 @@ class Run:
 def operations_per_token(model: Transformer) -> float:
     """Floating-point operations of training on one token: 6 a matrix weight, and attention over half the context."""
     config = model.config
-    matrices = sum(parameter.numel() for parameter in model.blocks.parameters()) + model.output_weight.numel()
+    matrices = sum(parameter.numel() for parameter in model.blocks.parameters())
+    matrices += sum(one.in_features * one.out_features for one in model.modules() if isinstance(one, QuantisedLinear))
+    matrices += config.vocabulary_size * config.width
     return 6 * matrices + 6 * config.layers * config.heads * config.head_width * config.context

@@ -9,6 +9,7 @@ from typing import Any
 
 import tomli_w
 import torch
+from torch import Tensor
 
 from chainrule import machine
 from chainrule.corpus.batches import Batches
@@ -27,6 +28,7 @@ from chainrule.storage.hub import model_directory
 from chainrule.storage.run_folder import find_record, read_record, require_same, unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import Keeping, resumed
+from chainrule.training.footprint import of_activations, of_weights, require_memory
 from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
@@ -109,6 +111,8 @@ def open_run(
         checkpoint_activations(decided, model, where, parallel, processes)
     )
     _place(model, where, parallel, processes)
+    if processes.world == 1:
+        _require_memory(model, options, decided)
     if stored is None:
         decided = measure(decided, model, objective, len(validation), options, started, log, processes)
         decided = dataclasses.replace(decided, micro_rows=objective.windows.micro_batch_size)  # memory may have run out
@@ -173,6 +177,31 @@ def _require_same_data(manifest: str, model: Transformer, processes: Processes) 
     if processes.world > 1:
         total = sum(float(parameter.detach().sum()) for parameter in model.parameters())
         processes.require_same({"the shards of DATA": manifest, "the model's weights": total})
+
+
+def _require_memory(model: Transformer, options: PretrainOptions, decided: Decided) -> None:
+    """OptionError where a step cannot be made with the memory that is free."""
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    muon = 1 if options.train == "full" and options.optimizer_name == "muon" else 2  # moments, of most weights
+    context = model.config.context
+
+    def loss(length: int) -> Tensor:
+        tokens = torch.zeros(1, length, dtype=torch.long, device=model.device)
+        features = model(tokens, output="features", last=torch.tensor([length - 1], device=model.device))
+        return model(features=features, targets=tokens)
+
+    sizes = {
+        **of_weights(trained, moments=muon),
+        **of_activations(loss, model, decided.micro_rows * context, context),
+    }
+    if options.start is None:
+        cure = "take a smaller --depth or --width, or a shorter --context"
+    elif options.train == "full":
+        cure = "add --train lora, or start from a smaller model"
+    else:
+        kept = "keep the model quantised (--quantize int8), or " if options.quantize == "none" else ""
+        cure = f"{kept}start from a smaller model"
+    require_memory("pretrain", sizes, model.device, cure)
 
 
 def _place(model: Transformer, where: torch.device, parallel: ParallelOptions, processes: Processes) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from chainrule.errors import ChainruleError, ModelError
 from chainrule.language_model import load
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
+from chainrule.model.formats.load_quantised import Quantize
 from chainrule.prompting.asking import Asking
 from chainrule.prompting.demonstrations import the_same
 from chainrule.prompting.files import FORM, read_form
@@ -24,10 +25,12 @@ def load_prompted(directory: Path, *, device: str = "auto", dtype: str = "auto")
         task.checked_prompt()
     except ChainruleError as error:
         raise ModelError(f"{directory / FORM}: {error}") from None
-    lm = load(directory, device=device, dtype=dtype)
+    adapter = read_adapter(directory) if is_adapter(directory) else None
+    kept: Quantize = "none" if adapter is None else "auto"  # beside a quantised base, if it was trained so
+    lm = load(directory, device=device, dtype=dtype, quantize=kept)
     if lm.tokenizer.bos != form.bos:
-        lm = load(directory, device=device, dtype=dtype, bos=form.bos)
+        lm = load(directory, device=device, dtype=dtype, bos=form.bos, quantize=kept)
     made = Prompted(lm, task, none, 0, the_same([]), asking)
-    made.adapter = read_adapter(directory) if is_adapter(directory) else None
+    made.adapter = adapter
     made.end_answers(form.answer_tokens, one_line=form.one_line)
     return made

@@ -66,7 +66,8 @@ def load_served(
     lms: dict[str, LanguageModel] = {}
     masked: dict[str, MaskedLanguageModel] = {}
     classifiers: dict[str, Classifier] = {}
-    in_memory: dict[Path, Pretrained] = {}  # by their directories: an adapter's base is loaded once
+    # By their directories, and how they are quantised: an adapter's base is loaded once.
+    in_memory: dict[tuple[Path, Quantize], Pretrained] = {}
     for name, path_ in paths.items():
         if _is_classifier(path_):
             classifiers[name] = load_classifier(path_, device=device, dtype=dtype)
@@ -104,18 +105,25 @@ def _is_classifier(path: str) -> bool:
 
 
 def _pretrained(
-    path: str, in_memory: dict[Path, Pretrained], device: str, dtype: str, bos: str | None, quantize: Quantize
+    path: str,
+    in_memory: dict[tuple[Path, Quantize], Pretrained],
+    device: str,
+    dtype: str,
+    bos: str | None,
+    quantize: Quantize,
 ) -> Pretrained:
     """The language model of a path; an adapter beside its base, which `in_memory` has or gets."""
     directory = model_directory(path).resolve()
     if not is_adapter(directory):
-        if directory not in in_memory:
-            in_memory[directory] = load(path, device=device, dtype=dtype, bos=bos, quantize=quantize)
-        return in_memory[directory]
+        key = directory, quantize
+        if key not in in_memory:
+            in_memory[key] = load(path, device=device, dtype=dtype, bos=bos, quantize=quantize)
+        return in_memory[key]
     adapter = read_adapter(directory)
     base_path = base_directory(directory, adapter)
+    kept: Quantize = adapter.quantized if adapter.quantized in ("auto", "int8", "int4") else quantize  # type: ignore[assignment]
     base = require_causal(
-        _pretrained(str(base_path), in_memory, device, dtype, bos, quantize), "serve", "merge the adapter into it"
+        _pretrained(str(base_path), in_memory, device, dtype, bos, kept), "serve", "merge the adapter into it"
     )
     model = load_beside(directory, adapter, base.model, base.family)
     tokenizer = load_tokenizer(directory, bos) if (directory / "tokenizer.json").is_file() else base.tokenizer

@@ -14,6 +14,7 @@ from torch import Tensor
 from chainrule.model.transformer import Transformer
 from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation, mean_loss
+from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows
 
 
@@ -28,6 +29,11 @@ class Answers:
     device: torch.device
     seed: int
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text."""
+        return max(len(text.tokens) for text in self.texts)
+
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[SpanBatch]:
         return self._packed(self.texts, rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world))
 
@@ -40,9 +46,9 @@ class Answers:
         mean, count = batch.mean_loss(model), len(batch.targets)
         return mean * count, torch.full((), count, dtype=mean.dtype, device=mean.device)
 
-    def validate(self, model: Transformer, texts: Sequence[Span]) -> Validation:
-        """The mean loss over the tokens of other texts' answers."""
-        return mean_loss(model, self, self._packed(texts, np.arange(len(texts))))
+    def validate(self, model: Transformer, texts: Sequence[Span], processes: Processes = ALONE) -> Validation:
+        """The mean loss over the tokens of other texts' answers; each process computes a part of them."""
+        return mean_loss(model, self, self._packed(texts, np.arange(len(texts))), processes)
 
     def _packed(self, texts: Sequence[Span], rows: NDArray[np.int64]) -> list[SpanBatch]:
         groups = in_rows([len(texts[row].tokens) for row in rows], min(self.tokens_at_once, LONGEST_ROW))

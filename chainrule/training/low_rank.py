@@ -1,11 +1,13 @@
 """LoRA's matrices beside frozen layers, as what a training changes. Knows layers, no objective and no files."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from chainrule.model.adapter import LowRank, adapters_of, merged, random_adapter, with_adapters
+from chainrule.model.adapter import LowRank, adapters_of, merged, random_adapter, with_adapters, with_copies
+from chainrule.model.quantised import is_quantised
 from chainrule.model.transformer import Transformer
 
 RANK = 16
@@ -13,18 +15,20 @@ ALPHA = 32.0  # the scale is this / rank: the learning rate need not change with
 
 
 class LowRankMatrices:
-    """Matrices of `rank` beside all linear layers of the blocks are trained; θ̂ is frozen, and in memory once.
+    """Matrices of `rank` beside all linear layers of the blocks are trained; θ̂ is frozen, and in memory once, quantised
+    as it is (QLoRA; Dettmers et al., 2023).
 
     parts: the maps of each layer that have a pair of matrices each, by the layer's name. seed: of the first values.
     """
 
     def __init__(self, start: Transformer, parts: Mapping[str, Sequence[int]], rank: int, seed: int) -> None:
-        self.start, self.rank = start, rank
+        self.start, self.rank, self._parts = start, rank, parts
         generator, scale = torch.Generator().manual_seed(seed % 2**63), ALPHA / rank
         adapters = {}
         for name, rows_of_maps in parts.items():
             if name.startswith("blocks."):
-                inputs = start.get_submodule(name).get_parameter("weight").shape[1]
+                layer: Any = start.get_submodule(name)
+                inputs: int = layer.in_features
                 adapters[name] = {
                     index: random_adapter(inputs, rows, rank, scale, generator)
                     for index, rows in enumerate(rows_of_maps)
@@ -32,8 +36,11 @@ class LowRankMatrices:
         self.transformer = with_adapters(start, parts, adapters).to(start.device)
 
     def result(self, state: dict[str, Tensor]) -> Transformer:
-        """The Transformer with the matrices of the state merged into its weights."""
+        """The Transformer with the matrices of the state merged into its weights; beside them where these are
+        quantised."""
         self.transformer.load_state_dict(state, strict=False)
+        if is_quantised(self.start):
+            return with_copies(self.start, self.transformer, self._parts)
         return merged(self.transformer)
 
     @property

@@ -19,6 +19,7 @@ from chainrule import machine
 from chainrule.model.transformer import Transformer
 from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation
+from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows, size_of
 
 
@@ -54,6 +55,11 @@ class LabelWords:
     seed: int
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text, with all its label words."""
+        return max(self._sizes)
+
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[WordBatch]:
         rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
         return self._micro_batches(self.texts, rows, self._sizes)
@@ -69,16 +75,19 @@ class LabelWords:
         )
         return losses @ batch.weights, batch.weights.sum()
 
-    def validate(self, model: Transformer, texts: WordTexts) -> Validation:
-        """Accuracy and loss on other texts, without smoothing."""
+    def validate(self, model: Transformer, texts: WordTexts, processes: Processes = ALONE) -> Validation:
+        """Accuracy and loss on other texts, without smoothing; each process computes a part of them."""
         batches = self._micro_batches(texts, np.arange(len(texts)), _sizes(texts, self.causal))
-        scores = torch.cat([self._scores(model, batch) for batch in batches])  # (N, C)
-        classes, weights = (
-            torch.cat(parts) for parts in zip(*((one.classes, one.weights) for one in batches), strict=True)
-        )
-        right = scores.argmax(-1) == classes
-        losses = F.cross_entropy(scores, classes, reduction="none")
-        return Validation(float(losses @ weights / weights.sum()), float((right * weights).sum() / weights.sum()))
+        loss = correct = total = torch.zeros((), device=self.device)
+        for batch, counts in processes.every_nth(batches):
+            scores = self._scores(model, batch)  # (B, C)
+            if counts:
+                losses = F.cross_entropy(scores, batch.classes, reduction="none")
+                right = scores.argmax(-1) == batch.classes
+                loss, total = loss + losses @ batch.weights, total + batch.weights.sum()
+                correct = correct + (right * batch.weights).sum()
+        loss, correct, total = processes.sum(loss, correct, total)
+        return Validation(float(loss / total), float(correct / total))
 
     def _scores(self, model: Transformer, batch: WordBatch) -> Tensor:
         """(B, C) log p of each label word with all its tokens."""

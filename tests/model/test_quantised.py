@@ -128,7 +128,7 @@ def test_what_cannot_be_is_refused_in_a_line(tmp_path: Path) -> None:
         "text,label\n" + "".join(f"text {row},{row % 2}\n" for row in range(20)), encoding="utf-8"
     )
     task = Task.load(str(tmp_path / "data.csv"), text=("text",), label="label")
-    for train in ("full", "head", "lora"):
+    for train in ("full", "head"):
         with pytest.raises(ModelError, match="finetune: wanted weights in float32 or bfloat16, got quantised ones"):
             finetune(lm, task, train=train)
 

@@ -9,6 +9,7 @@ from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
+    from chainrule.finetuning.full import Recipe
     from chainrule.tasks.examples import Row
     from chainrule.tasks.predictor import Predictor
 
@@ -29,8 +30,14 @@ def seconds_of_training(study: Study, labels: int, tests: int) -> float:
     """Of training all layers."""
     from chainrule.finetuning.full import recipe
 
-    made = recipe(labels, study.lm.model.config.width, epochs=None, learning_rate=None, seed=0)
-    texts = tests + 3 * made.steps * made.batch_size + labels  # backward is twice forward; the validations
+    return seconds_of_recipe(
+        study, recipe(labels, study.lm.model.config.width, epochs=None, learning_rate=None, seed=0), labels, tests
+    )
+
+
+def seconds_of_recipe(study: Study, recipe: Recipe, labels: int, tests: int) -> float:
+    """Of training and testing by a recipe."""
+    texts = tests + 3 * recipe.steps * recipe.batch_size + labels  # backward is twice forward; the validations
     return texts * study.seconds_a_text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.finetuned import megabytes_of_head, seconds_of_training, texts_cut
+from chainrule.comparison.methods.finetuned import megabytes_of_head, seconds_of_recipe, texts_cut
 from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
 
 if TYPE_CHECKING:
@@ -26,6 +26,13 @@ def megabytes_of_matrices(study: Study) -> float:
     return sum(sizes) * 4 / 1e6
 
 
+def _seconds(study: Study, labels: int, tests: int) -> float:
+    from chainrule.finetuning.lora import lora_recipe
+
+    made = lora_recipe(labels, study.lm.model.config.width, epochs=None, learning_rate=None, seed=0)
+    return seconds_of_recipe(study, made, labels, tests)
+
+
 def _fit(study: Study, labels: int, seed: int) -> Predictor:
     from chainrule.finetuning.finetune import finetune
 
@@ -37,7 +44,7 @@ LORA = Method(
     "LoRA",
     Role.FINETUNED,
     Colour("#8a5a2b", "#c9986a"),
-    seconds_of_training,
+    _seconds,
     _fit,
     kinds=LABELLED,
     notes=texts_cut,

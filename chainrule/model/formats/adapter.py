@@ -7,15 +7,15 @@ adapter has the head too. Knows no tokenizer.
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from chainrule.errors import ModelError
+from chainrule.errors import ModelError, OptionError
 from chainrule.model.adapter import LowRank, merged, with_adapters
 from chainrule.model.formats.adapter_files import CLASSIFICATION, PREFIX, Adapter, base_directory, weights_hash
-from chainrule.model.formats.checkpoint import in_file_layout, in_our_layout, load_model
+from chainrule.model.formats.checkpoint import empty_model, in_file_layout, in_our_layout, load_model
 from chainrule.model.formats.classifier import (
     PROBLEM_TYPES,
     Loaded,
@@ -27,7 +27,9 @@ from chainrule.model.formats.classifier import (
 )
 from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.family import TensorLocation
+from chainrule.model.formats.load_quantised import Quantize, load_quantised
 from chainrule.model.linear import Linear
+from chainrule.model.quantised import QuantisedLinear, is_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.storage.gguf import is_gguf
 
@@ -43,6 +45,12 @@ class Base(NamedTuple):
     model: Transformer
     family: str
     name: str  # a directory, or a name on the Hub
+    quantize: str = "none"  # how it was quantised when it was loaded
+
+    @property
+    def quantized(self) -> dict[str, str]:
+        """What an adapter says of it."""
+        return {"quantized": self.quantize} if is_quantised(self.model) else {}
 
 
 def classifier_adapter(
@@ -70,7 +78,7 @@ def classifier_adapter(
         first = next(iter(pooler))  # in the base's encoder, or beside or in what a family calls its classifier
         whole.append("pooler" if "pooler" in first else first.partition(".")[0])
     fields["modules_to_save"] = list(dict.fromkeys(whole))
-    extra: dict[str, Any] = {"labels": list(labels)}
+    extra: dict[str, Any] = {"labels": list(labels), **base.quantized}
     if kind != "classification":
         extra["problem_type"] = PROBLEM_TYPES[kind]
     return Adapter(fields, tensors, extra, base.model)
@@ -80,7 +88,7 @@ def language_adapter(base: Base, adapters: Mapping[str, Mapping[int, LowRank]], 
     """The files of a language model, causal or masked, with `adapters` beside its layers."""
     tensors = _matrices(base.model, base.family, adapters)
     task = "CAUSAL_LM" if base.model.config.causal else None
-    return Adapter(_fields(base, tensors, rank, alpha, task), tensors, {}, base.model)
+    return Adapter(_fields(base, tensors, rank, alpha, task), tensors, base.quantized, base.model)
 
 
 def _matrices(model: Transformer, family: str, adapters: Mapping[str, Mapping[int, LowRank]]) -> dict[str, Tensor]:
@@ -125,11 +133,12 @@ def _target(tensor: str) -> str:
 
 
 def load_adapted(
-    directory: Path, adapter: Adapter, device: torch.device, dtype: torch.dtype
+    directory: Path, adapter: Adapter, device: torch.device, dtype: torch.dtype, quantize: Quantize = "auto"
 ) -> tuple[Transformer, str, Path]:
     """The language model of an adapter merged into its base, its family, and the base's directory.
 
-    Merged in float32, then converted to `dtype`. Raises ModelError as `read_adapter` does, for a base that is missing
+    Merged in float32, then converted to `dtype`; beside the base where that was quantised for the training, and
+    `quantize` allows it. Raises ModelError as `read_adapter` does, for a base that is missing
     or not the one that the adapter was trained on, and for matrices that do not fit it.
     """
     if adapter.is_classifier:
@@ -140,7 +149,7 @@ def load_adapted(
     base, family, where = _base(directory, adapter, device)
     model, left = attached(directory, adapter, base, family)
     _refuse_left(directory, left, family)
-    return merged(model).to(dtype).eval(), family, where
+    return _ready(model, dtype, beside=quantize in ("auto", adapter.quantized)), family, where
 
 
 def load_beside(directory: Path, adapter: Adapter, base: Transformer, family: str) -> Transformer:
@@ -182,7 +191,17 @@ def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.dev
                 model.get_submodule("pooler").register_parameter(part, nn.Parameter(left.pop(PREFIX + name).to(device)))
     _refuse_left(directory, left, family)
     added = None if added is None else added.to(device)
-    return Loaded(merged(model).to(dtype).eval(), w.float().to(device), family, labels, kind, added)
+    return Loaded(_ready(model, dtype, beside=True), w.float().to(device), family, labels, kind, added)
+
+
+def _ready(model: Transformer, dtype: torch.dtype, *, beside: bool) -> Transformer:
+    """A model with adapters for use: merged, in `dtype`; where it is quantised, and may stay `beside`, as it is."""
+    if beside and is_quantised(model):
+        model.compute_dtype = dtype
+        return model.requires_grad_(False).eval()
+    made = merged(model).to(dtype)
+    made.compute_dtype = None
+    return made.eval()
 
 
 def attached(
@@ -194,12 +213,12 @@ def attached(
     for name, location in _layers(base, family).items():
         for index, (theirs, rows) in enumerate(zip(location.names, location.parts, strict=True)):
             module = theirs.removesuffix(".weight")
-            weight = base.get_submodule(name).get_parameter("weight")
+            layer: Any = base.get_submodule(name)
             keys = _keys(module, FAMILIES[family].prefix, left)
             if keys is None:
                 continue
             A, B = (left.pop(key) for key in keys)
-            rank, scale, inputs = *adapter.rank_and_scale(module), weight.shape[1]
+            rank, scale, inputs = *adapter.rank_and_scale(module), layer.in_features
             if A.shape != (rank, inputs) or B.shape != (rows, rank):
                 raise ModelError(
                     f"{directory}: wanted matrices of {[rank, inputs]} and {[rows, rank]} for {module} and"
@@ -210,7 +229,7 @@ def attached(
             A, B = A.float().to(base.device), in_our_layout(B, _untransposed(location)).float().to(base.device)
             adapters.setdefault(name, {})[index] = LowRank(A, B, scale)
             copy = left.get(f"{PREFIX}{module}.base_layer.weight")  # of the output layer PEFT saves the base's too
-            if copy is not None and torch.equal(copy.to(weight), weight):
+            if copy is not None and torch.equal(copy.to(layer.weight), layer.weight):
                 del left[f"{PREFIX}{module}.base_layer.weight"]
     if not adapters:
         raise ModelError(f"{directory}: wanted LoRA matrices of layers of a {family} model, got none")
@@ -229,8 +248,14 @@ def _keys(module: str, prefix: str, tensors: Mapping[str, Tensor]) -> tuple[str,
 def _base(directory: Path, adapter: Adapter, device: torch.device) -> tuple[Transformer, str, Path]:
     """The base model in its own precision, its family and where it is."""
     where = base_directory(directory, adapter)
-    # a GGUF's own precision is that of its matrices: its norms would lose digits
-    model, family = load_model(where, device, torch.float32 if is_gguf(where) else None)
+    if adapter.quantized != "none":
+        try:
+            model, family = load_quantised(where, device, torch.float32, cast(Quantize, adapter.quantized))
+        except OptionError as error:
+            raise ModelError(f"{directory}: {error}") from None
+    else:
+        # a GGUF's own precision is that of its matrices: its norms would lose digits
+        model, family = load_model(where, device, torch.float32 if is_gguf(where) else None)
     _check_base(directory, adapter, model)
     return model, family, where
 
@@ -254,8 +279,10 @@ def _refuse_left(directory: Path, left: Mapping[str, Tensor], family: str) -> No
 
 def _layers(model: Transformer, family: str) -> dict[str, TensorLocation]:
     """Where the weights of our linear layers are in a file of transformers, by the layer's name."""
-    locations = FAMILIES[family].locations(model, model.config.heads)
-    names = [name for name, module in model.named_modules() if isinstance(module, Linear) and name != "pooler"]
+    # of a model without blocks: those of a layer in blocks are the same
+    locations = FAMILIES[family].locations(empty_model(model.config), model.config.heads)
+    kinds = Linear | QuantisedLinear
+    names = [name for name, module in model.named_modules() if isinstance(module, kinds) and name != "pooler"]
     return {name: locations[f"{name}.weight"] for name in names}
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from chainrule.errors import ModelError
 from chainrule.model.formats.checkpoint import save_weights
+from chainrule.model.quantised import weights_of
 from chainrule.model.transformer import Transformer
 from chainrule.storage.files import write_json
 from chainrule.storage.hub import model_directory
@@ -49,7 +50,7 @@ class Adapter:
 
     fields: Mapping[str, Any]  # adapter_config.json
     tensors: Mapping[str, Tensor]  # under PEFT's names
-    extra: Mapping[str, Any]  # base_sha256, and of a classifier labels and problem_type; nothing in PEFT's own
+    extra: Mapping[str, Any]  # base_sha256, quantized; of a classifier labels and problem_type; nothing in PEFT's own
     trained_on: Transformer | None = None  # the base, where it is in memory: hashed when the adapter is saved
 
     @property
@@ -63,6 +64,11 @@ class Adapter:
         """The modules that have matrices, as transformers names them."""
         wanted = self.fields.get("target_modules") or []
         return [wanted] if isinstance(wanted, str) else sorted(wanted)
+
+    @property
+    def quantized(self) -> str:
+        """How the base was quantised when the adapter was trained beside it, as `load` takes it; "none": not at all."""
+        return str(self.extra.get("quantized", "none"))
 
     @property
     def is_classifier(self) -> bool:
@@ -102,9 +108,10 @@ class Adapter:
 
 
 def weights_hash(model: Transformer) -> str:
-    """SHA-256 of all parameters rounded to bfloat16: the same whichever precision they were loaded in."""
+    """SHA-256 of all parameters rounded to bfloat16: the same whichever precision they were loaded in, and for a
+    file's own blocks whether they were kept or widened."""
     digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
+    for name, parameter in weights_of(model):
         digest.update(name.encode())
         digest.update(parameter.detach().bfloat16().cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -4,6 +4,8 @@ Shapes: N rows of activations, I inputs, O outputs.
 """
 
 import ctypes
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +65,16 @@ def multiply(
     if packing is not None and (packed := packing.multiply(x, weight, bias)) is not None:
         return packed
     bias = None if bias is None else bias.to(x.dtype)
+    trained = weight.requires_grad or (bias is not None and bias.requires_grad)
+    smaller = kind is not None or weight.element_size() < x.element_size()
+    if smaller and not trained and x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        product: Tensor = _FrozenProduct.apply(x, weight, bias, kind)  # type: ignore[no-untyped-call]
+        return product
+    return _widened_product(x, weight, bias, kind)
+
+
+def _widened_product(x: Tensor, weight: Tensor, bias: Tensor | None, kind: str | None) -> Tensor:
+    """x · weightᵀ + bias, the weights being widened to the precision of x first."""
     if kind is None:
         return F.linear(x, weight.to(x.dtype), bias)
     if len(weight) <= OUTPUTS_AT_ONCE:
@@ -70,6 +82,38 @@ def multiply(
     parts = [F.linear(x, widened(part, kind).to(x.dtype)) for part in weight.split(OUTPUTS_AT_ONCE)]
     outputs = torch.cat(parts, dim=-1)
     return outputs if bias is None else outputs + bias
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """The product with weights that are not trained and take less memory than in the precision of x. They are widened
+    for the product, and again for the gradient with respect to x, so that no layer's wide copy is kept between."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, kind: str | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.kind = kind
+        outputs = x.new_empty(x[..., 0].numel(), len(weight))
+        for columns, wide in _wide_parts(outputs, weight, kind):
+            torch.mm(x.flatten(0, -2), wide.T, out=columns)
+        if bias is not None:
+            outputs += bias
+        return outputs.unflatten(0, x.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (weight,) = ctx.saved_tensors
+        total: Tensor | None = None
+        for columns, wide in _wide_parts(gradient.flatten(0, -2), weight, ctx.kind):
+            total = columns @ wide if total is None else total.addmm_(columns, wide)
+        assert total is not None, "a layer has outputs"
+        return total.unflatten(0, gradient.shape[:-1]), None, None, None
+
+
+def _wide_parts(outputs: Tensor, weight: Tensor, kind: str | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some columns of (N, O) at a time, and the rows of weights that they belong to in the precision of these."""
+    parts = weight.split(OUTPUTS_AT_ONCE)
+    for columns, part in zip(outputs.split(OUTPUTS_AT_ONCE, dim=1), parts, strict=True):
+        yield columns, (part if kind is None else widened(part, kind)).to(outputs.dtype)
 
 
 def _few(x: Tensor, described: Matrix) -> Tensor:

@@ -1,0 +1,50 @@
+"""Whether a finetuning fits into memory, said before its first step. Knows options and sizes, no rows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from chainrule.finetuning.options import FinetuneOptions
+from chainrule.model.quantised import is_quantised
+from chainrule.model.transformer import Transformer
+from chainrule.training.footprint import of_activations, of_weights, require_memory
+from chainrule.training.parallel import ALONE, Processes
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is asked of memory by one finetuning; where several processes share one, nothing is checked."""
+
+    options: FinetuneOptions
+    model: Transformer  # what it starts from
+    keeps_best: bool  # validation keeps a copy of the best state
+    processes: Processes = ALONE
+
+    def check_copies(self, trained: int) -> None:
+        """OptionError where so many trained numbers cannot be copied, and trained; to be called before they are."""
+        sizes = of_weights(trained, copied=self.options.train == "full", best=self.keeps_best)
+        self._require(sizes)
+
+    def check_steps(
+        self, transformer: Transformer, forward: Callable[[int], Tensor], tokens: int, longest: int
+    ) -> None:
+        """OptionError where a step cannot be made. `forward` as in `of_activations`; `tokens`: of a micro-batch."""
+        if self.processes.world > 1:
+            return
+        trained = sum(one.numel() for one in transformer.parameters() if one.requires_grad)
+        sizes = of_weights(trained, best=self.keeps_best)
+        self._require({**sizes, **of_activations(forward, transformer, max(tokens, longest), longest)})
+
+    def _require(self, sizes: dict[str, float]) -> None:
+        if self.processes.world == 1:
+            require_memory(f"finetune --train {self.options.train}", sizes, self.model.device, self._cure)
+
+    @property
+    def _cure(self) -> str:
+        """What takes less."""
+        if self.options.train == "full":
+            head = " or head" if self.options.by == "head" else ""
+            return f"take --train lora{head}, a smaller model or shorter texts"
+        kept = "" if is_quantised(self.model) else "keep the model quantised (--quantize int8), or "
+        return f"{kept}take a smaller model or shorter texts"

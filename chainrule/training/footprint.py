@@ -1,0 +1,86 @@
+"""How much memory a training will take, and the refusal of one that cannot fit, before its first step. Knows tensors
+and sizes, not what is learned.
+
+Sizes are bytes. Shapes: T positions of a sequence.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from chainrule import machine
+from chainrule.errors import OptionError
+from chainrule.model.adapter import AdaptedLinear
+from chainrule.model.transformer import Transformer
+
+FLOAT = 4  # bytes: weights that are trained, their gradients and the optimizer's moments are float32
+STEP = 16  # positions: activations of once, twice and three times as many tell those of longer sequences
+TEMPORARY = 1.25  # what a backward pass takes beside the activations that wait for it, as a factor
+
+
+def of_weights(trained: int, *, moments: int = 2, copied: bool = False, best: bool = False) -> dict[str, float]:
+    """What training so many numbers takes beside the model that is there: gradients and the optimizer's `moments`;
+    `copied`: the trained weights too; `best`: the best state so far."""
+    sizes = {"weights": int(copied) + int(best), "gradients": 1, "optimizer": moments}
+    return {name: float(FLOAT * trained * copies) for name, copies in sizes.items() if copies}
+
+
+def of_activations(forward: Callable[[int], Tensor], model: Transformer, tokens: int, longest: int) -> dict[str, float]:
+    """What a forward pass keeps for the backward pass of a micro-batch of `tokens`, in sequences of at most `longest`.
+
+    `forward` computes a loss, or what it is read from, on one sequence of T positions. Three short ones are computed:
+    what is kept grows with T in linear layers and with T² in attention, beside what does not grow (weights that are
+    converted into another precision).
+    """
+    step = max(1, min(STEP, (model.config.context - 1) // 3))
+    first, second, third = (kept_bytes(forward, model, step * times) for times in (1, 2, 3))
+    square = max(0.0, (third - 2 * second + first) / (2 * step**2))
+    linear = max(0.0, (second - first) / step - 3 * square * step)
+    constant = max(0.0, first - linear * step - square * step**2)
+    longest = min(longest, model.config.context)
+    return {"activations": constant + TEMPORARY * tokens * (linear + square * longest)}
+
+
+def kept_bytes(forward: Callable[[int], Tensor], model: nn.Module, length: int) -> int:
+    """The bytes that wait for a backward pass after `forward(length)`, without the model's own tensors."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    own |= {tensor.untyped_storage().data_ptr() for tensor in _converted(model)}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> None:
+        """Nothing is given to the graph: an output that it kept would keep the graph, and neither were ever freed."""
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor.detach())
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
+        result = forward(length)
+    own |= {tensor.untyped_storage().data_ptr() for tensor in _converted(model)}
+    del result
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own)
+
+
+def _converted(model: nn.Module) -> Iterable[Tensor]:
+    """The converted copies of frozen weights, which are made once."""
+    return (
+        module.converted
+        for module in model.modules()
+        if isinstance(module, AdaptedLinear) and module.converted is not None
+    )
+
+
+def require_memory(purpose: str, sizes: Mapping[str, float], device: torch.device, cure: str) -> None:
+    """OptionError where `sizes`, by what they are for, are together more than `device` has free. `cure`: what would
+    take less."""
+    needed, free = sum(sizes.values()), machine.free_memory(device)
+    if needed > free:
+        parts = ", ".join(f"{name} {_shown(size)}" for name, size in sizes.items())
+        where = "on the GPU" if device.type == "cuda" else "of memory"
+        raise OptionError(
+            f"{purpose}: wanted about {_shown(needed)} {where} beside the model ({parts}), got {_shown(free)} free;"
+            f" {cure}"
+        )
+
+
+def _shown(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
