@@ -18,7 +18,9 @@ from chainrule.model.formats.gguf_tensors import GGUFTensors
 from chainrule.model.formats.gguf_write import model_metadata, tensors_to_write
 from chainrule.model.rotary import LongRope, Rope
 from chainrule.model.transformer import Transformer
-from chainrule.storage.gguf import TENSOR_TYPES, TensorToWrite, read_gguf, write_gguf
+from chainrule.storage.gguf import read_gguf
+from chainrule.storage.gguf_types import TENSOR_TYPES
+from chainrule.storage.gguf_writer import TensorToWrite, write_gguf
 
 CPU = torch.device("cpu")
 BOS = 60
