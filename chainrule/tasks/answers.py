@@ -134,6 +134,13 @@ def labels_in(kind: Kind, answers: Iterable[Answer]) -> set[str]:
     return {label for answer in answers for label in (answer if kind == "multilabel" else (answer,))}
 
 
+def strata(kind: Kind, answers: Sequence[Answer]) -> Sequence[str]:
+    """(N,) what a split of the rows keeps the shares of: the label of each, the rarest of several, or nothing."""
+    if kind == "multilabel":
+        return rarest_labels(answers)
+    return answers if kind == "classification" else [""] * len(answers)
+
+
 def rarest_labels(answers: Sequence[tuple[str, ...]]) -> list[str]:
     """(N,) the rarest label of each row, "" where it has none: strata of which each label has some rows."""
     counts: dict[str, int] = {}

@@ -16,8 +16,9 @@ from chainrule.storage.columns import Record
 from chainrule.storage.files import atomic_write
 from chainrule.storage.records import Log, OnError, Skipped, format_of, log_once, no_log, read_records
 from chainrule.tasks.answers import Answer, LabelCells
-from chainrule.tasks.examples import Row, example_row
 from chainrule.tasks.predictor import Predictor, generates
+from chainrule.tasks.prompt import Row
+from chainrule.tasks.rows import example_row
 
 Value = TypeVar("Value")
 _JSON = (".jsonl", ".ndjson")
