@@ -43,18 +43,18 @@ def compare(
     """
     from chainrule.comparison.comparison import Comparison
     from chainrule.comparison.grid import Bounds
+    from chainrule.comparison.printed_table import printed_columns, printed_rows
     from chainrule.comparison.run import compare
-    from chainrule.comparison.table import columns_of
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import live_table, log, print_json, print_table
 
     Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
     lm, read = load(model, device=device, dtype=dtype, bos=bos), columns.load(task)
-    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(columns_of(read.kind)) as draw:
+    with nothing_left_if_refused(out, saved=("rows.jsonl",)), live_table(printed_columns(read.kind)) as draw:
 
         def show(comparison: Comparison) -> None:
-            draw(comparison.table.text(differences=False), f"rows left: {len(comparison.table.left)}")
+            draw(printed_rows(comparison.table, differences=False), f"rows left: {len(comparison.table.left)}")
 
         comparison = compare(
             lm, read, out=out, methods=methods or None, sizes=sizes or None, seeds=seeds, limit=limit,
@@ -63,6 +63,6 @@ def compare(
     if json:
         print_json(comparison.results())
         return
-    print_table(columns_of(read.kind), comparison.table.text())
+    print_table(printed_columns(read.kind), printed_rows(comparison.table))
     print("* significantly different from the best baseline with as many labels (adjusted for all comparisons)")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")

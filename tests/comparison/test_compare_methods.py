@@ -15,9 +15,9 @@ from conftest import random_model
 
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method
+from chainrule.comparison.printed_table import COLUMNS
 from chainrule.comparison.run import compare
 from chainrule.comparison.study import MOST_SHOTS, Study
-from chainrule.comparison.table import COLUMNS
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
