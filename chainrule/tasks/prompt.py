@@ -62,6 +62,11 @@ class Prompt:
         index = parts.index(f"{{{ANSWER}}}")
         return "".join(parts[:index]), "".join(parts[index + 1 :])
 
+    @property
+    def ends_with_answer(self) -> bool:
+        """Whether no column follows {label}."""
+        return not list(columns_in(self._halves[1]))
+
     def word(self, label: str) -> str:
         return self.words.get(label, label)
 
