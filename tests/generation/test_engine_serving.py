@@ -10,7 +10,7 @@ import torch
 from conftest import random_model
 from test_engine import PROMPTS, SAMPLINGS, calls, run
 
-from chainrule.generation import engine as engine_module
+from chainrule.generation import sequences
 from chainrule.generation.engine import Engine
 from chainrule.generation.sampling import Sampling
 from chainrule.model import prefix_cache
@@ -28,7 +28,7 @@ def make_model(request: pytest.FixtureRequest) -> Make:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "BLOCK", 4)
-    monkeypatch.setattr(engine_module, "_AHEAD", 3)
+    monkeypatch.setattr(sequences, "_AHEAD", 3)
 
 
 def empty(model: Transformer, tokens: int) -> PrefixCache:
