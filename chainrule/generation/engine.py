@@ -106,7 +106,7 @@ class Engine:
                 f"prompt: wanted fewer than {context} tokens (the context; BOS is one), got {len(prompt)}; shorten it"
             )
         if max_tokens < 1:
-            raise OptionError(f"max-tokens: wanted at least 1, got {max_tokens}")
+            raise OptionError(f"--max-tokens: wanted at least 1, got {max_tokens}")
         occurred = None
         if sampling.repetition_penalty != 1:
             occurred = torch.zeros(self.model.config.vocabulary_size, dtype=torch.bool)

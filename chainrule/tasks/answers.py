@@ -69,13 +69,14 @@ class LabelCells:
         elif (value is None or value == "") and self.none and self.column in record.values:
             labels = []
         else:
-            text = record.text(self.column)
+            null = value is None and self.column in record.values
+            text = "" if null else record.text(self.column)
             if not text.strip():
                 if self.none:
                     return ()
                 raise DataError(
-                    f"{record.where}: wanted labels, {self.column!r} is empty: write none = true into the task file if"
-                    " such rows have no label, or skip them with --on-error skip"
+                    f"{record.where}: wanted labels, {self.column!r} is {'null' if null else 'empty'}: write none ="
+                    " true into the task file if such rows have no label, or skip them with --on-error skip"
                 )
             labels = [label.strip() for label in text.split(self.separator)]
         if not all(labels):

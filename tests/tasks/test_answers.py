@@ -77,7 +77,7 @@ BAD_SETS = [
     ([["a"], ["a", "a"]], "'label' has the label 'a' twice: remove one"),
     ([["a"], ["a", None]], r"wanted a list of labels in 'label', got None in it"),
     ([["a"], ["a", ""]], "wanted labels in 'label', got an empty one among them"),
-    ([["a"], None], "'label' is null: write one"),
+    ([["a"], None], "wanted labels, 'label' is null: write none = true into the task file"),
     ([["a"], "a||b"], "wanted labels in 'label', got an empty one among them"),
     ([["a"], " "], "wanted labels, 'label' is empty: write none = true into the task file"),
     ([["a"], {"a": 1}], "wanted text in 'label', got an object"),
