@@ -25,7 +25,7 @@ KINDS = {
     "free": "an answer judged by exact match",
 }
 # A label (str), several labels in alphabetical order (tuple[str, ...]), a number (float), or a free answer (str). It is
-# Any, as whoever uses one knows the kind of the task.
+# Any, as the caller knows the kind of the task.
 Answer: TypeAlias = Any
 
 _YES, _NO = ("1", "1.0", "true", "True"), ("0", "0.0", "false", "False")
@@ -37,7 +37,7 @@ class LabelCells:
     """Where a row's label is. `columns`: those of 0 and 1, one a label, where kind is "multilabel"; else one column.
 
     `separator` stands between the labels in a cell of text. `none`: an empty cell means that no label applies; without
-    it such a row is refused, as it may be one that nobody labelled.
+    it such a row is refused, as it may not have been labelled.
     """
 
     kind: Kind

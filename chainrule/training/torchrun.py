@@ -1,6 +1,6 @@
 """Joins the processes that torchrun started, each with the same command, and ends them together. Knows no training.
 
-An error that all of them meet is said once; where one is gone, whoever is left says which.
+An error that all of them meet is printed once; where a process is gone, the others' errors name it.
 """
 
 import os
@@ -18,7 +18,7 @@ from chainrule.training.parallel import ALONE, FAILED, GRACE, LostProcessError, 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-# What gloo says, without an error class of its own, when another process is gone or silent.
+# In gloo's messages, which have no error class of their own, when another process is gone or silent.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timeout", "gloo")
 _REFUSED = "refused"  # in the store: the first process has refused or stopped
 
@@ -43,7 +43,7 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
         # The addresses of processes that ended are still in torchrun's store, and gloo would try them. Agents of
         # several hosts count restarts apart, so that their numbers name no common place.
         store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    with _told_apart():
+    with _as_lost_process():
         init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
@@ -55,17 +55,17 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
         started = torch.randint(2**62, ())
         broadcast(started, 0)
     processes = Processes(rank, world, PrefixStore(f"chainrule/{int(started)}", store), wait)
-    with _one_voice(processes):
+    with _printed_once(processes):
         if cuda:
             _take_gpu(processes)
         yield processes
-        processes.gather(None)  # those who only listen stay until the first has written everything
+        processes.gather(None)  # the others stay until the first has written everything
         destroy_process_group()
         _leave(processes)
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _as_lost_process() -> Iterator[None]:
     """What torch.distributed raises when processes cannot reach each other, as a LostProcessError."""
     try:
         yield
@@ -95,8 +95,8 @@ def _take_gpu(processes: Processes) -> None:
 
 
 @contextmanager
-def _one_voice(processes: Processes) -> Iterator[None]:
-    """Errors that end the processes: the first one says what all of them met; whoever is left says who is lost."""
+def _printed_once(processes: Processes) -> Iterator[None]:
+    """Errors that end the processes: one that all meet is raised by the first alone; others name the lost process."""
     store = processes.store
     assert store is not None
     try:
@@ -110,7 +110,7 @@ def _one_voice(processes: Processes) -> Iterator[None]:
             raise
         if _waited_for(store, [_REFUSED], GRACE):
             _leave(processes)
-            time.sleep(1.0)  # torchrun ends all when one ends: the first one first, which has something to say
+            time.sleep(1.0)  # torchrun ends all when one ends: the first, which prints the error, ends first
             raise SystemExit(error.code if isinstance(error, SystemExit) else 2) from None
         store.set(FAILED, str(error))
         raise

@@ -53,7 +53,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _compile(command: list[str], openmp: str | None, path: Path) -> None:
-    """Compile into `path`, whole or not at all; where the compiler fails, a file beside it says why."""
+    """Compile into `path`, whole or not at all; where the compiler fails, a file beside it has the message."""
     # A file of its own for each process and thread: several may compile at the same time.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.stem}.", suffix=".tmp")
     os.close(handle)
