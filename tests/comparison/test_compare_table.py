@@ -5,6 +5,7 @@ import xml.etree.ElementTree
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -240,7 +241,10 @@ class Page(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.elements, self.text, self.links, self.open = [], [], [], 0
+        self.elements: list[Any] = []
+        self.text: list[Any] = []
+        self.links: list[Any] = []
+        self.open = 0
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:

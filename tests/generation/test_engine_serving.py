@@ -3,6 +3,7 @@ alone."""
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -143,7 +144,8 @@ def test_a_fault_ends_the_sequence_that_makes_it_and_no_other(make_model: Make) 
     for seed, prompt in enumerate(prompts):
         wanted.add(prompt, sampling, seed=seed, max_tokens=9)
     alone = {id: [new.token for new in made] for id, made in run(wanted).items()}
-    engine, known = Engine(model, known=empty(model, 100)), {}
+    engine = Engine(model, known=empty(model, 100))
+    known: dict[int, Any] = {}
     for seed, prompt in enumerate(prompts):
         engine.add(prompt, sampling, seed=seed, max_tokens=9)
     for _ in range(3):
@@ -156,7 +158,7 @@ def test_a_fault_ends_the_sequence_that_makes_it_and_no_other(make_model: Make) 
 
     hook = model.register_forward_pre_hook(fault, with_kwargs=True)
     faulty = {id for id, tokens in alone.items() if alone[1][2] in [*prompts[id], *tokens[:-1]]}
-    failed = {}
+    failed: dict[int, Any] = {}
     while engine:
         try:
             for new in engine.step():

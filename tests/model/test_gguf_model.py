@@ -197,7 +197,7 @@ def test_llama_3s_scaling_is_told_from_its_factors(
         llama3_scaling(file, np.linspace(1, 9, 64, dtype=np.float32), 500_000.0)
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown architecture": ({"general.architecture": "mamba"}, "wanted a GGUF of the architecture .*, got 'mamba'"),
     "none": ({"general.architecture": 7}, "wanted general.architecture to be a text"),
     "experts": ({"llama.expert_count": 8}, "wanted no llama.expert_count, got 8"),

@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_lists_joined_labels_and_columns_of_0_and_1_are_the_same_task(tmp_path: 
 
 
 def test_a_label_that_only_held_out_rows_would_have_stays_in_training(tmp_path: Path) -> None:
-    labels: list[object] = [["a"]] * 20 + [["a", "b", "x"], ["b"], ["b", "x", "c"], ["c"]]
+    labels: list[Any] = [["a"]] * 20 + [["a", "b", "x"], ["b"], ["b", "x", "c"], ["c"]]
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(labels))
         write_jsonl(tmp_path / "rows.jsonl", [labels[index] for index in order])
