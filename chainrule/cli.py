@@ -49,7 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _wait_for_the_first_process()
             print("chainrule: " + " ".join(str(error).split()), file=sys.stderr)
             sys.exit(2)
-        if not mistake:
+        too_large = _is_out_of_memory(error)
+        if too_large and not traceback:
+            what = " ".join(str(error).split()).partition(". GPU ")[0].rstrip(".")
+            print(
+                f"chainrule: wanted more memory than there is: {what}; take a smaller model, --dtype bfloat16 where"
+                " there is one, or a device with more",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+        if not (mistake or too_large):
             print("chainrule: this is a bug; please report the command and the lines below", file=sys.stderr)
         raise
 
@@ -71,6 +80,11 @@ def _wait_for_the_first_process() -> None:
 def _is_about_a_file(error: Exception) -> bool:
     """Whether the operating system refused a file or folder: not found, not permitted, no space left."""
     return isinstance(error, OSError) and (error.filename is not None or error.errno in DISK)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether a device, or the system, had no memory left. Known by its name: torch may not be imported."""
+    return type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(error)
 
 
 def _bound(words: Sequence[str]) -> Callable[[], None]:

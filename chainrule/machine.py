@@ -97,6 +97,23 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def to_device(tensor: torch.Tensor, where: torch.device | str) -> torch.Tensor:
+    """A CPU's tensor on a device. A GPU is not waited for: a copy from memory that may be swapped out would be."""
+    where = torch.device(where)
+    return tensor.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else tensor.to(where)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device, or the system, had no memory left. PyTorch has no error class for the latter."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give back memory that PyTorch keeps on a device, in pieces that may fit nothing."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def free_memory(device: torch.device = torch.device("cpu")) -> float:
     """Bytes of a device's memory that programs can still take; infinite where the system does not say."""
     if device.type == "cuda":

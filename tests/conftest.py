@@ -120,6 +120,16 @@ def make_model(family: str) -> Callable[..., Transformer]:
     return lambda **shape: random_model(family, **shape)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests/test_device_laws.py computes: cpu, cuda, mps")
+
+
+@pytest.fixture(scope="session")
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Where the laws of a device are tested; ChainruleError for one that this machine has not."""
+    return machine.device(str(request.config.getoption("--device")))
+
+
 def pytest_configure() -> None:
     """One thread each, for what the tests start too: they run beside each other, a process a core."""
     os.environ["OMP_NUM_THREADS"] = "1"

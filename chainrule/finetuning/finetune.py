@@ -32,10 +32,11 @@ from chainrule.model.quantised import refuse_quantised
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Features, Longer, Text
 from chainrule.tasks.examples import Examples, Task
+from chainrule.training.activations import tokens_in_memory
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
-from chainrule.training.sharding import decide_sharding
+from chainrule.training.sharding import decide_sharding, free_memory
 from chainrule.training.trainer import Progress
 
 
@@ -100,7 +101,7 @@ def open_finetuning(
                 f"finetune: wanted one process where the language model itself learns, got {processes.world}; start it"
                 " without torchrun"
             )
-        return LanguageFinetuning(lm, task, options, out)
+        return LanguageFinetuning(lm, task, options, out, parallel)
     if options.chat:
         raise OptionError("--chat: wanted --by words beside it, as a head reads no prompt, got head; leave --chat out")
     return Finetuning(lm, task, options, out, features, processes, parallel)
@@ -262,7 +263,17 @@ class Finetuning:
         )
         # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
         converted = dtype if options.train == "full" else None
-        computing = Computing(machine.tokens_at_once("finetuning", bare.device, converted), bare.device)
+        tokens = machine.tokens_at_once("finetuning", bare.device, converted)
+        at_once = tokens_in_memory(
+            self._parallel.checkpoint_activations,
+            trained.transformer,
+            tokens,
+            max(map(len, train.documents)),
+            dtype,
+            free_memory(self.lm.device, self._processes),
+            self._processes.world if shard else 1,
+        )
+        computing = Computing(at_once, bare.device)
         return ClassifierTraining(
             trained,
             self._solved(examples).times(1 / self.problem.unit),
@@ -293,4 +304,5 @@ def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
     called = {"examples": "the examples of TASK", "model": "the weights of MODEL"}
     options = {called.get(name, f"--{name.replace('_', '-')}"): value for name, value in asked.items()}
     versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
-    return {**options, "--shard": parallel.shard, "--wait": parallel.wait, **versions}
+    return {**options, "--shard": parallel.shard, "--wait": parallel.wait,
+            "--checkpoint-activations": parallel.checkpoint_activations, **versions}  # fmt: skip

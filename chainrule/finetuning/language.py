@@ -5,7 +5,7 @@ rows, labels and files.
 """
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,13 @@ from chainrule.prompting.load import load_prompted
 from chainrule.prompting.prompted import Prompted
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.tokenizer import Tokenizer
+from chainrule.training.activations import tokens_in_memory
 from chainrule.training.answers import Answers
 from chainrule.training.checkpoints import newest_checkpoint
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.objectives import Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
+from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.spans import Span
 from chainrule.training.trainer import Progress, Saving, Trainer, Validating
 from chainrule.training.words import LabelWords
@@ -89,7 +91,14 @@ class LanguageFinetuning:
     `finetune`.
     """
 
-    def __init__(self, lm: Pretrained, task: Task, options: FinetuneOptions, out: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        lm: Pretrained,
+        task: Task,
+        options: FinetuneOptions,
+        out: str | Path | None = None,
+        parallel: ParallelOptions = ParallelOptions(),
+    ) -> None:
         if options.train == "head":
             raise OptionError(
                 "--train: wanted full or lora where the language model itself learns, got head; choose one of them"
@@ -98,7 +107,7 @@ class LanguageFinetuning:
             raise OptionError(
                 "--class-weights: wanted a task with labels to choose from, got one of free answers; leave it out"
             )
-        self.lm, self.task, self.options = lm, task, options
+        self.lm, self.task, self.options, self._parallel = lm, task, options, parallel
         self.out = None if out is None else Path(out)
         if options.train == "lora":
             require_file(lm, self.out)
@@ -215,6 +224,18 @@ class LanguageFinetuning:
         width = self.lm.model.config.width
         return language_recipe(n, width, lora=lora, epochs=options.epochs, learning_rate=options.learning_rate)
 
+    def _tokens_at_once(self, lengths: Sequence[int], dtype: torch.dtype) -> int:
+        """How many tokens of texts of these lengths are computed together."""
+        model = self._trained.transformer
+        return tokens_in_memory(
+            self._parallel.checkpoint_activations,
+            model,
+            machine.tokens_at_once("finetuning", model.device, dtype),
+            max(lengths),
+            dtype,
+            machine.free_memory(model.device),
+        )
+
     def _words(
         self, examples: Examples, validating: Examples, dtype: torch.dtype
     ) -> tuple[LabelWords, Callable[[], Validation] | None]:
@@ -225,7 +246,7 @@ class LanguageFinetuning:
             texts,
             weights_of_classes(texts.classes, len(self.task.labels), balanced=self.options.class_weights),
             self._recipe(len(texts)).batch_size,
-            tokens_at_once=machine.tokens_at_once("finetuning", model.device, dtype),
+            tokens_at_once=self._tokens_at_once([len(span.tokens) for each in texts.options for span in each], dtype),
             causal=model.config.causal,
             device=model.device,
             seed=self.options.seed,
@@ -246,7 +267,7 @@ class LanguageFinetuning:
         objective = Answers(
             texts,
             self._recipe(len(texts)).batch_size,
-            tokens_at_once=machine.tokens_at_once("finetuning", model.device, dtype),
+            tokens_at_once=self._tokens_at_once([len(text.tokens) for text in texts], dtype),
             device=model.device,
             seed=self.options.seed,
         )

@@ -13,6 +13,7 @@ from chainrule.errors import ChainruleError, OptionError
 from chainrule.generation.prefill import Prefilled, prefill
 from chainrule.generation.sampling import Sampling, random_numbers
 from chainrule.generation.sequences import GrowingSequence, choose_tokens
+from chainrule.machine import to_device
 from chainrule.model.batch_cache import BatchCache
 from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.transformer import Transformer
@@ -140,7 +141,7 @@ class Engine:
         features = []
         if self._running:
             self._grow()
-            newest = torch.tensor([[sequence.tokens[-1]] for sequence in self._running], device=self.model.device)
+            newest = to_device(torch.tensor([[each.tokens[-1]] for each in self._running]), self.model.device)
             features.append(self.model.features(newest, self._cache)[:, -1])  # (B, D)
         features += self._join()
         if not features:

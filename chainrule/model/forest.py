@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
+
 Tokens = Sequence[int] | NDArray[np.integer]
 
 
@@ -48,7 +50,7 @@ class Forest:
             path = np.concatenate((path[:common], np.arange(start, end)))
             self.columns[index] = path
         self.tokens, self.depths, self.ends = (
-            torch.from_numpy(array).to(device) for array in (tokens[None], depths, ends)
+            machine.to_device(torch.from_numpy(array), device) for array in (tokens[None], depths, ends)
         )
         self.length = 0  # of what came before: nothing
         self._longest = max(map(len, texts))

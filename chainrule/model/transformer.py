@@ -8,10 +8,12 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from chainrule.errors import ChainruleError
 from chainrule.model.attention import attention_contexts, token_positions
 from chainrule.model.batch_cache import Cache
+from chainrule.model.chunked_loss import Logits, chunked_cross_entropy, positions_at_once
 from chainrule.model.config import Config
 from chainrule.model.kernels import linear_cross_entropy, plain_cpu
 from chainrule.model.layers import Block, Embedding, HeadLayer, MaskedHead, Norm
@@ -33,6 +35,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype: torch.dtype | None = None
+        # Keep a block's input alone for the backward pass, which computes the rest again; None: where memory runs out.
+        self.checkpoint_activations: bool | None = None
         self.segment_separator: int | None = None  # the token after which a pair's second text begins; None: no pairs
         self.embedding = Embedding(config.vocabulary_size, config.width)  # [e_1 … e_V]
         rows = config.position_offset + config.context
@@ -101,12 +105,7 @@ class Transformer(nn.Module):
             return features
         if targets is None:
             return self._logits(features, few=output == "next logits")
-        features, targets = features.flatten(0, -2), targets.flatten()
-        plain = self.head is None and (self.output is None or type(self.output) is Linear)
-        linear = self.config.logit_divisor == 1 and self.config.logit_cap is None
-        if plain and linear and plain_cpu(features):
-            return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
-        return F.cross_entropy(self._logits(features).float(), targets)
+        return self._loss(features.flatten(0, -2), targets.flatten())
 
     # `forward` with one output each, for those who hold a Transformer itself, not a wrapper of it.
 
@@ -154,7 +153,8 @@ class Transformer(nn.Module):
         dtype = self.compute_dtype or self.dtype
         x = self.embedding(tokens)  # (B, T, D)
         if self.config.scaled_embedding:
-            x = x * torch.tensor(self.config.width**0.5, dtype=x.dtype, device=x.device)
+            # rounded to the precision of x, as others have it; filled on the device, which is not waited for
+            x = x * torch.full((), self.config.width**0.5, dtype=x.dtype, device=x.device)
         if self.config.embedding_factor != 1:
             x = x * self.config.embedding_factor
         x = x.to(dtype)
@@ -174,7 +174,10 @@ class Transformer(nn.Module):
             context = contexts[layer % len(contexts)]
             if output_positions is not None and layer + 1 == len(self.blocks):
                 context = context.at_positions(output_positions, T)  # earlier layers give all positions their keys
-            x = block(x, context, cache, layer)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, cache, layer, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, context, cache, layer)
         if cache is not None:
             cache.length += T
         return x if self.norm is None else self.norm(x)
@@ -212,6 +215,22 @@ class Transformer(nn.Module):
             cap = self.config.logit_cap
             return logits if cap is None else cap * torch.tanh(logits / cap)
         return self._output(self.head(features), self.head.bias.to(features.dtype), few)
+
+    def _loss(self, features: Tensor, targets: Tensor) -> Tensor:
+        """14.8 of hidden states (N, D) and targets (N,); up to two chunks of logits are all in memory at once."""
+        if self.output is not None and type(self.output) is not Linear:
+            return F.cross_entropy(self._logits(features).float(), targets)
+        at_once = positions_at_once(self.config.vocabulary_size, features.device)
+        cpu = plain_cpu(features)
+        if len(features) > 2 * at_once or not (cpu or torch.compiler.is_compiling()):
+            bias, weight = None if self.head is None else self.head.bias, self.output_weight
+            features = features if self.head is None else self.head(features)
+            logits = Logits(self.config.logit_divisor, self.config.logit_cap)
+            return chunked_cross_entropy(features, weight, targets, bias, logits, at_once)
+        linear = self.head is None and self.config.logit_divisor == 1 and self.config.logit_cap is None
+        if linear and cpu:
+            return linear_cross_entropy(features, self.output_weight.to(features.dtype), targets)
+        return F.cross_entropy(self._logits(features).float(), targets)
 
     def _output(self, features: Tensor, bias: Tensor | None, few: bool) -> Tensor:
         if self.output is None:

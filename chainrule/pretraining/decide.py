@@ -15,11 +15,13 @@ from chainrule.model.linear import linear_maps
 from chainrule.model.transformer import Transformer, initialise
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided
+from chainrule.training.activations import decide_activations, room_for_activations
 from chainrule.training.objectives import Compiled, Objective
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_muon import ReplicatedMuon, ShardedMuon
-from chainrule.training.sharding import sharded
+from chainrule.training.parallel_options import ParallelOptions
+from chainrule.training.sharding import free_memory, sharded, whole_copies_fit
 from chainrule.training.trainer import Trainer
 
 DEFAULT_MINUTES = 10.0
@@ -98,16 +100,27 @@ def make_optimizer(model: Transformer, options: PretrainOptions, steps: int, pro
 
 
 def decide(
-    model: Transformer, device: torch.device, options: PretrainOptions, dtype: str, processes: Processes = ALONE
+    model: Transformer,
+    device: torch.device,
+    options: PretrainOptions,
+    dtype: str,
+    processes: Processes = ALONE,
+    parallel: ParallelOptions = ParallelOptions(),
 ) -> Decided:
     """All that is decided without timing steps, for a training on `device`; `measure` completes it."""
     precision = machine.training_dtype(dtype, device)
     rows = windows_per_step(options, model.config.layers, model.config.context)
-    at_once = max(1, machine.tokens_at_once("pretraining", device) // model.config.context)
+    context = model.config.context
+    at_once = max(1, machine.tokens_at_once("pretraining", device) // context)
+    sizes = [size for size in range(1, min(rows, at_once) + 1) if rows % size == 0]
+    room = _room(model, device, parallel, processes)
+    micro_rows, _ = decide_activations(
+        parallel.checkpoint_activations, model.config, sizes, context, precision, device, room
+    )
     return Decided(
         steps=options.steps or 1,
         rows=rows,
-        micro_rows=max(size for size in range(1, min(rows, at_once) + 1) if rows % size == 0),
+        micro_rows=micro_rows,
         validate_every=1,
         log_every=1,
         dtype=str(precision).removeprefix("torch."),
@@ -116,6 +129,27 @@ def decide(
         threads=machine.threads() * processes.world,
         matmul_rate=machine.matmul_rate(device, precision),
     )
+
+
+def checkpoint_activations(
+    decided: Decided, model: Transformer, device: torch.device, parallel: ParallelOptions, processes: Processes
+) -> bool | None:
+    """Whether the training on `device` is to compute activations again. It is asked at each start, as it changes no
+    bit of the result."""
+    dtype = getattr(torch, decided.dtype)
+    sizes, room = [decided.micro_rows], _room(model, device, parallel, processes)
+    _, found = decide_activations(
+        parallel.checkpoint_activations, model.config, sizes, model.config.context, dtype, device, room
+    )
+    return found
+
+
+def _room(model: Transformer, device: torch.device, parallel: ParallelOptions, processes: Processes) -> float:
+    cut = processes.world > 1 and (
+        parallel.shard == "on" or (parallel.shard == "auto" and not whole_copies_fit(model, device, processes))
+    )
+    parts = processes.world if cut else 1
+    return room_for_activations(model, device, free_memory(device, processes), parts)
 
 
 def measure(

@@ -19,7 +19,7 @@ from chainrule.model.formats.checkpoint import described_by, load_weights, read_
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.adapted import adapt
-from chainrule.pretraining.decide import Log, decide, make_model, make_optimizer, measure
+from chainrule.pretraining.decide import Log, checkpoint_activations, decide, make_model, make_optimizer, measure
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided, Run
 from chainrule.storage.files import sha256, sweep, write_text
@@ -93,7 +93,7 @@ def open_run(
         validation = shards.split("validation")
         if len(validation) < 2:
             raise DataError(f"--validation: wanted at least 2 tokens to validate on, got {len(validation)}; raise it")
-        decided = _decided_before(out, stored, processes) or decide(model, where, options, dtype, processes)
+        decided = _decided_before(out, stored, processes) or decide(model, where, options, dtype, processes, parallel)
     decided = Decided(**processes.from_first(dataclasses.asdict(decided)))
     checkpoint = resumed(out / "training", processes)
     objective = _objective(tokenizer, options, Windows(batches, decided.rows, decided.micro_rows, where.type))
@@ -105,9 +105,13 @@ def open_run(
                 model.load_state_dict(checkpoint.tensors("model"), strict=False)
     _require_same_data(manifest, model, processes)
     model.compute_dtype = getattr(torch, decided.dtype)
+    model.checkpoint_activations = processes.from_first(
+        checkpoint_activations(decided, model, where, parallel, processes)
+    )
     _place(model, where, parallel, processes)
     if stored is None:
         decided = measure(decided, model, objective, len(validation), options, started, log, processes)
+        decided = dataclasses.replace(decided, micro_rows=objective.windows.micro_batch_size)  # memory may have run out
 
     stop_tokens = None if options.start is None else (tokenizer.bos_id, *(stop_tokens_of(options.start) or ()))
     language_model = make_language_model(model, tokenizer, family, stop_tokens)
@@ -151,7 +155,8 @@ def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
     """What must be the same in all processes, as it is typed."""
     options = {f"--{name.replace('_', '-')}": value for name, value in asked.items() if name != "data"}
     versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
-    return {"DATA": asked["data"], **options, "--shard": parallel.shard, "--wait": parallel.wait, **versions}
+    return {"DATA": asked["data"], **options, "--shard": parallel.shard, "--wait": parallel.wait,
+            "--checkpoint-activations": parallel.checkpoint_activations, **versions}  # fmt: skip
 
 
 def _decided_before(out: Path, stored: dict[str, Any] | None, processes: Processes) -> Decided | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from chainrule.errors import ChainruleError
 from chainrule.machine import tokens_at_once
-from chainrule.model.padding import Tokens, by_length, padded
+from chainrule.model.padding import Tokens, in_memory, padded
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.token_scores import Scores, score_tokens
 from chainrule.tokens.tokenizer import Tokenizer
@@ -99,11 +99,16 @@ def _score_group(model: Transformer, group: list[NDArray[np.int64]], stride: int
     lengths = [len(document) - 1 for document in group]
     found = [Scores(torch.empty(T), torch.empty(T, top, dtype=torch.long), torch.empty(T, top)) for T in lengths]
     work = [(d, window) for d, T in enumerate(lengths) for window in windows(T, model.config.context, stride)]
-    for indices in by_length([window.length for _, window in work], tokens_at_once("scoring", model.device)):
+
+    def scored(indices: list[int]) -> Scores:
         batch = [work[index] for index in indices]
         features, targets = _features(model, [(group[d], window) for d, window in batch])
-        scores, start = score_tokens(model, features, targets, top), 0
-        for d, window in batch:
+        return score_tokens(model, features, targets, top)
+
+    lengths = [window.length for _, window in work]
+    for indices, scores in in_memory(lengths, tokens_at_once("scoring", model.device), scored):
+        start = 0
+        for d, window in (work[index] for index in indices):
             end = start + window.end + 1 - window.first
             for whole, part in zip(found[d], scores, strict=True):
                 whole[window.first - 1 : window.end] = part[start:end]

@@ -14,7 +14,7 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import DataError, OptionError
 from chainrule.model.formats.classifier import without_output
-from chainrule.model.padding import Tokens, by_length, padded
+from chainrule.model.padding import Tokens, in_memory, padded
 from chainrule.model.transformer import Transformer
 from chainrule.tokens.tokenizer import Tokenizer
 
@@ -134,6 +134,11 @@ def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_onc
     device = model.device
     found = torch.empty(len(documents), model.config.width)
     lengths = [len(document) for document in documents]
-    for rows in by_length(lengths, tokens_at_once or machine.tokens_at_once("features", device)):
-        found[rows] = model.summary(*padded([documents[row] for row in rows], device)).float().cpu()
+
+    def computed(rows: list[int]) -> Tensor:
+        made: Tensor = model.summary(*padded([documents[row] for row in rows], device)).float().cpu()
+        return made
+
+    for rows, part in in_memory(lengths, tokens_at_once or machine.tokens_at_once("features", device), computed):
+        found[rows] = part
     return found

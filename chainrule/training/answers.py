@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.model.transformer import Transformer
-from chainrule.training.epochs import rows_of_step
+from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation, mean_loss
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answers:
     """Predict the answer behind each prompt, token by token. Several texts are packed into a row; each attends to
     itself alone, so that the loss is that of the texts one by one."""
@@ -30,6 +30,10 @@ class Answers:
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[SpanBatch]:
         return self._packed(self.texts, rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world))
+
+    def halve(self) -> str | None:
+        self.tokens_at_once, size = halved(self.tokens_at_once)
+        return size
 
     def loss(self, model: Transformer, batch: SpanBatch) -> tuple[Tensor, Tensor]:
         """The count is that of the answers' tokens: a long answer counts more than a short one."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.model.padding import Tokens
-from chainrule.training.epochs import rows_of_step
+from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.text_batches import text_batches
@@ -40,7 +40,7 @@ class LabelledBatch(NamedTuple):
     weights: Tensor  # (B,)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Classes:
     """Predict the class of each text. A step takes the next texts of endlessly many epochs, each shuffled anew."""
 
@@ -52,9 +52,17 @@ class Classes:
     seed: int
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
+    def __post_init__(self) -> None:
+        # A part of the processes may run out of memory: all must cut what they validate on alike.
+        self._validated_together = self.tokens_at_once
+
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[LabelledBatch]:
         rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
-        return self._micro_batches(self.texts, rows)
+        return self._micro_batches(self.texts, rows, self.tokens_at_once)
+
+    def halve(self) -> str | None:
+        self.tokens_at_once, size = halved(self.tokens_at_once)
+        return size
 
     def loss(self, model: nn.Module, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """Weighted by class; the count is the sum of the weights."""
@@ -64,7 +72,7 @@ class Classes:
 
     def validate(self, model: nn.Module, texts: LabelledTexts, processes: Processes = ALONE) -> Validation:
         """Accuracy and loss on other texts, without smoothing; each process computes a part of them."""
-        batches, found = self._micro_batches(texts, np.arange(len(texts))), []
+        batches, found = self._micro_batches(texts, np.arange(len(texts)), self._validated_together), []
         for batch, counts in processes.every_nth(batches):
             logits = model(batch.tokens, batch.last)  # (B, C)
             if counts:
@@ -80,7 +88,7 @@ class Classes:
         right = logits.argmax(-1) == classes
         return losses @ weights, (right * weights).sum(), weights.sum()
 
-    def _micro_batches(self, texts: LabelledTexts, rows: NDArray[np.int64]) -> list[LabelledBatch]:
+    def _micro_batches(self, texts: LabelledTexts, rows: NDArray[np.int64], at_once: int) -> list[LabelledBatch]:
         columns = texts.classes, self.weights[texts.classes]
-        made = text_batches(texts.documents, columns, rows, self.tokens_at_once, self.device)
+        made = text_batches(texts.documents, columns, rows, at_once, self.device)
         return [LabelledBatch(*tensors) for tensors in made]

@@ -1,4 +1,5 @@
-"""Which examples a step takes: the next of endlessly many epochs, each shuffled anew. Knows numbers alone."""
+"""Which examples a step takes: the next of endlessly many epochs, each shuffled anew; how many tokens together. Knows
+numbers alone."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,3 +15,10 @@ def rows_of_step(n: int, batch_size: int, seed: int, step: int, rank: int = 0, w
     first = start - epochs[0] * n
     rows: NDArray[np.int64] = order[first : first + batch_size][share(batch_size, rank, world)]
     return rows
+
+
+def halved(tokens_at_once: int) -> tuple[int, str | None]:
+    """Half as many tokens at once, and how a message names them; None where a text is computed alone already."""
+    if tokens_at_once <= 1:
+        return tokens_at_once, None
+    return tokens_at_once // 2, f"{tokens_at_once // 2} tokens"

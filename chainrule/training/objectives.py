@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
 from chainrule.corpus.batches import Batches, share, validation_windows
 from chainrule.corpus.shards import Split
 from chainrule.model.transformer import Transformer
@@ -40,6 +41,11 @@ class Objective(Protocol[Batch]):
         """
         ...
 
+    def halve(self) -> str | None:
+        """Make micro-batches of half the size from now on, as memory ran out: the same examples a step, in more parts.
+        Their size as a message names it ("4 windows"); None where they are the smallest."""
+        ...
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -57,11 +63,11 @@ class Compiled:
     """An objective whose loss is computed by torch.compile."""
 
     def __init__(self, objective: Objective[Any]) -> None:
-        self.batches = objective.batches
+        self.batches, self.halve = objective.batches, objective.halve
         self.loss = torch.compile(objective.loss, dynamic=False)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Windows:
     """Where the windows of a pretraining objective come from, and how many are computed together."""
 
@@ -70,9 +76,20 @@ class Windows:
     micro_batch_size: int  # windows a forward pass
     device: str
 
+    def __post_init__(self) -> None:
+        # A part of the processes may run out of memory: all must cut what they validate on alike.
+        self._validated_together = self.micro_batch_size
+
+    def halve(self) -> str | None:
+        """As `Objective.halve`."""
+        if self.micro_batch_size == 1:
+            return None
+        self.micro_batch_size = -(-self.micro_batch_size // 2)
+        return f"{self.micro_batch_size} windows"
+
     def of(self, split: Split) -> Iterator[NDArray[np.int64]]:
         """All of a split, (B, T + 1) at a time; the last window may be shorter."""
-        return validation_windows(split, self.source.context, self.micro_batch_size)
+        return validation_windows(split, self.source.context, self._validated_together)
 
 
 @dataclass(frozen=True)
@@ -83,7 +100,12 @@ class NextToken:
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> Sequence[Tensor]:
         tokens = torch.from_numpy(self.windows.source.batch(step, self.windows.batch_size, rank, world))
-        return tokens.to(self.windows.device).split(self.windows.micro_batch_size) if len(tokens) else ()
+        return (
+            machine.to_device(tokens, self.windows.device).split(self.windows.micro_batch_size) if len(tokens) else ()
+        )
+
+    def halve(self) -> str | None:
+        return self.windows.halve()
 
     def loss(self, model: Transformer, batch: Tensor) -> tuple[Tensor, Tensor]:
         return _sum_and_count(next_token_loss(model, batch), batch[:, 1:].numel())
@@ -102,7 +124,7 @@ class MaskedBatch(NamedTuple):
     targets: Tensor  # (B, M) the tokens that were there
 
     def to(self, device: str | torch.device) -> "MaskedBatch":
-        return MaskedBatch(*(tensor.to(device) for tensor in self))
+        return MaskedBatch(*(machine.to_device(tensor, device) for tensor in self))
 
 
 class SpecialTokens(NamedTuple):
@@ -131,6 +153,9 @@ class MaskedToken:
             return []
         parts = (tensor[part].split(self.windows.micro_batch_size) for tensor in masked)
         return (MaskedBatch(*tensors) for tensors in zip(*parts, strict=True))
+
+    def halve(self) -> str | None:
+        return self.windows.halve()
 
     def loss(self, model: Transformer, batch: MaskedBatch) -> tuple[Tensor, Tensor]:
         mean, count = masked_token_loss(model, batch), batch.targets.numel()
@@ -168,7 +193,10 @@ def mean_loss(
     for batch, counts in processes.every_nth(batches):
         part, size = objective.loss(model, batch)
         if counts:
-            total, count = total + part.detach().cpu(), count + size.detach().cpu()
+            part, size = part.detach(), size.detach()
+            if part.device.type == "mps":  # has no float64
+                part, size = part.cpu(), size.cpu()
+            total, count = total + part, count + size  # on a GPU it is not waited for
     total, count = processes.sum(total, count)
     return Validation(float(total / count))
 

@@ -63,7 +63,10 @@ class Processes:
         number = self._exchanged[channel] = self._exchanged.get(channel, 0) + 1
         self.store.set(f"{channel}/{number}/{self.rank}", json.dumps(value))
         ends = None if limit is None else time.monotonic() + limit
-        return [json.loads(self._read(f"{channel}/{number}/{rank}", rank, ends)) for rank in range(self.world)]
+        try:
+            return [json.loads(self._read(f"{channel}/{number}/{rank}", rank, ends)) for rank in range(self.world)]
+        except TimeoutError as error:
+            raise self._lost([int(str(error))], f"did not answer within {limit:g} s") from None
 
     def _read(self, key: str, rank: int, ends: float | None) -> bytes:
         """A value of the store, asked for again and again: a call that blocks would block the other threads' too."""
@@ -74,8 +77,10 @@ class Processes:
                 raise LostProcessError(self.store.get(FAILED).decode())
             if time.monotonic() > look:
                 look += 1.0
-                if self._is_gone(rank) or (ends is not None and look > ends):
-                    raise self._lost([rank])
+                if self._is_gone(rank):
+                    raise self._lost([rank], "ended")
+                if ends is not None and look > ends:
+                    raise TimeoutError(rank)
             time.sleep(pause)
             pause = min(0.05, 2 * pause)
         return self.store.get(key)
@@ -198,13 +203,18 @@ class Processes:
                 time.sleep(0.05)
         except torch.distributed.DistError:
             silent = set()  # the store is on a host that is not reached
-        return self._lost(sorted(silent))
+        gone = [rank for rank in sorted(silent) if self._is_gone(rank)]
+        if gone:
+            return self._lost(gone, "ended")
+        waited = f", could not be reached or did not answer within {self.wait:g} s (--wait)"
+        closed = "onnection" in str(error) and "imed out" not in str(error)
+        return self._lost(sorted(silent), "ended or could not be reached" if closed else f"ended{waited}")
 
-    def _lost(self, ranks: Sequence[int]) -> LostProcessError:
+    def _lost(self, ranks: Sequence[int], what: str) -> LostProcessError:
         names = ", ".join(self._names[rank] for rank in ranks) or "the processes"
         return LostProcessError(
-            f"{names} ended, could not be reached or did not answer within {self.wait:g} s (--wait); the same"
-            " command continues from the last checkpoint, by itself under torchrun --max-restarts N"
+            f"{names} {what}; the same command continues from the last checkpoint, by itself under torchrun"
+            " --max-restarts N"
         )
 
 

@@ -39,10 +39,13 @@ def decide_sharding(
         )
     if shard != "auto":
         return shard == "on"
+    return processes.from_first(not whole_copies_fit(model, device, processes)) and processes.world <= width
+
+
+def whole_copies_fit(model: nn.Module, device: torch.device, processes: Processes) -> bool:
+    """Whether this process has memory for all weights, gradients and moments."""
     size = sum(parameter.numel() for parameter in model.parameters())
-    return (
-        processes.from_first(STATE * size > WHOLE_COPIES * _free_memory(device, processes)) and processes.world <= width
-    )
+    return STATE * size <= WHOLE_COPIES * free_memory(device, processes)
 
 
 def shard_by_block(
@@ -73,10 +76,10 @@ def gradients_fit(model: nn.Module, processes: Processes) -> bool:
     the first process finds."""
     size = 4 * sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     device = next(model.parameters()).device
-    return processes.from_first(size < WHOLE_GRADIENTS * _free_memory(device, processes))
+    return processes.from_first(size < WHOLE_GRADIENTS * free_memory(device, processes))
 
 
-def _free_memory(device: torch.device, processes: Processes) -> float:
+def free_memory(device: torch.device, processes: Processes) -> float:
     """Bytes that this process may still take on a device."""
     free = machine.free_memory(device)
     return free if device.type == "cuda" else free / processes.local

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chainrule import machine
+from chainrule.model.chunked_loss import chunked_log_probs, positions_at_once
 from chainrule.model.forest import Forest, Tokens, common_beginning
 from chainrule.model.padding import padded
 from chainrule.model.transformer import Transformer
@@ -37,8 +39,8 @@ class SpanBatch:
 
     def __init__(self, spans: Sequence[Span], causal: bool, device: torch.device) -> None:
         numbers = [np.full(len(span.targets), number) for number, span in enumerate(spans)]
-        self.targets = torch.tensor([target for span in spans for target in span.targets], device=device)
-        self.spans = torch.from_numpy(np.concatenate(numbers)).to(device)
+        self.targets = machine.to_device(torch.tensor([target for span in spans for target in span.targets]), device)
+        self.spans = machine.to_device(torch.from_numpy(np.concatenate(numbers)), device)
         self.forest: Forest | None = None
         if causal:
             self.forest = Forest([span.tokens for span in spans], device)
@@ -54,7 +56,7 @@ class SpanBatch:
                 [rows[tuple(map(int, span.tokens))] * longest + np.array(span.positions, np.int64) for span in spans]
             )
         wanted, states = np.unique(places, return_inverse=True)
-        self.wanted, self.states = (torch.from_numpy(array).to(device) for array in (wanted, states))
+        self.wanted, self.states = (machine.to_device(torch.from_numpy(array), device) for array in (wanted, states))
 
     def features(self, model: Transformer) -> Tensor:
         """The hidden states (N, D) that predict."""
@@ -69,7 +71,11 @@ class SpanBatch:
 
     def log_probs(self, model: Transformer) -> Tensor:
         """log p of each target, (M,) in float32, nats."""
-        logits: Tensor = model(features=self.features(model)).float()  # (N, V)
+        features = self.features(model)
+        at_once = positions_at_once(model.config.vocabulary_size, features.device)
+        if len(features) > at_once:
+            return chunked_log_probs(lambda part: model(features=part), features, self.states, self.targets, at_once)
+        logits: Tensor = model(features=features).float()  # (N, V)
         return logits[self.states, self.targets] - logits.logsumexp(-1)[self.states]
 
     def mean_loss(self, model: Transformer) -> Tensor:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.model.padding import Tokens
-from chainrule.training.epochs import rows_of_step
+from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.text_batches import text_batches
@@ -51,7 +51,7 @@ def squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets) ** 2 / 2
 
 
-@dataclass(frozen=True)
+@dataclass
 class Targets:
     """Predict the targets of each text; the loss is the weighted mean over texts and targets. A step takes the next
     texts of endlessly many epochs, each shuffled anew."""
@@ -64,11 +64,19 @@ class Targets:
     seed: int
     smoothing: float = 0.0  # share of a target that is replaced by the target's mean over the texts
 
+    def __post_init__(self) -> None:
+        # A part of the processes may run out of memory: all must cut what they validate on alike.
+        self._validated_together = self.tokens_at_once
+
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[TargetBatch]:
         rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
         means = self.texts.targets.mean(0)
         targets = self.texts.targets + np.float32(self.smoothing) * (means - self.texts.targets)
-        return self._micro_batches(self.texts, targets, rows)
+        return self._micro_batches(self.texts, targets, rows, self.tokens_at_once)
+
+    def halve(self) -> str | None:
+        self.tokens_at_once, size = halved(self.tokens_at_once)
+        return size
 
     def loss(self, model: nn.Module, batch: TargetBatch) -> tuple[Tensor, Tensor]:
         """Weighted; the count is the sum of the weights."""
@@ -79,7 +87,7 @@ class Targets:
         """The loss on other texts, without smoothing; each process computes a part of them. The best state is the one
         of least loss."""
         losses, weights = torch.zeros(2, dtype=torch.float64, device=self.device)
-        batches = self._micro_batches(texts, texts.targets, np.arange(len(texts)))
+        batches = self._micro_batches(texts, texts.targets, np.arange(len(texts)), self._validated_together)
         for batch, counts in processes.every_nth(batches):
             found = self.losses(model(batch.tokens, batch.last), batch.targets)
             if counts:
@@ -89,7 +97,7 @@ class Targets:
         return Validation(float(losses / weights))
 
     def _micro_batches(
-        self, texts: TargetTexts, targets: NDArray[np.float32], rows: NDArray[np.int64]
+        self, texts: TargetTexts, targets: NDArray[np.float32], rows: NDArray[np.int64], at_once: int
     ) -> list[TargetBatch]:
-        made = text_batches(texts.documents, (targets, texts.weights), rows, self.tokens_at_once, self.device)
+        made = text_batches(texts.documents, (targets, texts.weights), rows, at_once, self.device)
         return [TargetBatch(*tensors) for tensors in made]

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
 from chainrule.model.padding import Tokens, by_length, padded
 
 
@@ -27,4 +28,4 @@ def text_batches(
     """
     for part in by_length([len(documents[row]) for row in rows], tokens_at_once):
         tokens, last = padded([documents[row] for row in rows[part]], device)
-        yield (tokens, last, *(torch.from_numpy(column[rows[part]]).to(device) for column in columns))
+        yield (tokens, last, *(machine.to_device(torch.from_numpy(column[rows[part]]), device) for column in columns))

@@ -3,8 +3,10 @@
 An error that all of them meet is printed once; where a process is gone, the others' errors name it.
 """
 
+import json
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -33,17 +35,16 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
     if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
-    from torch.distributed import broadcast, destroy_process_group, init_process_group
+    from torch.distributed import destroy_process_group, init_process_group
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     store, rank, world = next(rendezvous("env://", timeout=timedelta(days=1)))
-    if os.environ.get("LOCAL_WORLD_SIZE") == str(world):
-        # The addresses of processes that ended are still in torchrun's store, and gloo would try them. Agents of
-        # several hosts count restarts apart, so that their numbers name no common place.
-        store = PrefixStore(f"attempt/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     with _as_lost_process():
+        # The store outlives processes that torchrun starts again: what earlier ones left there, their addresses too, is
+        # not read.
+        store = PrefixStore(f"started/{_common_start(store, rank, world, wait)}", store)
         init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
@@ -51,10 +52,7 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
             world_size=world,
             timeout=timedelta(seconds=wait),
         )
-        # The store outlives processes that torchrun starts again: what earlier ones left there is not read.
-        started = torch.randint(2**62, ())
-        broadcast(started, 0)
-    processes = Processes(rank, world, PrefixStore(f"chainrule/{int(started)}", store), wait)
+    processes = Processes(rank, world, PrefixStore("chainrule", store), wait)
     with _printed_once(processes):
         if cuda:
             _take_gpu(processes)
@@ -62,6 +60,39 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
         processes.gather(None)  # the others stay until the first has written everything
         destroy_process_group()
         _leave(processes)
+
+
+def _common_start(store: "Store", rank: int, world: int, wait: float) -> str:
+    """A name that the processes started together have in common, and no others. LostProcessError where one does not
+    come within `wait` seconds.
+
+    torchrun on several hosts counts restarts apart, so that its numbers name nothing in common. Each process shows a
+    number of its own; the first lists those that it sees, under a name that is new, and each of the others takes the
+    name of the list that has its number.
+    """
+    own, ends, shown = uuid.uuid4().hex, time.monotonic() + wait, ""
+    others = range(1, world)
+    if rank:
+        store.set(f"come/{rank}", own)
+    while time.monotonic() < ends:
+        if rank == 0:
+            there = {other: store.get(f"come/{other}").decode() for other in others if store.check([f"come/{other}"])}
+            if (listed := json.dumps([own, there])) != shown:
+                store.set("list", shown := listed)
+            if store.check([f"taken/{own}/{other}" for other in others]):
+                return own
+        elif store.check(["list"]):
+            name, there = json.loads(store.get("list"))
+            if there.get(str(rank)) == own:
+                store.set(f"taken/{name}/{rank}", "1")
+                return str(name)
+        time.sleep(0.02)
+    missing = [other for other in others if rank == 0 and not store.check([f"taken/{own}/{other}"])]
+    names = ", ".join(f"process {other}" for other in missing) or "process 0"
+    raise LostProcessError(
+        f"{names} did not come within {wait:g} s (--wait) after process {rank} had started; see that all run, and that"
+        " their hosts reach each other"
+    )
 
 
 @contextmanager

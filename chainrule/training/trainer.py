@@ -12,8 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chainrule import machine
 from chainrule.errors import ChainruleError
 from chainrule.model.formats.sharded_file import Parts
+from chainrule.terminal import log as print_line
+from chainrule.training.activations import compute_less_at_once
 from chainrule.training.checkpoints import NEWEST, Checkpoint, CheckpointWriter, Keeping
 from chainrule.training.objectives import Objective, Validation
 from chainrule.training.optimizer import Optimizer, part_of
@@ -85,7 +88,8 @@ class Trainer:
     """The training of a model by an objective: iterate `steps`. Whoever iterates may stop at any step.
 
     model: its parameters that require a gradient are trained. log: called after each step, before it is saved.
-    clip: the norm that a step's gradient has at most. processes: those that compute parts of each step; all of them
+    clip: the norm that a step's gradient has at most. say: called with a line for the user, where memory ran out and a
+    step's parts are made smaller. processes: those that compute parts of each step; all of them
     iterate alike, and the first one saves what is not cut.
     """
 
@@ -101,10 +105,11 @@ class Trainer:
         log: Callable[[Progress], None] = lambda progress: None,
         clip: float = 1.0,
         processes: Processes = ALONE,
+        say: Callable[[str], None] = print_line,
     ) -> None:
         self.model, self.optimizer, self.objective, self.total = model, optimizer, objective, total
         self.validating, self.saving, self.log, self.clip = validating, saving, log, clip
-        self.processes = processes
+        self.processes, self.say = processes, say
         self.step = 0
         self.seconds = 0.0
         self.best: Validation | None = None
@@ -228,7 +233,7 @@ class Trainer:
     def _make_step(self) -> Tensor:
         """One step; its loss, its gradient norm, and whether both are finite: 1 or 0."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        total, count = self._accumulate()
+        total, count = self._accumulate_in_memory(parameters)
         total, count = self.processes.sum(total, count)
         norm, loss = self._clip(parameters, count), total / count
         finite = torch.isfinite(loss) & torch.isfinite(norm)
@@ -252,6 +257,34 @@ class Trainer:
                 f"training: wanted finite losses, got {self.skipped_in_a_row} steps in a row without one, at step"
                 f" {self.step}; start again with a lower learning rate{kept}"
             )
+
+    def _accumulate_in_memory(self, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, Tensor]:
+        """`_accumulate`; where memory runs out, again in smaller parts, of which the steps after this one are too.
+
+        Each process finds its own size: sums and counts are the same. Raises ChainruleError where the parts are the
+        smallest already, and where weights are cut, as a process that tries again would keep the others waiting.
+        """
+        while True:
+            try:
+                return self._accumulate()
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not machine.is_out_of_memory(error):
+                    raise
+            # The error, and with it whatever its frames hold, is gone here.
+            for parameter in parameters:
+                parameter.grad = None
+            device, (rank, world) = self._skipped.device, (self.processes.rank, self.processes.world)
+            machine.empty_cache(device)
+            less = None
+            if not sharded(self.model):
+                less = compute_less_at_once(self.model, self.objective, self.step, rank, world)
+            if less is None:
+                raise ChainruleError(
+                    f"training: wanted memory for the smallest part of a step on {device}, got too little; take"
+                    " --checkpoint-activations on, a smaller model or context, or more processes with --shard on"
+                )
+            where = f"{device}" if world == 1 else f"{device} of process {rank}"
+            self.say(f"out of memory on {where} at step {self.step + 1}: going on with {less}; the steps stay the same")
 
     def _accumulate(self) -> tuple[Tensor, Tensor]:
         """Add up the gradients of this process's examples; the sum and the count of their losses."""

@@ -15,8 +15,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from chainrule import machine
 from chainrule.model.transformer import Transformer
-from chainrule.training.epochs import rows_of_step
+from chainrule.training.epochs import halved, rows_of_step
 from chainrule.training.objectives import Validation
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows, size_of
 
@@ -40,7 +41,7 @@ class WordBatch(NamedTuple):
     weights: Tensor  # (B,)
 
 
-@dataclass(frozen=True)
+@dataclass
 class LabelWords:
     """Choose the right one of each text's label words. A word's score is the sum of log p over its tokens."""
 
@@ -56,6 +57,10 @@ class LabelWords:
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[WordBatch]:
         rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
         return self._micro_batches(self.texts, rows, self._sizes)
+
+    def halve(self) -> str | None:
+        self.tokens_at_once, size = halved(self.tokens_at_once)
+        return size
 
     def loss(self, model: Transformer, batch: WordBatch) -> tuple[Tensor, Tensor]:
         """Weighted by class; the count is the sum of the weights."""
@@ -86,7 +91,9 @@ class LabelWords:
         for part in in_rows([sizes[row] for row in rows], most):
             spans = [span for row in rows[part] for span in texts.options[row]]
             classes = texts.classes[rows[part]]
-            both = (torch.from_numpy(array).to(self.device) for array in (classes, self.weights[classes]))
+            both = (
+                machine.to_device(torch.from_numpy(array), self.device) for array in (classes, self.weights[classes])
+            )
             batches.append(WordBatch(SpanBatch(spans, self.causal, self.device), *both))
         return batches
 

@@ -29,6 +29,9 @@ class Steps:
         self.step = step
         return [torch.randint(0, 11, (4, 9), generator=torch.Generator().manual_seed(step))]
 
+    def halve(self) -> str | None:
+        return None
+
     def loss(self, model: Transformer, batch: Tensor) -> tuple[Tensor, Tensor]:
         count = torch.tensor(32.0)
         factor = torch.tensor(float("nan") if self.step == self.broken else 1.0)

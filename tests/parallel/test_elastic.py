@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from groups import Group, command
+from torch.distributed import HashStore
+
+from chainrule.training.torchrun import _common_start
 
 OPTIONS = (
     "--tokenizer byte --depth 1 --width 16 --heads 2 --context 16 --batch-tokens 64 --steps 150 --validate-every 10"
@@ -96,3 +100,19 @@ def test_a_process_that_hangs_is_named_after_the_time_limit(tmp_path: Path) -> N
         r"chainrule: process 1 \(pid \d+ on .*\) ended, could not be reached or did not answer within 2 s \(--wait\)",
         said,
     ), said
+
+
+def test_processes_started_together_take_one_name_and_nothing_of_those_before() -> None:
+    """Agents of several hosts have one store for all attempts: it still has what ended processes left."""
+    store = HashStore()
+
+    def attempt(ranks: Sequence[int], wait: float = 5.0) -> list[Any]:
+        with ThreadPoolExecutor(3) as pool:
+            found = [pool.submit(_common_start, store, rank, 3, wait) for rank in ranks]
+            return [each.exception() or each.result() for each in found]
+
+    names = [attempt([0, 1, 2]), attempt([2, 1, 0])]
+    assert all(len(set(each)) == 1 for each in names) and names[0] != names[1]
+    lost = attempt([0, 2], wait=0.3)
+    assert re.match(r"process 1 did not come within 0.3 s \(--wait\) after process 0 had started", str(lost[0]))
+    assert len(set(attempt([1, 0, 2]))) == 1

@@ -2,12 +2,16 @@
 
 import os
 import shutil
+import socket
+import subprocess
 from pathlib import Path
 
 import pytest
 from groups import Group, command
 
 from chainrule.cli import main
+from chainrule.training import parallel
+from chainrule.training.parallel import LostProcessError, Processes
 
 SHAPE = "--tokenizer byte --depth 1 --width 4 --heads 1 --context 16 --steps 2 --compile off --dtype float32"
 
@@ -88,3 +92,27 @@ def test_a_checkpoint_of_which_a_piece_is_missing(folder: Path) -> None:
     said = refused(folder, 2, words)
     assert "2/optimizer.safetensors: wanted the file that was saved, got one that is missing" in said
     assert sorted(path for path in (folder / "run").rglob("*")) == before
+
+
+def test_a_message_says_of_a_lost_process_what_is_known_and_no_limit_that_was_not_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from torch.distributed import HashStore
+
+    monkeypatch.setattr(parallel, "GRACE", 0.1)
+    processes = Processes()
+    processes.rank, processes.world, processes.store = 0, 2, HashStore()
+    processes._names = ["process 0", "process 1 (pid 7 on owl)"]
+    with pytest.raises(LostProcessError, match=r"process 1 \(pid 7 on owl\) did not answer within 0\.5 s; the same"):
+        processes.gather(None, limit=0.5)
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    processes._found = [(os.getpid(), socket.gethostname()), (ended.pid, socket.gethostname())]
+    with pytest.raises(LostProcessError, match=r"process 1 \(pid 7 on owl\) ended; the same command continues"):
+        processes.gather(None)
+    processes._found = []
+    for said, what in (
+        ("Connection closed by peer [10.1.0.2]:1", "ended or could not be reached; the same"),
+        ("Timed out waiting 9000ms for recv", "ended, could not be reached or did not answer within 600 s (--wait); "),
+    ):
+        assert what in str(processes.lost(RuntimeError(said)))

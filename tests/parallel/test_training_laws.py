@@ -79,10 +79,38 @@ def test_processes_give_the_losses_and_the_weights_of_one(
     alone = folder / f"{family} alone".replace(" ", "_")
     if not alone.exists():
         pretrain(folder, alone.name, 1, options)
+    again = " --checkpoint-activations on" if micro_tokens in (48, 32) else ""
     out = pretrain(
-        folder, f"{family}-{world}-{shard}-{micro_tokens}", world, f"{options} --shard {shard}", micro_tokens
+        folder, f"{family}-{world}-{shard}-{micro_tokens}", world, f"{options} --shard {shard}{again}", micro_tokens
     )
     same(out, alone)
+
+
+def short_of_memory(words: str, errors: Path, windows: int) -> int:
+    """The command, where the last process has no memory for more than some windows at once."""
+    from chainrule.training.objectives import NextToken
+
+    loss = NextToken.loss
+
+    def limited(objective: NextToken, model: Any, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if len(batch) > windows and os.environ["RANK"] != "0" and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return loss(objective, model, batch)
+
+    NextToken.loss = limited  # type: ignore[method-assign]
+    return command(words, errors)
+
+
+def test_a_process_out_of_memory_goes_on_in_smaller_parts_and_the_others_as_they_did(folder: Path) -> None:
+    alone = folder / "qwen3_alone"
+    if not alone.exists():
+        pretrain(folder, alone.name, 1, OPTIONS)
+    words = f"pretrain {folder / 'text.txt'} --out {folder / 'short'} {OPTIONS}"
+    group = Group(2, short_of_memory, words, folder / "short.errors", 2)
+    assert group.results == [0, 0]
+    said = "out of memory on cpu of process 1 at step 1: going on with {} windows at once; the steps stay the same\n"
+    assert (folder / "short.errors/1").read_text() == said.format(3) + said.format(2)
+    same(folder / "short", alone)
 
 
 def told_to_stop(words: str, errors: Path, steps: int) -> int:

@@ -47,6 +47,9 @@ class Objective:
         self.asked.append(step)
         return windows(step).split(self.sizes)
 
+    def halve(self) -> str | None:
+        return None
+
     def loss(self, model: Transformer, batch: Tensor) -> tuple[Tensor, Tensor]:
         count = torch.tensor(float(batch[:, 1:].numel()))
         return self.mean(model, batch) * count, count
