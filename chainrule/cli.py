@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         mistake = isinstance(error, ChainruleError) or _is_about_a_file(error)
         if mistake and not traceback:
-            _let_the_first_process_speak()
+            _wait_for_the_first_process()
             print("chainrule: " + " ".join(str(error).split()), file=sys.stderr)
             sys.exit(2)
         too_large = _is_out_of_memory(error)
@@ -70,9 +70,9 @@ def _without_traceback(words: list[str]) -> tuple[list[str], bool]:
     return kept + words[end:], len(kept) < end
 
 
-def _let_the_first_process_speak() -> None:
-    """Under torchrun, wait a moment in all processes but the first: if it met the same mistake, it says so, and
-    torchrun ends the others."""
+def _wait_for_the_first_process() -> None:
+    """Under torchrun, wait a moment in all processes but the first: if it met the same mistake, it prints it,
+    and torchrun ends the others."""
     if os.environ.get("TORCHELASTIC_RUN_ID") and os.environ.get("RANK", "0") != "0":
         time.sleep(1.0)
 

@@ -19,7 +19,7 @@ PLAIN = {
     "query_key_value_bias": True, "attention_output_bias": True, "mlp_bias": True,
 }  # fmt: skip
 LEARNED = {"learned_positions": True, "layer_kinds": (LayerKind(),)}
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "qwen3": {**GATED, "query_key_norm": "head"},
     "llama": {**GATED, "layer_kinds": (LayerKind(rope=Rope(scaling=RopeScaling(4.0, original_context=16))),)},
     "mistral": {**GATED, "layer_kinds": (LayerKind(7, Rope()),)},
@@ -55,7 +55,7 @@ BERT = {
     **PLAIN, **LEARNED, "activation": "gelu", "tied": True,
     "causal": False, "residual": "post", "segments": 2, "masked_head": True,
 }  # fmt: skip
-MASKED = {
+MASKED: dict[str, dict[str, Any]] = {
     "bert": BERT,
     "roberta": {**BERT, "position_offset": 2},
     "xlm-roberta": {**BERT, "segments": 1, "position_offset": 4},

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_a_classifier_of_ours_has_the_same_probabilities_in_transformers(
     classifier.save(tmp_path / "classifier")
     expected = classifier.predict_proba(TEXTS)
     np.testing.assert_array_equal(load_classifier(tmp_path / "classifier").predict_proba(TEXTS), expected)
-    pipeline = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
+    pipeline: Any = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
     assert type(pipeline.model).__name__ == FAMILIES[lm.family].classifier
     for batch_size in (1, 4):
         found = [{answer["label"]: answer["score"] for answer in row} for row in pipeline(TEXTS, batch_size=batch_size)]

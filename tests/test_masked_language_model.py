@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -216,7 +217,7 @@ def test_finetuning_reads_the_first_token_and_transformers_gives_the_same(
     assert all(torch.equal(tensor, before[name]) for name, tensor in lm.model.state_dict().items())
     expected = classifier.predict_proba(TEXTS)
     np.testing.assert_allclose(load_classifier(tmp_path / "classifier").predict_proba(TEXTS), expected, atol=1e-6)
-    pipeline = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
+    pipeline: Any = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
     assert type(pipeline.model).__name__ == "BertForSequenceClassification"
     for batch_size in (1, 4):
         found = [{answer["label"]: answer["score"] for answer in row} for row in pipeline(TEXTS, batch_size=batch_size)]

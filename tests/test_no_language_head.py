@@ -82,7 +82,7 @@ def test_it_is_finetuned_and_told_of_and_transformers_reads_the_classifier(
         task = ["rows.jsonl", "--text", "text", "--label", "mood"]
         main(["finetune", str(saved), *task, "--train", train, "--out", train, "--dtype", "float32", *more])
         expected = chainrule.load_classifier(train, dtype="float32").predict_proba(TEXTS)
-        pipeline = transformers.pipeline("text-classification", train, top_k=None)
+        pipeline: Any = transformers.pipeline("text-classification", train, top_k=None)
         found = [{answer["label"]: answer["score"] for answer in row} for row in pipeline(TEXTS)]
         np.testing.assert_allclose(
             [[row[label] for label in ("bad", "good", "so-so")] for row in found], expected, atol=1e-5

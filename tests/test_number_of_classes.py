@@ -122,7 +122,7 @@ def test_a_classifier_of_any_family_and_number_of_classes_is_written_read_and_fo
     assert expected.shape == (2, count)
     if not WRITTEN[family].shared_classifier:
         return  # transformers has no class that reads it
-    pipeline = transformers.pipeline("text-classification", str(files / out), top_k=None)
+    pipeline: Any = transformers.pipeline("text-classification", str(files / out), top_k=None)
     theirs = [{each["label"]: each["score"] for each in row} for row in pipeline(TEXTS)]
     np.testing.assert_allclose([[row[label] for label in labels] for row in theirs], expected, atol=1e-5)
 

@@ -3,6 +3,7 @@
 docs/huggingface.md says how to run it under version 4."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_a_classifiers_pipeline_gives_our_probabilities(family: str, tmp_path: P
     classifier = Classifier(Features(lm.model, lm.tokenizer), w, ("a", "b", "c"), Form(("text",)), family)
     classifier.save(tmp_path)
     assert sorted(AutoTokenizer.from_pretrained(tmp_path)("a")) == ["attention_mask", "input_ids"]
-    answers = pipeline("text-classification", str(tmp_path), top_k=None)(TEXTS, batch_size=2)
+    answers: Any = pipeline("text-classification", str(tmp_path), top_k=None)(TEXTS, batch_size=2)
     scores = [{answer["label"]: answer["score"] for answer in row} for row in answers]
     assert [[row[label] for label in "abc"] for row in scores] == [
         pytest.approx(row, abs=1e-5) for row in classifier.predict_proba(TEXTS)

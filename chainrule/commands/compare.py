@@ -47,10 +47,10 @@ def compare(
     """
     from chainrule.comparison.comparison import Comparison
     from chainrule.comparison.grid import Bounds
+    from chainrule.comparison.printed_table import printed_columns, printed_rows
     from chainrule.comparison.run import run
     from chainrule.comparison.sharing import Running, by_workers, join_rows, run_part
     from chainrule.comparison.study import Study
-    from chainrule.comparison.table import columns_of
     from chainrule.language_model import load
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.storage.fingerprint import model_fingerprint, name_for_workers
@@ -68,11 +68,11 @@ def compare(
     with (
         shared(sharing, device=where) as share,
         nothing_left_if_refused(out, saved=("rows.jsonl",)),
-        live_table(columns_of(read.kind)) as draw,
+        live_table(printed_columns(read.kind)) as draw,
     ):
 
         def show(comparison: Comparison) -> None:
-            draw(comparison.table.text(differences=False), f"rows left: {len(comparison.table.left)}")
+            draw(printed_rows(comparison.table, differences=False), f"rows left: {len(comparison.table.left)}")
 
         parts = join_rows(study, bounds, out) if sharing.join else None
         work = None if share is None else by_workers(partial(share, begin, ahead=1))
@@ -82,6 +82,6 @@ def compare(
     if json:
         print_json(comparison.results())
         return
-    print_table(columns_of(read.kind), comparison.table.text())
+    print_table(printed_columns(read.kind), printed_rows(comparison.table))
     print("* significantly different from the best baseline with as many labels (adjusted for all comparisons)")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")

@@ -15,8 +15,6 @@ from chainrule.comparison.grid import Planned
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method, Role
 from chainrule.comparison.rows import Outcome
-from chainrule.tasks.answers import Kind
-from chainrule.tasks.figures import MAIN, TITLES
 from chainrule.uncertainty import (
     Difference,
     SeedVariance,
@@ -30,16 +28,6 @@ from chainrule.uncertainty import (
 from chainrule.uncertainty.tables import by_group
 
 LEVEL = 0.05  # of the whole family of comparisons
-COLUMNS = (
-    "method", "labels", "shots", "seeds", "right, %", "95 % interval", "to best baseline", "s to adapt", "ms a text",
-    "MB to keep",
-)  # fmt: skip
-
-
-def columns_of(kind: Kind) -> tuple[str, ...]:
-    """COLUMNS for a kind of task: the figure that its methods are compared by under its own name."""
-    title = TITLES[MAIN[kind]]
-    return tuple(f"{title}, %" if name == "right, %" and title != "accuracy" else name for name in COLUMNS)
 
 
 class Contrast(NamedTuple):
@@ -260,31 +248,6 @@ class Table:
             return None
         first, second = (np.array([_of_seeds(pair[side], seeds) for pair in pairs]) for side in (0, 1))
         return Switch(a, b, sizes, len(seeds), switch_point(sizes, first, second, groups=self.setting.items.groups))
-
-    def text(self, differences: bool = True) -> list[tuple[str, ...]]:
-        """The table for a terminal, under `columns_of`; without differences it takes no time, whatever the items."""
-        found: list[tuple[str, ...]] = []
-        for cell in self.cells:
-            value, low, high = (100 * end for end in cell.accuracy)
-            contrast = self.to_strongest_baseline(cell, cell.labels) if differences else None
-            points = round(100 * contrast.difference.value, 1) + 0.0 if contrast else 0.0  # -0.0 is 0
-            beside = f"{points:+.1f}{'*' * contrast.significant}" if contrast else ""
-            found.append((
-                cell.name, str(cell.labels), str(cell.shots or ""), str(len(cell.seeds)), f"{value:.1f}",
-                f"{low:.1f} – {high:.1f}", beside, f"{cell.seconds_to_adapt:.1f}", f"{cell.milliseconds_per_text:.2f}",
-                megabytes_in_words(cell.megabytes_to_keep),
-            ))  # fmt: skip
-        return found
-
-
-def megabytes_in_words(size: float | None) -> str:
-    """
-    >>> [megabytes_in_words(size) for size in (None, 0.0, 0.0046, 19.5, 538.1)]
-    ['', '0', '0.005', '19.5', '538']
-    """
-    if size is None:
-        return ""
-    return "0" if size == 0 else f"{size:.3f}" if size < 0.1 else f"{size:.1f}" if size < 100 else f"{size:.0f}"
 
 
 _Pair = tuple[int, frozenset[str]]

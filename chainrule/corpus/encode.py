@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from chainrule.corpus.documents import Part
 from chainrule.errors import ChainruleError, DataError
-from chainrule.tokens.tokenizer import Tokenizer, UnseenCharacterError, load_tokenizer
+from chainrule.tokens.tables import UnseenCharacterError
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from chainrule.model.formats.gguf_write import Type, model_metadata, tensors_to_
 from chainrule.prompting.files import is_prompted, read_form
 from chainrule.scoring.documents import score_documents
 from chainrule.storage.files import atomic_directory, atomic_write, nothing_left_if_refused, write_text
-from chainrule.storage.gguf import write_gguf
+from chainrule.storage.gguf_writer import write_gguf
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.gguf_metadata import tokenizer_metadata
 from chainrule.tokens.tokenizer import Tokenizer

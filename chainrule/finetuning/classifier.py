@@ -29,7 +29,8 @@ from chainrule.scoring.features import Features, Text, reads_pairs
 from chainrule.storage.files import write_json, write_text
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.answers import Answer, Kind, answer_of
-from chainrule.tasks.examples import Row, Task, checked_row, joined_text
+from chainrule.tasks.examples import Row, Task
+from chainrule.tasks.rows import checked_row, joined_text
 from chainrule.tokens.settings import FILES
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.tokens.tokenizer_files import model_input_names

@@ -112,7 +112,7 @@ def open_finetuning(
 class Finetuning:
     """The finetuning of a classifier with a head: iterate `advance`, then call `predictor`; `finetune` does it at once.
 
-    Parameters and errors as there. Whoever iterates may stop at any step, after `save` if it is to be continued. All
+    Parameters and errors as there. The caller may stop at any step, after `save` if it is to be continued. All
     `processes` do the same, and the first one writes.
     """
 

@@ -4,25 +4,21 @@ Shapes: B running sequences, D width, V vocabulary.
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from copy import copy
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from chainrule.errors import ChainruleError, OptionError
-from chainrule.generation.sampling import Sampling, choose, penalise_repetition, random_numbers
-from chainrule.machine import to_device, tokens_at_once
+from chainrule.generation.prefill import Prefilled, prefill
+from chainrule.generation.sampling import Sampling, random_numbers
+from chainrule.generation.sequences import GrowingSequence, choose_tokens
+from chainrule.machine import to_device
 from chainrule.model.batch_cache import BatchCache
-from chainrule.model.kv_cache import KVCache
 from chainrule.model.prefix_cache import PrefixCache
-from chainrule.model.prefixes import read_all
 from chainrule.model.transformer import Transformer
 
 BATCH_SIZE = 32  # sequences decoded together, by default
-_AHEAD = 512  # for so many tokens more than a sequence has, its cache is made at once
 
 
 class NewToken(NamedTuple):
@@ -33,46 +29,6 @@ class NewToken(NamedTuple):
     log_prob: float  # log p(token | all before it) under p itself: no temperature, filter or penalty; nats
     finish_reason: Literal["stop", "length"] | None  # why the sequence ends with this token; None: it goes on
     best: tuple[tuple[int, float], ...] = ()  # the most probable tokens there, and their log p; as many as asked for
-
-
-@dataclass(eq=False)
-class _Sequence:
-    id: int
-    prompt: tuple[int, ...]
-    sampling: Sampling
-    seeds: tuple[int, int]  # the seed, and the sample's number
-    random: np.random.Generator
-    stop_tokens: Collection[int]
-    max_tokens: int  # the context counted
-    top: int  # how many of the most probable tokens are wanted
-    tokens: list[int] = field(default_factory=list)  # generated; the last is not in the cache yet
-    occurred: Tensor | None = None  # (V,) True for tokens that a repetition penalty lowers; None: there is no penalty
-
-    @property
-    def text(self) -> tuple[int, ...]:
-        """The prompt and what was generated: what is processed before the next token."""
-        return (*self.prompt, *self.tokens) if self.tokens else self.prompt
-
-    @property
-    def columns(self) -> int:
-        """Of the cache, with some for what is still to come: at the end the last token is not processed."""
-        at_end = len(self.prompt) + self.max_tokens - 1
-        return min(at_end, len(self.prompt) + len(self.tokens) + _AHEAD)
-
-    def draw_again(self) -> None:
-        """Set the random numbers back to those of the next token: one was drawn for each, unless it was greedy."""
-        self.random = random_numbers(*self.seeds)
-        if not self.sampling.greedy:
-            self.random.random(len(self.tokens))
-
-
-class _Prefilled(NamedTuple):
-    """A prompt that was processed; valid until the next part of the prompts is."""
-
-    prompt: tuple[int, ...]
-    features: Tensor  # φ (D,) at its last token
-    cache: KVCache
-    columns: Tensor  # of the prompt's tokens in that cache
 
 
 class Engine:
@@ -105,13 +61,13 @@ class Engine:
         self.model, self.batch_size = model, batch_size
         self.cache_tokens, self.prefill_chunk, self.known = cache_tokens, prefill_chunk, known
         self._added = 0
-        self._running: list[_Sequence] = []  # in the order of the cache's rows
+        self._running: list[GrowingSequence] = []  # in the order of the cache's rows
         self._cache = self._empty_cache()
-        self._waiting: dict[int, _Sequence] = {}  # by id: their prompts are not being processed yet
+        self._waiting: dict[int, GrowingSequence] = {}  # by id: their prompts are not being processed yet
         # Prompts being processed, with the sequences that wait for each of them; and those of the latest part.
-        self._joining: dict[tuple[int, ...], list[_Sequence]] = {}
-        self._parts: Iterator[list[_Prefilled]] = iter(())
-        self._prefilled: list[_Prefilled] = []
+        self._joining: dict[tuple[int, ...], list[GrowingSequence]] = {}
+        self._parts: Iterator[list[Prefilled]] = iter(())
+        self._prefilled: list[Prefilled] = []
 
     def __len__(self) -> int:
         """How many sequences run or wait."""
@@ -151,24 +107,17 @@ class Engine:
                 f"prompt: wanted fewer than {context} tokens (the context; BOS is one), got {len(prompt)}; shorten it"
             )
         if max_tokens < 1:
-            raise OptionError(f"max-tokens: wanted at least 1, got {max_tokens}")
+            raise OptionError(f"--max-tokens: wanted at least 1, got {max_tokens}")
         occurred = None
         if sampling.repetition_penalty != 1:
             occurred = torch.zeros(self.model.config.vocabulary_size, dtype=torch.bool)
             occurred[list(prompt)] = True
             occurred = occurred.to(self.model.device)
         id = self._added
-        self._waiting[id] = _Sequence(
-            id,
-            tuple(prompt),
-            sampling,
-            (seed, sample),
-            random_numbers(seed, sample),
-            stop_tokens,
-            min(max_tokens, context - len(prompt)),
-            top,
-            occurred=occurred,
-        )
+        self._waiting[id] = GrowingSequence(
+            id, tuple(prompt), sampling, (seed, sample), random_numbers(seed, sample), stop_tokens,
+            min(max_tokens, context - len(prompt)), top, occurred=occurred,
+        )  # fmt: skip
         self._added += 1
         return id
 
@@ -197,7 +146,7 @@ class Engine:
         features += self._join()
         if not features:
             return []
-        tokens, log_probs, best = self._choose(self.model.next_logits(torch.cat(features)).float())
+        tokens, log_probs, best = choose_tokens(self.model.next_logits(torch.cat(features)).float(), self._running)
         found = []
         for sequence, token, log_prob, most_probable in zip(self._running, tokens, log_probs, best, strict=True):
             sequence.tokens.append(token)
@@ -213,36 +162,6 @@ class Engine:
             if found[row].finish_reason is not None:
                 self._leave(row)
         return found
-
-    def _choose(self, logits: Tensor) -> tuple[list[int], list[float], list[tuple[tuple[int, float], ...]]]:
-        """The next tokens of the running sequences by their logits (B, V), log p of these, and the most probable."""
-        adjusted = logits
-        penalised = [row for row, sequence in enumerate(self._running) if sequence.occurred is not None]
-        if penalised:
-            occurred = torch.stack([each for sequence in self._running if (each := sequence.occurred) is not None])
-            penalties = [self._running[row].sampling.repetition_penalty for row in penalised]
-            adjusted = logits.clone()
-            adjusted[penalised] = penalise_repetition(
-                logits[penalised], occurred, logits.new_tensor(penalties)[:, None]
-            )
-        alike: dict[Sampling, list[int]] = {}
-        for row, sequence in enumerate(self._running):
-            alike.setdefault(sequence.sampling, []).append(row)
-        chosen = torch.empty(len(logits), dtype=torch.long, device=logits.device)
-        for sampling, rows in alike.items():
-            random = [self._running[row].random for row in rows]
-            if len(alike) == 1:
-                chosen = choose(adjusted, sampling, random)
-            else:
-                chosen[rows] = choose(adjusted[rows], sampling, random)
-        totals = logits.logsumexp(-1)
-        log_probs = logits.gather(1, chosen[:, None])[:, 0] - totals
-        best: list[tuple[tuple[int, float], ...]] = [()] * len(logits)
-        for row, sequence in enumerate(self._running):
-            if sequence.top:
-                values, tokens = logits[row].topk(sequence.top)
-                best[row] = tuple(zip(tokens.tolist(), (values - totals[row]).tolist(), strict=True))
-        return chosen.tolist(), log_probs.tolist(), best
 
     def _join(self) -> list[Tensor]:
         """Move sequences into the batch while there is room: φ at the end of their prompts, (count, D) each time."""
@@ -278,11 +197,11 @@ class Engine:
             for sequence in self._waiting.values():
                 self._joining.setdefault(sequence.text, []).append(sequence)
             self._waiting = {}
-            self._parts = _prefill(self.model, list(self._joining), self.prefill_chunk, self.known)
+            self._parts = prefill(self.model, list(self._joining), self.prefill_chunk, self.known)
         self._prefilled = next(self._parts)[::-1]
         return True
 
-    def _set_joining(self, prompt: tuple[int, ...], sequences: list[_Sequence]) -> None:
+    def _set_joining(self, prompt: tuple[int, ...], sequences: list[GrowingSequence]) -> None:
         """Which sequences still wait for a prompt. After the last, the cache of the prompts is forgotten."""
         if sequences:
             self._joining[prompt] = sequences
@@ -290,11 +209,11 @@ class Engine:
             # Cancelled while it was being processed: the rest of it is not.
             done = {each.prompt for each in self._prefilled}
             left = [each for each in self._joining if each not in done]
-            self._parts = _prefill(self.model, left, self.prefill_chunk, self.known)
+            self._parts = prefill(self.model, left, self.prefill_chunk, self.known)
         if not self._joining:
             self._parts, self._prefilled = iter(()), []
 
-    def _room_for(self, sequences: Sequence[_Sequence]) -> int:
+    def _room_for(self, sequences: Sequence[GrowingSequence]) -> int:
         """How many of these sequences the batch and its cache have room for."""
         rows, columns = len(self._running), max((sequence.columns for sequence in self._running), default=0)
         for count, sequence in enumerate(sequences):
@@ -304,7 +223,7 @@ class Engine:
                 return count
         return len(sequences)
 
-    def _reserve(self, joining: Sequence[_Sequence]) -> None:
+    def _reserve(self, joining: Sequence[GrowingSequence]) -> None:
         """Make room in the cache, for those that will join later too: it is copied as seldom as possible."""
         rows, columns = self._cache.capacity
         needed_rows = len(self._running) + len(joining)
@@ -351,19 +270,14 @@ class Engine:
             self.known.clear()
         failed: list[tuple[int, Exception]] = []
         for id, sequence in sorted(every.items()):
-            sequence.draw_again()
             alone = Engine(self.model)
-            tried = copy(sequence)
-            tried.tokens = list(sequence.tokens)
-            tried.occurred = None if sequence.occurred is None else sequence.occurred.clone()
-            alone._waiting[id] = tried
+            alone._waiting[id] = sequence.again()
             try:
                 alone.step()
             except Exception as error:
                 failed.append((id, error))
             else:
-                sequence.draw_again()
-                self._waiting[id] = sequence
+                self._waiting[id] = sequence.again()
         return failed
 
     def _leave(self, row: int) -> None:
@@ -386,35 +300,3 @@ class Engine:
         model, config = self.model, self.model.config
         dtype = model.compute_dtype or model.dtype
         return BatchCache(config.layers, config.key_value_heads, config.head_width, dtype, model.device)
-
-
-def _prefill(
-    model: Transformer, prompts: Sequence[tuple[int, ...]], chunk: int | None, known: PrefixCache | None
-) -> Iterator[list[_Prefilled]]:
-    """Process prompts a part at a time, at most `chunk` tokens or what suits the device; those that a part completed.
-
-    A prompt longer than a chunk is processed as its beginnings of one chunk, two, three …: they share all they can.
-    """
-    beginnings: list[tuple[int, ...]] = []
-    if chunk is not None:
-        for prompt in prompts:
-            start = 0 if known is None else known.match(np.array(prompt, np.int32), len(prompt) - 1)
-            beginnings += [prompt[:end] for end in range(start + chunk, len(prompt), chunk)]
-    sequences = [*prompts, *beginnings]
-    for part in read_all(
-        model,
-        sequences,
-        chunk or tokens_at_once("prefill", model.device),
-        [len(sequence) - 1 for sequence in sequences],
-        known,
-    ):
-        yield [
-            _Prefilled(
-                prompts[index],
-                part.features[columns[-1]],
-                part.cache,
-                torch.from_numpy(columns).to(model.device),
-            )
-            for index, columns in zip(part.sequences, part.columns, strict=True)
-            if index < len(prompts)
-        ]

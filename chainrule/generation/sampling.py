@@ -29,15 +29,15 @@ class Sampling:
     def __post_init__(self) -> None:
         # Written so that NaN fails too.
         if not 0 <= self.temperature < float("inf"):
-            raise OptionError(f"temperature: wanted a number of at least 0, got {self.temperature}")
+            raise OptionError(f"--temperature: wanted a number of at least 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise OptionError(f"top-k: wanted at least 1, got {self.top_k}; leave it out to keep all tokens")
+            raise OptionError(f"--top-k: wanted at least 1, got {self.top_k}; leave it out to keep all tokens")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise OptionError(f"top-p: wanted more than 0 and at most 1, got {self.top_p}")
+            raise OptionError(f"--top-p: wanted more than 0 and at most 1, got {self.top_p}")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise OptionError(f"min-p: wanted from 0 to 1, got {self.min_p}")
+            raise OptionError(f"--min-p: wanted from 0 to 1, got {self.min_p}")
         if not 0 < self.repetition_penalty < float("inf"):
-            raise OptionError(f"repetition penalty: wanted more than 0, got {self.repetition_penalty}; 1 is none")
+            raise OptionError(f"--repetition-penalty: wanted more than 0, got {self.repetition_penalty}; 1 is none")
 
     @property
     def greedy(self) -> bool:
@@ -98,7 +98,7 @@ def random_numbers(seed: int, sample: int) -> np.random.Generator:
     Raises OptionError for a seed out of range.
     """
     if not 0 <= seed < 2**64:
-        raise OptionError(f"seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
+        raise OptionError(f"--seed: wanted a whole number from 0 to 2**64 - 1, got {seed}")
     return np.random.Generator(np.random.Philox(key=np.array([seed, sample], np.uint64)))
 
 

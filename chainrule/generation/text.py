@@ -62,7 +62,7 @@ def complete(
 ) -> Iterator[NewText]:
     """Continue each prompt (BOS included) `samples` times; yields at each new token. Raises what `Engine.add` does."""
     if samples < 1:
-        raise OptionError(f"samples: wanted at least 1, got {samples}")
+        raise OptionError(f"--samples: wanted at least 1, got {samples}")
     engine = Engine(model, batch_size=max(samples, BATCH_SIZE))  # so that a prompt's samples share its prefill
     special = {spelled: token.id for spelled, token in tokenizer.special.items()}
     made: list[tuple[Completion, TextStream]] = []  # by sequence, which is also the engine's id
@@ -111,7 +111,7 @@ class TextStream:
         special: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         if not all(stop):
-            raise OptionError("stop: wanted strings of at least one character, got an empty one; leave it out")
+            raise OptionError("--stop: wanted strings of at least one character, got an empty one; leave it out")
         self.stopped = False
         self._decode = decode
         spelled = sorted((one for one in special if any(one in each for each in stop)), key=len, reverse=True)

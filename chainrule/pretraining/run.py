@@ -143,7 +143,7 @@ class Run:
     def advance(self) -> Iterator[Progress]:
         """Make the steps that are left, yielding after each; logs, validates, saves and publishes on the way.
 
-        Whoever iterates may stop at any time; `save` keeps what was reached.
+        The caller may stop at any time; `save` keeps what was reached.
         """
         if self.processes.first:
             self._rewrite_log()

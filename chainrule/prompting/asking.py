@@ -27,6 +27,19 @@ class Asking:
         check_choice("normalise", self.normalise, Normalise)
         check_choice("longer", self.longer, Longer)
 
+    def check_generated(self) -> None:
+        """ChainruleError for what only the probabilities of labels can have, where answers are generated."""
+        if self.calibrate != "none":
+            raise ChainruleError(
+                f"--calibrate: wanted none where answers are generated, got {self.calibrate};"
+                " only the probabilities of labels can be calibrated; leave it out"
+            )
+        if self.normalise != "sum":
+            raise ChainruleError(
+                f"--normalise: wanted sum where answers are generated, got {self.normalise};"
+                " only the probabilities of labels are normalised; leave it out"
+            )
+
 
 def check_choice(name: str, value: str, choices: Any) -> None:
     """ChainruleError for an option that is none of the choices."""

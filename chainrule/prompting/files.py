@@ -44,7 +44,7 @@ def is_prompted(directory: Path) -> bool:
     path = directory / FORM
     try:
         return path.is_file() and "prompted" in tomllib.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError):  # whoever reads it says so
+    except (ValueError, OSError):  # `read_form` raises the error
         return False
 
 

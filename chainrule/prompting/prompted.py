@@ -21,9 +21,8 @@ from chainrule.prompting.asking import Asking
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
 from chainrule.prompting.files import PromptForm
+from chainrule.prompting.label_scores import label_scores
 from chainrule.prompting.row_prompts import PromptMaker, RowPrompt
-from chainrule.scoring.blanks import Blanks, score_blanks
-from chainrule.scoring.continuations import Pair, score_continuations
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.prompt import Prompt
 
@@ -31,7 +30,6 @@ _ROWS_AT_ONCE = 1024  # in memory, at most
 _OPTIONS_AT_ONCE = 4096  # label words in memory, at most, each with its prompt's tokens
 _REFERENCES = 128  # training texts used by calibration
 _ANSWER_TOKENS = 64  # the most of a generated answer
-_SOMETHING = "\N{OBJECT REPLACEMENT CHARACTER}"  # a column's text, to see where a template puts it
 
 
 class Shown(NamedTuple):
@@ -84,9 +82,7 @@ class Prompted:
         self._bias: Floats | float = 0.0
         if asking.calibrate == "train":
             drawn = demonstrations.random(len(task.train), _REFERENCES, seed=0)
-            self._bias = bias(
-                self._scores(self._make_prompts([task.train.rows[row] for row in drawn], but_itself=True))
-            )
+            self._bias = bias(self._scores(self.prompts([task.train.rows[row] for row in drawn], but_itself=True)))
 
     def maker(self, answer_tokens: int) -> PromptMaker:
         """What makes the prompts; of the context it keeps `answer_tokens` for an answer that is generated."""
@@ -110,17 +106,8 @@ class Prompted:
         lm = require_causal(
             self.lm, "answer", "take another model, or a task of kind classification with --answer labels"
         )
-        if self.asking.calibrate != "none":
-            raise ChainruleError(
-                f"--calibrate: wanted none where answers are generated, got {self.asking.calibrate};"
-                " only the probabilities of labels can be calibrated; leave it out"
-            )
-        if self.asking.normalise != "sum":
-            raise ChainruleError(
-                f"--normalise: wanted sum where answers are generated, got {self.asking.normalise};"
-                " only the probabilities of labels are normalised; leave it out"
-            )
-        if _SOMETHING in prompt.after(self._blank(_SOMETHING)):
+        self.asking.check_generated()
+        if not prompt.ends_with_answer:
             raise ChainruleError(
                 "template: wanted {label} behind all columns, as the answer is generated; got a column behind it;"
                 " rewrite it, or ask for the most probable label"
@@ -165,7 +152,7 @@ class Prompted:
 
     def show(self, row: Row | str) -> Shown:
         """The exact prompt of a row, and its answer."""
-        (prompt,) = self._make_prompts([self.task.row(row)])
+        (prompt,) = self.prompts([self.task.row(row)])
         if self.generates:
             return Shown(prompt.prompt, self._generate([prompt])[0], {})
         (found,) = self._probabilities([prompt])
@@ -177,7 +164,7 @@ class Prompted:
         generated."""
         if self.generates:
             raise ChainruleError("scored: wanted labels to choose from, got answers that are generated; use show")
-        prompts = self._make_prompts([self.task.row(row)])
+        prompts = self.prompts([self.task.row(row)])
         scores, biases = self._scores_and_biases(prompts)
         found, uncalibrated = probabilities(scores, biases), probabilities(scores)
         return Scored(prompts[0], scores[0], biases[0], uncalibrated[0], found[0])
@@ -221,18 +208,14 @@ class Prompted:
         rest = (self.task.row(row, f"row {number}") for number, row in enumerate(rows, 1))
         at_once = min(_ROWS_AT_ONCE, max(1, _OPTIONS_AT_ONCE // max(1, len(self.labels))))
         while part := list(islice(rest, at_once)):
-            prompts = self._make_prompts(part)
+            prompts = self.prompts(part)
             counts = [len(prompt.chosen) for prompt in prompts]
             self.fewest, self.most = min(self.fewest, *counts), max(self.most, *counts)
             self.cut += sum(prompt.cut for prompt in prompts)
             yield prompts
 
-    def prompts(self, rows: Sequence[Row]) -> list[RowPrompt]:
-        """The prompt of each row, as it is asked."""
-        return self._make_prompts(rows)
-
-    def _make_prompts(self, rows: Sequence[Row], but_itself: bool = False) -> list[RowPrompt]:
-        """Each row's prompt; `but_itself`: never with the row's own text among its demonstrations."""
+    def prompts(self, rows: Sequence[Row], but_itself: bool = False) -> list[RowPrompt]:
+        """The prompt of each row; with `but_itself` never with the row's own text among its demonstrations."""
         chosen = self._choose(rows, self.shots + but_itself)
         if but_itself:
             chosen = [self._others(indices, row)[: self.shots] for indices, row in zip(chosen, rows, strict=True)]
@@ -308,16 +291,7 @@ class Prompted:
             self.adapter.save(directory)
 
     def _scores(self, prompts: Sequence[RowPrompt]) -> Floats:
-        """(N, C): log p of each label's ending after the prompt, normalised as asked."""
-        options = [option for prompt in prompts for option in prompt.options]  # all pairs, or all blanks
-        scored = score_continuations(self.lm.model, [option for option in options if isinstance(option, Pair)])
-        scored += score_blanks(self.lm.model, [option for option in options if isinstance(option, Blanks)])
-        scores = np.array([score.log_prob for score in scored], np.float64)
-        if self.asking.normalise == "token":
-            scores /= [score.tokens for score in scored]
-        elif self.asking.normalise == "byte":
-            scores /= [len(ending.encode()) for prompt in prompts for ending in prompt.endings]
-        return scores.reshape(len(prompts), len(self.labels))
+        return label_scores(self.lm.model, prompts, self.asking.normalise)
 
     def _probabilities(self, prompts: Sequence[RowPrompt]) -> Floats:
         """(N, C)"""

@@ -40,7 +40,7 @@ class Features:
         pairs: bool = False,
     ) -> None:
         if longer not in ("cut", "refuse"):
-            raise OptionError(f"longer: wanted cut or refuse, got {longer!r}")
+            raise OptionError(f"--longer: wanted cut or refuse, got {longer!r}")
         tokenizer.check_fits(model.config.vocabulary_size)
         self.model, self.tokenizer, self.longer = without_output(model), tokenizer, longer
         self.closing: list[int] = [] if model.config.causal else tokenizer.closing

@@ -43,7 +43,7 @@ def make_app(served: Served, rules: Rules = Rules()) -> Starlette:
     paths = {route.path for route in routes}
 
     def answered(path: str, status: int) -> None:
-        answers[path if path in paths else "other", status] += 1  # no name of a client's own becomes a figure
+        answers[path if path in paths else "other", status] += 1  # paths that clients made up are counted together
 
     return Starlette(
         routes=routes,
@@ -191,7 +191,7 @@ async def _dead(request: Request, error: Exception) -> Response:
 
 
 async def _left(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
+    return Response(status_code=499)  # the client has left
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

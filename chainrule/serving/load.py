@@ -48,7 +48,7 @@ def load_served(
     died: Callable[[], None] | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Served:
-    """Load everything; `log` is told what each takes. `died` is called where a model's thread ends by a fault.
+    """Load everything; `log` gets a line about each. `died` is called where a model's thread ends by a fault.
     `quantize`: as for `load`; where adapters are served, all weights are whole.
 
     Raises OptionError for two of the same name, and what `load` and `load_classifier` raise.

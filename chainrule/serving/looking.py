@@ -1,8 +1,8 @@
 """The page at `/` and what its views ask for: the logits of one position, a text's log-probabilities. Knows served
 models by their names, and not how anything is drawn.
 
-All that the page shows comes from here: files of the package at `/` and `/static/`, JSON under `/page/`. The policy
-that the browser is told forbids everything else.
+All that the page shows comes from here: files of the package at `/` and `/static/`, JSON under `/page/`. The
+content security policy forbids everything else.
 """
 
 import base64

@@ -85,8 +85,8 @@ class Rules:
 
     @property
     def _hosts(self) -> Collection[str] | None:
-        """The names by which clients may call the server: a page of another site, whose name was made to lead here,
-        calls it by its own. None: any, where it listens on all addresses."""
+        """The names by which clients may call the server: a page of another site, whose name was made to
+        resolve to this machine (DNS rebinding), calls it by its own. None: any, where it listens on all addresses."""
         return None if self.host in ("0.0.0.0", "::") else {*_LOCAL, self.host.lower()}
 
     def _has_key(self, headers: Headers) -> bool:
@@ -99,7 +99,7 @@ class Guard:
     """The application behind the rules."""
 
     def __init__(self, app: ASGIApp, rules: Rules, answered: Callable[[str, int], None]) -> None:
-        """`answered` is told the path and status of each answer."""
+        """`answered` is called with the path and status of each answer."""
         self._app, self._rules, self._answered = app, rules, answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

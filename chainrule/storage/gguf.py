@@ -1,12 +1,12 @@
-"""A GGUF file's header, read and checked, and files written: metadata, and where each tensor's bytes are.
+"""Reads and checks the header of a GGUF file: its metadata, and where each tensor's bytes are.
 
-Knows the container, not what its keys mean, and not how values are quantised.
+Does not know what the keys mean, nor how values are quantised.
 """
 
 import math
 import mmap
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -14,53 +14,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from chainrule.errors import ModelError
-from chainrule.storage.files import atomic_write
+from chainrule.storage.gguf_types import (
+    ALIGNMENT,
+    ARRAY,
+    MAGIC,
+    SCALARS,
+    STRING,
+    TENSOR_NUMBERS,
+    TENSOR_TYPES,
+    TensorType,
+)
 
-MAGIC = b"GGUF"
-_ALIGNMENT = 32  # bytes, where the metadata gives no other
 _MOST_DIMENSIONS = 4
-
-
-class TensorType(NamedTuple):
-    """How values are stored: in blocks of so many values, each of so many bytes."""
-
-    name: str
-    block: int
-    size: int
-
-
-# The file's number of a type -> the type.
-TENSOR_TYPES = {
-    0: TensorType("F32", 1, 4),
-    1: TensorType("F16", 1, 2),
-    2: TensorType("Q4_0", 32, 18),
-    3: TensorType("Q4_1", 32, 20),
-    6: TensorType("Q5_0", 32, 22),
-    7: TensorType("Q5_1", 32, 24),
-    8: TensorType("Q8_0", 32, 34),
-    10: TensorType("Q2_K", 256, 84),
-    11: TensorType("Q3_K", 256, 110),
-    12: TensorType("Q4_K", 256, 144),
-    13: TensorType("Q5_K", 256, 176),
-    14: TensorType("Q6_K", 256, 210),
-    16: TensorType("IQ2_XXS", 256, 66),
-    17: TensorType("IQ2_XS", 256, 74),
-    18: TensorType("IQ3_XXS", 256, 98),
-    19: TensorType("IQ1_S", 256, 50),
-    20: TensorType("IQ4_NL", 32, 18),
-    21: TensorType("IQ3_S", 256, 110),
-    22: TensorType("IQ2_S", 256, 82),
-    23: TensorType("IQ4_XS", 256, 136),
-    29: TensorType("IQ1_M", 256, 56),
-    30: TensorType("BF16", 1, 2),
-    34: TensorType("TQ1_0", 256, 54),
-    35: TensorType("TQ2_0", 256, 66),
-    39: TensorType("MXFP4", 32, 17),
-}
-_NUMBERS = {type.name: number for number, type in TENSOR_TYPES.items()}
-# The file's number of a metadata type -> how `struct` reads it.
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
 
 
 class StoredTensor(NamedTuple):
@@ -175,7 +140,7 @@ class _Reader:
     def located(
         self, infos: Sequence[tuple[str, tuple[int, ...], TensorType, int]], metadata: Mapping[str, Any]
     ) -> dict[str, StoredTensor]:
-        alignment = metadata.get("general.alignment", _ALIGNMENT)
+        alignment = metadata.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
             raise self.damaged(f"general.alignment {_brief(alignment)}, which is no power of 2")
         begin = -(-self.position // alignment) * alignment
@@ -204,8 +169,8 @@ class _Reader:
         number, offset = self.scalar("I"), self.scalar("Q")
         if number not in TENSOR_TYPES:
             raise ModelError(
-                f"{self.path}: wanted tensors of types that are known ({', '.join(_NUMBERS)}), got type {number} for"
-                f" {name}; take the model in another quantisation"
+                f"{self.path}: wanted tensors of types that are known ({', '.join(TENSOR_NUMBERS)}), got type {number}"
+                f" for {name}; take the model in another quantisation"
             )
         kind = TENSOR_TYPES[number]
         if not all(shape) or shape[-1] % kind.block:
@@ -213,22 +178,22 @@ class _Reader:
         return name, shape, kind, offset
 
     def value(self, kind: int) -> Any:
-        if kind == _STRING:
+        if kind == STRING:
             return self.string()
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self.array()
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise self.damaged(f"metadata of the unknown type {kind}")
-        return self.scalar(_SCALARS[kind])
+        return self.scalar(SCALARS[kind])
 
     def array(self) -> list[Any]:
         kind, count = self.scalar("I"), self.scalar("Q")
-        if kind == _STRING:
+        if kind == STRING:
             self.check_count(count, 8, "strings")
             return self.strings(count)
-        if kind not in _SCALARS:
+        if kind not in SCALARS:
             raise self.damaged(f"a list of the type {kind}")
-        form = _SCALARS[kind]
+        form = SCALARS[kind]
         self.check_count(count, struct.calcsize("<" + form), "numbers")
         return list(self.unpack(f"<{count}{form}"))
 
@@ -280,76 +245,3 @@ class _Reader:
 
     def damaged(self, what: str) -> ModelError:
         return ModelError(f"{self.path}: wanted a sound GGUF file, got one with {what}; fetch or convert it again")
-
-
-class TensorToWrite(NamedTuple):
-    """`content` is called once, when the tensor's turn comes; it gives the bytes as stored, in whatever buffer."""
-
-    name: str
-    shape: tuple[int, ...]
-    type: str
-    content: Callable[[], Any]
-
-
-def tensor_type(name: str) -> TensorType:
-    return TENSOR_TYPES[_NUMBERS[name]]
-
-
-def write_gguf(path: Path, metadata: Mapping[str, Any], tensors: Sequence[TensorToWrite]) -> None:
-    """Write a GGUF file of version 3, whole or not at all.
-
-    Whole numbers become uint32 (int32 where negative and in lists, uint64 from 2³² on), other numbers float32.
-    """
-    with atomic_write(path) as beside, beside.open("wb") as file:
-        file.write(MAGIC + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
-        for key, value in metadata.items():
-            file.write(_packed_string(key) + _packed(value))
-        offset = 0
-        for tensor in tensors:
-            file.write(_packed_string(tensor.name) + struct.pack("<I", len(tensor.shape)))
-            file.write(struct.pack(f"<{len(tensor.shape)}Q", *reversed(tensor.shape)))
-            file.write(struct.pack("<IQ", _NUMBERS[tensor.type], offset))
-            offset += -(-_size(tensor) // _ALIGNMENT) * _ALIGNMENT
-        for tensor in tensors:
-            file.write(bytes(-file.tell() % _ALIGNMENT))
-            written = file.write(tensor.content())
-            assert written == _size(tensor), f"{tensor.name}: {written} bytes"
-        file.write(bytes(-file.tell() % _ALIGNMENT))
-
-
-def _size(tensor: TensorToWrite) -> int:
-    kind = tensor_type(tensor.type)
-    return math.prod(tensor.shape) // kind.block * kind.size
-
-
-def _packed_string(text: str) -> bytes:
-    encoded = text.encode()
-    return struct.pack("<Q", len(encoded)) + encoded
-
-
-def _packed(value: Any) -> bytes:
-    """A metadata value behind its type."""
-    if isinstance(value, list):
-        return struct.pack("<I", _ARRAY) + b"".join(_packed_items(value))
-    if isinstance(value, str):
-        return struct.pack("<I", _STRING) + _packed_string(value)
-    kind = _kind(value)
-    return struct.pack("<I" + _SCALARS[kind], kind, value)
-
-
-def _kind(value: Any) -> int:
-    if isinstance(value, bool):
-        return 7
-    if isinstance(value, float):
-        return 6
-    return 5 if value < 0 else 4 if value < 2**32 else 10
-
-
-def _packed_items(values: Sequence[Any]) -> Iterator[bytes]:
-    if values and isinstance(values[0], str):
-        yield struct.pack("<IQ", _STRING, len(values))
-        yield from map(_packed_string, values)
-        return
-    kind = 6 if values and isinstance(values[0], float) else 5
-    yield struct.pack("<IQ", kind, len(values))
-    yield struct.pack(f"<{len(values)}{_SCALARS[kind]}", *values)

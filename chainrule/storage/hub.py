@@ -34,7 +34,7 @@ def model_directory(model: str | Path, *, weights: bool = True) -> Path:
     if not path.is_absolute() and path.parent.is_dir() and path.parent != Path():
         return path  # runs/boks, where there is a folder runs: a typing error, which the Hub is not asked about
     directory = _snapshot(named["name"], named["revision"], [*SETTINGS, *(WEIGHTS if weights else ())])
-    adapter = (directory / "adapter_config.json").is_file()  # whoever reads the directory says what that is
+    adapter = (directory / "adapter_config.json").is_file()  # the caller's error names what it is
     if weights and not adapter and not any(directory.glob("*.safetensors")):
         raise _no_safetensors(named["name"])
     return directory

@@ -25,7 +25,7 @@ KINDS = {
     "free": "an answer judged by exact match",
 }
 # A label (str), several labels in alphabetical order (tuple[str, ...]), a number (float), or a free answer (str). It is
-# Any, as whoever uses one knows the kind of the task.
+# Any, as the caller knows the kind of the task.
 Answer: TypeAlias = Any
 
 _YES, _NO = ("1", "1.0", "true", "True"), ("0", "0.0", "false", "False")
@@ -37,7 +37,7 @@ class LabelCells:
     """Where a row's label is. `columns`: those of 0 and 1, one a label, where kind is "multilabel"; else one column.
 
     `separator` stands between the labels in a cell of text. `none`: an empty cell means that no label applies; without
-    it such a row is refused, as it may be one that nobody labelled.
+    it such a row is refused, as it may not have been labelled.
     """
 
     kind: Kind
@@ -69,13 +69,14 @@ class LabelCells:
         elif (value is None or value == "") and self.none and self.column in record.values:
             labels = []
         else:
-            text = record.text(self.column)
+            null = value is None and self.column in record.values
+            text = "" if null else record.text(self.column)
             if not text.strip():
                 if self.none:
                     return ()
                 raise DataError(
-                    f"{record.where}: wanted labels, {self.column!r} is empty: write none = true into the task file if"
-                    " such rows have no label, or skip them with --on-error skip"
+                    f"{record.where}: wanted labels, {self.column!r} is {'null' if null else 'empty'}: write none ="
+                    " true into the task file if such rows have no label, or skip them with --on-error skip"
                 )
             labels = [label.strip() for label in text.split(self.separator)]
         if not all(labels):
@@ -132,6 +133,13 @@ def labels_in(kind: Kind, answers: Iterable[Answer]) -> set[str]:
     if kind in ("free", "regression"):
         return set()
     return {label for answer in answers for label in (answer if kind == "multilabel" else (answer,))}
+
+
+def strata(kind: Kind, answers: Sequence[Answer]) -> Sequence[str]:
+    """(N,) what a split of the rows keeps the shares of: the label of each, the rarest of several, or nothing."""
+    if kind == "multilabel":
+        return rarest_labels(answers)
+    return answers if kind == "classification" else [""] * len(answers)
 
 
 def rarest_labels(answers: Sequence[tuple[str, ...]]) -> list[str]:

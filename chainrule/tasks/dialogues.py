@@ -7,12 +7,16 @@ messages, no model.
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from os.path import commonprefix
+from pathlib import Path
 from typing import Any
 
 from chainrule.errors import DataError
 from chainrule.storage.columns import Record
-from chainrule.storage.records import Log, OnError, Skipped, read_records
+from chainrule.storage.records import Log, OnError
 from chainrule.tasks.prompt import ANSWER, HISTORY, Prompt
+from chainrule.tasks.rows import read_rows
 
 PROMPT, COMPLETION, MESSAGES = "prompt", "completion", "messages"
 
@@ -32,43 +36,27 @@ def is_dialogue(values: Mapping[str, Any]) -> bool:
     return MESSAGES in values or {PROMPT, COMPLETION} <= values.keys()
 
 
-def read_exchanges(path: str, *, encoding: str, on_error: OnError, log: Log) -> Exchanges:
+def read_exchanges(path: Path, *, encoding: str, on_error: OnError, log: Log) -> Exchanges:
     """Those of a file; DataError, with file and line, for a conversation without an answer, and for one of another form
     than the first; with on_error="skip" these are left out, and `log` is called with their number."""
-    rows: list[Mapping[str, str]] = []
-    answers: list[str] = []
-    sources: list[str] = []
-    skipped, written, form = Skipped(), 0, None
-    for record in read_records(path, encoding=encoding, log=log):
-        written += 1
-        try:
-            if isinstance(record, DataError):
-                raise record
-            found = list(_exchanges(record))
-            chat = HISTORY in found[0][0]
-            form = chat if form is None else form
-            if chat != form:
-                kinds = ("texts", "messages")
-                raise DataError(f"{record.where}: wanted {kinds[form]}, as before, got {kinds[chat]}: write all alike")
-        except DataError as error:
-            if on_error == "stop":
-                raise
-            skipped.add(error)
-            continue
-        for row, answer in found:
-            rows.append(row)
-            answers.append(answer)
-            sources.append(record.where)
-    if not rows:
-        why = f" ({skipped.note})" if skipped.count else ""
-        raise DataError(f"{path}: wanted conversations, found none{why}: name another file")
-    if skipped.count:
-        log(f"{path}: of {written} rows {skipped.note}")
+    form: bool | None = None  # whether the first conversation was of messages
+
+    def exchanges(record: Record) -> list[tuple[Mapping[str, str], str, str]]:
+        nonlocal form
+        found = [(row, answer, record.where) for row, answer in _exchanges(record)]
+        chat = HISTORY in found[0][0]
+        form = chat if form is None else form
+        if chat != form:
+            kinds = ("texts", "messages")
+            raise DataError(f"{record.where}: wanted {kinds[form]}, as before, got {kinds[chat]}: write all alike")
+        return found
+
+    found = read_rows(path, exchanges, wanted="conversations", encoding=encoding, on_error=on_error, log=log)
+    rows, answers, sources = zip(*chain.from_iterable(found), strict=True)
     # Space that all answers begin with is the template's; other space around an answer does not count.
     begins = [answer[: len(answer) - len(answer.lstrip())] for answer in answers]
-    least, greatest = min(begins), max(begins)  # what both begin with, all begin with
-    begin = least[: next((at for at, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))]
-    prompt = Prompt(f"{{{PROMPT}}}{'' if form else begin}{{{ANSWER}}}", history=bool(form))
+    begin = "" if form else commonprefix(begins)  # noqa: RUF071 (of characters, not of paths)
+    prompt = Prompt(f"{{{PROMPT}}}{begin}{{{ANSWER}}}", history=bool(form))
     return Exchanges(rows, [answer.strip() for answer in answers], sources, prompt)
 
 

@@ -2,36 +2,26 @@
 models."""
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError, DataError
-from chainrule.storage.columns import NO_TEXT, Record, missing_column, text_of
+from chainrule.storage.columns import Record
 from chainrule.storage.lines import UndecodableError
-from chainrule.storage.records import (
-    Log,
-    OnError,
-    Skipped,
-    format_of,
-    is_readable_twice,
-    log_once,
-    no_log,
-    read_records,
-)
+from chainrule.storage.records import Log, OnError, is_readable_twice, log_once, no_log, read_records
 from chainrule.storage.remote import is_remote, without_query
-from chainrule.tasks.answers import KINDS, Answer, Kind, labels_in, rarest_labels, targets_of
+from chainrule.tasks.answers import KINDS, Answer, Kind, labels_in, strata, targets_of
 from chainrule.tasks.dialogues import COMPLETION, PROMPT, is_dialogue, read_exchanges
-from chainrule.tasks.prompt import Prompt, fill
+from chainrule.tasks.prompt import Prompt
 from chainrule.tasks.prompt import Row as Row
-from chainrule.tasks.splits import hold_out, stratified_order
+from chainrule.tasks.rows import checked_row, example_row, joined_text, read_rows
+from chainrule.tasks.splits import hold_out, keep_every_label, stratified_order
 from chainrule.tasks.task_file import DataFile, Settings, label_and_columns, read_task_file
-
-_WRITE_ONE = "write one, or leave the row out"
 
 
 @dataclass(frozen=True)
@@ -128,20 +118,14 @@ class Task:
     @classmethod
     def _of_dialogues(cls, path: Path, encoding: str, on_error: OnError, log: Log) -> "Task":
         """The task of a file of conversations: their answers are free; a fifth of the conversations is held out."""
-        found = read_exchanges(str(path), encoding=encoding, on_error=on_error, log=log_once(log))
+        found = read_exchanges(path, encoding=encoding, on_error=on_error, log=log_once(log))
         kept, held_out = hold_out([""] * len(found.rows), found.conversations, seed=0)
         if not held_out:
             raise DataError(f"{path}: wanted conversations that can be held out for the test, found one: add some")
         several = len(set(found.conversations)) < len(found.rows)
         examples = Examples(found.rows, found.answers, found.conversations, found.conversations if several else None)
-        seen = {tuple(found.rows[index].values()) for index in held_out}
-        own = [index for index in kept if tuple(found.rows[index].values()) not in seen]
-        if not own:
-            raise DataError(
-                f"{path}: wanted rows to learn from, but each of them is held out for the test too: add some"
-            )
-        train, test = examples.take(own), examples.take(held_out)
-        dropped = len(kept) - len(own)
+        test = examples.take(held_out)
+        train, dropped = _without_test(examples.take(kept), test, tuple(found.rows[0]), path)
         return cls("free", (PROMPT,), COMPLETION, train, test, (), found.prompt, dropped=dropped, path=path)
 
     @classmethod
@@ -162,37 +146,10 @@ class Task:
                 f'{error.fact}: name the encoding of the data, as in encoding = "cp1252" in {path}, or skip what'
                 " cannot be read with --on-error skip"
             ) from None
-        if others:
-            (test,) = others
-        else:
-            kept, held_out = hold_out(_strata(settings.kind, train), train.groups, seed=0)
-            if not held_out:
-                raise DataError(
-                    f"{settings.train}: wanted rows that can be held out for the test, found none; name a file of test"
-                    ' items in a task file (test = "FILE")'
-                )
-            kept, held_out = _learnable(settings.kind, train, kept, held_out)
-            train, test = train.take(kept), train.take(held_out)
-        seen = {_texts(row, settings.text) for row in test.rows}
-        test_groups = set(test.groups or ())
-        own = [
-            index
-            for index, row in enumerate(train.rows)
-            if _texts(row, settings.text) not in seen
-            and (train.groups is None or train.groups[index] not in test_groups)
-        ]
-        dropped, train = len(train) - len(own), train.take(own)
-        if not own:
-            raise DataError(
-                f"{settings.train}: wanted rows to learn from, but each of them is in test too: name others"
-            )
+        train, test = (train, others[0]) if others else _held_out(settings, train)
+        train, dropped = _without_test(train, test, settings.text, settings.train)
         labels = _classes(train, test, settings) if settings.kind != "free" else ()
-        prompt = settings.prompt and replace(settings.prompt, words=_stripped(settings.prompt.words))
-        for label in prompt.words if prompt else ():
-            if label not in labels:
-                raise DataError(
-                    f"{path}: [prompt.words] has {label!r}, none of the labels {_listed(labels)}: correct it"
-                )
+        prompt = settings.prompt and settings.prompt.for_labels(labels, f"{path}: ")
         return cls(
             settings.kind, settings.text, settings.label, train, test, labels,
             prompt, settings.input, dropped, path,
@@ -223,14 +180,14 @@ class Task:
         if n is not None and not least <= n <= len(self.train):
             reason = " (one a class)" if least > 1 else ""
             raise DataError(f"--labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
-        return self.train.take(stratified_order(_strata(self.kind, self.train), seed)[:n].tolist())
+        return self.train.take(stratified_order(strata(self.kind, self.train.labels), seed)[:n].tolist())
 
     def split_validation(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:
         """The examples to train on, and a stratified fifth, in whole groups, for validation.
 
         Every class stays in training. The validation part is empty where every group is too large to be held out.
         """
-        kept, held_out = hold_out(_strata(self.kind, examples), examples.groups, seed)
+        kept, held_out = hold_out(strata(self.kind, examples.labels), examples.groups, seed)
         return examples.take(kept), examples.take(held_out)
 
     def row(self, row: Row | str, where: str = "row") -> Row:
@@ -270,81 +227,59 @@ class Task:
         return shlex.join(["chainrule", "task", str(self.path), *named])
 
 
-def checked_row(row: Mapping[str, Any] | str, text: Sequence[str], where: str = "row", cure: str = _WRITE_ONE) -> Row:
-    """`Task.row` for the text columns `text`. `cure`: what the error says to do about a row without text."""
-    if isinstance(row, str):
-        if len(text) > 1:
-            raise DataError(f"{where}: wanted the columns {_listed(text)}, got one text: give a mapping of columns")
-        row = {text[0]: row}
-    texts = [text_of(row, column, where, cure=cure) for column in text]
-    if not any(map(str.strip, texts)):
-        raise DataError(f"{where}: wanted a text, {_listed(text)} is empty: {cure}")
-    return (
-        row if all(isinstance(row[column], str) for column in text) else {**row, **dict(zip(text, texts, strict=True))}
-    )
-
-
-def example_row(record: Record, text: Sequence[str]) -> Row:
-    """The same for a row of a file, which errors name; a line of a .txt is the text of a single column."""
-    if "text" not in text and format_of(record.source) == ".txt":
-        return checked_row(record.values["text"], text, record.where, NO_TEXT)
-    for column in text:
-        if not isinstance(record.values.get(column), str):
-            record.text(column)
-    return checked_row(record.strings, text, record.where, NO_TEXT)
-
-
-def joined_text(row: Row, text: Sequence[str], template: str | None) -> str:
-    """What `Task.finetune_text` reads: the filled template, or the text columns joined by a newline."""
-    return "\n".join(row[column] for column in text) if template is None else fill(template, row)
-
-
 def _read(path: DataFile, settings: Settings, on_error: OnError, log: Log) -> Examples:
     """The examples of a file; DataError, with file and line, for a row that lacks a column, its text or its label."""
     if not is_readable_twice(str(path)):
         raise DataError(f"{path}: no such file: check the name")
-    rows: list[Row] = []
-    labels: list[Answer] = []
-    groups: list[str] = []
-    sources: list[str] = []
-    skipped = Skipped()
-    cells = settings.cells
-    needed = [*settings.text, *cells.needed, *([] if settings.group is None else [settings.group])]
-    for record in read_records(str(path), encoding=settings.encoding, columns=settings.columns or None, log=log):
-        if isinstance(record, Record) and format_of(record.source) not in (".jsonl", ".ndjson"):
-            for column in needed:  # where one row of a table lacks a column, all do
-                if column not in record.values:
-                    raise missing_column(record.where, column, list(record.values))
-        try:
-            if isinstance(record, DataError):
-                raise record
-            row = example_row(record, settings.text)
-            label = cells.read(record)
-            if settings.group is not None:
-                groups.append(record.text(settings.group))
-        except DataError as error:
-            if on_error == "stop":
-                raise
-            skipped.add(error)
-            continue
-        rows.append(row)
-        labels.append(label)
-        sources.append(record.where)
-    if not rows:
-        why = f" ({skipped.note})" if skipped.count else ""
-        raise DataError(f"{path}: wanted labelled rows, found none{why}: name another file")
-    if skipped.count:
-        log(f"{path}: of {len(rows) + skipped.count} rows {skipped.note}")
-    return Examples(rows, labels, sources, None if settings.group is None else groups)
+    cells, group = settings.cells, settings.group
+
+    def example(record: Record) -> tuple[Row, Answer, str, str | None]:
+        row, label = example_row(record, settings.text), cells.read(record)
+        return row, label, record.where, None if group is None else record.text(group)
+
+    found = read_rows(
+        path,
+        example,
+        wanted="labelled rows",
+        needed=[*settings.text, *cells.needed, *([] if group is None else [group])],
+        columns=settings.columns,
+        encoding=settings.encoding,
+        on_error=on_error,
+        log=log,
+    )
+    rows, labels, sources, groups = map(list, zip(*found, strict=True))
+    return Examples(rows, labels, sources, None if group is None else groups)
 
 
-def _stripped(words: Mapping[str, str]) -> dict[str, str]:
-    """Label words by label, without the space around labels."""
-    found: dict[str, str] = {}
-    for label, word in words.items():
-        if found.setdefault(label.strip(), word) != word:
-            raise DataError(f"[prompt.words]: {label.strip()!r} has two words, {found[label.strip()]!r} and {word!r}")
-    return found
+def _held_out(settings: Settings, examples: Examples) -> tuple[Examples, Examples]:
+    """What is kept to learn from, and a stratified fifth for the test, in whole groups. DataError where it is empty."""
+    kept, held_out = hold_out(strata(settings.kind, examples.labels), examples.groups, seed=0)
+    if not held_out:
+        raise DataError(
+            f"{settings.train}: wanted rows that can be held out for the test, found none; name a file of test items in"
+            ' a task file (test = "FILE")'
+        )
+    if settings.kind == "multilabel":
+        kept, held_out = keep_every_label(examples.labels, examples.groups, kept, held_out)
+    return examples.take(kept), examples.take(held_out)
+
+
+def _without_test(train: Examples, test: Examples, text: Sequence[str], path: DataFile) -> tuple[Examples, int]:
+    """The training rows whose texts and groups are not in test, and how many there are of others.
+
+    Raises DataError, naming `path`, where no row is left.
+    """
+    seen = {tuple(row[column] for column in text) for row in test.rows}
+    groups = set(test.groups or ())
+    own = [
+        index
+        for index, row in enumerate(train.rows)
+        if tuple(row[column] for column in text) not in seen
+        and (train.groups is None or train.groups[index] not in groups)
+    ]
+    if not own:
+        raise DataError(f"{path}: wanted rows to learn from, but each of them is in test too: name others")
+    return train.take(own), len(train) - len(own)
 
 
 def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, ...]:
@@ -369,37 +304,6 @@ def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, 
         for label in sorted(labels_in(settings.kind, [answer]) - found):
             raise DataError(f"{source}: no training row has the label {label!r}: correct it, or add some")
     return labels
-
-
-def _strata(kind: Kind, examples: Examples) -> Sequence[str]:
-    if kind == "multilabel":
-        return rarest_labels(examples.labels)
-    return examples.labels if kind == "classification" else [""] * len(examples)
-
-
-def _learnable(
-    kind: Kind, examples: Examples, kept: Sequence[int], held_out: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """The same indices, but rows with a label that no kept row has are kept too, with the others of their groups.
-
-    Strata see to it where a row has one label; of several they see the rarest one alone.
-    """
-    kept, held_out = list(kept), list(held_out)
-    if kind != "multilabel":
-        return kept, held_out
-    known = labels_in(kind, (examples.labels[index] for index in kept))
-    for index in list(held_out):
-        if index in held_out and not known.issuperset(examples.labels[index]):
-            groups = examples.groups
-            moved = [index] if groups is None else [other for other in held_out if groups[other] == groups[index]]
-            known |= labels_in(kind, (examples.labels[other] for other in moved))
-            held_out = [other for other in held_out if other not in moved]
-            kept += moved
-    return sorted(kept), held_out
-
-
-def _texts(row: Row, text: Sequence[str]) -> tuple[str, ...]:
-    return tuple(row[column] for column in text)
 
 
 def _listed(columns: Sequence[str]) -> str:

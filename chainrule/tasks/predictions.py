@@ -7,8 +7,8 @@ from typing import Any
 
 from chainrule.storage.records import Log, OnError, no_log
 from chainrule.tasks.answers import Answer
-from chainrule.tasks.examples import Row
 from chainrule.tasks.predictor import Predictor, generates
+from chainrule.tasks.prompt import Row
 from chainrule.tasks.row_file import InputRows, Rows, Written, in_parts, write_rows
 from chainrule.tasks.row_file import rows_to_predict as rows_to_predict
 

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -62,6 +62,11 @@ class Prompt:
         index = parts.index(f"{{{ANSWER}}}")
         return "".join(parts[:index]), "".join(parts[index + 1 :])
 
+    @property
+    def ends_with_answer(self) -> bool:
+        """Whether no column follows {label}."""
+        return not list(columns_in(self._halves[1]))
+
     def word(self, label: str) -> str:
         return self.words.get(label, label)
 
@@ -94,6 +99,21 @@ class Prompt:
         asked = self.prompt(demonstrations, row)
         before = asked.rstrip(" ")
         return [Question(before, asked[len(before) :] + self.word(label) + self.after(row)) for label in labels]
+
+    def for_labels(self, labels: Sequence[str], where: str = "") -> "Prompt":
+        """The same prompt with its label words by these labels, which have no space around them.
+
+        Raises DataError, which begins with `where`, for a word of another label, and for a label with two words.
+        """
+        words: dict[str, str] = {}
+        for label, word in ((label.strip(), word) for label, word in self.words.items()):
+            if words.setdefault(label, word) != word:
+                raise DataError(f"[prompt.words]: {label!r} has two words, {words[label]!r} and {word!r}")
+        for label in words:
+            if label not in labels:
+                listed = ", ".join(map(repr, labels))
+                raise DataError(f"{where}[prompt.words] has {label!r}, none of the labels {listed}: correct it")
+        return replace(self, words=words)
 
     def check_columns(self, text: Sequence[str]) -> None:
         """Raise DataError unless the template names some of the text columns and no other column."""

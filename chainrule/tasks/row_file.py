@@ -22,8 +22,9 @@ from chainrule.storage.records import (
     read_records,
 )
 from chainrule.storage.remote import written_output
-from chainrule.tasks.examples import Row, example_row
+from chainrule.tasks.prompt import Row
 from chainrule.tasks.row_writer import check_format, check_new, row_writer
+from chainrule.tasks.rows import example_row
 
 Value = TypeVar("Value")
 ROWS_AT_ONCE = 1024  # in memory; a worker or a part takes so many

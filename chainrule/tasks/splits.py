@@ -1,4 +1,4 @@
-"""Stratified orders and splits, functions of strata, groups and a seed. Knows indices, no rows."""
+"""Stratified orders and splits: functions of strata, groups and a seed. Knows indices and labels, not rows."""
 
 from collections.abc import Sequence
 
@@ -53,3 +53,19 @@ def _held_out_groups(strata: Sequence[str], groups: Sequence[str], seed: int, sh
         if nearer and (more < total).all():
             taken, held_out[name] = more, True
     return held_out[group]
+
+
+def keep_every_label(
+    labels: Sequence[tuple[str, ...]], groups: Sequence[str] | None, kept: Sequence[int], held_out: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """The same split of rows with several labels each, but a row with a label that no kept row has is kept too, with
+    the others of its group: the strata of such rows are of the rarest label alone."""
+    kept, left = list(kept), list(held_out)
+    known = {label for index in kept for label in labels[index]}
+    for index in held_out:
+        if index in left and not known.issuperset(labels[index]):
+            moved = [index] if groups is None else [other for other in left if groups[other] == groups[index]]
+            known.update(label for other in moved for label in labels[other])
+            left = [other for other in left if other not in moved]
+            kept += moved
+    return sorted(kept), left

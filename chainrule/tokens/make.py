@@ -8,7 +8,8 @@ from tokenizers import AddedToken, processors
 
 from chainrule.errors import ModelError
 from chainrule.tokens import bytepair, tables
-from chainrule.tokens.tokenizer import Tokenizer, utf8
+from chainrule.tokens.tables import utf8
+from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.tokens.tokenizer_files import with_settings
 
 BOS_TOKEN = "<|bottom|>"  # in our own tokenizer files

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from chainrule.errors import ModelError
 from chainrule.tokens.bytepair import byte_characters, keeps_text
 
 UNSEEN = np.uint32(0xFFFFFFFF)
@@ -50,3 +51,38 @@ def byte_table(spec: dict[str, Any]) -> NDArray[np.uint32] | None:
         case {"type": "ByteLevel", "add_prefix_space": False} if set(byte_characters()) <= set(model["vocab"]):
             return np.array([model["vocab"][character] for character in byte_characters()], np.uint32)
     return None
+
+
+def look_up(text: str, table: NDArray[np.uint32], known: int) -> NDArray[np.uint32]:
+    """The ids of a text's characters; UnseenCharacterError where one of them is not in `table`, which has `known`."""
+    points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+    ids: NDArray[np.uint32] = table[np.minimum(points, len(table) - 1)]
+    unseen = np.flatnonzero(ids == UNSEEN)
+    if len(unseen):
+        raise UnseenCharacterError(text, int(unseen[0]), known)
+    return ids
+
+
+class UnseenCharacterError(ModelError):
+    """A character that is not in a character tokenizer's vocabulary. `offset`: its index in the text; `reason`: the
+    message without it."""
+
+    def __init__(self, text: str, offset: int, known: int) -> None:
+        self.offset = offset
+        self.reason = (
+            f"{text[offset]!r} (U+{ord(text[offset]):04X}) is not among the {known} characters of the vocabulary:"
+            " take it out, or make a tokenizer of text that has it"
+        )
+        line = text.count("\n", 0, offset) + 1
+        super().__init__(f"character {offset} (line {line}) of the text: {self.reason}")
+
+
+def utf8(text: str) -> bytes:
+    """The bytes of a text; ModelError for a lone surrogate, which has none."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ModelError(
+            f"wanted Unicode text, got the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}:"
+            " take it out, or read the text with its right encoding"
+        ) from None

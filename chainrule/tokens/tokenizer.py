@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -17,19 +16,11 @@ from numpy.typing import NDArray
 from chainrule.errors import ModelError
 from chainrule.storage.files import atomic_write
 from chainrule.storage.gguf import is_gguf
-from chainrule.tokens import bytepair, settings, tables, tokenizer_files
+from chainrule.tokens import bytepair, settings, tokenizer_files
 from chainrule.tokens.added_tokens import Completed, Special, complete
 from chainrule.tokens.bos import pair_surroundings, surroundings
-
-if TYPE_CHECKING:
-    from tiktoken import Encoding
-
-# tiktoken's regular expressions overflow at about a million white spaces: longer texts are encoded in parts.
-LONGEST = 250_000
-# Checking that tiktoken gives the same ids takes about as long as it saves on so many characters.
-WORTHWHILE = 1_000_000
-# No match of bytepair.PATTERNS crosses the end of a match of this, nor depends on what is on the other side.
-SAFE_CUT = re.compile(r"\S(?= )|\S\n(?=\S)")
+from chainrule.tokens.fast_encoding import FastEncoding
+from chainrule.tokens.tables import utf8
 
 
 class Tokenizer:
@@ -57,7 +48,6 @@ class Tokenizer:
         self.hash = self._hash_with(bos_id)
         self._added = set(self._inner.get_added_tokens_decoder())
         self._hidden = {token.id for token in self.special.values()}
-        self._encoded_so_far = 0  # characters
         self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
 
     @property
@@ -95,24 +85,14 @@ class Tokenizer:
         spelled = (content for content in self.control if len(content) > 1 and content != unknown)
         return {self.control[content].id for content in spelled} - {self._spec["model"].get("unk_id")}
 
-    # Three faster ways to encode, with the same ids; where none applies, `tokenizers` does it.
-
     @cached_property
-    def _characters(self) -> NDArray[np.uint32] | None:
-        return tables.character_table(self._spec)
-
-    @cached_property
-    def _bytes(self) -> NDArray[np.uint32] | None:
-        return tables.byte_table(self._spec)
-
-    @cached_property
-    def _tiktoken(self) -> Encoding | None:
-        return bytepair.tiktoken_encoding(self._spec)
+    def _fast(self) -> FastEncoding:
+        return FastEncoding(self._spec, self._inner, self.vocabulary_size - len(self.special))
 
     @property
     def is_table(self) -> bool:
         """Whether each token is a character or a byte: encoding is then a table look-up."""
-        return self._characters is not None or self._bytes is not None
+        return self._fast.is_table
 
     def check_fits(self, vocabulary_size: int) -> None:
         """ModelError where a model's vocabulary, the rows of its embedding matrix, is smaller than the tokenizer's."""
@@ -151,60 +131,20 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """What `encode` gives, as an array for each text; faster for many texts."""
-        if self._characters is not None:
-            return [self._look_up(text, self._characters) for text in texts]
-        encoded = [utf8(text) for text in texts]  # for its error too: tiktoken would put U+FFFD for a surrogate
-        if self._bytes is not None:
-            return [self._bytes[np.frombuffer(text, np.uint8)] for text in encoded]
-        fast = self._fast_after(sum(map(len, texts)))
-        if fast is None:
-            batch = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
-            every = [encoding.ids for encoding in batch]
-            for index, ids in enumerate(every):
-                if not self._forbidden.isdisjoint(ids):
-                    every[index] = self._encoded(texts[index], self._inner)[0]
-            return [np.array(ids, np.uint32) for ids in every]
-        return [self._merge(text, fast) for text in texts]
+        fast = self._fast.encode(texts)
+        if fast is not None:
+            return fast
+        batch = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
+        every = [encoding.ids for encoding in batch]
+        for index, ids in enumerate(every):
+            if not self._forbidden.isdisjoint(ids):
+                every[index] = self._encoded(texts[index], self._inner)[0]
+        return [np.array(ids, np.uint32) for ids in every]
 
-    def _fast_after(self, characters: int) -> Encoding | None:
-        """tiktoken's encoding, once enough text was encoded to make it worthwhile; the ids are the same."""
-        self._encoded_so_far += characters
-        made = "_tiktoken" in vars(self)
-        return self._tiktoken if made or self._encoded_so_far > WORTHWHILE else None
-
-    def _look_up(self, text: str, table: NDArray[np.uint32]) -> NDArray[np.uint32]:
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
-        ids: NDArray[np.uint32] = table[np.minimum(points, len(table) - 1)]
-        unseen = np.flatnonzero(ids == tables.UNSEEN)
-        if len(unseen):
-            raise UnseenCharacterError(text, int(unseen[0]), self.vocabulary_size - len(self.special))
-        return ids
-
-    def _merge(self, text: str, encoding: Encoding) -> NDArray[np.uint32]:
-        parts, start = [], 0
-        while len(text) - start > LONGEST:
-            end = self.cut(text, start, start + LONGEST)
-            if end == start:  # only letters, or only white space, ahead
-                parts.append(np.array(self._inner.encode(text[start:], add_special_tokens=False).ids, np.uint32))
-                return np.concatenate(parts)
-            parts.append(encoding.encode_to_numpy(text[start:end], disallowed_special=()))
-            start = end
-        parts.append(encoding.encode_to_numpy(text[start:], disallowed_special=()))
-        return np.concatenate(parts)
-
-    def cut(self, text: str, start: int = 0, end: int | None = None) -> int:
-        """The last index after `start`, up to `end`, at which `text` can be split and encoded in two parts without
-        changing its ids; `start` if none is known."""
-        end = len(text) if end is None else end
-        if self.is_table:
-            return end
-        if self._tiktoken is None:
-            return start
-        for width in (1000, end - start):  # there is almost always one near the end
-            cuts = [match.end() for match in SAFE_CUT.finditer(text, max(start, end - width), end)]
-            if cuts:
-                return cuts[-1]
-        return start
+    def cut(self, text: str) -> int:
+        """The last index at which `text` can be split and encoded in two parts without changing its ids; 0 if none is
+        known."""
+        return self._fast.cut(text, 0, len(text))
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, without BOS and other special tokens; bytes that are not UTF-8 become U+FFFD."""
@@ -313,37 +253,12 @@ class Tokenizer:
                 beside.write_bytes(content)
 
 
-class UnseenCharacterError(ModelError):
-    """A character that is not in a character tokenizer's vocabulary. `offset`: its index in the text; `reason`: the
-    message without it."""
-
-    def __init__(self, text: str, offset: int, known: int) -> None:
-        self.offset = offset
-        self.reason = (
-            f"{text[offset]!r} (U+{ord(text[offset]):04X}) is not among the {known} characters of the vocabulary:"
-            " take it out, or make a tokenizer of text that has it"
-        )
-        line = text.count("\n", 0, offset) + 1
-        super().__init__(f"character {offset} (line {line}) of the text: {self.reason}")
-
-
 def _parts(pre_tokenizer: Any) -> list[dict[str, Any]]:
     """A `pre_tokenizer` of tokenizer.json, or the parts of a sequence."""
     if pre_tokenizer is None:
         return []
     parts: list[dict[str, Any]] = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
     return parts
-
-
-def utf8(text: str) -> bytes:
-    """The bytes of a text; ModelError for a lone surrogate, which has none."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise ModelError(
-            f"wanted Unicode text, got the lone surrogate U+{ord(text[error.start]):04X} at character {error.start}:"
-            " take it out, or read the text with its right encoding"
-        ) from None
 
 
 def load_tokenizer(path: Path, bos: str | None = None) -> Tokenizer:

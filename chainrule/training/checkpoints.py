@@ -81,7 +81,7 @@ def _validation_loss(path: Path) -> float | None:
     try:
         found = json.loads((path / "state.json").read_text(encoding="utf-8")).get("validation_loss")
     except (OSError, ValueError, AttributeError):
-        return None  # `newest_checkpoint` says so, if it is to be used
+        return None  # `newest_checkpoint` raises the error, if it is to be used
     return found if isinstance(found, float) else None
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 BUCKET = 2**23  # numbers that are added up in one message
-GRACE = 5.0  # seconds for those that live to say so, after one is lost
+GRACE = 5.0  # seconds in which the processes that are left must report, after one is lost
 FAILED = "failed"  # in the store: why a process ended
 
 
@@ -104,7 +104,7 @@ class Processes:
     def together(self, channel: str = "main") -> Iterator[None]:
         """A user's mistake, or an error about a file, that one process meets within ends all of them.
 
-        The first process raises it; the others end with status 2 and say nothing. Nobody may wait for another within.
+        The first process raises it; the others end with status 2 and print nothing. None may wait for another within.
         """
         if self.world == 1:
             yield
@@ -193,7 +193,7 @@ class Processes:
             torch._foreach_copy_(bucket, whole)
 
     def lost(self, error: Exception) -> ChainruleError:
-        """What to say of a message that failed: which processes no longer answer."""
+        """The error for a message that failed: it names the processes that no longer answer."""
         assert self.store is not None
         ends, silent = time.monotonic() + GRACE, set(range(self.world))
         try:

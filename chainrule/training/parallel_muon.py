@@ -1,4 +1,4 @@
-"""Muon where several processes train: each orthogonalises some of the matrices, whole, and nobody does it twice.
+"""Muon where several processes train: each whole matrix is orthogonalised by one of them.
 
 Knows matrices and the processes. Where every process has all the rows of the parameters (`ReplicatedMuon`), the updates
 are sent to all; where each has some (`ShardedMuon`), the rows of a matrix travel to the one that orthogonalises it, and
@@ -17,7 +17,7 @@ from chainrule.training.sharding import local, rows_of
 
 
 def owners(shapes: Sequence[tuple[int, ...]], world: int) -> list[int]:
-    """The process that orthogonalises each matrix: the largest first, to whoever has least to do so far."""
+    """The process that orthogonalises each matrix: the largest first, to the process with the least work so far."""
     work, found = [0] * world, [0] * len(shapes)
 
     def operations(index: int) -> int:

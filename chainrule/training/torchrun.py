@@ -1,6 +1,6 @@
 """Joins the processes that torchrun started, each with the same command, and ends them together. Knows no training.
 
-An error that all of them meet is said once; where one is gone, whoever is left says which.
+An error that all of them meet is printed once; where a process is gone, the others' errors name it.
 """
 
 import json
@@ -20,7 +20,7 @@ from chainrule.training.parallel import ALONE, FAILED, GRACE, LostProcessError, 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-# What gloo says, without an error class of its own, when another process is gone or silent.
+# In gloo's messages, which have no error class of their own, when another process is gone or silent.
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "Broken pipe", "timeout", "gloo")
 _REFUSED = "refused"  # in the store: the first process has refused or stopped
 
@@ -41,7 +41,7 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
 
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     store, rank, world = next(rendezvous("env://", timeout=timedelta(days=1)))
-    with _told_apart():
+    with _as_lost_process():
         # The store outlives processes that torchrun starts again: what earlier ones left there, their addresses too, is
         # not read.
         store = PrefixStore(f"started/{_common_start(store, rank, world, wait)}", store)
@@ -53,11 +53,11 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
             timeout=timedelta(seconds=wait),
         )
     processes = Processes(rank, world, PrefixStore("chainrule", store), wait)
-    with _one_voice(processes):
+    with _printed_once(processes):
         if cuda:
             _take_gpu(processes)
         yield processes
-        processes.gather(None)  # those who only listen stay until the first has written everything
+        processes.gather(None)  # the others stay until the first has written everything
         destroy_process_group()
         _leave(processes)
 
@@ -96,7 +96,7 @@ def _common_start(store: "Store", rank: int, world: int, wait: float) -> str:
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _as_lost_process() -> Iterator[None]:
     """What torch.distributed raises when processes cannot reach each other, as a LostProcessError."""
     try:
         yield
@@ -126,8 +126,8 @@ def _take_gpu(processes: Processes) -> None:
 
 
 @contextmanager
-def _one_voice(processes: Processes) -> Iterator[None]:
-    """Errors that end the processes: the first one says what all of them met; whoever is left says who is lost."""
+def _printed_once(processes: Processes) -> Iterator[None]:
+    """Errors that end the processes: one that all meet is raised by the first alone; others name the lost process."""
     store = processes.store
     assert store is not None
     try:
@@ -141,7 +141,7 @@ def _one_voice(processes: Processes) -> Iterator[None]:
             raise
         if _waited_for(store, [_REFUSED], GRACE):
             _leave(processes)
-            time.sleep(1.0)  # torchrun ends all when one ends: the first one first, which has something to say
+            time.sleep(1.0)  # torchrun ends all when one ends: the first, which prints the error, ends first
             raise SystemExit(error.code if isinstance(error, SystemExit) else 2) from None
         store.set(FAILED, str(error))
         raise

@@ -72,7 +72,8 @@ class Fakes:
     model = "a fake"
 
     def __init__(self, task: Task, stop_after: int = 10**9, skills: dict[str, Callable[[float], float]] = SKILLS):
-        self.task, self.left, self.skills, self.made = task, stop_after, skills, []
+        self.task, self.left, self.skills = task, stop_after, skills
+        self.made: list[Any] = []
         self.identity = {"model": "fake"}
         self.obstacles: dict[str, str] = {}
         self.most_shots = MOST_SHOTS
@@ -99,7 +100,7 @@ def fake_method(method: Method) -> Method:
         obstacle=lambda fakes: cast(Any, fakes).obstacles.get(name),
         seconds=lambda study, labels, tests: cost * (1 + labels),
         fit=lambda fakes, labels, seed: cast(Any, fakes).fit(name, labels, seed),
-        notes=lambda study, predictor, rows: predictor.notes,
+        notes=lambda study, predictor, rows: list(predictor.notes),
         shares_features=False,
         megabytes=lambda study: cost,
     )

@@ -1,5 +1,7 @@
 """Laws of the plan."""
 
+from typing import Any
+
 import pytest
 from comparison_fakes import FAKE_METHODS, Fakes, made_task
 
@@ -38,7 +40,7 @@ def test_all_methods_have_the_same_seeds_at_the_same_sizes() -> None:
 
 
 def test_what_no_seed_changes_is_run_once() -> None:
-    seeds = {}
+    seeds: dict[str, Any] = {}
     for row in planned():
         seeds.setdefault(row.key[:2], []).append(row.key.seed)
     once = {key for key, of_cell in seeds.items() if len(of_cell) == 1}

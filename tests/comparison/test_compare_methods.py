@@ -13,11 +13,12 @@ import torch
 from comparison_fakes import made_task
 from conftest import random_model
 
+from chainrule.comparison.grid import Key
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method
+from chainrule.comparison.printed_table import COLUMNS
 from chainrule.comparison.run import compare
 from chainrule.comparison.study import MOST_SHOTS, Study
-from chainrule.comparison.table import COLUMNS
 from chainrule.language_model import LanguageModel
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.prompt import Prompt
@@ -70,7 +71,7 @@ def test_every_method_is_compared_and_the_model_is_left_as_it_is(lm: LanguageMod
     made = {outcome.key: outcome for outcome in found.table.outcomes}
     for line in (STORED / "rows.jsonl").read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        outcome = made[row["method"], row["labels"], row["seed"]]
+        outcome = made[Key(row["method"], row["labels"], row["seed"])]
         assert (list(outcome.predictions), outcome.shots) == (row["predictions"], row["shots"])
         np.testing.assert_allclose(outcome.probabilities, row["probabilities"], atol=1e-2)
 

@@ -94,7 +94,8 @@ def test_wider_bounds_go_on_from_the_rows_there_are(tmp_path: Path) -> None:
 
 
 def test_rows_that_would_end_too_late_are_left_out_and_said() -> None:
-    task, said = made_task(), []
+    task = made_task()
+    said: list[str] = []
     comparison = run_fakes(Fakes(task), Bounds(minutes=1e-4), log=said.append)
     assert comparison.table.left and all(row.seconds > 0 for row in comparison.table.left)
     assert "are left out: they would end after 0.0001 minutes" in said[-1]
@@ -105,7 +106,8 @@ def test_ctrl_c_leaves_a_report_of_the_rows_there_are(tmp_path: Path) -> None:
         if len(comparison.table.outcomes) == 2:
             raise KeyboardInterrupt
 
-    task, said = made_task(), []
+    task = made_task()
+    said: list[str] = []
     with pytest.raises(KeyboardInterrupt):
         run_fakes(Fakes(task), FEW, out=tmp_path, show=stop, log=said.append)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
@@ -133,7 +135,8 @@ def test_the_table_is_shown_after_each_row_and_tells_what_is_left() -> None:
 
 
 def test_a_method_that_cannot_be_is_left_out_unless_it_was_named() -> None:
-    task, said = made_task(), []
+    task = made_task()
+    said: list[str] = []
     fakes = Fakes(task)
     fakes.obstacles = {"zero-shot": "prompting wants words"}
     assert run_fakes(fakes, Bounds(), log=said.append).table.left_out == {"zero-shot": "prompting wants words"}

@@ -5,6 +5,7 @@ import xml.etree.ElementTree
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Role
-from chainrule.comparison.table import COLUMNS, LEVEL, Table
+from chainrule.comparison.printed_table import COLUMNS, printed_rows
+from chainrule.comparison.table import LEVEL, Table
 from chainrule.uncertainty import SwitchPoint, accuracy, difference, sum_of
 
 Skill = Callable[[float], float]
@@ -219,15 +221,15 @@ def test_intervals_of_switch_points_in_words() -> None:
 
 
 def test_every_line_has_every_column(table: Table) -> None:
-    assert all(len(line) == len(COLUMNS) for line in table.text())
-    assert len(table.text(differences=False)) == len(table.cells)
+    assert all(len(line) == len(COLUMNS) for line in printed_rows(table))
+    assert len(printed_rows(table, differences=False)) == len(table.cells)
 
 
 def test_tables_of_unfinished_rows_can_be_drawn() -> None:
     task, seen = made_task(), []
 
     def show(comparison: Comparison) -> None:
-        assert comparison.table.text() and comparison.advice
+        assert printed_rows(comparison.table) and comparison.advice
         seen.append(len(comparison.results()["rows"]))
 
     run_fakes(Fakes(task), Bounds(seeds=2), show=show)
@@ -239,7 +241,10 @@ class Page(HTMLParser):
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.elements, self.text, self.links, self.open = [], [], [], 0
+        self.elements: list[Any] = []
+        self.text: list[Any] = []
+        self.links: list[Any] = []
+        self.open = 0
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:

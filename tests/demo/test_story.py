@@ -193,7 +193,7 @@ def test_items_asked_together_are_answered_as_each_alone(told: Told) -> None:
 def test_json_alone_is_on_standard_output(
     told: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(story.run_demo, "__kwdefaults__", {**story.run_demo.__kwdefaults__, "scale": SMALL})
+    monkeypatch.setattr(story.run_demo, "__kwdefaults__", dict(story.run_demo.__kwdefaults__ or {}, scale=SMALL))
     main(["demo", "--out", str(told.out), "--json"])
     held = json.loads((told.out / "results.json").read_text(encoding="utf-8"))
     assert json.loads(capsys.readouterr().out) == held and held["steps"] == told.results["steps"]

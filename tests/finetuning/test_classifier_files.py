@@ -66,7 +66,7 @@ def test_transformers_pipeline_gives_the_same_probabilities(
     tokenizer = TOKENIZERS[tokenizer_kind](tmp_path)
     classifier = make_classifier(make_model(vocabulary_size=300), tokenizer, family)
     classifier.save(tmp_path / "classifier")
-    pipeline = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
+    pipeline: Any = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
     expected = classifier.predict_proba(TEXTS)
     assert pipeline.model.config.problem_type == "single_label_classification"
     for batch_size in (1, 4):
@@ -94,7 +94,7 @@ def test_a_pipeline_that_truncates_cuts_a_long_text_as_predict_does(
     texts = ["x" * length + " the end" for length in (1, context - 11, context - 10, context - 9, context - 8, 90)]
     expected = classifier.predict_proba(texts)
     assert 0 < classifier.cut < len(texts)
-    pipeline = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
+    pipeline: Any = transformers.pipeline("text-classification", str(tmp_path / "classifier"), top_k=None)
     found = [{answer["label"]: answer["score"] for answer in row} for row in pipeline(texts, truncation=True)]
     np.testing.assert_allclose([[row[label] for label in LABELS] for row in found], expected, atol=1e-5)
     np.testing.assert_array_equal(load_classifier(tmp_path / "classifier", device="cpu").predict_proba(texts), expected)

@@ -237,7 +237,7 @@ def test_a_sequence_ends_with_a_stop_token_with_max_tokens_or_with_the_context(m
     [
         ([0] * 32, {"max_tokens": 1}, r"prompt: wanted fewer than 32 tokens \(the context; BOS is one\), got 32"),
         ([0] * 50, {"max_tokens": 1}, "prompt: wanted fewer than 32 tokens .* got 50"),
-        ([0], {"max_tokens": 0}, "max-tokens: wanted at least 1, got 0"),
+        ([0], {"max_tokens": 0}, "--max-tokens: wanted at least 1, got 0"),
         ([0], {"max_tokens": 1, "seed": -1}, "seed: wanted"),
     ],
 )

@@ -3,6 +3,7 @@ alone."""
 
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from conftest import random_model
 from test_engine import PROMPTS, SAMPLINGS, calls, run
 
-from chainrule.generation import engine as engine_module
+from chainrule.generation import sequences
 from chainrule.generation.engine import Engine
 from chainrule.generation.sampling import Sampling
 from chainrule.model import prefix_cache
@@ -28,7 +29,7 @@ def make_model(request: pytest.FixtureRequest) -> Make:
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "BLOCK", 4)
-    monkeypatch.setattr(engine_module, "_AHEAD", 3)
+    monkeypatch.setattr(sequences, "_AHEAD", 3)
 
 
 def empty(model: Transformer, tokens: int) -> PrefixCache:
@@ -143,7 +144,8 @@ def test_a_fault_ends_the_sequence_that_makes_it_and_no_other(make_model: Make) 
     for seed, prompt in enumerate(prompts):
         wanted.add(prompt, sampling, seed=seed, max_tokens=9)
     alone = {id: [new.token for new in made] for id, made in run(wanted).items()}
-    engine, known = Engine(model, known=empty(model, 100)), {}
+    engine = Engine(model, known=empty(model, 100))
+    known: dict[int, Any] = {}
     for seed, prompt in enumerate(prompts):
         engine.add(prompt, sampling, seed=seed, max_tokens=9)
     for _ in range(3):
@@ -156,7 +158,7 @@ def test_a_fault_ends_the_sequence_that_makes_it_and_no_other(make_model: Make) 
 
     hook = model.register_forward_pre_hook(fault, with_kwargs=True)
     faulty = {id for id, tokens in alone.items() if alone[1][2] in [*prompts[id], *tokens[:-1]]}
-    failed = {}
+    failed: dict[int, Any] = {}
     while engine:
         try:
             for new in engine.step():

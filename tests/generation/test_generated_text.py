@@ -95,10 +95,16 @@ def sentencepiece_like() -> Inner:
     return inner
 
 
+def id_of(inner: Inner, token: str) -> int:
+    id = inner.token_to_id(token)
+    assert id is not None
+    return id
+
+
 def test_a_tokenizer_that_drops_the_first_space_keeps_the_others() -> None:
     inner = sentencepiece_like()
-    the, cat, s = (inner.token_to_id(name) for name in ("▁the", "▁cat", "s"))
-    emoji = [inner.token_to_id(f"<0x{byte:02X}>") for byte in "😀".encode()]
+    the, cat, s = (id_of(inner, name) for name in ("▁the", "▁cat", "s"))
+    emoji = [id_of(inner, f"<0x{byte:02X}>") for byte in "😀".encode()]
     assert pieces(inner.decode, [the, cat, s, *emoji, cat]) == ["the", " cat", "s", "", "", "", "😀", " cat", ""]
     assert pieces(inner.decode, [cat, s], prompt=[the]) == [" cat", "s", ""]
     many = [the, cat, s, *emoji] * 50

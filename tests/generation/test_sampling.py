@@ -128,15 +128,15 @@ def test_random_numbers_differ_by_seed_and_sample_and_by_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"temperature": -0.1}, "temperature: wanted a number of at least 0, got -0.1"),
-        ({"temperature": math.nan}, "temperature: wanted .* got nan"),
-        ({"temperature": math.inf}, "temperature: wanted .* got inf"),
-        ({"top_k": 0}, "top-k: wanted at least 1, got 0"),
-        ({"top_p": 0.0}, "top-p: wanted more than 0 and at most 1, got 0.0"),
-        ({"top_p": 1.5}, "top-p: wanted .* got 1.5"),
-        ({"min_p": -1.0}, "min-p: wanted from 0 to 1, got -1.0"),
-        ({"min_p": math.nan}, "min-p: wanted from 0 to 1, got nan"),
-        ({"repetition_penalty": 0.0}, "repetition penalty: wanted more than 0, got 0.0"),
+        ({"temperature": -0.1}, "--temperature: wanted a number of at least 0, got -0.1"),
+        ({"temperature": math.nan}, "--temperature: wanted .* got nan"),
+        ({"temperature": math.inf}, "--temperature: wanted .* got inf"),
+        ({"top_k": 0}, "--top-k: wanted at least 1, got 0"),
+        ({"top_p": 0.0}, "--top-p: wanted more than 0 and at most 1, got 0.0"),
+        ({"top_p": 1.5}, "--top-p: wanted .* got 1.5"),
+        ({"min_p": -1.0}, "--min-p: wanted from 0 to 1, got -1.0"),
+        ({"min_p": math.nan}, "--min-p: wanted from 0 to 1, got nan"),
+        ({"repetition_penalty": 0.0}, "--repetition-penalty: wanted more than 0, got 0.0"),
     ],
 )
 def test_an_option_out_of_range_is_one_line(options: dict[str, float], message: str) -> None:

@@ -18,7 +18,9 @@ from chainrule.model.formats.gguf_tensors import GGUFTensors
 from chainrule.model.formats.gguf_write import model_metadata, tensors_to_write
 from chainrule.model.rotary import LongRope, Rope
 from chainrule.model.transformer import Transformer
-from chainrule.storage.gguf import TENSOR_TYPES, TensorToWrite, read_gguf, write_gguf
+from chainrule.storage.gguf import read_gguf
+from chainrule.storage.gguf_types import TENSOR_TYPES
+from chainrule.storage.gguf_writer import TensorToWrite, write_gguf
 
 CPU = torch.device("cpu")
 BOS = 60
@@ -195,7 +197,7 @@ def test_llama_3s_scaling_is_told_from_its_factors(
         llama3_scaling(file, np.linspace(1, 9, 64, dtype=np.float32), 500_000.0)
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown architecture": ({"general.architecture": "mamba"}, "wanted a GGUF of the architecture .*, got 'mamba'"),
     "none": ({"general.architecture": 7}, "wanted general.architecture to be a text"),
     "experts": ({"llama.expert_count": 8}, "wanted no llama.expert_count, got 8"),

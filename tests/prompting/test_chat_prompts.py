@@ -62,7 +62,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lm(directory: Path) -> LanguageModel:
-    return chainrule.load(directory)
+    found = chainrule.load(directory)
+    assert isinstance(found, LanguageModel)
+    return found
 
 
 def alone(lm: LanguageModel, demonstrations: list[tuple[str, str]], text: str) -> np.ndarray:

@@ -211,7 +211,7 @@ def test_calibration_by_training_texts_leaves_them_without_a_bias(lm: LanguageMo
 
 @pytest.mark.parametrize("select", ["random", "nearest"])
 def test_no_training_text_is_calibrated_with_its_own_answer(lm: LanguageModel, select: str) -> None:
-    asked = in_context(lm, TASK, 4, select=select)._make_prompts(TASK.train.rows, but_itself=True)
+    asked = in_context(lm, TASK, 4, select=select).prompts(TASK.train.rows, but_itself=True)
     counts = [len(one.chosen) for one in asked]
     assert counts == [4] * 6 if select == "nearest" else sorted(counts) == [3, 3, 3, 3, 4, 4]
     for one, row in zip(asked, TASK.train.rows, strict=True):
@@ -410,7 +410,7 @@ def test_a_prompt_has_the_tokens_of_its_whole_text_whatever_is_encoded_once(lm: 
         for answer in ("labels", "vocabulary"):
             if answer == "vocabulary" and template.startswith("{label}"):
                 continue
-            for one in in_context(lm, task, 4, answer=answer)._make_prompts([{"text": row} for row in ROWS]):
+            for one in in_context(lm, task, 4, answer=answer).prompts([{"text": row} for row in ROWS]):
                 tokens = [BPE.bos_id, *BPE.encode(one.prompt)]
                 assert answer == "labels" or one.tokens == tokens
                 for option, ending in zip(one.options, one.endings, strict=True):

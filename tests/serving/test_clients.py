@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from small_server import PROMPT, Running, chatting, language_model, running
@@ -65,7 +66,8 @@ def test_the_openai_package_chats(server: Running) -> None:
         spelled = b"".join(bytes(each.bytes) for each in scored).decode(errors="replace")
         assert spelled == choice.message.content or "\ufffd" in spelled
         assert all(len(each.top_logprobs) == 2 for each in scored)
-    texts, roles = ["", ""], [[], []]
+    texts = ["", ""]
+    roles: list[list[Any]] = [[], []]
     for chunk in client.chat.completions.create(**fields, stream=True):
         (choice,) = chunk.choices
         texts[choice.index] += choice.delta.content or ""
@@ -126,7 +128,10 @@ def test_the_openai_package_gets_embeddings(server: Running) -> None:
     for given in (ids, [ids]):
         again = client.embeddings.create(model="plain", input=given).data[0].embedding
         assert again == pytest.approx(found.data[0].embedding, abs=1e-5)
-    for wrong in ({"input": []}, {"input": [[]]}, {"input": PROMPT, "dimensions": 5}, {"input": [5] * 200}):
+    wrongs: list[dict[str, Any]] = [
+        {"input": []}, {"input": [[]]}, {"input": PROMPT, "dimensions": 5}, {"input": [5] * 200},
+    ]  # fmt: skip
+    for wrong in wrongs:
         with pytest.raises(openai.BadRequestError):
             client.embeddings.create(model="plain", **wrong)
 
@@ -169,7 +174,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "metric_list": [{"metric": "exact_match"}],
         },
     }.items():
-        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **common, **task}))
+        (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **common, **cast(Any, task)}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(harness, "TaskManager", partial(harness.TaskManager, include_defaults=False))

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from chainrule.errors import ModelError
-from chainrule.storage.gguf import TENSOR_TYPES, TensorToWrite, is_gguf, parse, read_gguf, write_gguf
+from chainrule.storage.gguf import is_gguf, parse, read_gguf
+from chainrule.storage.gguf_types import TENSOR_TYPES
+from chainrule.storage.gguf_writer import TensorToWrite, write_gguf
 
 METADATA: dict[str, Any] = {
     "general.architecture": "llama",

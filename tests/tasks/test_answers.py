@@ -3,6 +3,7 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_lists_joined_labels_and_columns_of_0_and_1_are_the_same_task(tmp_path: 
 
 
 def test_a_label_that_only_held_out_rows_would_have_stays_in_training(tmp_path: Path) -> None:
-    labels: list[object] = [["a"]] * 20 + [["a", "b", "x"], ["b"], ["b", "x", "c"], ["c"]]
+    labels: list[Any] = [["a"]] * 20 + [["a", "b", "x"], ["b"], ["b", "x", "c"], ["c"]]
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(len(labels))
         write_jsonl(tmp_path / "rows.jsonl", [labels[index] for index in order])
@@ -77,7 +78,7 @@ BAD_SETS = [
     ([["a"], ["a", "a"]], "'label' has the label 'a' twice: remove one"),
     ([["a"], ["a", None]], r"wanted a list of labels in 'label', got None in it"),
     ([["a"], ["a", ""]], "wanted labels in 'label', got an empty one among them"),
-    ([["a"], None], "'label' is null: write one"),
+    ([["a"], None], "wanted labels, 'label' is null: write none = true into the task file"),
     ([["a"], "a||b"], "wanted labels in 'label', got an empty one among them"),
     ([["a"], " "], "wanted labels, 'label' is empty: write none = true into the task file"),
     ([["a"], {"a": 1}], "wanted text in 'label', got an object"),

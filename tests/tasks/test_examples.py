@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -18,13 +19,13 @@ SST2 = Path(__file__).parents[3] / "shared" / "data" / "sst2"
 LABELS = ["good", "bad", "good", "fair"] * 25
 
 
-def rows(labels: list[str] = LABELS, **columns: list[str]) -> list[dict[str, str]]:
+def rows(labels: list[str] = LABELS, **columns: list[Any]) -> list[dict[str, Any]]:
     texts = [f"film {number}" for number in range(len(labels))]
     names = ["text", "label", *columns]
     return [dict(zip(names, row, strict=True)) for row in zip(texts, labels, *columns.values(), strict=True)]
 
 
-def write(path: Path, rows: list[dict[str, str]]) -> Path:
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     if path.suffix == ".parquet":
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     elif path.suffix == ".jsonl":
@@ -35,7 +36,7 @@ def write(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def write_task(folder: Path, toml: str, **files: list[dict[str, str]]) -> Path:
+def write_task(folder: Path, toml: str, **files: list[dict[str, Any]]) -> Path:
     for name, content in files.items():
         write(folder / f"{name}.jsonl", content)
     path = folder / "task.toml"
@@ -107,7 +108,7 @@ def test_overlap_is_of_all_text_columns(tmp_path: Path):
 # Bad input.
 
 
-def bad(tmp_path: Path, message: str, toml: str = "", **files: list[dict[str, str]]) -> None:
+def bad(tmp_path: Path, message: str, toml: str = "", **files: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match=message) as raised:
         Task.load(write_task(tmp_path, toml, **files))
     assert "\n" not in str(raised.value)
@@ -157,7 +158,12 @@ def test_a_label_or_text_that_is_no_text_is_refused_by_type(tmp_path: Path):
 
 
 def test_rows_that_are_wrong_are_skipped_and_counted_when_asked(tmp_path: Path):
-    wrong = [{"text": None, "label": "bad"}, {"text": "x", "label": None}, {"text": "y"}, {"text": "z", "label": " "}]
+    wrong: list[dict[str, Any]] = [
+        {"text": None, "label": "bad"},
+        {"text": "x", "label": None},
+        {"text": "y"},
+        {"text": "z", "label": " "},
+    ]
     path = write_task(tmp_path, "", train=[*rows(), *wrong])
     with (tmp_path / "train.jsonl").open("a") as file:
         file.write("{broken\n")

@@ -70,7 +70,7 @@ def test_what_is_written_is_read_back_whatever_the_texts_are(texts: list[str], s
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
 def test_a_row_without_text_keeps_its_place_when_it_is_skipped(suffix: str, tmp_path: Path):
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"text": None, "n": 0},
         {"text": "a"},
         {"text": " ", "n": None},

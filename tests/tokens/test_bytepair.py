@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from chainrule.tokens import bytepair
-from chainrule.tokens.tokenizer import SAFE_CUT
+from chainrule.tokens.fast_encoding import SAFE_CUT
 
 TEXT = (
     "It's the king's own word, we'll say; they've 15 ships, 2048 men and I'M NOT SURE 'twas 3.1415.\n\n"

@@ -112,7 +112,7 @@ def test_the_ids_and_the_text_are_those_of_transformers(directory: Path, chat: s
     from transformers import AutoTokenizer
 
     theirs, ours = AutoTokenizer.from_pretrained(directory), Chat.of(load_tokenizer(directory))
-    messages = CHATS[chat] if "[INST]" in ours.tokenizer.chat_template else [SYSTEM, *CHATS[chat]]
+    messages = CHATS[chat] if "[INST]" in str(ours.tokenizer.chat_template) else [SYSTEM, *CHATS[chat]]
     ids = theirs.apply_chat_template(messages, add_generation_prompt=True)
     assert ours.tokens(messages) == list(ids["input_ids"] if isinstance(ids, Mapping) else ids)
     assert ours.render(messages) == theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

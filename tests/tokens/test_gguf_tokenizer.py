@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Inner
 
 from chainrule.errors import ModelError
-from chainrule.storage.gguf import write_gguf
+from chainrule.storage.gguf_writer import write_gguf
 from chainrule.tokens import bytepair
 from chainrule.tokens.gguf_metadata import tokenizer_metadata
 from chainrule.tokens.gguf_patterns import SPLITTINGS, name_of

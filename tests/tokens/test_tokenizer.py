@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 
+from chainrule.tokens.fast_encoding import LONGEST, WORTHWHILE
 from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
-from chainrule.tokens.tokenizer import LONGEST, WORTHWHILE, Tokenizer, load_tokenizer
+from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 
 TEXT = "Once upon a time,  it's 15 o'clock:\n\n\twhere is the café? — 漢字 👩‍👩‍👧 <|bottom|>\r\n " * 3
 
@@ -47,7 +48,9 @@ def test_decode_after_encode_is_identity(kind: str, data: st.DataObject):
 @given(data=st.data())
 def test_the_fast_ways_give_the_ids_of_the_tokenizers_library(kind: str, data: st.DataObject):
     text = data.draw(texts_of(kind))
-    assert (ours(kind)._tiktoken is not None) == (kind == "bpe")  # made: few characters alone would not be worth it
+    assert (ours(kind)._fast.tiktoken is not None) == (
+        kind == "bpe"
+    )  # made: few characters alone would not be worth it
     plain = tokenizers.Tokenizer.from_str(ours(kind)._inner.to_str())
     plain.encode_special_tokens = True
     assert ours(kind)._spec["added_tokens"][0]["id"] == ours(kind).bos_id
@@ -61,15 +64,15 @@ def test_the_fast_ways_give_the_ids_of_the_tokenizers_library(kind: str, data: s
 def test_the_fast_way_is_made_once_it_saves_time_and_gives_the_same_ids():
     tokenizer = train_bpe([TEXT], 400)
     few = tokenizer.encode(TEXT)
-    assert "_tiktoken" not in vars(tokenizer)
+    assert "tiktoken" not in vars(tokenizer._fast)
     many = tokenizer.encode_batch([TEXT] * (WORTHWHILE // len(TEXT) + 1))
-    assert "_tiktoken" in vars(tokenizer)
+    assert "tiktoken" in vars(tokenizer._fast)
     assert {tuple(ids.tolist()) for ids in many} == {tuple(few)}
 
 
 def test_each_of_ours_has_a_fast_way():
     assert ours("byte").is_table and ours("char").is_table and not ours("bpe").is_table
-    assert ours("bpe")._tiktoken is not None
+    assert ours("bpe")._fast.tiktoken is not None
 
 
 @every_kind

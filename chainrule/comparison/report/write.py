@@ -13,10 +13,11 @@ from typing import Any
 from chainrule.comparison.advice import NEAR, advise, bracket, choices
 from chainrule.comparison.cells import Cell
 from chainrule.comparison.methods.method import Role
+from chainrule.comparison.printed_table import megabytes_in_words
 from chainrule.comparison.report import curves
 from chainrule.comparison.results import results
 from chainrule.comparison.study import MOST_SHOTS
-from chainrule.comparison.table import LEVEL, Table, megabytes_in_words
+from chainrule.comparison.table import LEVEL, Table
 from chainrule.drawing.charts import svg_file
 from chainrule.drawing.pages import render
 from chainrule.storage.files import write_json, write_text

@@ -18,6 +18,7 @@ from chainrule.model.formats.families import FAMILIES, family_of
 from chainrule.model.formats.family import TensorLocation
 from chainrule.model.formats.gguf_tensors import Blocks, GGUFTensors, gguf_config
 from chainrule.model.formats.layer_fields import Fields
+from chainrule.model.formats.left_tensors import check_left, refuse_foreign_prefix
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.quantise import put_blocks
@@ -241,7 +242,7 @@ def load_weights(
     # Of two tied matrices a file may have either.
     output_alone = model.config.tied and embedding not in tensors.stored and output in tensors.stored
     if embedding not in tensors.stored and not output_alone:
-        _refuse_foreign_prefix(tensors, embedding, prefix)
+        refuse_foreign_prefix(tensors, embedding, prefix)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     left = set(tensors.stored) - set(others)
     state = {}
@@ -270,52 +271,11 @@ def load_weights(
                 else:
                     part.copy_(in_our_layout(tensors.to_copy(theirs), location))
         state[name] = torch.nn.Parameter(whole)
-    _check_left(tensors, left, model, family)
+    check_left(tensors, left, model.config, family)
     tensors.fill(reads)
     put_blocks(model, blocks, state)
     model.load_state_dict(state, assign=True)
     return found
-
-
-# The prefixes that wrappers add to every name, and how to save without them.
-_WRAPPED = {
-    "base_model.model.": "they were saved from a PEFT model: save what its merge_and_unload() gives",
-    "_orig_mod.": "they were saved from a compiled model: save its _orig_mod",
-    "module.": "they were saved from a DataParallel model: save its module",
-}
-
-
-def _refuse_foreign_prefix(tensors: Tensors | GGUFTensors, embedding: str, prefix: str) -> None:
-    """ModelError where the embedding is there, with a prefix that is not the family's."""
-    bare = embedding.removeprefix(prefix)
-    spelled = (prefix + bare, bare)
-    known = [start for start in _WRAPPED if any(start + name in tensors.stored for name in spelled)]
-    ends = [found.removesuffix(name) for name in spelled for found in tensors.stored if found.endswith(f".{name}")]
-    for foreign in (*known, *ends):
-        found = next(foreign + name for name in spelled if foreign + name in tensors.stored)
-        raise ModelError(
-            f"{tensors.directory}: wanted the tensor {prefix}{bare}, got {found}: all names begin with {foreign};"
-            f" {_WRAPPED.get(foreign, 'rename the tensors')}, so that they begin without it"
-        )
-
-
-def _check_left(tensors: Tensors | GGUFTensors, left: set[str], model: Transformer, family: str) -> None:
-    """ModelError for a tensor that the model lacks, and for an output that is not the embedding but should be."""
-    directory = tensors.directory
-    names = FAMILIES[family].modules
-    output, embedding = (f"{names[ours][0]}.weight" for ours in ("output", "embedding"))
-    if model.config.tied and output in left and embedding in tensors.stored:
-        left.remove(output)
-        if not torch.equal(tensors.to_copy(output), tensors.to_copy(embedding)):
-            raise ModelError(
-                f"{directory}: wanted {output} to be {embedding}, as config.json ties them, got two matrices;"
-                " set tie_word_embeddings to false in config.json"
-            )
-    extra = sorted(name for name in left if not name.endswith(FAMILIES[family].ignored))
-    if extra:
-        raise ModelError(
-            f"{directory}: wanted the tensors of a {family} model, got also {extra[0]} ({len(extra)} left over)"
-        )
 
 
 def _locations(model: Transformer, family: str) -> dict[str, TensorLocation]:

@@ -18,7 +18,8 @@ from chainrule.model.formats.gguf_layout import ARCHITECTURES, to_gguf
 from chainrule.model.formats.gguf_rope import frequency_factors
 from chainrule.model.formats.gguf_tensors import quantisation
 from chainrule.model.formats.layer_fields import Fields
-from chainrule.storage.gguf import TensorToWrite, tensor_type
+from chainrule.storage.gguf_types import tensor_type
+from chainrule.storage.gguf_writer import TensorToWrite
 
 Type = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type

@@ -2,7 +2,7 @@
 group.
 
 The file is the one that a single process would write: a header, then each tensor's numbers. Where a part belongs
-follows from the header, which every process computes alike; nobody has a whole tensor.
+follows from the header, which every process computes alike; none has a whole tensor.
 """
 
 import json
@@ -38,7 +38,7 @@ class Parts:
     parts: Sequence[Part]
 
     def copied(self) -> "Parts":
-        """The same in the CPU's memory, where nobody changes it."""
+        """The same in the CPU's memory, where nothing changes it."""
         return Parts(self.shape, self.dtype, [Part(part.start, copied(part.tensor)) for part in self.parts])
 
 

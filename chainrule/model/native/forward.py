@@ -1,4 +1,4 @@
-"""A step of decoding in one call of the compiled functions: what they are told of a model, its tokens and its cache.
+"""A step of decoding in one call of the compiled functions, to which it passes a model, its tokens and its cache.
 
 Shapes: B sequences with a new token each, D width, C kinds of layers, R rotary width.
 """
@@ -154,7 +154,7 @@ class NativeForward:
             column_stride,
         )
         compiled = library()
-        assert compiled is not None, "`usable` says so"
+        assert compiled is not None, "`usable` has checked it"
         model_address, rows_address, cache_address = map(ctypes.addressof, (described.model, described_rows, stored))
         threads = torch.get_num_threads()
         compiled.chainrule_forward(model_address, rows_address, cache_address, hidden.data_ptr(), threads)
