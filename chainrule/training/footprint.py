@@ -33,12 +33,15 @@ def of_activations(forward: Callable[[int], Tensor], model: Transformer, tokens:
     what is kept grows with T in linear layers and with T² in attention, beside what does not grow (weights that are
     converted into another precision).
     """
-    step = max(1, min(STEP, (model.config.context - 1) // 3))
+    longest = min(longest, model.config.context)
+    step = min(STEP, (model.config.context - 1) // 3)
+    if step == 0:  # no room for three
+        length = max(1, model.config.context - 1)
+        return {"activations": TEMPORARY * tokens * kept_bytes(forward, model, length) / length}
     first, second, third = (kept_bytes(forward, model, step * times) for times in (1, 2, 3))
     square = max(0.0, (third - 2 * second + first) / (2 * step**2))
     linear = max(0.0, (second - first) / step - 3 * square * step)
     constant = max(0.0, first - linear * step - square * step**2)
-    longest = min(longest, model.config.context)
     return {"activations": constant + TEMPORARY * tokens * (linear + square * longest)}
 
 
