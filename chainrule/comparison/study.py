@@ -34,7 +34,8 @@ class Study:
     them."""
 
     def __init__(self, lm: Pretrained, task: Task) -> None:
-        self.lm, self.task = lm, task
+        self.lm: Pretrained = lm
+        self.task: Task = task
         self.form = form_of(task, lm.model, lm.tokenizer)
         self.features = Features(lm.model, lm.tokenizer, remember=True, pairs=self.form.pair)
         self._took: dict[Text, float] = {}  # text -> seconds that its features took

@@ -1,6 +1,7 @@
 """The compiled functions of a training step compute what torch computes, values and gradients."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_the_mlp_is_that_of_plain_operations(N: int, D: int, hidden: int) -> Non
         return h + F.linear(F.silu(gate) * linear, down)
 
     inputs = [random(N, D), 1 + 0.1 * random(D), random(2 * hidden, D) * D**-0.5, random(D, hidden) * hidden**-0.5]
-    ours = values_and_gradients(lambda *given: training.gated_mlp(*given, EPSILON), inputs)
+    ours = values_and_gradients(partial(training.gated_mlp, epsilon=EPSILON), inputs)
     torch.testing.assert_close(ours, values_and_gradients(plain, inputs), atol=1e-4, rtol=1e-4)
 
 
