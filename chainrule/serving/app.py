@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from chainrule.errors import ChainruleError
-from chainrule.serving import answer_schemas, chat, classify, completions, embeddings, looking, tokenizing
+from chainrule.serving import answer_schemas, chat, classify, completions, embeddings, page_views, tokenizing
 from chainrule.serving.answers import now
 from chainrule.serving.endpoints import ClientLeftError, Endpoint, Get, Post
 from chainrule.serving.metrics import metrics
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def make_app(served: Served, rules: Rules = Rules()) -> Starlette:
     """The ASGI application for what is served, to whom the rules let in."""
     answers: Counter[tuple[str, int]] = Counter()
-    endpoints = [*_api(served), *_about(served, answers), *looking.endpoints(served, rules.link)]
+    endpoints = [*_api(served), *_about(served, answers), *page_views.endpoints(served, rules.link)]
     names = {"model": list(served.threads), "task": list(served.tasks)}
     described = document(endpoints, names, rules.key is not None)
 
@@ -38,7 +38,7 @@ def make_app(served: Served, rules: Rules = Rules()) -> Starlette:
     routes = [
         *(each.route() for each in endpoints),
         Get("/openapi.json", "This document", openapi).route(),
-        *looking.file_routes(),
+        *page_views.file_routes(),
     ]
     paths = {route.path for route in routes}
 

@@ -71,6 +71,7 @@ def test_sequences_that_join_and_leave_at_any_step_are_each_what_they_are_alone(
     for n in range(24):
         beginning = random.choice(PROMPTS)[: random.randint(1, 12)]
         prompt = [*beginning, *random.choices(range(61), k=random.randint(0, 9))]
+        # Of seed 22 a draw lies 6e-8 from the border of two tokens, less than float32 rounds to in a batch.
         options = {"seed": 100 + n, "sample": n % 3, "max_tokens": random.randint(1, 30), "stop_tokens": {1, 2}}
         waiting.append((prompt, random.choice(SAMPLINGS), options))
     alone = []

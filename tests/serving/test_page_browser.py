@@ -31,8 +31,8 @@ from playwright.sync_api import Page, Route, expect, sync_playwright
 from chainrule.generation.sampling import Sampling, probabilities
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.serving.app import make_app
-from chainrule.serving.looking import next_blank
 from chainrule.serving.model_thread import ModelThread
+from chainrule.serving.page_views import next_blank
 from chainrule.serving.safety import Rules
 from chainrule.serving.served import Served, ServedMasked
 from chainrule.tasks.examples import Task

@@ -23,9 +23,9 @@ from chainrule.scoring.documents import TokenScore, given_tokens
 from chainrule.serving.endpoints import Endpoint, Get, Post
 from chainrule.serving.fields import Fields
 from chainrule.serving.kinds import Form, Ids, Text
-from chainrule.serving.looking_runs import run_endpoints
-from chainrule.serving.looking_tasks import task_endpoints
-from chainrule.serving.looking_tokens import shown_tokens
+from chainrule.serving.page_runs import run_endpoints
+from chainrule.serving.page_tasks import task_endpoints
+from chainrule.serving.page_tokens import shown_tokens
 from chainrule.serving.served import Served, ServedMasked, ServedModel
 from chainrule.tokens.tokenizer import Tokenizer
 

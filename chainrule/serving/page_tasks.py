@@ -23,7 +23,7 @@ from chainrule.scoring.blanks import Blanks
 from chainrule.serving.endpoints import Endpoint, Post
 from chainrule.serving.fields import Fields
 from chainrule.serving.kinds import Form, Ids, Kind, OneOf, Text, Texts, Whole
-from chainrule.serving.looking_tokens import shown_tokens
+from chainrule.serving.page_tokens import shown_tokens
 from chainrule.serving.served import Served, ServedMasked, ServedModel
 from chainrule.serving.streaming import Streamed
 from chainrule.tasks.examples import Examples, Row, Task
