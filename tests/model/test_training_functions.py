@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conftest import SHAPES, random_model
 from torch import Tensor
 
+from chainrule.model.kernels import linear_cross_entropy
 from chainrule.model.native import training
 from chainrule.model.native.library import training_library
 from chainrule.model.rotary import Rope, rotate, rotation
@@ -114,6 +115,24 @@ def test_the_cross_entropy_and_its_gradient_are_torchs(shape: tuple[int, int], s
     torch.testing.assert_close(changed, gradient, atol=1e-6, rtol=1e-5)
     training.cross_entropy(unchanged := logits.detach().clone(), targets, 0.0)
     assert torch.equal(unchanged, logits)
+
+
+def test_the_cross_entropy_takes_targets_of_any_layout_and_refuses_those_past_the_vocabulary() -> None:
+    logits, targets = random(4, 11), torch.tensor([[3, 0], [10, 0], [0, 0], [7, 0]])[:, 0]
+    wanted = F.cross_entropy(logits, targets, reduction="none")
+    for other in (targets, targets.int()):
+        torch.testing.assert_close(training.cross_entropy(logits.clone(), other, 1.0), wanted, atol=1e-5, rtol=1e-5)
+    for wrong in (11, -100):
+        with pytest.raises(IndexError, match="targets: wanted numbers from 0 to 10, got others"):
+            training.cross_entropy(logits.clone(), torch.tensor([0, 1, 2, wrong]), 1.0)
+
+
+def test_a_loss_without_gradients_leaves_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, weight, targets = random(6, 8), random(50, 8).requires_grad_(), torch.arange(6)
+    monkeypatch.setattr(training, "cross_entropy", lambda *_: pytest.fail("a gradient that nobody asked for"))
+    with torch.no_grad():
+        found = linear_cross_entropy(features, weight, targets)
+    torch.testing.assert_close(found, F.cross_entropy(features @ weight.T, targets).detach())
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (2, 16, 40), (1, 33, 33), (2, 1, 1), (4, 96, 256)])

@@ -256,12 +256,13 @@ def rms_norm_gradient(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor
 
 def cross_entropy(logits: Tensor, targets: Tensor, factor: float) -> Tensor:
     """-log softmax(logits)[target] of each row, (N,); contiguous logits (N, V) become their gradient times `factor`,
-    unless it is 0."""
-    losses = torch.empty(len(logits))
+    unless it is 0. IndexError for a target that is none of the V."""
+    targets, losses = targets.long().contiguous(), torch.empty(len(logits))
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+        raise IndexError(f"targets: wanted numbers from 0 to {logits.shape[1] - 1}, got others")
     _compiled().chainrule_cross_entropy(
-        logits.data_ptr(), targets.contiguous().data_ptr(), *logits.shape, factor, losses.data_ptr(),
-        torch.get_num_threads(),
-    )  # fmt: skip
+        logits.data_ptr(), targets.data_ptr(), *logits.shape, factor, losses.data_ptr(), torch.get_num_threads()
+    )
     return losses
 
 
