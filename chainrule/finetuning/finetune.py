@@ -38,7 +38,7 @@ from chainrule.training.activations import tokens_in_memory
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
-from chainrule.training.sharding import decide_sharding, free_memory
+from chainrule.training.sharding import decide_sharding, least_free_memory
 from chainrule.training.trainer import Progress
 
 
@@ -270,7 +270,7 @@ class Finetuning:
             tokens,
             longest,
             dtype,
-            free_memory(self.lm.device, self._processes),
+            least_free_memory(self.lm.device, self._processes),
             self._processes.world if shard else 1,
         )
         computing = Computing(at_once, bare.device)

@@ -40,6 +40,7 @@ from chainrule.training.objectives import Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
+from chainrule.training.sharding import least_free_memory
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch
 from chainrule.training.trainer import Progress, Saving, Trainer, Validating
 from chainrule.training.words import LabelWords
@@ -251,7 +252,7 @@ class LanguageFinetuning:
             machine.tokens_at_once("finetuning", model.device, dtype),
             max(lengths),
             dtype,
-            machine.free_memory(model.device),
+            least_free_memory(model.device, self._processes),
         )
 
     def _words(
