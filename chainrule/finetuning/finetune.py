@@ -136,7 +136,7 @@ class Finetuning:
         if options.train == "lora":
             require_file(lm, self.out)
         pairs = self.form.pair
-        self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer, pairs=pairs)
+        self._features = features or self._reader()
         examples = task.subset(options.labels, options.seed)
         batches = {"head": len(examples), "full": BATCH_SIZE, "lora": lora.BATCH_SIZE}
         together = min(len(examples), batches[options.train])
@@ -173,7 +173,7 @@ class Finetuning:
     def shown(self, count: int) -> list[str]:
         """`count` training texts as tokens; of a head nothing in them is marked, as only their labels are learned."""
         texts = self._texts(self._examples.take(range(min(count, len(self._examples)))))
-        return ["|".join(self.lm.tokenizer.token_texts(tokens.tolist())) for tokens in self._features.tokens(texts)]
+        return ["|".join(self.lm.tokenizer.token_texts(tokens.tolist())) for tokens in self._reader().tokens(texts)]
 
     def save(self) -> None:
         """Write a checkpoint to `out`, from which the same finetuning continues."""
@@ -225,7 +225,7 @@ class Finetuning:
         validating, options = examples.take([]), self.options
         if len(examples) >= VALIDATED:
             examples, validating = task.split_validation(examples, options.seed)
-        reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer, pairs=self.form.pair)
+        reader = self._reader()
         train, validation = (
             self.problem.texts(reader.tokens(self._texts(part)), part.labels) for part in (examples, validating)
         )
@@ -286,6 +286,10 @@ class Finetuning:
             self._processes,
             shard,
         )
+
+    def _reader(self) -> Features:
+        """Reads texts as the classifier does, and counts those that it cuts."""
+        return Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer, pairs=self.form.pair)
 
     def _texts(self, examples: Examples) -> list[Text]:
         return [self.form(row) for row in examples.rows]
