@@ -21,6 +21,7 @@ from chainrule.model.native.operations import ACTIVATIONS
 from chainrule.model.native.products import FEW, matrix, usable
 from chainrule.model.quantised import QuantisedLinear
 from chainrule.model.rotary import rotation
+from chainrule.model.versions import version
 
 # A Transformer has a NativeForward, so that this module cannot name its class.
 Transformer = Any
@@ -79,12 +80,7 @@ class _Watched(NamedTuple):
 
     def unchanged(self) -> bool:
         tensor = self.found[self.name]
-        return tensor.data_ptr() == self.address and (self.version is None or _version(tensor) == self.version)
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; those made in inference mode do not count it."""
-    return 0 if tensor.is_inference() else tensor._version
+        return tensor.data_ptr() == self.address and (self.version is None or version(tensor) == self.version)
 
 
 class _Described(NamedTuple):
@@ -110,7 +106,6 @@ class NativeForward:
 
     def __init__(self) -> None:
         self._described: _Described | None = None
-        self._refused = False
 
     def __deepcopy__(self, memo: Any) -> "NativeForward":
         return NativeForward()
@@ -267,7 +262,7 @@ class _Description:
     def watch(self, held: dict[str, Any], name: str, copied: bool = False) -> None:
         tensor = held[name]
         self.kept.append(tensor)
-        self.tensors.append(_Watched(held, name, tensor.data_ptr(), _version(tensor) if copied else None))
+        self.tensors.append(_Watched(held, name, tensor.data_ptr(), version(tensor) if copied else None))
 
 
 def _possible(model: Transformer) -> bool:
