@@ -40,19 +40,6 @@ void read(int64_t kind, const uint8_t* from, float* to, long count) {
     }
 }
 
-void write(int64_t kind, uint8_t* to, const float* from, long count) {
-    if (kind == 0) {
-        std::memcpy(to, from, 4 * count);
-        return;
-    }
-    for (long i = 0; i < count; i++) {  // to the nearest bfloat16, ties to even; a NaN stays one
-        uint32_t bits = load<uint32_t>(from + i);
-        uint16_t half = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-        if ((bits & 0x7fffffff) > 0x7f800000) half = 0x7fc0;
-        std::memcpy(to + 2 * i, &half, 2);
-    }
-}
-
 inline long rounded(long count, long unit) { return (count + unit - 1) / unit * unit; }
 
 struct Panel {  // keys and values of one head of one sequence, in the order in which they are read

@@ -451,14 +451,16 @@ void rotate(float* head, const float* cosine, const float* sine, long width) {
     }
 }
 
-void write(const KeysValues& cache, uint8_t* to, const float* from, long count) {
-    if (cache.kind == 0) {
+// Of kind 0, float32, or 1, bfloat16: the nearest, ties to even; a NaN stays one.
+void write(int64_t kind, uint8_t* to, const float* from, long count) {
+    if (kind == 0) {
         std::memcpy(to, from, 4 * count);
         return;
     }
-    for (long i = 0; i < count; i++) {  // to the nearest bfloat16, ties to even
+    for (long i = 0; i < count; i++) {
         uint32_t bits = load<uint32_t>(from + i);
         uint16_t half = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+        if ((bits & 0x7fffffff) > 0x7f800000) half = 0x7fc0;
         std::memcpy(to + 2 * i, &half, 2);
     }
 }
@@ -634,8 +636,8 @@ void Pass::keys_and_queries(const Layer& layer, long index, int thread, int thre
         if (layer.rotated) rotate(key, cosine, sine, R);
         const long at = index * cache.layer_stride + rows.sequence[row] * cache.sequence_stride +
                         g * cache.head_stride + rows.column[row] * cache.column_stride;
-        write(cache, cache.keys + size * at, key, K);
-        write(cache, cache.values + size * at, value, K);
+        write(cache.kind, cache.keys + size * at, key, K);
+        write(cache.kind, cache.values + size * at, value, K);
     }
     wait();
 }
