@@ -176,6 +176,17 @@ def test_a_causal_model_uses_them_in_training_and_leaves_inference_as_it_was(
     assert len(calls) == model.config.layers
 
 
+@pytest.mark.parametrize("name", ["mlp", "mlp.up", "mlp_norm", "attention.query_norm"])
+def test_hooks_of_layers_are_called_in_training_too(name: str) -> None:
+    model, calls = random_model("qwen3").train(), []
+    tokens = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(4))
+    wanted = loss_and_gradients(model, tokens)
+    for block in model.blocks:
+        block.get_submodule(name).register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(loss_and_gradients(model, tokens), wanted, atol=2e-5, rtol=2e-4)
+    assert len(calls) == model.config.layers
+
+
 def trained(steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], int]:
     """The losses of a small model of the default architecture, and how often its MLPs were computed in one call."""
     calls, mlp = [], training.gated_mlp

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from chainrule.model.batch_cache import BatchCache, Cache
 from chainrule.model.kv_cache import KVCache
-from chainrule.model.layers import Norm
+from chainrule.model.layers import Norm, hooked
 from chainrule.model.linear import Linear
 from chainrule.model.native.library import Matrix, NormCall, library
 from chainrule.model.native.operations import ACTIVATIONS
@@ -271,13 +271,12 @@ def _possible(model: Transformer) -> bool:
     widths = {kind.rope.width or config.head_width for kind in config.layer_kinds if kind.rope is not None}
     known = (Linear, QuantisedLinear, Norm, nn.Identity)
     inside = [module for block in model.blocks for module in block.modules() if not list(module.children())]
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.blocks.modules())
     return (
         config.causal
         and config.residual != "post"
         and config.head_width % 2 == 0
         and len(widths) <= 1
-        and not hooked
+        and not hooked(*model.blocks.modules())
         and all(type(module) in known for module in inside)
     )
 

@@ -73,6 +73,12 @@ def usable(x: Tensor) -> bool:
     )
 
 
+def serves(x: Tensor, layer: nn.Module) -> bool:
+    """Whether the compiled functions compute a layer from x: those of a layer in training, of an x on whose values a
+    gradient will be asked for."""
+    return layer.training and x.requires_grad and usable(x)
+
+
 def _compiled() -> ctypes.CDLL:
     compiled = training_library()
     assert compiled is not None, "usable says whether there are compiled functions"
