@@ -17,7 +17,7 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import OptionError
 from chainrule.finetuning.answers import answer_spans, fitting_spans
-from chainrule.finetuning.fits import Memory
+from chainrule.finetuning.fits import Memory, packed_loss
 from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
 from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
 from chainrule.finetuning.lora import check_rank, require_file
@@ -41,7 +41,7 @@ from chainrule.training.optimizer import Group, Optimizer, Schedule
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.sharding import least_free_memory
-from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch
+from chainrule.training.spans import LONGEST_ROW, Span
 from chainrule.training.trainer import Progress, Saving, Trainer, Validating
 from chainrule.training.words import LabelWords
 
@@ -294,13 +294,6 @@ class LanguageFinetuning:
             seed=self.options.seed,
         )
         return objective, partial(objective.validate, model, others, self._processes) if others else None
-
-
-def packed_loss(transformer: Transformer, length: int) -> Tensor:
-    """A loss of sequences of so many tokens together, whichever they are: two where the model is causal."""
-    half = length // 2 if transformer.config.causal else 0
-    spans = [Span([token] * size, [size - 1], [0]) for token, size in ((0, half), (1, length - half)) if size]
-    return SpanBatch(spans, transformer.config.causal, transformer.device).mean_loss(transformer)
 
 
 def marked(tokenizer: Tokenizer, span: Span, causal: bool) -> str:
