@@ -731,11 +731,7 @@ extern "C" {
 void chainrule_linear(const Matrix* matrix, const float* x, int64_t rows, float* y, int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const int thread = omp_get_thread_num(), count = omp_get_num_threads();
-#else
-        const int thread = 0, count = 1;
-#endif
+        const int thread = thread_number(), count = thread_count();
         Share mine = share(matrix->rows, thread, count, 4);
         multiply(*matrix, x, matrix->columns, rows, mine.first, mine.last, {y, matrix->rows, nullptr, false, 1});
     }
@@ -745,11 +741,7 @@ void chainrule_linear(const Matrix* matrix, const float* x, int64_t rows, float*
 void chainrule_widen(const Matrix* matrix, float* to, int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        Share mine = share(matrix->rows, omp_get_thread_num(), omp_get_num_threads());
-#else
-        Share mine = share(matrix->rows, 0, 1);
-#endif
+        Share mine = share(matrix->rows, thread_number(), thread_count());
         for (long row = mine.first; row < mine.last; row++) widen_row(*matrix, row, to + row * matrix->columns);
     }
 }
@@ -768,11 +760,7 @@ void chainrule_forward(
     Pass pass{*model, *rows, *cache, x, part[0], part[1], part[2], part[3], part[4], part[5]};
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        pass.run(omp_get_thread_num(), omp_get_num_threads());
-#else
-        pass.run(0, 1);
-#endif
+        pass.run(thread_number(), thread_count());
     }
 }
 
