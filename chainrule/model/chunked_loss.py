@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-# Logits of a chunk. A chunk reads and writes the gradient of all weights, so that it must have many positions; a CPU's
-# memory is the smaller one.
+# Logits of a chunk. Each chunk reads and writes the gradient of all output weights, so that there must be few chunks.
 LOGITS_AT_ONCE = {"cpu": 2**25}
 LOGITS_AT_ONCE_ELSEWHERE = 2**28
 

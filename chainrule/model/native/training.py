@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from chainrule.model.native.library import training_library
 
-WIDEST_HEAD = 1024  # of which attention's functions have room
+WIDEST_HEAD = 1024  # with MOST_POSITIONS, a limit of what attention keeps for each thread: 9 T K floats
 MOST_POSITIONS = 1024  # with more, products by torch over all heads are as fast
 SMALL_MATRIX = 2**17  # numbers of a matrix whose Newton-Schulz steps stay in a core's cache
 SMALL_MLP = 2**18  # numbers of an MLP's weights
