@@ -178,7 +178,7 @@ def test_a_causal_model_uses_them_in_training_and_leaves_inference_as_it_was(
 
 @pytest.mark.parametrize("name", ["mlp", "mlp.up", "mlp_norm", "attention.query_norm"])
 def test_hooks_of_layers_are_called_in_training_too(name: str) -> None:
-    model, calls = random_model("qwen3").train(), []
+    model, calls = random_model("qwen3").train(), list[int]()
     tokens = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(4))
     wanted = loss_and_gradients(model, tokens)
     for block in model.blocks:

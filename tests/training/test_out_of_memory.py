@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MASKED, SHAPES, random_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule import machine
 from chainrule.cli import main
@@ -133,9 +133,10 @@ class Noting(Processes):
 
 @pytest.mark.parametrize("number", range(4))
 def test_a_process_in_smaller_parts_cuts_the_texts_of_validation_as_the_others_do(number: int) -> None:
-    objective, model = objectives()[number], random_model("qwen3", vocabulary_size=61)
+    objective, transformer = objectives()[number], random_model("qwen3", vocabulary_size=61)
+    model: nn.Module = transformer
     if number < 2:
-        model = TextClassifier(model, torch.zeros(2 - number, model.config.width))
+        model = TextClassifier(transformer, torch.zeros(2 - number, transformer.config.width))
     processes = Noting()
     with torch.no_grad():
         objective.validate(model, objective.texts, processes)
