@@ -132,6 +132,12 @@ def _made(out: Path) -> dict[str, Any] | None:
     return made
 
 
+def batches_done(out: Path) -> int:
+    """How many batches are in the shards of `out`, which a killed command left; 0 for a new one."""
+    made = _made(out)
+    return 0 if made is None else int(made.get("batches", 0))
+
+
 def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None:
     require_same(out, made["options"], plan["options"])
     if made["sources"] != plan["sources"]:

@@ -142,14 +142,17 @@ class Joined:
             self.close()
             raise
 
-    def work(self, pieces: Iterable[Any]) -> Iterator[Any]:
-        """The result of each piece, which is not looked at, from its part's file.
+    def work(self, pieces: Iterable[Any], done: int = 0) -> Iterator[Any]:
+        """The result of each piece, which is not looked at, from its part's file. `done`: how many pieces before these
+        were joined already, by a command that was killed.
 
         Raises DataError where the parts have fewer or more pieces.
         """
         results = [part.results() for part in self._parts]
-        count = 0
-        for index, _ in enumerate(pieces):
+        for index in range(done):
+            next(results[index % len(results)], None)
+        count = done
+        for index, _ in enumerate(pieces, done):
             content = next(results[index % len(results)], None)
             if content is None:
                 raise self._another_input(index % len(results))

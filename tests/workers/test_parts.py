@@ -10,6 +10,7 @@ import pytest
 
 from chainrule.cli import main
 from chainrule.corpus import documents, write
+from chainrule.corpus.parts import join_shards, tokenize_part
 from chainrule.errors import ChainruleError, DataError, FolderError, OptionError
 from chainrule.tasks import row_file
 from chainrule.workers.options import Part, Sharing
@@ -189,6 +190,23 @@ def test_each_command_in_parts_gives_the_bytes_of_the_whole(
     assert skipped[0] == skipped[1], "what was skipped is told by the join too"
     if command.startswith("evaluate"):
         assert joined.out == printed.out
+
+
+def test_a_join_that_was_killed_goes_on_after_its_last_shard(world: Path) -> None:
+    inputs, options = ["owls.txt", "days.jsonl"], write.CorpusOptions("byte")
+    write.write_shards(inputs, Path("never-killed"), options)
+    for number in (1, 2):
+        tokenize_part(inputs, Path("killed"), options, Part(number, 2))
+
+    def stop(done: int, total: int) -> None:
+        if list(world.glob("killed/train-00000.bin")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        join_shards(inputs, Path("killed"), options, stop)
+    assert json.loads((world / "killed/state.json").read_text())["batches"] > 0
+    join_shards(inputs, Path("killed"), options)
+    assert content(world / "killed") == content(world / "never-killed")
 
 
 def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
