@@ -74,7 +74,7 @@ def write_shards(
     After a kill the same call continues after the last finished shard; when all is done it returns at once. `progress`
     is called with the bytes of text done and those of all files, `log` with lines about what was left out. Raises
     DataError for input that cannot be read, leaving nothing, FolderError for an `out` that holds something else, and
-    ChainruleError when a process is killed.
+    WorkerKilledError when a process is killed.
     """
     started = time.monotonic()
     files, given = find_files(inputs, log), given_tokenizer(options)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chainrule.errors import ChainruleError, FolderError
+from chainrule.errors import ChainruleError, FolderError, WorkerKilledError
 
 
 def _sync(path: Path) -> None:
@@ -72,7 +72,7 @@ def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: S
 
     An `out` that was not empty before is never touched: it is refused, or continued. `saved` are patterns of files in
     `out` worth keeping after any error, such as a checkpoint; `underway`, of files worth keeping unless the error is a
-    ChainruleError, so that the same command continues from them, say after a full disk. Ctrl-C and SIGTERM are no
+    mistake of the user, so that the same command continues from them, say after a full disk. Ctrl-C and SIGTERM are no
     errors: they leave everything.
     """
     above = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -80,7 +80,8 @@ def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: S
     try:
         yield
     except Exception as error:
-        kept = saved if isinstance(error, ChainruleError) else (*saved, *underway)
+        mistake = isinstance(error, ChainruleError) and not isinstance(error, WorkerKilledError)
+        kept = saved if mistake else (*saved, *underway)
         if not filled and not any(True for pattern in kept for _ in out.glob(pattern)):
             _remove(out, above)
         raise

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from chainrule.errors import ChainruleError, DataError, FolderError
+from chainrule.errors import ChainruleError, DataError, FolderError, WorkerKilledError
 from chainrule.storage.files import publish
 from chainrule.storage.run_folder import shown
 from chainrule.workers.options import Part
@@ -62,11 +62,12 @@ def write_part(
     `work`: from pieces to their results, in order. `made_with`: `identity(...)`, which all parts must share.
     `attached`: files that the join needs. A part that is done already is left alone; one that was interrupted goes on
     after its last whole piece. Raises FolderError for a part that is there and was made with something else; a
-    ChainruleError of the work leaves nothing.
+    ChainruleError of the work leaves nothing, but for a WorkerKilledError.
     """
+    if not out.name or not out.parent.is_dir():
+        got = f"no {out.parent}; make it first" if out.name else "none; name one"
+        raise FolderError(f"--out {out}: wanted a name in a folder that is there, got {got}")
     path = part.path(out)
-    if not path.parent.is_dir():
-        raise FolderError(f"--out {out}: wanted a name in a folder that is there, got no {path.parent}; make it first")
     header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
     header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
     if path.exists():
@@ -95,6 +96,8 @@ def write_part(
                 written += 1
                 show(written)
             file.write(_END.to_bytes(8, "little") + _line({"pieces": total}))
+    except WorkerKilledError:
+        raise  # the same command goes on
     except ChainruleError:
         partial.unlink(missing_ok=True)
         raise

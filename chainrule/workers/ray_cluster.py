@@ -17,14 +17,14 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from chainrule import errors
-from chainrule.errors import ChainruleError, MissingPackageError, OptionError
+from chainrule.errors import ChainruleError, MissingPackageError, OptionError, WorkerKilledError
 from chainrule.workers.processes import Begin
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 ANSWER_SECONDS = 10.0  # for an address to answer
 START_SECONDS = 300.0  # for the first worker to be there: it may load a large model
-_TRIES = 3  # of a piece whose workers die, and of starting workers
+_TRIES = 3  # of a piece whose workers die
 _AHEAD = 4  # pieces a worker that are read before their turn: bounds the memory
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
 
@@ -48,7 +48,7 @@ def cluster(address: str) -> Iterator["Cluster"]:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:  # Ray exits where nothing answers
-        raise _silent(address, str(error).splitlines()[0] if isinstance(error, Exception) else "no answer") from None
+        raise _silent(address, " ".join(str(error).split()) if isinstance(error, Exception) else "no answer") from None
     try:
         yield Cluster(ray)
     finally:
@@ -67,7 +67,7 @@ def _require_answer(address: str) -> None:
 
     Its head is a gRPC server: it answers the beginning of HTTP/2 with a frame of settings (RFC 9113, 3.4).
     """
-    asked = os.environ.get("RAY_ADDRESS") or address
+    asked = (os.environ.get("RAY_ADDRESS") or address) if address == "auto" else address  # as Ray chooses
     if asked == "auto":
         from ray._private import services
 
@@ -173,7 +173,8 @@ class Cluster:
 
         A worker has a core; or, where it loads a model (`whole_nodes`), a GPU, unless `device` is "cpu" or the cluster
         has none, else a machine with all its cores. `workers`: at most so many. Raises what the work raises, and
-        ChainruleError where no worker starts, where a piece has killed three, and for a worker of another version.
+        ChainruleError where no worker starts and for a worker of another version, and WorkerKilledError where a piece
+        has killed three.
         """
         shares = self._shares(whole_nodes, device)[:workers]
         found = _Workers()
@@ -285,7 +286,7 @@ class Cluster:
             self._why = str(error).strip().splitlines()[-1].strip()
             one.tries += 1
             if one.tries == _TRIES:
-                raise ChainruleError(
+                raise WorkerKilledError(
                     f"--cluster: {_TRIES} workers were killed at the same piece of the work (too little memory?); what"
                     " was finished is kept where the command can go on; take larger machines"
                 ) from None

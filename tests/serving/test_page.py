@@ -170,6 +170,12 @@ def test_pasted_rows_become_the_task_that_their_saved_file_gives(client: TestCli
     assert shown == dict(enumerate(row["text"] for row in task.train.rows))
 
 
+def test_a_pasted_row_ends_at_its_newline_alone(client: TestClient) -> None:
+    rows = PASTED + "one line\u2028and what seems another\tgood\r\n"
+    described = asked(client, "/page/task", rows=rows)
+    assert described["train"]["count"] + described["test"]["count"] == PASTED.count("\n") + 1
+
+
 def test_a_served_task_is_saved_with_the_whole_names_of_its_data(
     client: TestClient, served: Served, tmp_path: Path
 ) -> None:

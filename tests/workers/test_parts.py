@@ -11,7 +11,7 @@ import pytest
 from chainrule.cli import main
 from chainrule.corpus import documents, write
 from chainrule.corpus.parts import join_shards, tokenize_part
-from chainrule.errors import ChainruleError, DataError, FolderError, OptionError
+from chainrule.errors import ChainruleError, DataError, FolderError, OptionError, WorkerKilledError
 from chainrule.tasks import row_file
 from chainrule.workers.options import Part, Sharing
 from chainrule.workers.parts import Joined, identity, write_part
@@ -71,6 +71,22 @@ def test_a_part_that_was_killed_goes_on_after_its_last_whole_piece(tmp_path: Pat
     write_part(tmp_path / "out", Part(1, 2), MADE_WITH, squares, range(9))
     assert done == [5, 7]
     assert list(Joined(tmp_path / "out", MADE_WITH).work(range(9))) == [number**2 for number in range(9)]
+
+
+def test_a_part_whose_workers_are_killed_goes_on_too(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def two(numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            if len(done) == 2:
+                raise WorkerKilledError("too little memory?")
+            done.append(number)
+            yield number**2
+
+    with pytest.raises(WorkerKilledError):
+        write_part(tmp_path / "out", Part(1, 1), MADE_WITH, two, range(4))
+    write_part(tmp_path / "out", Part(1, 1), MADE_WITH, lambda numbers: map(done.append, numbers), range(4))
+    assert done == [0, 1, 2, 3]
 
 
 def test_a_mistake_leaves_nothing(tmp_path: Path) -> None:
@@ -247,6 +263,7 @@ def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pyte
         ("predict moods --input days.jsonl --out new.csv --part 1/2", "wanted a text"),
         ("tokenize owls.txt --out new --part 3/2", "--part: wanted I/N with I from 1 to N, got 3/2"),
         ("tokenize owls.txt --out new --join", "wanted parts beside new"),
+        ("tokenize owls.txt --tokenizer byte --out . --part 1/2", "--out .: wanted a name in a folder"),
         ("predict moods --input days.jsonl --out new.csv --join --cluster auto", "--join: wanted it alone"),
     ],
 )

@@ -250,6 +250,16 @@ def test_an_address_that_is_silent_is_given_up(unconnected: None, monkeypatch: p
         pass
 
 
+def test_an_address_that_is_typed_is_asked_whatever_the_environment_says(
+    other_server: int, unconnected: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{other_server}")
+    with pytest.raises(OptionError, match=r"--cluster 127.0.0.1:1: .* got connection refused"), cluster("127.0.0.1:1"):
+        pass
+    with pytest.raises(OptionError, match=r"--cluster auto: .* got something else there"), cluster("auto"):
+        pass
+
+
 def test_without_ray_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'chainrule\[ray\]'"), cluster("auto"):
