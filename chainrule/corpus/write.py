@@ -30,6 +30,7 @@ from chainrule.storage.files import (
 from chainrule.storage.hub import model_directory
 from chainrule.storage.inputs import find_files, source_of
 from chainrule.storage.records import Log, no_log
+from chainrule.storage.remote import without_secrets
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -221,7 +222,8 @@ def _write(
         if progress is not None:
             progress(documents.bytes, total)
     if documents.documents == 0:
-        raise DataError(f"wanted documents, {', '.join(paths)[:200]} have none: see that there is text in them")
+        named = ", ".join(map(without_secrets, paths))[:200]
+        raise DataError(f"wanted documents, {named} have none: see that there is text in them")
     state["shards"] += _write_shards(out, state, pending)
     manifest = {
         **{key: value for key, value in state.items() if key != "batches"},

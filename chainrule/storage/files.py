@@ -21,18 +21,23 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, in the same folder; renamed to `path` if the block succeeds, else removed.
-
-    Raises FolderError where that folder does not exist, and where `path` is a folder or a device.
-    """
+def check_file(path: Path) -> None:
+    """FolderError where no file can be at `path`: it is a folder or a device, or its folder does not exist."""
     if not path.name or (path.exists() and not path.is_file()):
         raise FolderError(f"{path}: wanted the name of a file, got a folder or a device; choose another")
     if not path.parent.is_dir():
         raise FolderError(
             f"{path}: wanted a file in a folder that is there, got no folder {path.parent}; make it first"
         )
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, in the same folder; renamed to `path` if the block succeeds, else removed.
+
+    Raises FolderError as `check_file`.
+    """
+    check_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary

@@ -21,7 +21,7 @@ from chainrule.storage.records import (
     no_log,
     read_records,
 )
-from chainrule.storage.remote import written_output
+from chainrule.storage.remote import without_secrets, written_output
 from chainrule.tasks.prompt import Row
 from chainrule.tasks.row_writer import check_format, check_new, row_writer
 from chainrule.tasks.rows import example_row
@@ -108,7 +108,7 @@ def write_rows(
                 count += 1
                 show(count)
         if count and rows.unread.count == count:
-            raise DataError(f"{rows.source}: wanted rows, and none can be read: {rows.unread.note}")
+            raise DataError(f"{without_secrets(rows.source)}: wanted rows, and none can be read: {rows.unread.note}")
     return Written(count, rows.empty)
 
 
