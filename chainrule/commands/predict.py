@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
@@ -17,6 +16,7 @@ from chainrule.commands.options import (
     Json,
     Quantize,
     TaskFile,
+    check_another_file,
     check_at_least,
     check_seed,
     refuse_without,
@@ -81,8 +81,8 @@ def predict(
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
-    if source is not None and out is not None and _is_same_file(source, out):
-        raise OptionError(f"--out: wanted another file than --input, got {out} for both; choose another")
+    if source is not None and out is not None:
+        check_another_file(source, out, "--input")
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:
@@ -96,8 +96,7 @@ def predict(
             "--cluster, --part, --join: wanted --input and --out beside it, got texts; write them to a file"
         )
     origin = _source(predictor, task, task_columns, shots, seed, asking, bos, device, dtype, quantize)
-    # With a cluster this process needs what the predictor is, not its speed: it may have no GPU.
-    made = (replace(origin, device="cpu") if sharing.cluster else origin).load()
+    made = (replace(origin, device="cpu") if sharing.elsewhere else origin).load()
     if texts and "-" not in texts and len(made.columns) > 1:
         raise OptionError(
             f"predict: wanted rows with the columns {', '.join(map(repr, made.columns))}, got a text alone; give a file"
@@ -127,10 +126,6 @@ def predict(
         log(f"rows without a prediction: {empty.count}, the first because of {empty.reason}")
     for note in made.notes:
         log(note)
-
-
-def _is_same_file(one: str, other: str) -> bool:
-    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
 def _rows(

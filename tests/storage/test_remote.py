@@ -220,6 +220,16 @@ def test_a_name_is_shown_without_what_is_secret_alone(name: str, shown: str) -> 
     assert without_secrets(name) == shown
 
 
+def test_a_run_keeps_no_signature_and_goes_on_with_another(server: str, tmp_path: Path) -> None:
+    (tmp_path / "served/owls.txt").write_text("the owl sees a mouse " * 60)
+    tiny = "--tokenizer byte --depth 1 --width 16 --heads 2 --context 16 --batch-tokens 64 --steps 1 --compile off"
+    for signature in ("sesame", "tahini"):
+        url = f"{server}/owls.txt?signature={signature}"
+        main(["pretrain", url, "--out", str(tmp_path / "run"), *tiny.split(), "--dtype", "float32"])
+    kept = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"sesame" in content or b"tahini" in content for content in kept)
+
+
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
     for out, said in (

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,42 @@ def test_a_join_that_was_killed_goes_on_after_its_last_shard(world: Path) -> Non
     assert content(world / "killed") == content(world / "never-killed")
 
 
+def test_the_parts_of_evaluate_stay_until_its_file_is_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "evaluate run owls.txt --out kept.json".split()
+    main([*command, "--part", "1/1"])
+
+    def full(path: Path, value: str, **_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(SystemExit):
+            main([*command, "--join"])
+    assert (world / "kept.json.part-1-of-1").is_file()
+    main([*command, "--join"])
+    assert (world / "kept.json").is_file()
+    (world / "kept.json").unlink()
+
+
+def test_a_part_of_compare_is_run_by_the_cluster_where_one_is_named(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    @contextmanager
+    def one_worker(*_: object, **__: object) -> Iterator[Any]:
+        def share(begin: Any, keys: Iterable[Any], ahead: int) -> Iterator[Any]:
+            return map(begin(), (asked.append(key) or key for key in keys))
+
+        yield share
+
+    monkeypatch.setattr("chainrule.commands.compare.shared", one_worker)
+    command = "compare run train.jsonl --text text --label mood --sizes 4 --seeds 2 --methods majority --out by-cluster"
+    main([*command.split(), "--part", "1/1", "--cluster", "auto"])
+    assert len(asked) == 2
+    Part(1, 1).path(world / "by-cluster").unlink()
+
+
 def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = (
         "compare run train.jsonl --text text --label mood --sizes 4 --seeds 2 --methods majority centroid head --out"
@@ -263,6 +300,9 @@ def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pyte
         ("predict moods --input days.jsonl --out new.csv --part 1/2", "wanted a text"),
         ("tokenize owls.txt --out new --part 3/2", "--part: wanted I/N with I from 1 to N, got 3/2"),
         ("tokenize owls.txt --out new --join", "wanted parts beside new"),
+        ("score run --input days.jsonl --out days.jsonl", "wanted another file than --input"),
+        ("evaluate run owls.txt --out owls.txt", "wanted another file than the texts"),
+        ("evaluate run owls.txt --out run", "wanted the name of a file, got a folder"),
         ("tokenize owls.txt --tokenizer byte --out . --part 1/2", "--out .: wanted a name in a folder"),
         ("predict moods --input days.jsonl --out new.csv --join --cluster auto", "--join: wanted it alone"),
     ],
