@@ -27,8 +27,9 @@ from chainrule.workers.options import Sharing
 
 if TYPE_CHECKING:
     from chainrule.commands.model_work import ModelSource
-    from chainrule.language_model import Evaluation, Pretrained
+    from chainrule.language_model import Pretrained
     from chainrule.masked_language_model import MaskedEvaluation
+    from chainrule.scoring.documents import Evaluation
     from chainrule.scoring.evaluation import Sums
 
 

@@ -1,14 +1,16 @@
 """Parts of a command's work: each done by a command of its own into a file, joined by another. Knows bytes and names.
 
 A part's file: a line of JSON, the header, which says what the part was made with; then the results of its pieces in
-order, each as its length in 8 bytes (little-endian) and so many bytes; then the length 2**64 - 1 and a line of JSON
-with the number of all pieces, those of the other parts included. Piece k, from 0, is in part k % count + 1.
+order, each as its length in 8 bytes and its CRC-32 in 4 (little-endian), and so many bytes; then the length 2**64 - 1
+and a line of JSON with the number of all pieces, those of the other parts included. Piece k, from 0, is in part
+k % count + 1.
 """
 
 import glob
 import json
 import os
 import re
+import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -68,30 +70,29 @@ def write_part(
         got = f"no {out.parent}; make it first" if out.name else "none; name one"
         raise FolderError(f"--out {out}: wanted a name in a folder that is there, got {got}")
     path = part.path(out)
-    header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
-    header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
     if path.exists():
         with _Reader(path) as done:
             _require_same(done, made_with)
             return sum(1 for _ in done.results())
+    header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
+    header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
     partial = path.with_name(f".{path.name}.partial")
-    written = _whole_pieces(partial, header)
+    written = before = _whole_pieces(partial, header)
     total = 0
 
     def own() -> Iterator[Piece]:
         nonlocal total
         for index, piece in enumerate(pieces):
             total = index + 1
-            if index % part.count == part.number - 1 and index // part.count >= written:
+            if index % part.count == part.number - 1 and index // part.count >= before:
                 yield piece
 
     try:
         with partial.open("ab") as file:
-            if not written and not file.tell():
+            if not file.tell():
                 file.write(_line(header))
             for result in work(own()):
-                content = packed.pack(result)
-                file.write(len(content).to_bytes(8, "little") + content)
+                file.write(_framed(packed.pack(result)))
                 file.flush()
                 written += 1
                 show(written)
@@ -103,6 +104,11 @@ def write_part(
         raise
     publish(partial, path)
     return written
+
+
+def _framed(content: bytes) -> bytes:
+    """A result as the file has it."""
+    return len(content).to_bytes(8, "little") + zlib.crc32(content).to_bytes(4, "little") + content
 
 
 def _whole_pieces(partial: Path, header: Mapping[str, Any]) -> int:
@@ -271,10 +277,14 @@ class _Reader:
                 except (ValueError, KeyError, TypeError):
                     raise self._damaged() from None
                 return
+            check = self._file.read(4)
             left = os.fstat(self._file.fileno()).st_size - self._file.tell()
             if length is None or length > left:
                 raise self._damaged()
-            yield self._file.read(length)
+            content = self._file.read(length)
+            if zlib.crc32(content).to_bytes(4, "little") != check:
+                raise self._damaged()
+            yield content
 
     def whole(self) -> tuple[int, int]:
         """How many results there are whole, and the offset of their end."""

@@ -141,6 +141,9 @@ def test_a_part_that_was_cut_or_is_of_other_input_is_refused(tmp_path: Path) -> 
         first.write_bytes(content[:length])
         with pytest.raises(DataError, match=r"out\.part-1-of-2: wanted a whole part"):
             list(Joined(tmp_path / "out", MADE_WITH).work(range(6)))
+    first.write_bytes(content.replace(b"16", b"17"))  # 4 * 4, the second of its results
+    with pytest.raises(DataError, match=r"out\.part-1-of-2: wanted a whole part, got one that was cut or altered"):
+        list(Joined(tmp_path / "out", MADE_WITH).work(range(6)))
 
 
 @pytest.mark.parametrize("typed", ["3/2", "0/2", "1", "1/0", "-1/2", "a/b", "1/2/3", "1.5/2"])
