@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
     from chainrule.storage.records import Skipped
     from chainrule.tasks.examples import Row
-    from chainrule.tasks.predictions import Predicted
     from chainrule.tasks.predictor import Predictor
+    from chainrule.tasks.row_file import Written
 
 
 def predict(
@@ -133,7 +133,7 @@ def _rows(
 ) -> Iterator["Row | str | None"]:
     """The texts, and the lines of standard input for -; None for an empty line, which `empty` counts."""
     from chainrule.storage.records import Skipped
-    from chainrule.tasks.predictions import rows_to_predict
+    from chainrule.tasks.row_file import rows_to_predict
 
     for text in texts:
         if text == "-":
@@ -181,7 +181,7 @@ def _write(
     columns: Columns,
     sharing: Sharing,
     json: bool,
-) -> "Predicted | None":
+) -> "Written | None":
     """The file of rows with their predictions, or a part of them; None where a part was done, which is said."""
     from chainrule.finetuning.predicting import Predicting, values_by
     from chainrule.storage.inputs import source_of

@@ -86,8 +86,9 @@ def write_rows(
 ) -> Written:
     """Write the rows to `out`, one for one and in their order, each with its values in the added columns.
 
-    `out` is a .csv, .tsv or .jsonl. `show` is called with the number of rows done. Raises DataError for a file of
-    another kind, and as `InputRows.check`.
+    `out` is a .csv, .tsv or .jsonl. A row without text has none of the values; one that cannot be read is written as
+    empty cells. `show` is called with the number of rows done. Raises DataError for a file of another kind, and as
+    `InputRows.check` before anything is computed.
     """
     check_format(str(out))
     rows.check()
