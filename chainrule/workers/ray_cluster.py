@@ -130,6 +130,16 @@ def _unwrapped(answer: tuple[str, Any]) -> Any:
     return value
 
 
+def _reason(error: Exception) -> str:
+    """Why a worker ended: the last line of what Ray says."""
+    lines = str(error).split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 @dataclass
 class _Given:
     """A piece that a worker has, or that waits for another one because its worker died."""
@@ -157,7 +167,8 @@ class Cluster:
     """A Ray cluster that is connected."""
 
     def __init__(self, ray: Any) -> None:
-        self._ray = ray
+        self._ray, self._why, ended = ray, "", ray.exceptions
+        self._deaths = (ended.RayActorError, ended.WorkerCrashedError, ended.OutOfMemoryError, ended.ObjectLostError)
 
     def map(
         self,
@@ -252,9 +263,10 @@ class Cluster:
         actor, _ = workers.starting.pop(reference)
         try:
             theirs, host = _unwrapped(self._ray.get(reference))
-        except self._ray.exceptions.RayActorError as error:
+        except self._deaths as error:
             del workers.resources[actor]
-            self._why = str(error).strip().splitlines()[-1].strip()
+            self._why = _reason(error)
+            _tell(f"a worker of the cluster ended before it could work ({self._why})")
             return True
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, ImportError):
@@ -279,18 +291,17 @@ class Cluster:
     def _worked(self, workers: _Workers, reference: Any, done: dict[int, Any], begin: Begin[Any, Any]) -> _Given | None:
         """Take a worker's result; where it died, ask for a new one, and return its piece to be done again."""
         actor, one = workers.running.pop(reference)
-        ended = self._ray.exceptions
         try:
             done[one.index] = _unwrapped(self._ray.get(reference))
-        except (ended.RayActorError, ended.WorkerCrashedError, ended.OutOfMemoryError, ended.ObjectLostError) as error:
-            self._why = str(error).strip().splitlines()[-1].strip()
+        except self._deaths as error:
+            self._why = _reason(error)
             one.tries += 1
             if one.tries == _TRIES:
                 raise WorkerKilledError(
                     f"--cluster: {_TRIES} workers were killed at the same piece of the work (too little memory?); what"
                     " was finished is kept where the command can go on; take larger machines"
                 ) from None
-            print("a worker of the cluster was killed: its piece is done again", file=sys.stderr, flush=True)
+            _tell("a worker of the cluster was killed: its piece is done again")
             self._start(workers, begin, workers.resources.pop(actor))
             return one
         workers.idle.append(actor)
