@@ -288,6 +288,24 @@ def test_a_run_is_followed_while_it_trains_and_a_report_runs_apart(page: Page, o
     expect(page.frame_locator("iframe").locator("#told")).to_have_text("ran")
 
 
+def test_runs_are_not_asked_for_once_their_view_is_left(opened: SimpleNamespace) -> None:
+    tab = opened.page.context.new_page()
+    tab.add_init_script("const real = setTimeout; window.setTimeout = (call, after) => real(call, after / 20)")
+    asked: list[Route] = []
+
+    def hold(route: Route) -> None:
+        asked.append(route)  # no answer comes before the view is left
+
+    tab.route("**/page/runs", hold)
+    with tab.expect_request("**/page/runs"):
+        see(tab, opened, "runs")
+    tab.evaluate("location.hash = 'next'")
+    expect(tab.locator(VIEWS["next"]).first).to_be_visible()
+    tab.wait_for_timeout(400)
+    assert len(asked) == 1
+    tab.close()
+
+
 @contextmanager
 def slowed(opened: SimpleNamespace) -> Iterator[None]:
     """Within, each step of the model takes a while."""
