@@ -349,6 +349,19 @@ def test_a_chat_is_streamed_stopped_and_gone_on_with(page: Page, opened: SimpleN
     assert page.locator("main img").count() == 0
 
 
+def test_a_new_conversation_has_nothing_of_the_old_one(page: Page, opened: SimpleNamespace) -> None:
+    see(page, opened, "chat")
+    with slowed(opened):
+        say(page, "the first")
+        expect(page.locator(".message.assistant .content")).not_to_be_empty()
+        page.get_by_role("button", name="New conversation").click()
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        with page.expect_request("**/v1/chat/completions") as sent:
+            say(page, "the second")
+        page.get_by_role("button", name="Stop").click()
+    assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "the second"}]
+
+
 def test_a_key_is_asked_for_and_sent(page: Page, opened: SimpleNamespace) -> None:
     sent: list[str | None] = []
 
