@@ -57,7 +57,8 @@ def compare(
     from chainrule.comparison.sharing import Running, run_part
     from chainrule.comparison.study import Study
     from chainrule.language_model import load
-    from chainrule.storage.fingerprint import model_fingerprint, name_for_workers
+    from chainrule.model.formats.same_model import model_fingerprint
+    from chainrule.storage.fingerprint import name_for_workers
     from chainrule.terminal import print_json, print_table
 
     bounds = Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded

@@ -6,8 +6,9 @@ from typing import Any
 
 from chainrule.language_model import Pretrained, load
 from chainrule.model.formats.load_quantised import Quantize
+from chainrule.model.formats.same_model import check_model, model_fingerprint
 from chainrule.scoring.evaluation import Sums, TextPiece
-from chainrule.storage.fingerprint import check_model, model_fingerprint, name_for_workers
+from chainrule.storage.fingerprint import name_for_workers
 from chainrule.tasks.row_file import Rows
 
 

@@ -17,7 +17,7 @@ from chainrule.comparison.run import Work, identity_of, planned
 from chainrule.comparison.run_row import run_row
 from chainrule.errors import OptionError
 from chainrule.language_model import load
-from chainrule.storage.fingerprint import check_model
+from chainrule.model.formats.same_model import check_model
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import held_out
 from chainrule.workers.options import Part

@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from chainrule.cli import main
 from chainrule.corpus import documents, write
 from chainrule.corpus.parts import join_shards, tokenize_part
-from chainrule.errors import ChainruleError, DataError, FolderError, OptionError, WorkerKilledError
+from chainrule.errors import ChainruleError, DataError, FolderError, ModelError, OptionError, WorkerKilledError
+from chainrule.model.formats.same_model import check_model, model_fingerprint
 from chainrule.tasks import row_file
 from chainrule.workers.options import Part, Sharing
 from chainrule.workers.parts import Joined, identity, write_part
@@ -263,6 +266,21 @@ def test_a_part_of_compare_is_run_by_the_cluster_where_one_is_named(
     main([*command.split(), "--part", "1/1", "--cluster", "auto"])
     assert len(asked) == 2
     Part(1, 1).path(world / "by-cluster").unlink()
+
+
+def test_an_adapter_beside_another_base_is_another_model(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    (base / "config.json").write_text("{}")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    save_file({"weight": np.zeros(2, np.float32)}, adapter / "adapter_model.safetensors")
+    before = model_fingerprint(str(adapter))
+    check_model(str(adapter), before)
+    (base / "config.json").write_text('{"other": 1}')
+    assert model_fingerprint(str(adapter)) != before
+    with pytest.raises(ModelError, match="adapter: wanted the same model on every machine, got another one"):
+        check_model(str(adapter), before)
 
 
 def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
