@@ -20,6 +20,10 @@ class ModelError(ChainruleError):
     """A model, its tokenizer or its chat template is missing, damaged, or cannot do what is asked."""
 
 
+class WorkerKilledError(ChainruleError):
+    """Processes or machines that did the work were killed: what is finished is kept, and the same command goes on."""
+
+
 class FolderError(ChainruleError):
     """An output folder holds something else, or what another command line began."""
 

@@ -1,13 +1,20 @@
 """The command `compare`: every method on the user's own labels."""
 
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Bos, Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
 from chainrule.commands.sharing import print_part, shared
 from chainrule.comparison.methods import METHODS
 from chainrule.workers.options import Sharing
+
+if TYPE_CHECKING:
+    from chainrule.comparison.comparison import Comparison
+    from chainrule.comparison.grid import Bounds
+    from chainrule.comparison.sharing import KeyWork
+    from chainrule.comparison.study import Study
 
 _METHODS = f"{', '.join(method.name for method in METHODS)} (default all)."
 
@@ -45,43 +52,53 @@ def compare(
     Example:
         chainrule compare runs/books reviews.toml --out compared --seeds 2
     """
-    from chainrule.comparison.comparison import Comparison
     from chainrule.comparison.grid import Bounds
     from chainrule.comparison.printed_table import printed_columns, printed_rows
-    from chainrule.comparison.run import run
-    from chainrule.comparison.sharing import Running, by_workers, join_rows, run_part
+    from chainrule.comparison.sharing import Running, run_part
     from chainrule.comparison.study import Study
     from chainrule.language_model import load
-    from chainrule.storage.files import nothing_left_if_refused
-    from chainrule.storage.fingerprint import model_fingerprint, name_for_workers
-    from chainrule.terminal import live_table, log, print_json, print_table
+    from chainrule.model.formats.same_model import model_fingerprint
+    from chainrule.storage.fingerprint import name_for_workers
+    from chainrule.terminal import print_json, print_table
 
     bounds = Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
     lm, read = load(model, device=device, dtype=dtype, bos=bos), columns.load(task)
     study = Study(lm, read)
-    if sharing.chosen is not None:
-        print_part(sharing.chosen, out, run_part(study, bounds, out, sharing.chosen), json)
-        return
     where, precision = lm.device.type, str(lm.model.compute_dtype or lm.model.dtype).removeprefix("torch.")
     expected = model_fingerprint(model) if sharing.cluster is not None else ""
     begin = Running(name_for_workers(model), expected, where, precision, bos, read, limit)
-    with (
-        shared(sharing, device=where) as share,
-        nothing_left_if_refused(out, saved=("rows.jsonl",)),
-        live_table(printed_columns(read.kind)) as draw,
-    ):
-
-        def show(comparison: Comparison) -> None:
-            draw(printed_rows(comparison.table, differences=False), f"rows left: {len(comparison.table.left)}")
-
-        parts = join_rows(study, bounds, out) if sharing.join else None
-        work = None if share is None else by_workers(partial(share, begin, ahead=1))
-        comparison = run(study, bounds, out=out, show=show, log=log, work=work)
-        if parts is not None:
-            parts.remove()
+    with shared(sharing, device=where) as share:
+        work = None if share is None else partial(share, begin, ahead=1)
+        if sharing.chosen is not None:
+            print_part(sharing.chosen, out, run_part(study, bounds, out, sharing.chosen, work), json)
+            return
+        comparison = _compared(study, bounds, out, sharing.join, work)
     if json:
         print_json(comparison.results())
         return
     print_table(printed_columns(read.kind), printed_rows(comparison.table))
     print("* significantly different from the best baseline with as many labels (adjusted for all comparisons)")
     print(f"\n{comparison.advice}\n\nThe report: {out}/report.html")
+
+
+def _compared(study: "Study", bounds: "Bounds", out: Path, join: bool, work: "KeyWork | None") -> "Comparison":
+    """Run the rows that are left, after those of the parts where they are joined, and show the table meanwhile."""
+    from chainrule.comparison.printed_table import printed_columns, printed_rows
+    from chainrule.comparison.run import run
+    from chainrule.comparison.sharing import by_workers, join_rows
+    from chainrule.storage.files import nothing_left_if_refused
+    from chainrule.terminal import live_table, log
+
+    with (
+        nothing_left_if_refused(out, saved=("rows.jsonl",)),
+        live_table(printed_columns(study.task.kind)) as draw,
+    ):
+
+        def show(comparison: "Comparison") -> None:
+            draw(printed_rows(comparison.table, differences=False), f"rows left: {len(comparison.table.left)}")
+
+        parts = join_rows(study, bounds, out) if join else None
+        found = run(study, bounds, out=out, show=show, log=log, work=None if work is None else by_workers(work))
+        if parts is not None:
+            parts.remove()
+    return found

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,15 +17,19 @@ from chainrule.commands.options import (
     Model,
     OnError,
     Quantize,
+    check_another_file,
     check_at_least,
     refuse_without,
 )
 from chainrule.commands.sharing import check_parts, print_part, working
-from chainrule.errors import FolderError, MissingPackageError, OptionError
+from chainrule.errors import MissingPackageError, OptionError
 from chainrule.workers.options import Sharing
 
 if TYPE_CHECKING:
+    from chainrule.commands.model_work import ModelSource
     from chainrule.language_model import Pretrained
+    from chainrule.masked_language_model import MaskedEvaluation
+    from chainrule.scoring.documents import Evaluation
     from chainrule.scoring.evaluation import Sums
 
 
@@ -69,16 +74,7 @@ def evaluate(
     Example:
         chainrule evaluate runs/books held-out.txt
     """
-    from json import dumps
-
-    from chainrule.commands.model_work import Evaluating, InWorker, ModelSource
-    from chainrule.corpus.read import read_texts
-    from chainrule.masked_language_model import MaskedEvaluation
-    from chainrule.storage.inputs import find_files, source_of
-    from chainrule.storage.records import Skipped
-    from chainrule.storage.remote import is_remote, written_output
-    from chainrule.terminal import log, print_json, progress_bar
-    from chainrule.workers.parts import identity, write_part
+    from chainrule.commands.model_work import ModelSource
 
     if bool(texts) == bool(tasks):
         raise OptionError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
@@ -98,53 +94,99 @@ def evaluate(
     if tasks:
         _evaluate_tasks(source.load(), tasks, shots, limit, include, json)
         return
+    reading = _Reading(stride, field, encoding, on_error)
+    found = _evaluate_files(source, texts, reading, out, sharing, json)
+    if found is not None:
+        _print(found, json)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How documents are read, and cut into windows."""
+
+    stride: int | None
+    field: str
+    encoding: str
+    on_error: OnError
+
+
+def _evaluate_files(
+    source: "ModelSource", texts: tuple[str, ...], reading: _Reading, out: str | None, sharing: Sharing, json: bool
+) -> "Evaluation | MaskedEvaluation | None":
+    """The figures of the documents, in `out` too where it is named; None where a part was done, which is said."""
+    from chainrule.commands.model_work import Evaluating, InWorker
+    from chainrule.corpus.read import read_texts
+    from chainrule.storage.inputs import find_files, source_of
+    from chainrule.storage.records import Skipped
+    from chainrule.storage.remote import check_output, written_output
+    from chainrule.terminal import log, progress_bar
+    from chainrule.workers.parts import identity, write_part
+
     if sharing.in_parts and out is None:
         raise OptionError("--part, --join: wanted --out FILE, beside which parts are written, got none; name one")
-    if out is not None and not is_remote(out) and not Path(out).parent.is_dir():
-        raise FolderError(f"--out {out}: wanted a file in a folder that is there, got no {Path(out).parent}")
-    files, skipped = find_files(texts, log), Skipped()
-    made_with = dict[str, Any]()
+    files, skipped, made_with = find_files(texts, log), Skipped(), dict[str, Any]()
+    if out is not None:
+        check_output(out)
+        for file in files:
+            check_another_file(file, out, "the texts")
     if sharing.in_parts:
         for file in files:
             check_parts("evaluate", file, out or "")
-        reading = {"stride": stride, "field": field, "encoding": encoding, "on_error": on_error}
-        made_with = identity("evaluate", input=[source_of(file) for file in files], **source.depends_on, **reading)
-    lm = source.here(sharing.cluster is not None)
+        made_with = identity(
+            "evaluate", input=[source_of(file) for file in files], **source.depends_on, **vars(reading)
+        )
+    lm = source.here(sharing.elsewhere)
     documents = read_texts(
-        files, field=field, encoding=encoding, skipped=skipped if on_error == "skip" else None, log=log
+        files,
+        field=reading.field,
+        encoding=reading.encoding,
+        skipped=skipped if reading.on_error == "skip" else None,
+        log=log,
     )
-    pieces = lm.text_pieces(documents, stride)
+    pieces = lm.text_pieces(documents, reading.stride)
     begin = None if sharing.cluster is None else Evaluating(InWorker.of(source))
     with (
-        working(sharing, out or "", made_with, begin, lm.evaluate_piece, device) as work,
+        working(sharing, out or "", made_with, begin, lm.evaluate_piece, source.device) as work,
         progress_bar(None, "evaluating") as bar,
     ):
         if sharing.chosen is not None and out is not None:
             done = write_part(Path(out), sharing.chosen, made_with, work, pieces)
             print_part(sharing.chosen, Path(out), done, json)
-            return
+            return None
         found = lm.evaluated(_shown(work(pieces), bar))
+        if out is not None:  # within: at the end of a join the parts are removed
+            with written_output(out) as beside:
+                beside.write_text(dumps(_measured(found), indent=2) + "\n", encoding="utf-8")
     if skipped.count:
         log(f"documents: {skipped.note}")
-    measured = asdict(found)
-    if not isinstance(found, MaskedEvaluation):
-        measured |= {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte}
-    if out is not None:
-        with written_output(out) as beside:
-            beside.write_text(dumps(measured, indent=2) + "\n", encoding="utf-8")
-    if json:
-        print_json(measured)
-        return
+    return found
+
+
+def _measured(found: "Evaluation | MaskedEvaluation") -> dict[str, Any]:
+    """The figures as JSON has them."""
+    from chainrule.masked_language_model import MaskedEvaluation
+
     if isinstance(found, MaskedEvaluation):
+        return asdict(found)
+    return asdict(found) | {"perplexity": found.perplexity, "bits_per_byte": found.bits_per_byte}
+
+
+def _print(found: "Evaluation | MaskedEvaluation", json: bool) -> None:
+    from chainrule.masked_language_model import MaskedEvaluation
+    from chainrule.terminal import print_json
+
+    if json:
+        print_json(_measured(found))
+    elif isinstance(found, MaskedEvaluation):
         print(
             f"{found.tokens} tokens, {found.masked_tokens} of them masked: masked loss {found.masked_loss:.4f} nats"
             " a masked token (not to be compared with a causal model's loss)"
         )
-        return
-    print(
-        f"{found.tokens} tokens, {found.bytes} bytes: loss {found.loss:.4f} nats a token,"
-        f" perplexity {found.perplexity:.3f}, {found.bits_per_byte:.4f} bits per byte"
-    )
+    else:
+        print(
+            f"{found.tokens} tokens, {found.bytes} bytes: loss {found.loss:.4f} nats a token,"
+            f" perplexity {found.perplexity:.3f}, {found.bits_per_byte:.4f} bits per byte"
+        )
 
 
 def _shown(found: Iterable["Sums"], show: Callable[[float, str], None]) -> Iterator["Sums"]:

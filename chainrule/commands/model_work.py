@@ -6,8 +6,9 @@ from typing import Any
 
 from chainrule.language_model import Pretrained, load
 from chainrule.model.formats.load_quantised import Quantize
+from chainrule.model.formats.same_model import check_model, model_fingerprint
 from chainrule.scoring.evaluation import Sums, TextPiece
-from chainrule.storage.fingerprint import check_model, model_fingerprint, name_for_workers
+from chainrule.storage.fingerprint import name_for_workers
 from chainrule.tasks.row_file import Rows
 
 
@@ -25,9 +26,9 @@ class ModelSource:
         """The model; ModelError as `chainrule.load`."""
         return load(self.directory, device=self.device, dtype=self.dtype, bos=self.bos, quantize=self.quantize)
 
-    def here(self, cluster: bool) -> Pretrained:
-        """The model for this process: with a cluster only what it is matters, and there may be no GPU here."""
-        return (replace(self, device="cpu") if cluster else self).load()
+    def here(self, elsewhere: bool) -> Pretrained:
+        """The model for this process: on the CPU where the work is done `elsewhere`."""
+        return (replace(self, device="cpu") if elsewhere else self).load()
 
     @property
     def depends_on(self) -> dict[str, Any]:

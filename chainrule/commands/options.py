@@ -102,6 +102,12 @@ def check_at_least(least: float, **options: float | None) -> None:
             raise OptionError(f"--{name.replace('_', '-')}: wanted at least {least}, got {value}")
 
 
+def check_another_file(source: str, out: str, called: str) -> None:
+    """OptionError where the output would replace the file that is read. `called`: the option that names it."""
+    if source == out or (Path(source).exists() and Path(out).exists() and Path(source).samefile(out)):
+        raise OptionError(f"--out: wanted another file than {called}, got {out} for both; choose another")
+
+
 def check_seed(seed: int) -> None:
     """OptionError for what no generator of random numbers begins with."""
     if not 0 <= seed < 2**64:

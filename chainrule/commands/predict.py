@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
@@ -17,6 +16,7 @@ from chainrule.commands.options import (
     Json,
     Quantize,
     TaskFile,
+    check_another_file,
     check_at_least,
     check_seed,
     refuse_without,
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
     from chainrule.storage.records import Skipped
     from chainrule.tasks.examples import Row
-    from chainrule.tasks.predictions import Predicted
     from chainrule.tasks.predictor import Predictor
+    from chainrule.tasks.row_file import Written
 
 
 def predict(
@@ -81,8 +81,8 @@ def predict(
 
     if (source is None) == (not texts) or (source is None) != (out is None):
         raise OptionError("predict: wanted texts, or --input and --out together; got neither or both: give one of them")
-    if source is not None and out is not None and _is_same_file(source, out):
-        raise OptionError(f"--out: wanted another file than --input, got {out} for both; choose another")
+    if source is not None and out is not None:
+        check_another_file(source, out, "--input")
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:
@@ -96,8 +96,7 @@ def predict(
             "--cluster, --part, --join: wanted --input and --out beside it, got texts; write them to a file"
         )
     origin = _source(predictor, task, task_columns, shots, seed, asking, bos, device, dtype, quantize)
-    # With a cluster this process needs what the predictor is, not its speed: it may have no GPU.
-    made = (replace(origin, device="cpu") if sharing.cluster else origin).load()
+    made = (replace(origin, device="cpu") if sharing.elsewhere else origin).load()
     if texts and "-" not in texts and len(made.columns) > 1:
         raise OptionError(
             f"predict: wanted rows with the columns {', '.join(map(repr, made.columns))}, got a text alone; give a file"
@@ -129,16 +128,12 @@ def predict(
         log(note)
 
 
-def _is_same_file(one: str, other: str) -> bool:
-    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
-
-
 def _rows(
     texts: Iterable[str], predictor: "Predictor", columns: Columns, empty: "Skipped"
 ) -> Iterator["Row | str | None"]:
     """The texts, and the lines of standard input for -; None for an empty line, which `empty` counts."""
     from chainrule.storage.records import Skipped
-    from chainrule.tasks.predictions import rows_to_predict
+    from chainrule.tasks.row_file import rows_to_predict
 
     for text in texts:
         if text == "-":
@@ -186,7 +181,7 @@ def _write(
     columns: Columns,
     sharing: Sharing,
     json: bool,
-) -> "Predicted | None":
+) -> "Written | None":
     """The file of rows with their predictions, or a part of them; None where a part was done, which is said."""
     from chainrule.finetuning.predicting import Predicting, values_by
     from chainrule.storage.inputs import source_of

@@ -14,6 +14,7 @@ from chainrule.commands.options import (
     Model,
     OnError,
     Quantize,
+    check_another_file,
     check_at_least,
     refuse_without,
 )
@@ -131,11 +132,12 @@ def _score_file(
     from chainrule.workers.parts import identity
 
     started, made_with = time.monotonic(), dict[str, Any]()
+    check_another_file(source, out, "--input")
     if sharing.in_parts:
         check_parts("score", source, out)
         reading = {"given": given, "field": field, "encoding": encoding, "on_error": on_error}
         made_with = identity("score", input=source_of(source), **model.depends_on, **reading)
-    lm = model.here(sharing.cluster is not None)
+    lm = model.here(sharing.elsewhere)
     name = "log_prob" if isinstance(lm, LanguageModel) else "pseudo_log_prob"
     rows = InputRows(source, (field,), (name, "tokens"), encoding=encoding, on_error=on_error, log=log)
     begin = None if sharing.cluster is None else Scoring(InWorker.of(model), field, given)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def shared(sharing: Sharing, *, workers: int | None = None, device: str | None = None) -> Iterator[Any]:
-    """What does the work of (begin, pieces) on the cluster of --cluster, with a worker a core; or, where workers load a
-    model to `device`, a GPU or a machine. None without --cluster."""
+    """Yield the function from `begin` and the pieces to their results that works on the cluster of --cluster; None
+    without it. A worker is a core; where workers load a model to `device`, a GPU or a machine."""
     if sharing.cluster is None:
         yield None
         return
@@ -39,8 +39,9 @@ def working(
     here: Callable[[Any], Any],
     device: str,
 ) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
-    """Yield what gives the results of pieces, in order: by workers of the cluster that `begin` in one each, from the
-    parts beside `out` (removed at the end), or by the function `here`. The results are as JSON has them."""
+    """Yield the function from pieces to their results, in order. With --cluster its workers compute them, each with the
+    function that `begin` makes there; with --join they are read from the parts beside `out`, which are removed where
+    the block succeeds: write the output in it. Else the function `here` computes them. Results are JSON values."""
     if sharing.join:
         joined = Joined(Path(out), made_with)
         try:
@@ -63,7 +64,8 @@ def write_shared(
     json: bool,
     description: str,
 ) -> "Written | None":
-    """The rows with their values in `out`; or, with --part, the part's file, which is said, and None."""
+    """Write the rows with their values to `out`; with --part, write the part's file, print what was done, and return
+    None."""
     from chainrule.tasks.row_file import ROWS_AT_ONCE, write_rows
     from chainrule.tasks.row_writer import check_format
     from chainrule.terminal import progress_bar
@@ -82,7 +84,7 @@ def write_shared(
 
 
 def print_part(part: Part, out: Path, pieces: int, json: bool) -> None:
-    """What a command says that did a part of the work."""
+    """Print what a command with --part has done."""
     from chainrule.terminal import print_json
 
     path = part.path(out)

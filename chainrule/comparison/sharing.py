@@ -6,6 +6,7 @@ machine is.
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from chainrule.comparison.run import Work, identity_of, planned
 from chainrule.comparison.run_row import run_row
 from chainrule.errors import OptionError
 from chainrule.language_model import load
-from chainrule.storage.fingerprint import check_model
+from chainrule.model.formats.same_model import check_model
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import held_out
 from chainrule.workers.options import Part
@@ -24,6 +25,8 @@ from chainrule.workers.parts import Joined, identity, write_part
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
+
+KeyWork = Callable[[Iterable[Key]], Iterator[dict[str, Any]]]  # from keys to the fields of their rows, in order
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ def row_function(study: "Study", items: Examples) -> Callable[[Key], dict[str, A
     return lambda key: fields_of(run_row(study, items, methods[key.method], key))
 
 
-def by_workers(work: Callable[[Iterable[Key]], Iterator[dict[str, Any]]]) -> Work:
+def by_workers(work: KeyWork) -> Work:
     """What workers do of keys, as `run` takes it."""
 
     def rows(some: Iterable[Planned]) -> Iterator[Outcome]:
@@ -62,11 +65,12 @@ def by_workers(work: Callable[[Iterable[Key]], Iterator[dict[str, Any]]]) -> Wor
     return rows
 
 
-def run_part(study: "Study", bounds: Bounds, out: Path, part: Part) -> int:
-    """Run this part's rows and write its file beside `out`; their number. Errors as in `run` and `write_part`."""
+def run_part(study: "Study", bounds: Bounds, out: Path, part: Part, work: KeyWork | None = None) -> int:
+    """Run this part's rows, here or by `work`, and write its file beside `out`; their number. Errors as in `run` and
+    `write_part`."""
     items = held_out(study.task, bounds.limit)
-    work = row_function(study, items)
-    return write_part(out, part, _made_with(study, bounds), lambda keys: map(work, keys), _keys(study, bounds, items))
+    work = work or partial(map, row_function(study, items))
+    return write_part(out, part, _made_with(study, bounds), work, _keys(study, bounds, items))
 
 
 def join_rows(study: "Study", bounds: Bounds, out: Path) -> Joined:

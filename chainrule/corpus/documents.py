@@ -8,7 +8,7 @@ from pathlib import Path
 from chainrule.corpus.read import Piece, read_documents
 from chainrule.corpus.splitmix import uniform
 from chainrule.storage.records import Log, Skipped, log_once, no_log
-from chainrule.storage.remote import is_remote, remote_state, without_query
+from chainrule.storage.remote import is_remote, remote_state, without_secrets
 
 BATCH = 1 << 20  # characters that are tokenized together
 SLICE = 1 << 16  # characters of a document, the unit of `sample`
@@ -71,7 +71,7 @@ class Documents:
 def _text_bytes(file: str) -> int:
     """Roughly the bytes of text in a file: compressed files hold about four times their size."""
     size = remote_state(file)["bytes"] if is_remote(file) else Path(file).stat().st_size
-    return int(size) * (4 if without_query(file).endswith((".gz", ".parquet")) else 1)
+    return int(size) * (4 if without_secrets(file).endswith((".gz", ".parquet")) else 1)
 
 
 def tail(pieces: Iterable[Piece], validation: float) -> int | None:

@@ -3,16 +3,18 @@
 The shards are those that one command would write, byte for byte: batches are cut and joined in the same order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from chainrule.corpus.encode import Encoding, pack, unpack
+from chainrule.corpus.documents import Part as TextPart
+from chainrule.corpus.encode import Encoding, Tokens, pack, unpack
 from chainrule.corpus.options import CorpusOptions
 from chainrule.corpus.write import (
     Share,
     Summary,
     all_batches,
+    batches_done,
     documents_of,
     given_tokenizer,
     here,
@@ -67,12 +69,17 @@ def join_shards(
     progress: Callable[[int, int], None] = lambda done, total: None,
     log: Log = no_log,
 ) -> Summary:
-    """The shards of the parts beside `out`, which are removed then. Errors as in `write_shards` and `Joined`."""
+    """The shards of the parts beside `out`, which are removed then; a join that was killed goes on after its last
+    finished shard. Errors as in `write_shards` and `Joined`."""
     files, given = find_files(inputs, log), given_tokenizer(options)
     joined = Joined(out, _made_with(files, options, given), _PACKED)
     try:
-        tokenizer = Encoding(joined.attached).tokenizer()
-        found = write_shards(files, out, options, progress, log, lambda begin, batches: joined.work(batches), tokenizer)
+        tokenizer, done = Encoding(joined.attached).tokenizer(), batches_done(out)
+
+        def from_parts(begin: Encoding, batches: Iterable[list[TextPart]]) -> Iterator[tuple[Tokens, Tokens]]:
+            return joined.work(batches, done)
+
+        found = write_shards(files, out, options, progress, log, from_parts, tokenizer)
     finally:
         joined.close()
     joined.remove()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from chainrule.errors import DataError
 from chainrule.storage.lines import UnusableFileError, read_blocks
 from chainrule.storage.records import Log, Skipped, format_of, no_log, read_records
+from chainrule.storage.remote import without_secrets
 
 
 @dataclass(slots=True)  # frozen ones take three times as long to make, one a row
@@ -46,7 +47,7 @@ def read_documents(
                 _skip(error, skipped)
                 continue
             if text:
-                yield Piece(text, True, path, record.line)
+                yield Piece(text, True, record.source, record.line)
     except UnusableFileError as error:
         _skip(error, skipped)
 
@@ -65,9 +66,9 @@ def _text_pieces(path: str, encoding: str, skipped: Skipped | None) -> Iterator[
         except DataError as error:
             skipped.add(error)
             return
-    line, begins = 1, True
+    line, begins, source = 1, True, without_secrets(path)
     for text in read_blocks(path, encoding):
-        yield Piece(text, begins, path, line)
+        yield Piece(text, begins, source, line)
         line, begins = line + text.count("\n"), False
 
 

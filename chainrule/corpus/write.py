@@ -30,6 +30,7 @@ from chainrule.storage.files import (
 from chainrule.storage.hub import model_directory
 from chainrule.storage.inputs import find_files, source_of
 from chainrule.storage.records import Log, no_log
+from chainrule.storage.remote import without_secrets
 from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -74,7 +75,7 @@ def write_shards(
     After a kill the same call continues after the last finished shard; when all is done it returns at once. `progress`
     is called with the bytes of text done and those of all files, `log` with lines about what was left out. Raises
     DataError for input that cannot be read, leaving nothing, FolderError for an `out` that holds something else, and
-    ChainruleError when a process is killed.
+    WorkerKilledError when a process is killed.
     """
     started = time.monotonic()
     files, given = find_files(inputs, log), given_tokenizer(options)
@@ -130,6 +131,12 @@ def _made(out: Path) -> dict[str, Any] | None:
     if made["format"] != FORMAT:
         raise FolderError(f"{path}: wanted {FORMAT}, got {made['format']}; choose another --out")
     return made
+
+
+def batches_done(out: Path) -> int:
+    """How many batches are in the shards of `out`, which a killed command left; 0 for a new one."""
+    made = _made(out)
+    return 0 if made is None else int(made.get("batches", 0))
 
 
 def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None:
@@ -215,7 +222,8 @@ def _write(
         if progress is not None:
             progress(documents.bytes, total)
     if documents.documents == 0:
-        raise DataError(f"wanted documents, {', '.join(paths)[:200]} have none: see that there is text in them")
+        named = ", ".join(map(without_secrets, paths))[:200]
+        raise DataError(f"wanted documents, {named} have none: see that there is text in them")
     state["shards"] += _write_shards(out, state, pending)
     manifest = {
         **{key: value for key, value in state.items() if key != "batches"},

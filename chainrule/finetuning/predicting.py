@@ -9,11 +9,12 @@ from chainrule.finetuning.classifier import Classifier
 from chainrule.finetuning.load import load_classifier
 from chainrule.language_model import load
 from chainrule.model.formats.load_quantised import Quantize
+from chainrule.model.formats.same_model import check_model, model_fingerprint
 from chainrule.prompting.asking import Calibrate, Normalise
 from chainrule.prompting.in_context import in_context
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Longer
-from chainrule.storage.fingerprint import check_model, model_fingerprint, name_for_workers
+from chainrule.storage.fingerprint import name_for_workers
 from chainrule.tasks.examples import Task
 from chainrule.tasks.predictions import prediction_values, predictions
 from chainrule.tasks.row_file import Rows, Values

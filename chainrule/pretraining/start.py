@@ -25,6 +25,7 @@ from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per
 from chainrule.pretraining.run import Decided, Run
 from chainrule.storage.files import sha256, sweep, write_text
 from chainrule.storage.hub import model_directory
+from chainrule.storage.remote import without_secrets
 from chainrule.storage.run_folder import find_record, read_record, require_same, unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import Keeping, resumed
@@ -261,7 +262,7 @@ def _asked(
 ) -> dict[str, Any]:
     """The options as run.toml records them, without those that do not change the result."""
     asked = {
-        "data": list(data),
+        "data": [without_secrets(name) for name in data],
         **dataclasses.asdict(options),
         **dataclasses.asdict(corpus),
         "device": device,

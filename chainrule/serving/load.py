@@ -58,21 +58,17 @@ def load_served(
         if quantize in ("int8", "int4"):
             raise OptionError(f"--quantize: wanted models without adapters, got an adapter; leave {quantize} out")
         quantize = "none"
-    found_tasks: dict[str, Task] = {}
-    for path in tasks:
-        if path.stem in found_tasks:
-            raise OptionError(f"--task: wanted files of different names, got {path.stem} twice; rename one")
-        found_tasks[path.stem] = Task.load(str(path))
+    tasks_by_name = _load_tasks(tasks)
     lms: dict[str, LanguageModel] = {}
     masked: dict[str, MaskedLanguageModel] = {}
     classifiers: dict[str, Classifier] = {}
     # By their directories, and how they are quantised: an adapter's base is loaded once.
     in_memory: dict[tuple[Path, Quantize], Pretrained] = {}
-    for name, path_ in paths.items():
-        if _is_classifier(path_):
-            classifiers[name] = load_classifier(path_, device=device, dtype=dtype)
+    for name, path in paths.items():
+        if _is_classifier(path):
+            classifiers[name] = load_classifier(path, device=device, dtype=dtype)
         else:
-            lm = _pretrained(path_, in_memory, device, dtype, bos, quantize)
+            lm = _pretrained(path, in_memory, device, dtype, bos, quantize)
             lm.model.config.check_language_head()
             if isinstance(lm, MaskedLanguageModel):
                 masked[name] = lm
@@ -88,13 +84,23 @@ def load_served(
             name: ServedClassifier(name, classifier, ModelThread(name, waiting=limits.queue, died=died))
             for name, classifier in classifiers.items()
         },
-        found_tasks,
+        tasks_by_name,
         runs,
         masked={
             name: ServedMasked(name, lm, ModelThread(name, waiting=limits.queue, died=died))
             for name, lm in masked.items()
         },
     )
+
+
+def _load_tasks(files: Sequence[Path]) -> dict[str, Task]:
+    """The tasks of files, by the files' names; OptionError for two of the same name."""
+    found: dict[str, Task] = {}
+    for file in files:
+        if file.stem in found:
+            raise OptionError(f"--task: wanted files of different names, got {file.stem} twice; rename one")
+        found[file.stem] = Task.load(str(file))
+    return found
 
 
 def _is_classifier(path: str) -> bool:

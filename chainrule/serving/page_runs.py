@@ -8,6 +8,7 @@ import os
 import time
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,13 @@ def run_endpoints(folder: Path | None, link: Callable[[str], str]) -> list[Endpo
         async def endpoint(request: Request) -> Response:
             found = await run_in_threadpool(found_in, folder, kind)
             path = found.get(request.path_params["name"])
+            gone = RequestError(f"no {kind} has this name; look again", "name", status=404)
             if path is None:
-                raise RequestError(f"no {kind} has this name; look again", "name", status=404)
-            return await run_in_threadpool(answer, path)
+                raise gone
+            try:
+                return await run_in_threadpool(answer, path)
+            except OSError:  # removed since
+                raise gone from None
 
         return endpoint
 
@@ -71,22 +76,28 @@ def found_in(folder: Path | None, kind: str) -> Mapping[str, Path]:
         depth = len(path.relative_to(folder).parts)
         folders[:] = sorted(one for one in folders if not one.startswith(".") and one not in _INNER and depth < DEEPEST)
         if all(name in names for name in wanted):
-            found[path.relative_to(folder).as_posix() if depth else folder.name or "."] = path
+            found[path.relative_to(folder).as_posix() if depth else folder.resolve().name] = path
         if len(found) == MOST:
             break
     return found
 
 
 def listing(folder: Path | None, link: Callable[[str], str]) -> dict[str, Any]:
-    """Runs with their last figures, and reports with their advice and a link to each; the newest first."""
-    runs = [{"name": name, **run_state(path)} for name, path in found_in(folder, "run").items()]
-    reports = [
-        {"name": name, "link": link(f"/page/report/{name}"), **_advice(path)}
-        for name, path in found_in(folder, "report").items()
-    ]
+    """Runs with their last figures, and reports with their advice and a link to each; the newest first. What cannot be
+    read, or is removed meanwhile, is left out."""
+    runs, reports = _told(folder, "run", run_state), _told(folder, "report", _advice)
     return {
-        kind: sorted(each, key=lambda one: one["seconds_ago"]) for kind, each in (("runs", runs), ("reports", reports))
+        "runs": runs,
+        "reports": [{**report, "link": link(f"/page/report/{report['name']}")} for report in reports],
     }
+
+
+def _told(folder: Path | None, kind: str, tell: Callable[[Path], dict[str, Any]]) -> list[dict[str, Any]]:
+    found = []
+    for name, path in found_in(folder, kind).items():
+        with suppress(OSError):
+            found.append({"name": name, **tell(path)})
+    return sorted(found, key=lambda one: one["seconds_ago"])
 
 
 def run_state(path: Path) -> dict[str, Any]:

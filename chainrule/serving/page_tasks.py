@@ -147,7 +147,7 @@ def task_of(served: Served, fields: Fields) -> Task:
 def pasted_records(rows: str) -> list[dict[str, str]]:
     """A record for each line, its text and its label on both sides of the last tab; empty lines are left out."""
     found = []
-    for number, line in enumerate(rows.splitlines(), 1):
+    for number, line in enumerate(rows.split("\n"), 1):  # splitlines would divide at U+2028 in a text too
         if not line.strip():
             continue
         text, tab, label = line.rpartition("\t")

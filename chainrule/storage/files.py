@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chainrule.errors import ChainruleError, FolderError
+from chainrule.errors import ChainruleError, FolderError, WorkerKilledError
 
 
 def _sync(path: Path) -> None:
@@ -21,18 +21,23 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, in the same folder; renamed to `path` if the block succeeds, else removed.
-
-    Raises FolderError where that folder does not exist, and where `path` is a folder or a device.
-    """
+def check_file(path: Path) -> None:
+    """FolderError where no file can be at `path`: it is a folder or a device, or its folder does not exist."""
     if not path.name or (path.exists() and not path.is_file()):
         raise FolderError(f"{path}: wanted the name of a file, got a folder or a device; choose another")
     if not path.parent.is_dir():
         raise FolderError(
             f"{path}: wanted a file in a folder that is there, got no folder {path.parent}; make it first"
         )
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, in the same folder; renamed to `path` if the block succeeds, else removed.
+
+    Raises FolderError as `check_file`.
+    """
+    check_file(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
@@ -72,7 +77,7 @@ def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: S
 
     An `out` that was not empty before is never touched: it is refused, or continued. `saved` are patterns of files in
     `out` worth keeping after any error, such as a checkpoint; `underway`, of files worth keeping unless the error is a
-    ChainruleError, so that the same command continues from them, say after a full disk. Ctrl-C and SIGTERM are no
+    mistake of the user, so that the same command continues from them, say after a full disk. Ctrl-C and SIGTERM are no
     errors: they leave everything.
     """
     above = [folder for folder in (out, *out.parents) if not folder.exists()]
@@ -80,7 +85,8 @@ def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: S
     try:
         yield
     except Exception as error:
-        kept = saved if isinstance(error, ChainruleError) else (*saved, *underway)
+        mistake = isinstance(error, ChainruleError) and not isinstance(error, WorkerKilledError)
+        kept = saved if mistake else (*saved, *underway)
         if not filled and not any(True for pattern in kept for _ in out.glob(pattern)):
             _remove(out, above)
         raise

@@ -3,9 +3,6 @@
 import hashlib
 from pathlib import Path
 
-from chainrule.errors import ModelError
-from chainrule.storage.hub import model_directory
-
 _SAMPLES, _SAMPLE = 16, 1 << 16  # of a large file: places, and bytes at each
 
 
@@ -27,22 +24,6 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def model_fingerprint(model: str) -> str:
-    """Of a model's folder or file, or of a name on the Hub."""
-    return fingerprint(model_directory(model))
-
-
 def name_for_workers(name: str | Path) -> str:
     """A path as other processes find it; a name on the Hub as it is."""
     return str(Path(name).absolute()) if Path(name).exists() else str(name)
-
-
-def check_model(directory: str, expected: str) -> None:
-    """ModelError where a worker finds no model of that name, or another one."""
-    path = model_directory(directory)
-    if not path.exists():
-        raise ModelError(
-            f"{directory}: wanted this model on every machine, got none here; put it on a disk that all share"
-        )
-    if fingerprint(path) != expected:
-        raise ModelError(f"{directory}: wanted the same model on every machine, got another one here; copy it again")

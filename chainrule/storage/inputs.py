@@ -8,7 +8,7 @@ from typing import Any
 from chainrule.errors import DataError
 from chainrule.storage.files import size_and_time
 from chainrule.storage.records import FORMATS, Log, no_log
-from chainrule.storage.remote import is_remote, remote_files, remote_state, without_query
+from chainrule.storage.remote import is_remote, remote_files, remote_state, without_secrets
 
 _NAMED = 3  # hidden files that are named, of those left out
 
@@ -29,7 +29,9 @@ def find_files(inputs: Sequence[str], log: Log = no_log) -> list[str]:
             if there != [name]:
                 there = [url for url in there if _has_text(url) and not url.rpartition("/")[2].startswith(".")]
             if not there:
-                raise DataError(f"{name}: wanted text there ({' '.join(FORMATS)}), found none: check the name")
+                raise DataError(
+                    f"{without_secrets(name)}: wanted text there ({' '.join(FORMATS)}), found none: check the name"
+                )
             found += there
             continue
         if Path(name).is_dir():
@@ -57,7 +59,7 @@ def find_files(inputs: Sequence[str], log: Log = no_log) -> list[str]:
 def source_of(file: str) -> dict[str, Any]:
     """What identifies a file's content without reading it: its name, size and time, or version."""
     if is_remote(file):
-        return {"path": without_query(file), **remote_state(file)}
+        return {"path": without_secrets(file), **remote_state(file)}
     return {"path": str(Path(file).absolute()), **size_and_time(Path(file))}
 
 

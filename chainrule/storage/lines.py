@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from chainrule.errors import DataError
-from chainrule.storage.remote import is_remote, opened_remote, without_query
+from chainrule.storage.remote import is_remote, opened_remote, without_secrets
 
 HEAD = 1 << 16  # bytes looked at before a file is read, at most
 BLOCK = 1 << 20  # bytes read at once, where lines cannot be split at the byte of a newline
@@ -96,7 +96,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
     if path == "-":
         yield sys.stdin.buffer
         return
-    zipped = without_query(path).endswith(".gz")
+    zipped = without_secrets(path).endswith(".gz")
     try:
         if is_remote(path):
             with opened_remote(path) as stream:
@@ -105,13 +105,13 @@ def opened(path: str) -> Iterator[BinaryIO]:
         with gzip.open(path) if zipped else Path(path).open("rb", buffering=HEAD) as file:
             yield file  # type: ignore[misc]  # GzipFile reads as BinaryIO does
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}: not a whole gzip file ({error}): fetch it again") from None
+        raise DataError(f"{without_secrets(path)}: not a whole gzip file ({error}): fetch it again") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}): check the name") from None
 
 
 def empty_file(path: str) -> UnusableFileError:
-    return UnusableFileError(f"{path}: wanted text, the file is empty: leave it out")
+    return UnusableFileError(f"{without_secrets(path)}: wanted text, the file is empty: leave it out")
 
 
 def read_blocks(path: str, encoding: str = "utf-8") -> Iterator[str]:
@@ -122,7 +122,7 @@ def read_blocks(path: str, encoding: str = "utf-8") -> Iterator[str]:
         bad: list[int] = []
         for text in lines.blocks(bad):
             if bad:
-                raise undecodable(path, lines.encoding, bad[0])
+                raise undecodable(lines.path, lines.encoding, bad[0])
             if text:
                 empty = False
                 yield text
@@ -145,8 +145,8 @@ class Lines:
 
     def __init__(self, file: BinaryIO, path: str, encoding: str, any_end: bool = False) -> None:
         file, head = _peeked(file)
-        self.encoding, self._offset = encoding_of(head, path, encoding)
-        self.path, self.file, self.any_end = path, file, any_end
+        self.path, self.file, self.any_end = without_secrets(path), file, any_end
+        self.encoding, self._offset = encoding_of(head, self.path, encoding)
         self.head = head[self._offset :].decode(self.encoding, "replace")
         self.by_bytes = _one_byte_newline(self.encoding) and ("\n" in self.head or "\r" not in self.head)
         self.number = 0

@@ -12,7 +12,7 @@ from chainrule.errors import DataError
 from chainrule.storage.columns import Record, check_distinct, missing_column
 from chainrule.storage.delimited import SEPARATORS, is_quoted, separator_of, table_rows
 from chainrule.storage.lines import Lines, checked_encoding, empty_file, opened, undecodable
-from chainrule.storage.remote import is_remote, opened_remote, without_query
+from chainrule.storage.remote import is_remote, opened_remote, without_secrets
 
 Log = Callable[[str], None]  # called with a line for a person
 OnError = Literal["stop", "skip"]
@@ -58,7 +58,7 @@ class Skipped:
 
 def format_of(path: str) -> str:
     """The one of FORMATS that a file's name says; .txt for standard input and for any other name."""
-    path = without_query(path) if "://" in path else path
+    path = without_secrets(path) if "://" in path else path
     suffix = splitext(path.removesuffix(".gz"))[1].lower()  # noqa: PTH122 (asked of every row: a Path takes long)
     if suffix == ".json":
         raise DataError(f"{path}: wanted one JSON value a line, as .jsonl: rename the file, or convert it")
@@ -96,7 +96,7 @@ def read_records(
             case ".csv" | ".tsv":
                 separator = "\t" if form == ".tsv" else separator_of(lines.head, len(columns) if columns else None)
                 if form == ".csv" and separator != ",":
-                    log(f"{path}: its columns are separated by {SEPARATORS[separator]}")
+                    log(f"{lines.path}: its columns are separated by {SEPARATORS[separator]}")
                 yield from table_rows(lines, separator, quoted, columns, only)
             case _:
                 yield from _text_rows(lines)
@@ -147,18 +147,19 @@ def _parquet_rows(path: str, encoding: str, only: str | None) -> Iterator[Record
     import pyarrow
     import pyarrow.parquet
 
+    shown = without_secrets(path)
     try:
         with (
             opened_remote(path, seekable=True) if is_remote(path) else nullcontext(path) as source,
             pyarrow.parquet.ParquetFile(source, pre_buffer=False) as file,
         ):
             names = file.schema_arrow.names
-            check_distinct(path, names)
+            check_distinct(shown, names)
             if only is not None and only not in names:
-                raise missing_column(path, only, names)
+                raise missing_column(shown, only, names)
             batches = file.iter_batches(batch_size=256, columns=None if only is None else [only])
             rows = (row for batch in batches for row in batch.to_pylist())
-            yield from (Record(row, path, number, encoding) for number, row in enumerate(rows, 1))
+            yield from (Record(row, shown, number, encoding) for number, row in enumerate(rows, 1))
     except (pyarrow.ArrowInvalid, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not a whole parquet file ({reason}): fetch it again") from None
+        raise DataError(f"{shown}: not a whole parquet file ({reason}): fetch it again") from None

@@ -8,13 +8,15 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from chainrule.errors import DataError, MissingPackageError
-from chainrule.storage.files import atomic_write
+from chainrule.storage.files import atomic_write, check_file
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _HTTP = ("http://", "https://")
+_USER = re.compile(r"\b((?:https?|s?ftp|ssh|smb)://)[^/@\s]*@")
+_QUERY = re.compile(r"(https?://[^\s?#'\"]*)[?#][^\s'\")]*")
 # What else than an OSError a scheme's library raises for a server's answer, or for none.
 _LIBRARIES = (
     *("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "httpcore"),
@@ -28,16 +30,18 @@ def is_remote(name: str) -> bool:
     return _URL.match(name) is not None
 
 
-def without_query(url: str) -> str:
-    """A URL of a web server without what follows ? or #, so that it ends in the file's name."""
-    return re.split(r"[?#]", url, maxsplit=1)[0] if url.startswith(_HTTP) else url
+def without_secrets(name: str) -> str:
+    """A file's name for messages and records: a URL without user and password, and of a web server's without what
+    follows ? or #, which may hold a signature. It ends in the file's name. A path stays as it is."""
+    name = _USER.sub(r"\1", name)
+    return re.split(r"[?#]", name, maxsplit=1)[0] if name.startswith(_HTTP) else name
 
 
 @contextmanager
-def answering(url: str) -> Iterator[None]:
+def answering(url: str, to: Literal["read", "write"] = "read") -> Iterator[None]:
     """Within, fsspec is asked about `url`. Raises MissingPackageError for a scheme whose library is not installed, and
     DataError for what is not there, not allowed or not reached."""
-    shown = without_query(url)  # a query may hold a signature
+    shown = without_secrets(url)
     try:
         yield
     except ImportError as error:
@@ -48,12 +52,12 @@ def answering(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         answer = error.__cause__  # fsspec says so too where a web server refuses, or does not answer
         if isinstance(answer, Exception) and _is_of_a_library(answer) and getattr(answer, "status", None) != 404:
-            raise _unreadable(shown, answer) from None
+            raise _unreachable(shown, answer, to) from None
         raise DataError(f"{shown}: no such file there: check the name") from None
     except PermissionError as error:
         raise DataError(
-            f"{shown}: wanted permission to read it, got {_first_line(error)}; set the credentials that"
-            f" {url.partition(':')[0]}:// is read with"
+            f"{shown}: wanted permission to {to} it, got {_first_line(error)}; set the credentials for"
+            f" {url.partition(':')[0]}://"
         ) from None
     except (DataError, MissingPackageError):
         raise
@@ -61,21 +65,22 @@ def answering(url: str) -> Iterator[None]:
         told = "Protocol not known" in str(error) or "range requests" in str(error)  # ValueErrors of fsspec
         if not _is_of_a_library(error) and not isinstance(error, OSError) and not told:
             raise
-        raise _unreadable(shown, error) from None
+        raise _unreachable(shown, error, to) from None
 
 
 def _is_of_a_library(error: Exception) -> bool:
     return isinstance(error, TimeoutError) or type(error).__module__.split(".")[0] in _LIBRARIES
 
 
-def _unreadable(shown: str, error: Exception) -> DataError:
-    return DataError(
-        f"{shown}: cannot be read ({_first_line(error)}): check the address, the network and the credentials"
-    )
+def _unreachable(shown: str, error: Exception, to: Literal["read", "write"]) -> DataError:
+    cannot = "cannot be read" if to == "read" else "cannot be written"
+    return DataError(f"{shown}: {cannot} ({_first_line(error)}): check the address, the network and the credentials")
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """What a library says, without the secrets of a URL in it."""
+    said = _QUERY.sub(r"\1", _USER.sub(r"\1", str(error)))
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
@@ -135,9 +140,24 @@ def remote_files(url: str) -> list[str]:
         return [str(system.unstrip_protocol(name)) for name in found]
 
 
+def check_output(out: str | Path) -> None:
+    """Refuse, before anything is computed, an output that `written_output` cannot write: FolderError for a path as in
+    `atomic_write`, DataError for a web server, MissingPackageError for a scheme whose library is not installed."""
+    url = str(out)
+    if not is_remote(url):
+        check_file(Path(out))
+    elif url.startswith(_HTTP):
+        raise DataError(f"--out {without_secrets(url)}: wanted a bucket or a path, got a web server; choose another")
+    else:
+        with answering(url, "write"):
+            _at(url)
+
+
 @contextmanager
 def written_output(out: str | Path) -> Iterator[Path]:
-    """`atomic_write` for a path; for a URL a temporary file here, which is sent there when the block succeeds."""
+    """`atomic_write` for a path; for a URL a temporary file here, which is sent there when the block succeeds. Errors,
+    before the block too, as in `check_output`."""
+    check_output(out)
     if not is_remote(str(out)):
         with atomic_write(Path(out)) as beside:
             yield beside
@@ -146,9 +166,7 @@ def written_output(out: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         temporary = Path(folder) / "out"
         yield temporary
-        with answering(url):
+        with answering(url, "write"):
             system, path = _at(url)
-            if url.startswith(_HTTP):
-                raise DataError(f"--out {url}: wanted a bucket or a path, got a web server; choose another")
             with temporary.open("rb") as source, system.open(path, "wb") as target:
                 shutil.copyfileobj(source, target)

@@ -14,7 +14,7 @@ from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.columns import Record
 from chainrule.storage.lines import UndecodableError
 from chainrule.storage.records import Log, OnError, is_readable_twice, log_once, no_log, read_records
-from chainrule.storage.remote import is_remote, without_query
+from chainrule.storage.remote import is_remote, without_secrets
 from chainrule.tasks.answers import KINDS, Answer, Kind, labels_in, strata, targets_of
 from chainrule.tasks.dialogues import COMPLETION, PROMPT, is_dialogue, read_exchanges
 from chainrule.tasks.prompt import Prompt
@@ -110,8 +110,11 @@ class Task:
     @classmethod
     def _of_url(cls, url: str, text: tuple[str, ...], label: str, encoding: str, on_error: OnError, log: Log) -> "Task":
         """The task of a data file elsewhere, with the default prompt."""
-        if not text or not label or without_query(url).endswith(".toml"):
-            raise DataError(f"{url}: wanted a data file with --text and --label; of a task file only the data are URLs")
+        if not text or not label or without_secrets(url).endswith(".toml"):
+            raise DataError(
+                f"{without_secrets(url)}: wanted a data file with --text and --label; of a task file only the data are"
+                " URLs"
+            )
         settings = Settings(url, text, label, prompt=Prompt.default(text, label), encoding=encoding)
         return cls.read(settings, on_error=on_error, log=log)
 
@@ -147,7 +150,7 @@ class Task:
                 " cannot be read with --on-error skip"
             ) from None
         train, test = (train, others[0]) if others else _held_out(settings, train)
-        train, dropped = _without_test(train, test, settings.text, settings.train)
+        train, dropped = _without_test(train, test, settings.text, settings.name)
         labels = _classes(train, test, settings) if settings.kind != "free" else ()
         prompt = settings.prompt and settings.prompt.for_labels(labels, f"{path}: ")
         return cls(
@@ -256,7 +259,7 @@ def _held_out(settings: Settings, examples: Examples) -> tuple[Examples, Example
     kept, held_out = hold_out(strata(settings.kind, examples.labels), examples.groups, seed=0)
     if not held_out:
         raise DataError(
-            f"{settings.train}: wanted rows that can be held out for the test, found none; name a file of test items in"
+            f"{settings.name}: wanted rows that can be held out for the test, found none; name a file of test items in"
             ' a task file (test = "FILE")'
         )
     if settings.kind == "multilabel":
@@ -288,18 +291,18 @@ def _classes(train: Examples, test: Examples, settings: Settings) -> tuple[str, 
     if settings.kind == "regression":
         if len(set(train.labels)) < 2:
             raise DataError(
-                f"{settings.train}: wanted different numbers in {settings.label!r}, got {train.labels[0]!r} in each row"
+                f"{settings.name}: wanted different numbers in {settings.label!r}, got {train.labels[0]!r} in each row"
             )
         return ()
     found, where = labels_in(settings.kind, train.labels), f"in {settings.label!r}"
     labels = tuple(sorted(found))
     if settings.kind == "multilabel" and not labels:
-        raise DataError(f"{settings.train}: wanted labels {where}, found none in any row: name another column")
+        raise DataError(f"{settings.name}: wanted labels {where}, found none in any row: name another column")
     if settings.kind == "classification" and len(labels) < 2:
-        raise DataError(f"{settings.train}: wanted two classes or more {where}, found only {labels[0]!r}")
+        raise DataError(f"{settings.name}: wanted two classes or more {where}, found only {labels[0]!r}")
     for column in settings.label_columns:
         if column not in found:
-            raise DataError(f"{settings.train}: {column!r} is 0 in each row to learn from: leave the column out")
+            raise DataError(f"{settings.name}: {column!r} is 0 in each row to learn from: leave the column out")
     for answer, source in zip(test.labels, test.sources, strict=True):
         for label in sorted(labels_in(settings.kind, [answer]) - found):
             raise DataError(f"{source}: no training row has the label {label!r}: correct it, or add some")

@@ -21,7 +21,7 @@ from chainrule.storage.records import (
     no_log,
     read_records,
 )
-from chainrule.storage.remote import written_output
+from chainrule.storage.remote import without_secrets, written_output
 from chainrule.tasks.prompt import Row
 from chainrule.tasks.row_writer import check_format, check_new, row_writer
 from chainrule.tasks.rows import example_row
@@ -86,8 +86,9 @@ def write_rows(
 ) -> Written:
     """Write the rows to `out`, one for one and in their order, each with its values in the added columns.
 
-    `out` is a .csv, .tsv or .jsonl. `show` is called with the number of rows done. Raises DataError for a file of
-    another kind, and as `InputRows.check`.
+    `out` is a .csv, .tsv or .jsonl. A row without text has none of the values; one that cannot be read is written as
+    empty cells. `show` is called with the number of rows done. Raises DataError for a file of another kind, and as
+    `InputRows.check` before anything is computed.
     """
     check_format(str(out))
     rows.check()
@@ -108,7 +109,7 @@ def write_rows(
                 count += 1
                 show(count)
         if count and rows.unread.count == count:
-            raise DataError(f"{rows.source}: wanted rows, and none can be read: {rows.unread.note}")
+            raise DataError(f"{without_secrets(rows.source)}: wanted rows, and none can be read: {rows.unread.note}")
     return Written(count, rows.empty)
 
 

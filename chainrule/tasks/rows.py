@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from chainrule.errors import DataError
 from chainrule.storage.columns import NO_TEXT, Record, missing_column, text_of
 from chainrule.storage.records import Log, OnError, Skipped, format_of, read_records
+from chainrule.storage.remote import without_secrets
 from chainrule.tasks.prompt import Row, fill
 
 _WRITE_ONE = "write one, or leave the row out"
@@ -31,6 +32,7 @@ def read_rows(
     without one of the `needed` columns. `columns`: the names in a table without a header.
     """
     found: list[Parsed] = []
+    shown = without_secrets(str(path))
     skipped = Skipped()
     for record in read_records(str(path), encoding=encoding, columns=columns or None, log=log):
         if isinstance(record, Record) and format_of(record.source) not in (".jsonl", ".ndjson"):
@@ -47,9 +49,9 @@ def read_rows(
             skipped.add(error)
     if not found:
         why = f" ({skipped.note})" if skipped.count else ""
-        raise DataError(f"{path}: wanted {wanted}, found none{why}: name another file")
+        raise DataError(f"{shown}: wanted {wanted}, found none{why}: name another file")
     if skipped.count:
-        log(f"{path}: of {len(found) + skipped.count} rows {skipped.note}")
+        log(f"{shown}: of {len(found) + skipped.count} rows {skipped.note}")
     return found
 
 

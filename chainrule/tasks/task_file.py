@@ -12,7 +12,7 @@ import tomli_w
 from chainrule.errors import ChainruleError, DataError
 from chainrule.storage.columns import check_distinct
 from chainrule.storage.lines import checked_encoding
-from chainrule.storage.remote import is_remote
+from chainrule.storage.remote import is_remote, without_secrets
 from chainrule.tasks.answers import KINDS, Kind, LabelCells
 from chainrule.tasks.prompt import Prompt, check_columns, is_word
 
@@ -64,6 +64,11 @@ class Settings:
                 )
         if self.input is not None:
             check_columns("[finetune] input", self.input, self.text)
+
+    @property
+    def name(self) -> str:
+        """The file of `train`, for messages."""
+        return without_secrets(str(self.train))
 
     @property
     def cells(self) -> LabelCells:

@@ -51,6 +51,11 @@ class Sharing:
         return None if self.part is None else _part(self.part)
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether the work is done by other processes, or was: this one needs no GPU, and may have none."""
+        return self.cluster is not None or self.join
+
+    @property
     def in_parts(self) -> bool:
         """Whether files of parts are written or read."""
         return self.part is not None or self.join

@@ -1,21 +1,23 @@
 """Parts of a command's work: each done by a command of its own into a file, joined by another. Knows bytes and names.
 
 A part's file: a line of JSON, the header, which says what the part was made with; then the results of its pieces in
-order, each as its length in 8 bytes (little-endian) and so many bytes; then the length 2**64 - 1 and a line of JSON
-with the number of all pieces, those of the other parts included. Piece k, from 0, is in part k % count + 1.
+order, each as its length in 8 bytes and its CRC-32 in 4 (little-endian), and so many bytes; then the length 2**64 - 1
+and a line of JSON with the number of all pieces, those of the other parts included. Piece k, from 0, is in part
+k % count + 1.
 """
 
 import glob
 import json
 import os
 import re
+import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-from chainrule.errors import ChainruleError, DataError, FolderError
+from chainrule.errors import ChainruleError, DataError, FolderError, WorkerKilledError
 from chainrule.storage.files import publish
 from chainrule.storage.run_folder import shown
 from chainrule.workers.options import Part
@@ -62,44 +64,51 @@ def write_part(
     `work`: from pieces to their results, in order. `made_with`: `identity(...)`, which all parts must share.
     `attached`: files that the join needs. A part that is done already is left alone; one that was interrupted goes on
     after its last whole piece. Raises FolderError for a part that is there and was made with something else; a
-    ChainruleError of the work leaves nothing.
+    ChainruleError of the work leaves nothing, but for a WorkerKilledError.
     """
+    if not out.name or not out.parent.is_dir():
+        got = f"no {out.parent}; make it first" if out.name else "none; name one"
+        raise FolderError(f"--out {out}: wanted a name in a folder that is there, got {got}")
     path = part.path(out)
-    if not path.parent.is_dir():
-        raise FolderError(f"--out {out}: wanted a name in a folder that is there, got no {path.parent}; make it first")
-    header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
-    header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
     if path.exists():
         with _Reader(path) as done:
             _require_same(done, made_with)
             return sum(1 for _ in done.results())
+    header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
+    header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
     partial = path.with_name(f".{path.name}.partial")
-    written = _whole_pieces(partial, header)
+    written = before = _whole_pieces(partial, header)
     total = 0
 
     def own() -> Iterator[Piece]:
         nonlocal total
         for index, piece in enumerate(pieces):
             total = index + 1
-            if index % part.count == part.number - 1 and index // part.count >= written:
+            if index % part.count == part.number - 1 and index // part.count >= before:
                 yield piece
 
     try:
         with partial.open("ab") as file:
-            if not written and not file.tell():
+            if not file.tell():
                 file.write(_line(header))
             for result in work(own()):
-                content = packed.pack(result)
-                file.write(len(content).to_bytes(8, "little") + content)
+                file.write(_framed(packed.pack(result)))
                 file.flush()
                 written += 1
                 show(written)
             file.write(_END.to_bytes(8, "little") + _line({"pieces": total}))
+    except WorkerKilledError:
+        raise  # the same command goes on
     except ChainruleError:
         partial.unlink(missing_ok=True)
         raise
     publish(partial, path)
     return written
+
+
+def _framed(content: bytes) -> bytes:
+    """A result as the file has it."""
+    return len(content).to_bytes(8, "little") + zlib.crc32(content).to_bytes(4, "little") + content
 
 
 def _whole_pieces(partial: Path, header: Mapping[str, Any]) -> int:
@@ -142,14 +151,17 @@ class Joined:
             self.close()
             raise
 
-    def work(self, pieces: Iterable[Any]) -> Iterator[Any]:
-        """The result of each piece, which is not looked at, from its part's file.
+    def work(self, pieces: Iterable[Any], done: int = 0) -> Iterator[Any]:
+        """The result of each piece, which is not looked at, from its part's file. `done`: how many pieces before these
+        were joined already, by a command that was killed.
 
         Raises DataError where the parts have fewer or more pieces.
         """
         results = [part.results() for part in self._parts]
-        count = 0
-        for index, _ in enumerate(pieces):
+        for index in range(done):
+            next(results[index % len(results)], None)
+        count = done
+        for index, _ in enumerate(pieces, done):
             content = next(results[index % len(results)], None)
             if content is None:
                 raise self._another_input(index % len(results))
@@ -265,10 +277,14 @@ class _Reader:
                 except (ValueError, KeyError, TypeError):
                     raise self._damaged() from None
                 return
+            check = self._file.read(4)
             left = os.fstat(self._file.fileno()).st_size - self._file.tell()
             if length is None or length > left:
                 raise self._damaged()
-            yield self._file.read(length)
+            content = self._file.read(length)
+            if zlib.crc32(content).to_bytes(4, "little") != check:
+                raise self._damaged()
+            yield content
 
     def whole(self) -> tuple[int, int]:
         """How many results there are whole, and the offset of their end."""

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, ClassVar, TypeVar
 
-from chainrule.errors import ChainruleError
+from chainrule.errors import WorkerKilledError
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -25,7 +25,7 @@ Begin = Callable[[], Callable[[Piece], Result]]
 def map_in_processes(begin: Begin[Piece, Result], pieces: Iterable[Piece], workers: int) -> Iterator[Result]:
     """The result of each piece, in order. At most 2 * workers pieces wait, whatever their number.
 
-    Raises what the work raises, and ChainruleError when one of the processes is killed.
+    Raises what the work raises, and WorkerKilledError when one of the processes is killed.
     """
     # Not forked: the caller may have threads, whose locks a fork would copy.
     spawn = multiprocessing.get_context("spawn")
@@ -39,8 +39,8 @@ def map_in_processes(begin: Begin[Piece, Result], pieces: Iterable[Piece], worke
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool:
-        raise ChainruleError(
-            "a tokenizing process was killed (too little memory?): the same command goes on, try fewer --workers"
+        raise WorkerKilledError(
+            "one of the processes was killed (too little memory?): the same command goes on, try fewer --workers"
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)

@@ -17,14 +17,14 @@ from importlib.metadata import version
 from typing import Any, TypeVar
 
 from chainrule import errors
-from chainrule.errors import ChainruleError, MissingPackageError, OptionError
+from chainrule.errors import ChainruleError, MissingPackageError, OptionError, WorkerKilledError
 from chainrule.workers.processes import Begin
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 ANSWER_SECONDS = 10.0  # for an address to answer
 START_SECONDS = 300.0  # for the first worker to be there: it may load a large model
-_TRIES = 3  # of a piece whose workers die, and of starting workers
+_TRIES = 3  # of a piece whose workers die
 _AHEAD = 4  # pieces a worker that are read before their turn: bounds the memory
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
 
@@ -48,7 +48,7 @@ def cluster(address: str) -> Iterator["Cluster"]:
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:  # Ray exits where nothing answers
-        raise _silent(address, str(error).splitlines()[0] if isinstance(error, Exception) else "no answer") from None
+        raise _silent(address, " ".join(str(error).split()) if isinstance(error, Exception) else "no answer") from None
     try:
         yield Cluster(ray)
     finally:
@@ -67,7 +67,7 @@ def _require_answer(address: str) -> None:
 
     Its head is a gRPC server: it answers the beginning of HTTP/2 with a frame of settings (RFC 9113, 3.4).
     """
-    asked = os.environ.get("RAY_ADDRESS") or address
+    asked = (os.environ.get("RAY_ADDRESS") or address) if address == "auto" else address  # as Ray chooses
     if asked == "auto":
         from ray._private import services
 
@@ -130,6 +130,16 @@ def _unwrapped(answer: tuple[str, Any]) -> Any:
     return value
 
 
+def _reason(error: Exception) -> str:
+    """Why a worker ended: the last line of what Ray says."""
+    lines = str(error).split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), type(error).__name__)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 @dataclass
 class _Given:
     """A piece that a worker has, or that waits for another one because its worker died."""
@@ -157,7 +167,8 @@ class Cluster:
     """A Ray cluster that is connected."""
 
     def __init__(self, ray: Any) -> None:
-        self._ray = ray
+        self._ray, self._why, ended = ray, "", ray.exceptions
+        self._deaths = (ended.RayActorError, ended.WorkerCrashedError, ended.OutOfMemoryError, ended.ObjectLostError)
 
     def map(
         self,
@@ -173,7 +184,8 @@ class Cluster:
 
         A worker has a core; or, where it loads a model (`whole_nodes`), a GPU, unless `device` is "cpu" or the cluster
         has none, else a machine with all its cores. `workers`: at most so many. Raises what the work raises, and
-        ChainruleError where no worker starts, where a piece has killed three, and for a worker of another version.
+        ChainruleError where no worker starts and for a worker of another version, and WorkerKilledError where a piece
+        has killed three.
         """
         shares = self._shares(whole_nodes, device)[:workers]
         found = _Workers()
@@ -251,9 +263,10 @@ class Cluster:
         actor, _ = workers.starting.pop(reference)
         try:
             theirs, host = _unwrapped(self._ray.get(reference))
-        except self._ray.exceptions.RayActorError as error:
+        except self._deaths as error:
             del workers.resources[actor]
-            self._why = str(error).strip().splitlines()[-1].strip()
+            self._why = _reason(error)
+            _tell(f"a worker of the cluster ended before it could work ({self._why})")
             return True
         except self._ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, ImportError):
@@ -278,18 +291,17 @@ class Cluster:
     def _worked(self, workers: _Workers, reference: Any, done: dict[int, Any], begin: Begin[Any, Any]) -> _Given | None:
         """Take a worker's result; where it died, ask for a new one, and return its piece to be done again."""
         actor, one = workers.running.pop(reference)
-        ended = self._ray.exceptions
         try:
             done[one.index] = _unwrapped(self._ray.get(reference))
-        except (ended.RayActorError, ended.WorkerCrashedError, ended.OutOfMemoryError, ended.ObjectLostError) as error:
-            self._why = str(error).strip().splitlines()[-1].strip()
+        except self._deaths as error:
+            self._why = _reason(error)
             one.tries += 1
             if one.tries == _TRIES:
-                raise ChainruleError(
+                raise WorkerKilledError(
                     f"--cluster: {_TRIES} workers were killed at the same piece of the work (too little memory?); what"
                     " was finished is kept where the command can go on; take larger machines"
                 ) from None
-            print("a worker of the cluster was killed: its piece is done again", file=sys.stderr, flush=True)
+            _tell("a worker of the cluster was killed: its piece is done again")
             self._start(workers, begin, workers.resources.pop(actor))
             return one
         workers.idle.append(actor)

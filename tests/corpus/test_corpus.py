@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from chainrule.corpus import documents
 from chainrule.corpus import write as corpus
-from chainrule.corpus.documents import Documents
+from chainrule.corpus.documents import Documents, Part
+from chainrule.corpus.encode import Encoding, Tokens
 from chainrule.corpus.splitmix import uniform
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
+from chainrule.errors import WorkerKilledError
 from chainrule.storage import lines
 from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
 
@@ -240,6 +243,24 @@ if __name__ == "__main__":
     assert "manifest.json" not in contents(tmp_path / "out")
     assert run(0, "out") == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_where_workers_are_killed_the_finished_shards_are_kept(small: None, tmp_path: Path):
+    rows(tmp_path / "a.jsonl", 200)
+    inputs, options, out = [str(tmp_path / "a.jsonl")], CorpusOptions("byte"), tmp_path / "out"
+
+    def killed(begin: Encoding, todo: Iterable[list[Part]]) -> Iterator[tuple[Tokens, Tokens]]:
+        for batch in todo:
+            if list(out.glob("train-00001.bin")):
+                raise WorkerKilledError("too little memory?")
+            yield begin()(batch)
+
+    with pytest.raises(WorkerKilledError):
+        write_shards(inputs, out, options, share=killed)
+    assert len(json.loads((out / "state.json").read_text())["shards"]) >= 2
+    write_shards(inputs, out, options)
+    write_shards(inputs, tmp_path / "whole", options)
+    assert contents(out) == contents(tmp_path / "whole")
 
 
 def test_a_finished_folder_answers_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 import chainrule
 from chainrule.serving.app import make_app
+from chainrule.serving.page_runs import found_in, listing
 from chainrule.serving.safety import Rules
 from chainrule.serving.served import Served
 from chainrule.tasks.examples import Task
@@ -170,6 +171,12 @@ def test_pasted_rows_become_the_task_that_their_saved_file_gives(client: TestCli
     assert shown == dict(enumerate(row["text"] for row in task.train.rows))
 
 
+def test_a_pasted_row_ends_at_its_newline_alone(client: TestClient) -> None:
+    rows = PASTED + "one line\u2028and what seems another\tgood\r\n"
+    described = asked(client, "/page/task", rows=rows)
+    assert described["train"]["count"] + described["test"]["count"] == PASTED.count("\n") + 1
+
+
 def test_a_served_task_is_saved_with_the_whole_names_of_its_data(
     client: TestClient, served: Served, tmp_path: Path
 ) -> None:
@@ -213,6 +220,17 @@ def test_a_run_is_listed_with_its_last_whole_line_and_its_losses_are_those_of_it
     curves = client.get("/page/run/books/first").json()
     assert curves["training"] == [[100 * step, 5 / step] for step in range(1, 30)]
     assert curves["validation"] == [[2900, 0.3]]
+
+
+def test_a_run_that_was_removed_meanwhile_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "gone"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "here/log.jsonl").write_text('{"step": 3, "tokens": 30}\n')
+    (tmp_path / "gone/log.jsonl").symlink_to(tmp_path / "nowhere")
+    (run,) = listing(tmp_path, str)["runs"]
+    assert (run["name"], run["step"]) == ("here", 3)
+    monkeypatch.chdir(tmp_path / "here")
+    assert list(found_in(Path(), "run")) == ["here"], "a name that a link can have"
 
 
 def test_a_report_is_alone_in_its_own_policy(client: TestClient) -> None:

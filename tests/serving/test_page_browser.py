@@ -288,6 +288,24 @@ def test_a_run_is_followed_while_it_trains_and_a_report_runs_apart(page: Page, o
     expect(page.frame_locator("iframe").locator("#told")).to_have_text("ran")
 
 
+def test_runs_are_not_asked_for_once_their_view_is_left(opened: SimpleNamespace) -> None:
+    tab = opened.page.context.new_page()
+    tab.add_init_script("const real = setTimeout; window.setTimeout = (call, after) => real(call, after / 20)")
+    asked: list[Route] = []
+
+    def hold(route: Route) -> None:
+        asked.append(route)  # no answer comes before the view is left
+
+    tab.route("**/page/runs", hold)
+    with tab.expect_request("**/page/runs"):
+        see(tab, opened, "runs")
+    tab.evaluate("location.hash = 'next'")
+    expect(tab.locator(VIEWS["next"]).first).to_be_visible()
+    tab.wait_for_timeout(400)
+    assert len(asked) == 1
+    tab.close()
+
+
 @contextmanager
 def slowed(opened: SimpleNamespace) -> Iterator[None]:
     """Within, each step of the model takes a while."""
@@ -329,6 +347,19 @@ def test_a_chat_is_streamed_stopped_and_gone_on_with(page: Page, opened: SimpleN
         time.sleep(0.02)
     assert not engine  # what was stopped is generated no further
     assert page.locator("main img").count() == 0
+
+
+def test_a_new_conversation_has_nothing_of_the_old_one(page: Page, opened: SimpleNamespace) -> None:
+    see(page, opened, "chat")
+    with slowed(opened):
+        say(page, "the first")
+        expect(page.locator(".message.assistant .content")).not_to_be_empty()
+        page.get_by_role("button", name="New conversation").click()
+        expect(page.get_by_role("button", name="Send")).to_be_visible()
+        with page.expect_request("**/v1/chat/completions") as sent:
+            say(page, "the second")
+        page.get_by_role("button", name="Stop").click()
+    assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "the second"}]
 
 
 def test_a_key_is_asked_for_and_sent(page: Page, opened: SimpleNamespace) -> None:

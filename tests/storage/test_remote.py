@@ -20,11 +20,11 @@ import pytest
 from chainrule.cli import main
 from chainrule.corpus.read import read_texts
 from chainrule.corpus.write import CorpusOptions, write_shards
-from chainrule.errors import DataError, MissingPackageError
+from chainrule.errors import ChainruleError, DataError, MissingPackageError
 from chainrule.storage.inputs import find_files, source_of
 from chainrule.storage.lines import read_blocks
 from chainrule.storage.records import format_of, read_records
-from chainrule.storage.remote import is_remote, opened_remote, written_output
+from chainrule.storage.remote import is_remote, opened_remote, without_secrets, written_output
 from chainrule.tasks.examples import Task
 
 ROWS = [{"text": f"the owl {number} sees", "label": ("good", "bad")[number % 2]} for number in range(40)]
@@ -177,6 +177,68 @@ def test_a_bucket_that_may_not_be_read_is_told(
     monkeypatch.setattr(fsspec.filesystem("memory"), "open", refuse)
     with pytest.raises(DataError, match=said), opened_remote(f"{bucket}/rows.jsonl"):
         pass
+
+
+SECRET = "rows.jsonl?X-Amz-Signature=hidden"
+
+
+@pytest.mark.parametrize("name", [SECRET, "none.jsonl?key=hidden", "refused.jsonl?key=hidden", "bad.csv?key=hidden"])
+def test_no_message_shows_what_a_url_is_signed_with(
+    name: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def send(handler: Quiet) -> object:
+        if "refused" in handler.path:
+            return handler.send_error(403)
+        return http.server.SimpleHTTPRequestHandler.send_head(handler)
+
+    monkeypatch.setattr(Quiet, "send_head", send, raising=False)
+    (tmp_path / "served/rows.jsonl").write_bytes(b'{"text": "an owl"}\n{"text": \n')
+    (tmp_path / "served/bad.csv").write_bytes(b"text;label\nan owl;good;more\n")
+    for url in (f"{server}/{name}", f"{server}/{name}".replace("//", "//user:hidden@")):
+        with pytest.raises(SystemExit):
+            main(["tokenize", url, "--out", str(tmp_path / "new"), "--tokenizer", "byte"])
+        printed = "".join(capsys.readouterr())
+        assert f"/{name.partition('?')[0]}" in printed
+        assert "hidden" not in printed
+    with pytest.raises(DataError) as refused:
+        Task.load(f"{server}/{name}", text="text", label="label")
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("https://me:hidden@host/a.csv?sig=hidden#top", "https://host/a.csv"),
+        ("sftp://me:hidden@host/a?b.csv", "sftp://host/a?b.csv"),
+        ("s3://bucket/a@b?c.csv", "s3://bucket/a@b?c.csv"),
+        ("hf://datasets/owls/day@v1/a.csv", "hf://datasets/owls/day@v1/a.csv"),
+        ("abfs://container@account/a.csv", "abfs://container@account/a.csv"),
+        ("folder/a?b#c.csv", "folder/a?b#c.csv"),
+    ],
+)
+def test_a_name_is_shown_without_what_is_secret_alone(name: str, shown: str) -> None:
+    assert without_secrets(name) == shown
+
+
+def test_a_run_keeps_no_signature_and_goes_on_with_another(server: str, tmp_path: Path) -> None:
+    (tmp_path / "served/owls.txt").write_text("the owl sees a mouse " * 60)
+    tiny = "--tokenizer byte --depth 1 --width 16 --heads 2 --context 16 --batch-tokens 64 --steps 1 --compile off"
+    for signature in ("sesame", "tahini"):
+        url = f"{server}/owls.txt?signature={signature}"
+        main(["pretrain", url, "--out", str(tmp_path / "run"), *tiny.split(), "--dtype", "float32"])
+    kept = [path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert not any(b"sesame" in content or b"tahini" in content for content in kept)
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    for out, said in (
+        ("https://host/out.csv?key=hidden", r"--out https://host/out\.csv: wanted a bucket or a path"),
+        ("s3://bucket/out.csv", "wanted the library for s3://"),
+        ("no/such/out.csv", "wanted a file in a folder that is there"),
+    ):
+        with pytest.raises(ChainruleError, match=said), written_output(out):
+            pytest.fail("the work began")
 
 
 def test_a_url_is_no_path_and_its_query_no_suffix() -> None:

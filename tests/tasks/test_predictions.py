@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from chainrule.storage.records import read_records
 from chainrule.tasks import row_file
 from chainrule.tasks.examples import Row
-from chainrule.tasks.predictions import Predicted, predict_file, predictions
+from chainrule.tasks.predictions import input_rows, prediction_values, predictions
+from chainrule.tasks.predictor import Predictor
+from chainrule.tasks.row_file import Written, write_rows
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"])) | st.text('ab"\t\n\r\\\u2028\u2029\x85\x0b\x1c, ;|{}')
 
@@ -50,7 +52,13 @@ def read(path: Path) -> list[dict[str, str]]:
     return [record.strings for record in read_records(str(path))]
 
 
-def predicted(source: str, out: Path, **options: Any) -> Predicted:
+def predict_file(predictor: Predictor, source: str, out: Path, **options: Any) -> Written:
+    """What the command predict does with a file."""
+    rows = input_rows(predictor, source, **options)
+    return write_rows(rows, out, lambda pieces: (prediction_values(predictions(predictor, piece)) for piece in pieces))
+
+
+def predicted(source: str, out: Path, **options: Any) -> Written:
     return predict_file(Lengths(), source, out, **options)
 
 

@@ -3,14 +3,19 @@
 import json
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from chainrule.cli import main
 from chainrule.corpus import documents, write
-from chainrule.errors import ChainruleError, DataError, FolderError, OptionError
+from chainrule.corpus.parts import join_shards, tokenize_part
+from chainrule.errors import ChainruleError, DataError, FolderError, ModelError, OptionError, WorkerKilledError
+from chainrule.model.formats.same_model import check_model, model_fingerprint
 from chainrule.tasks import row_file
 from chainrule.workers.options import Part, Sharing
 from chainrule.workers.parts import Joined, identity, write_part
@@ -72,6 +77,22 @@ def test_a_part_that_was_killed_goes_on_after_its_last_whole_piece(tmp_path: Pat
     assert list(Joined(tmp_path / "out", MADE_WITH).work(range(9))) == [number**2 for number in range(9)]
 
 
+def test_a_part_whose_workers_are_killed_goes_on_too(tmp_path: Path) -> None:
+    done: list[int] = []
+
+    def two(numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            if len(done) == 2:
+                raise WorkerKilledError("too little memory?")
+            done.append(number)
+            yield number**2
+
+    with pytest.raises(WorkerKilledError):
+        write_part(tmp_path / "out", Part(1, 1), MADE_WITH, two, range(4))
+    write_part(tmp_path / "out", Part(1, 1), MADE_WITH, lambda numbers: map(done.append, numbers), range(4))
+    assert done == [0, 1, 2, 3]
+
+
 def test_a_mistake_leaves_nothing(tmp_path: Path) -> None:
     def refused(numbers: Iterable[int]) -> Iterator[int]:
         yield 1
@@ -123,6 +144,9 @@ def test_a_part_that_was_cut_or_is_of_other_input_is_refused(tmp_path: Path) -> 
         first.write_bytes(content[:length])
         with pytest.raises(DataError, match=r"out\.part-1-of-2: wanted a whole part"):
             list(Joined(tmp_path / "out", MADE_WITH).work(range(6)))
+    first.write_bytes(content.replace(b"16", b"17"))  # 4 * 4, the second of its results
+    with pytest.raises(DataError, match=r"out\.part-1-of-2: wanted a whole part, got one that was cut or altered"):
+        list(Joined(tmp_path / "out", MADE_WITH).work(range(6)))
 
 
 @pytest.mark.parametrize("typed", ["3/2", "0/2", "1", "1/0", "-1/2", "a/b", "1/2/3", "1.5/2"])
@@ -191,6 +215,74 @@ def test_each_command_in_parts_gives_the_bytes_of_the_whole(
         assert joined.out == printed.out
 
 
+def test_a_join_that_was_killed_goes_on_after_its_last_shard(world: Path) -> None:
+    inputs, options = ["owls.txt", "days.jsonl"], write.CorpusOptions("byte")
+    write.write_shards(inputs, Path("never-killed"), options)
+    for number in (1, 2):
+        tokenize_part(inputs, Path("killed"), options, Part(number, 2))
+
+    def stop(done: int, total: int) -> None:
+        if list(world.glob("killed/train-00000.bin")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        join_shards(inputs, Path("killed"), options, stop)
+    assert json.loads((world / "killed/state.json").read_text())["batches"] > 0
+    join_shards(inputs, Path("killed"), options)
+    assert content(world / "killed") == content(world / "never-killed")
+
+
+def test_the_parts_of_evaluate_stay_until_its_file_is_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "evaluate run owls.txt --out kept.json".split()
+    main([*command, "--part", "1/1"])
+
+    def full(path: Path, value: str, **_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        with pytest.raises(SystemExit):
+            main([*command, "--join"])
+    assert (world / "kept.json.part-1-of-1").is_file()
+    main([*command, "--join"])
+    assert (world / "kept.json").is_file()
+    (world / "kept.json").unlink()
+
+
+def test_a_part_of_compare_is_run_by_the_cluster_where_one_is_named(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    @contextmanager
+    def one_worker(*_: object, **__: object) -> Iterator[Any]:
+        def share(begin: Any, keys: Iterable[Any], ahead: int) -> Iterator[Any]:
+            return map(begin(), (asked.append(key) or key for key in keys))
+
+        yield share
+
+    monkeypatch.setattr("chainrule.commands.compare.shared", one_worker)
+    command = "compare run train.jsonl --text text --label mood --sizes 4 --seeds 2 --methods majority --out by-cluster"
+    main([*command.split(), "--part", "1/1", "--cluster", "auto"])
+    assert len(asked) == 2
+    Part(1, 1).path(world / "by-cluster").unlink()
+
+
+def test_an_adapter_beside_another_base_is_another_model(tmp_path: Path) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    base.mkdir()
+    adapter.mkdir()
+    (base / "config.json").write_text("{}")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    save_file({"weight": np.zeros(2, np.float32)}, adapter / "adapter_model.safetensors")
+    before = model_fingerprint(str(adapter))
+    check_model(str(adapter), before)
+    (base / "config.json").write_text('{"other": 1}')
+    assert model_fingerprint(str(adapter)) != before
+    with pytest.raises(ModelError, match="adapter: wanted the same model on every machine, got another one"):
+        check_model(str(adapter), before)
+
+
 def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = (
         "compare run train.jsonl --text text --label mood --sizes 4 --seeds 2 --methods majority centroid head --out"
@@ -229,6 +321,10 @@ def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pyte
         ("predict moods --input days.jsonl --out new.csv --part 1/2", "wanted a text"),
         ("tokenize owls.txt --out new --part 3/2", "--part: wanted I/N with I from 1 to N, got 3/2"),
         ("tokenize owls.txt --out new --join", "wanted parts beside new"),
+        ("score run --input days.jsonl --out days.jsonl", "wanted another file than --input"),
+        ("evaluate run owls.txt --out owls.txt", "wanted another file than the texts"),
+        ("evaluate run owls.txt --out run", "wanted the name of a file, got a folder"),
+        ("tokenize owls.txt --tokenizer byte --out . --part 1/2", "--out .: wanted a name in a folder"),
         ("predict moods --input days.jsonl --out new.csv --join --cluster auto", "--join: wanted it alone"),
     ],
 )

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from chainrule.corpus import documents, write
 from chainrule.errors import ChainruleError, DataError, MissingPackageError, OptionError
 from chainrule.tasks import row_file
 from chainrule.workers import ray_cluster
-from chainrule.workers.ray_cluster import Cluster, cluster
+from chainrule.workers.ray_cluster import Cluster, _Workers, cluster
 
 ray: Any = pytest.importorskip("ray")
 TINY = "--depth 1 --width 16 --heads 2 --context 64 --batch-tokens 128 --steps 1 --compile off --dtype float32"
@@ -164,6 +165,22 @@ def test_a_piece_that_kills_every_worker_is_told(two_nodes: Cluster) -> None:
         list(two_nodes.map(fatal, [1]))
 
 
+def test_a_worker_that_is_killed_as_it_loads_is_told_and_missed_only_where_it_was_the_last(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def too_large(reference: str) -> None:
+        raise ray.exceptions.OutOfMemoryError("Task was killed\ndue to the node running low on memory\n")
+
+    workers = _Workers(starting={"first": ("actor", {})}, resources={"actor": {}, "other": {}})
+    made = Cluster(SimpleNamespace(exceptions=ray.exceptions, get=too_large))
+    assert made._started(workers, "first")
+    assert workers.actors == ["other"]
+    assert capsys.readouterr().err == (
+        "a worker of the cluster ended before it could work (due to the node running low on memory)\n"
+    )
+    assert "low on memory" in str(made._no_worker())
+
+
 def mistaken(when: str) -> Callable[[int], int]:
     if when == "begin":
         raise DataError("the model is not here")
@@ -247,6 +264,16 @@ def test_an_address_that_is_silent_is_given_up(unconnected: None, monkeypatch: p
         pytest.raises(OptionError, match="got no answer"),
         cluster(f"127.0.0.1:{server.getsockname()[1]}"),
     ):
+        pass
+
+
+def test_an_address_that_is_typed_is_asked_whatever_the_environment_says(
+    other_server: int, unconnected: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{other_server}")
+    with pytest.raises(OptionError, match=r"--cluster 127.0.0.1:1: .* got connection refused"), cluster("127.0.0.1:1"):
+        pass
+    with pytest.raises(OptionError, match=r"--cluster auto: .* got something else there"), cluster("auto"):
         pass
 
 

@@ -5,7 +5,7 @@ import { field, fill, h } from "./dom.js";
 
 export function chat(context) {
   const latest = new Latest();
-  const messages = [];
+  let messages = [];
   const log = h("div", { class: "messages", role: "log", "aria-label": "Conversation", tabindex: 0 });
   const input = h("textarea", { rows: 3, on: { keydown: event => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
@@ -16,7 +16,7 @@ export function chat(context) {
   const stopButton = h("button", { type: "button", hidden: true, on: { click: () => latest.stop() } }, "Stop");
   const newButton = h("button", { type: "button", class: "link", on: { click: () => {
     latest.stop();
-    messages.length = 0;
+    messages = []; // an answer that is under way still ends in the old ones
     fill(log);
     input.focus();
   } } }, "New conversation");
@@ -39,7 +39,8 @@ export function chat(context) {
     if (!text || latest.running) return;
     input.value = "";
     fill(problem);
-    messages.push({ role: "user", content: text });
+    const own = messages;
+    own.push({ role: "user", content: text });
     show("user", text);
     const content = show("assistant", "");
     let answer = "", ended = false;
@@ -47,7 +48,7 @@ export function chat(context) {
     stopButton.hidden = false;
     log.setAttribute("aria-busy", "true");
     await latest.run(async signal => {
-      const asked = system.value.trim() ? [{ role: "system", content: system.value.trim() }, ...messages] : messages;
+      const asked = system.value.trim() ? [{ role: "system", content: system.value.trim() }, ...own] : own;
       const body = {
         model: model().name, messages: asked, stream: true, temperature: Number(temperature.value), max_tokens: Number(tokens.value),
       };
@@ -62,8 +63,8 @@ export function chat(context) {
       }
     }, error => fill(problem, error.message));
     if (!ended) content.append(h("span", { class: "note" }, answer ? " (not complete)" : "(no answer)"));
-    if (answer) messages.push({ role: "assistant", content: answer });
-    else messages.pop();
+    if (answer) own.push({ role: "assistant", content: answer });
+    else own.pop();
     sendButton.hidden = false;
     stopButton.hidden = true;
     log.removeAttribute("aria-busy");

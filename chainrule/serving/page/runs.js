@@ -18,7 +18,7 @@ export function runs() {
   const frame = h("div", { class: "report" });
   const chosen = new Set();
   const known = new Map(); // the curves that were fetched, by the run's name
-  let begun = false, timer = 0, drawnReports = "", training = null;
+  let begun = false, isShown = false, timer = 0, drawnReports = "", training = null;
 
   async function poll() {
     await latest.run(async signal => {
@@ -32,7 +32,7 @@ export function runs() {
       drawReports(found.reports);
     }, error => fill(problem, error.message));
     clearTimeout(timer);
-    timer = setTimeout(poll, EVERY);
+    if (isShown) timer = setTimeout(poll, EVERY); // it may have been hidden since the question was sent
   }
 
   // A log of many steps is read again when a drawing of it would change.
@@ -95,8 +95,13 @@ export function runs() {
     h("div", { class: "scroll" }, h("table", null, h("thead", null, h("tr", null, head.map(name => h("th", { scope: "col" }, name)))), table)),
     h("h2", null, "Reports of compare"), reports, frame);
   return {
-    element, show: poll,
+    element,
+    show: () => {
+      isShown = true;
+      return poll();
+    },
     hide: () => {
+      isShown = false;
       latest.stop();
       clearTimeout(timer);
     },
