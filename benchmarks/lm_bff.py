@@ -32,7 +32,8 @@ SEEDS = (13, 21, 42, 87, 100)
 A_CLASS = 16
 TEMPLATE = "{sentence} It was {label}."
 WORDS = {"0": "terrible", "1": "great"}
-# RoBERTa-large, their table 3, as recalled (look it up before citing it): accuracy in %, mean and standard deviation.
+# RoBERTa-large, table 3 of the paper: accuracy in %, mean and standard deviation. Written from memory, not compared
+# with the paper.
 PUBLISHED = {
     "zero-shot": (83.6, None),
     "in-context": (84.8, 1.3),
@@ -43,7 +44,7 @@ PUBLISHED = {
 METHODS = tuple(PUBLISHED)
 
 
-def load_task(data: Path, model: str, limit: int | None) -> Any:
+def load_task(data: Path, limit: int | None) -> Any:
     """SST-2 with their template; the test items are the development set, or a fixed sample of it."""
     from chainrule.tasks.examples import Examples, Task
     from chainrule.tasks.prompt import Prompt
@@ -71,7 +72,7 @@ def sampled(task: Any, seed: int) -> Any:
 
 
 def predictor(lm: Any, task: Any, method: str, seed: int, trained: dict[int, Any]) -> Any:
-    """A method's predictor; `trained` keeps that on label words, by seed, which two methods need."""
+    """A method's predictor; `trained` keeps the one that learned label words with this seed, which two methods need."""
     from chainrule.finetuning.finetune import finetune
     from chainrule.prompting.in_context import in_context, zero_shot
 
@@ -87,6 +88,11 @@ def predictor(lm: Any, task: Any, method: str, seed: int, trained: dict[int, Any
     if method == "words":
         return trained[seed]
     return in_context(trained[seed].lm, task, shots=2, seed=seed, select="balanced")
+
+
+def key_of(cell: dict[str, Any]) -> tuple[Any, ...]:
+    """What is measured once: model, test items, method and seed, which zero-shot has none of."""
+    return cell["model"], cell["limit"], cell["method"], None if cell["method"] == "zero-shot" else cell["seed"]
 
 
 def main() -> None:
@@ -105,12 +111,13 @@ def main() -> None:
     keep_freed_memory()
     started, name = time.monotonic(), Path(given.model).name
     kept = [json.loads(line) for line in given.cells.read_text().splitlines()] if given.cells.exists() else []
-    there = {(cell["model"], cell["limit"], cell["method"], cell["seed"]): cell for cell in kept}
+    there = {key_of(cell): cell for cell in kept}
     lm: Any = None
-    whole, trained = load_task(given.data, given.model, given.limit), {}
+    whole, trained = load_task(given.data, given.limit), {}
     for seed in given.seeds:
         for method in given.methods:
-            key = (name, given.limit, method, given.seeds[0] if method == "zero-shot" else seed)
+            cell: dict[str, Any] = {"model": name, "limit": given.limit, "method": method, "seed": seed}
+            key = key_of(cell)
             if key in there or time.monotonic() - started > 60 * given.minutes:
                 continue
             lm = lm or load(given.model, dtype="float32")
@@ -120,7 +127,6 @@ def main() -> None:
             right = [
                 found == label for found, label in zip(made.predict(task.test.rows), task.test.labels, strict=True)
             ]
-            cell = dict(zip(("model", "limit", "method", "seed"), key, strict=True))
             cell |= {"accuracy": 100 * sum(right) / len(right), "n": len(right), "seconds_to_adapt": round(adapted, 1)}
             cell["seconds"] = round(time.monotonic() - begun, 1)
             there[key] = cell

@@ -37,7 +37,8 @@ def measure(model: str, data: str, quantize: str, steps: int, dtype: str) -> dic
     """The figures of one way."""
     from chainrule import machine
     from chainrule.finetuning.finetune import FinetuneOptions
-    from chainrule.finetuning.language import LanguageFinetuning, packed_loss
+    from chainrule.finetuning.fits import packed_loss
+    from chainrule.finetuning.language import LanguageFinetuning
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
     from chainrule.model.quantised import blocks_of

@@ -7,14 +7,11 @@ workers (tokenize) and one process of two threads (predict).
 on a model of 4 layers of width 256. Seconds are those that the commands report, without Python's start.
 """
 
-import sys
-
-sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
-
 import json
 import os
 import random
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -27,7 +24,7 @@ MODEL = "--depth 4 --width 256 --heads 8 --context 64 --batch-tokens 512 --steps
 
 
 def command(words: str, threads: int, folder: Path) -> float:
-    """Seconds of a command in this process tree."""
+    """Seconds of `chainrule` with these words on so many threads: what it reports with --json, else what it took."""
     environment = {
         **os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(Path(__file__).parent.parent),
         "RAY_USAGE_STATS_ENABLED": "0",

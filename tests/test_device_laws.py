@@ -17,6 +17,7 @@ from chainrule.model.formats.adapter import adapter_parts
 from chainrule.model.formats.checkpoint import weights
 from chainrule.model.kv_cache import KVCache
 from chainrule.model.linear import linear_maps
+from chainrule.model.native import training
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import score_documents
 from chainrule.scoring.features import last_features
@@ -37,6 +38,7 @@ def moved(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> Callable[[Tr
     def move(model: Transformer) -> Transformer:
         for module in (attention, layers, transformer):
             monkeypatch.setattr(module, "plain_cpu", lambda x: False)
+        monkeypatch.setattr(training, "usable", lambda x: False)
         return model.to(device)
 
     return move

@@ -8,11 +8,21 @@ from chainrule.training.spans import Span
 
 
 def answer_spans(start: Prompted, examples: Examples) -> list[Span]:
+    """`fitting_spans`; DataError where no answer fits."""
+    spans = fitting_spans(start, examples)
+    if not spans:
+        raise DataError(
+            f"finetune: wanted answers that fit into the context of {start.lm.model.config.context} tokens, got none of"
+            f" {len(examples)}; shorten them, or take a model with a longer context"
+        )
+    return spans
+
+
+def fitting_spans(start: Prompted, examples: Examples) -> list[Span]:
     """The prompts as `start` generates from them, and behind each the answer's tokens and the token that ends it.
 
     Prompt and answer are tokenized apart, as in generation. A row whose answer does not fit into the context with the
-    prompt around it is left out; of a row that does its text is cut as in `PromptMaker`. Raises DataError where no
-    answer fits.
+    prompt around it is left out; of a row that does its text is cut as in `PromptMaker`, and `start` counts it.
     """
     makers: dict[int, PromptMaker] = {}  # by how many tokens they leave room for
     spans = []
@@ -28,9 +38,4 @@ def answer_spans(start: Prompted, examples: Examples) -> list[Span]:
         prompt, start.cut = made.tokens, start.cut + made.cut
         first = len(prompt) - 1  # what predicts the answer's first token
         spans.append(Span([*prompt, *tokens[:-1]], range(first, first + len(tokens)), tokens))
-    if not spans:
-        raise DataError(
-            f"finetune: wanted answers that fit into the context of {start.lm.model.config.context} tokens, got none of"
-            f" {len(examples)}; shorten them, or take a model with a longer context"
-        )
     return spans

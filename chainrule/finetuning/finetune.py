@@ -5,7 +5,7 @@ Shapes: N examples, C classes, D width.
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,15 @@ from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
 from chainrule.finetuning.fits import Memory
 from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
-from chainrule.finetuning.full import BATCH_SIZE, AllWeights, ClassifierTraining, numbers_trained, recipe, summary_of
+from chainrule.finetuning.full import (
+    BATCH_SIZE,
+    AllWeights,
+    ClassifierTraining,
+    Recipe,
+    numbers_trained,
+    recipe,
+    summary_of,
+)
 from chainrule.finetuning.further import going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
@@ -30,7 +38,9 @@ from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import Adapter
 from chainrule.model.formats.classifier import without_output
+from chainrule.model.padding import Tokens
 from chainrule.model.quantised import refuse_quantised
+from chainrule.model.transformer import Transformer
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Features, Longer, Text
 from chainrule.tasks.examples import Examples, Task
@@ -38,7 +48,7 @@ from chainrule.training.activations import tokens_in_memory
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
-from chainrule.training.sharding import decide_sharding, free_memory
+from chainrule.training.sharding import decide_sharding, least_free_memory
 from chainrule.training.trainer import Progress
 
 
@@ -136,7 +146,7 @@ class Finetuning:
         if options.train == "lora":
             require_file(lm, self.out)
         pairs = self.form.pair
-        self._features = features or Features(lm.model, lm.tokenizer, longer=options.longer, pairs=pairs)
+        self._features = features or self._reader()
         examples = task.subset(options.labels, options.seed)
         batches = {"head": len(examples), "full": BATCH_SIZE, "lora": lora.BATCH_SIZE}
         together = min(len(examples), batches[options.train])
@@ -173,7 +183,7 @@ class Finetuning:
     def shown(self, count: int) -> list[str]:
         """`count` training texts as tokens; of a head nothing in them is marked, as only their labels are learned."""
         texts = self._texts(self._examples.take(range(min(count, len(self._examples)))))
-        return ["|".join(self.lm.tokenizer.token_texts(tokens.tolist())) for tokens in self._features.tokens(texts)]
+        return ["|".join(self.lm.tokenizer.token_texts(tokens.tolist())) for tokens in self._reader().tokens(texts)]
 
     def save(self) -> None:
         """Write a checkpoint to `out`, from which the same finetuning continues."""
@@ -222,63 +232,26 @@ class Finetuning:
 
     def _prepare(self, task: Task, examples: Examples, dtype: torch.dtype) -> ClassifierTraining:
         """w and what is trained beside it, from θ̂ and the w that is best with it."""
-        validating, options = examples.take([]), self.options
+        validating = examples.take([])
         if len(examples) >= VALIDATED:
-            examples, validating = task.split_validation(examples, options.seed)
-        reader = Features(self.lm.model, self.lm.tokenizer, longer=options.longer, pairs=self.form.pair)
+            examples, validating = task.split_validation(examples, self.options.seed)
+        reader = self._reader()
         train, validation = (
             self.problem.texts(reader.tokens(self._texts(part)), part.labels) for part in (examples, validating)
         )
         self._cut, bare = reader.cut, reader.model
-        trained: AllWeights | LowRankMatrices
-        shard = options.train == "full" or self._parallel.shard == "on"
-        shard = shard and decide_sharding(
-            self._parallel.shard, bare, bare.config.width, self.lm.device, self._processes
-        )
-        if shard and options.train == "lora":
-            raise OptionError(
-                "--shard on: wanted --train full beside it, got lora, whose frozen model every process holds whole;"
-                " take --shard off"
-            )
-        memory = Memory(options, bare, len(validation) > 0, self._processes)
-        documents = [*train.documents, *validation.documents]
-        if options.train == "lora":
-            make, parts = lora_recipe, adapter_parts(bare, self.lm.family)
-            check_rank(options.rank, bare)
-            trained = LowRankMatrices(bare, parts, options.rank or RANK, options.seed)
-        else:
-            memory.check_copies(numbers_trained(bare, documents))
-            make, trained = recipe, AllWeights(bare, documents)
-        made = make(
-            len(train),
-            bare.config.width,
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            seed=options.seed,
-        )
-        if options.learning_rate is None:
-            factor = self.problem.rate_factor
-            made = dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
-        # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
-        converted = dtype if options.train == "full" else None
-        tokens = machine.tokens_at_once("finetuning", bare.device, converted)
+        documents, shard = [*train.documents, *validation.documents], self._shards(bare)
+        memory = Memory(self.options, bare, len(validation) > 0, self._processes)
+        trained = self._what_is_trained(bare, documents, memory)
         transformer, longest = trained.transformer, max(map(len, documents))
         transformer.compute_dtype = dtype
-        at_once = tokens_in_memory(
-            self._parallel.checkpoint_activations,
-            transformer,
-            tokens,
-            longest,
-            dtype,
-            free_memory(self.lm.device, self._processes),
-            self._processes.world if shard else 1,
-        )
-        computing = Computing(at_once, bare.device)
+        at_once = self._tokens_at_once(transformer, longest, dtype, self._processes.world if shard else 1)
         memory.check_steps(transformer, partial(summary_of, transformer), at_once, longest)
+        made = self._recipe(len(train), bare.config.width)
         return ClassifierTraining(
             trained,
             self._solved(examples).times(1 / self.problem.unit),
-            self.problem.objective(train, made, computing),
+            self.problem.objective(train, made, Computing(at_once, bare.device)),
             validation,
             made,
             dtype,
@@ -286,6 +259,57 @@ class Finetuning:
             self._processes,
             shard,
         )
+
+    def _shards(self, bare: Transformer) -> bool:
+        """Whether the weights are cut over the processes. OptionError where that is asked for and cannot be."""
+        asked, train = self._parallel.shard, self.options.train
+        if train != "full" and asked != "on":
+            return False
+        shard = decide_sharding(asked, bare, bare.config.width, self.lm.device, self._processes)
+        if shard and train == "lora":
+            raise OptionError(
+                "--shard on: wanted --train full beside it, got lora, whose frozen model every process holds whole;"
+                " take --shard off"
+            )
+        return shard
+
+    def _what_is_trained(
+        self, bare: Transformer, documents: Sequence[Tokens], memory: Memory
+    ) -> AllWeights | LowRankMatrices:
+        """OptionError where there is no memory for a copy of the weights, and for a rank above the width."""
+        if self.options.train == "lora":
+            check_rank(self.options.rank, bare)
+            parts = adapter_parts(bare, self.lm.family)
+            return LowRankMatrices(bare, parts, self.options.rank or RANK, self.options.seed)
+        memory.check_copies(numbers_trained(bare, documents))
+        return AllWeights(bare, documents)
+
+    def _recipe(self, n: int, width: int) -> Recipe:
+        """For n texts; where the user names no rate, the problem's factor changes it."""
+        options, make = self.options, lora_recipe if self.options.train == "lora" else recipe
+        made = make(n, width, epochs=options.epochs, learning_rate=options.learning_rate, seed=options.seed)
+        if options.learning_rate is not None:
+            return made
+        factor = self.problem.rate_factor
+        return dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
+
+    def _tokens_at_once(self, transformer: Transformer, longest: int, dtype: torch.dtype, parts: int) -> int:
+        """How many tokens of texts of up to `longest` are computed together, the weights being in `parts` parts."""
+        # Frozen weights are converted to bfloat16 once, not for each part of a batch: small parts then cost nothing.
+        converted = dtype if self.options.train == "full" else None
+        return tokens_in_memory(
+            self._parallel.checkpoint_activations,
+            transformer,
+            machine.tokens_at_once("finetuning", transformer.device, converted),
+            longest,
+            dtype,
+            least_free_memory(transformer.device, self._processes),
+            parts,
+        )
+
+    def _reader(self) -> Features:
+        """Reads texts as the classifier does, and counts those that it cuts."""
+        return Features(self.lm.model, self.lm.tokenizer, longer=self.options.longer, pairs=self.form.pair)
 
     def _texts(self, examples: Examples) -> list[Text]:
         return [self.form(row) for row in examples.rows]

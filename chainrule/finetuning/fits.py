@@ -10,6 +10,7 @@ from chainrule.model.quantised import is_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.training.footprint import of_activations, of_weights, require_memory
 from chainrule.training.parallel import ALONE, Processes
+from chainrule.training.spans import Span, SpanBatch
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,10 @@ class Memory:
             return f"take --train lora{head}, a smaller model or shorter texts"
         kept = "" if is_quantised(self.model) else "keep the model quantised (--quantize int8), or "
         return f"{kept}take a smaller model or shorter texts"
+
+
+def packed_loss(transformer: Transformer, length: int) -> Tensor:
+    """A loss of sequences of so many tokens together, whichever they are: two where the model is causal."""
+    half = length // 2 if transformer.config.causal else 0
+    spans = [Span([token] * size, [size - 1], [0]) for token, size in ((0, half), (1, length - half)) if size]
+    return SpanBatch(spans, transformer.config.causal, transformer.device).mean_loss(transformer)

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from chainrule import machine
 from chainrule.errors import OptionError
-from chainrule.finetuning.answers import answer_spans
-from chainrule.finetuning.fits import Memory
+from chainrule.finetuning.answers import answer_spans, fitting_spans
+from chainrule.finetuning.fits import Memory, packed_loss
 from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
 from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
 from chainrule.finetuning.lora import check_rank, require_file
@@ -40,7 +40,8 @@ from chainrule.training.objectives import Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
-from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch
+from chainrule.training.sharding import least_free_memory
+from chainrule.training.spans import LONGEST_ROW, Span
 from chainrule.training.trainer import Progress, Saving, Trainer, Validating
 from chainrule.training.words import LabelWords
 
@@ -120,7 +121,7 @@ class LanguageFinetuning:
         if options.train == "lora":
             require_file(lm, self.out)
             check_rank(options.rank, lm.model)
-        self._start = zero_shot(lm, task, longer=options.longer, chat=options.chat)
+        self._start = self._asking(lm)
         self._left_out, self._longest, self._one_line = 0, 0, True
         self._examples = examples = task.subset(options.labels, options.seed)
         if min(len(examples), BATCH_SIZE) < processes.world:
@@ -150,19 +151,18 @@ class LanguageFinetuning:
             yield from self._trainer.steps()
 
     def shown(self, count: int) -> list[str]:
-        """`count` training texts as tokens, those that are learned in brackets: an answer and its end, or the right
-        label word."""
+        """The first `count` training texts as tokens, those that are learned in brackets: an answer and its end, or the
+        right label word; without those whose answer does not fit."""
         examples = self._examples.take(range(min(count, len(self._examples))))
         if not len(examples):
             return []
-        if self.task.kind != "classification":
-            return [
-                marked(self.lm.tokenizer, span, self.lm.model.config.causal)
-                for span in answer_spans(self._start, examples)
-            ]
-        texts = word_texts(self._start, examples)
-        right = [options[number] for options, number in zip(texts.options, texts.classes, strict=True)]
-        return [marked(self.lm.tokenizer, span, self.lm.model.config.causal) for span in right]
+        asking = self._asking(self.lm)  # `_start` counts the texts that are learned
+        if self.task.kind == "classification":
+            texts = word_texts(asking, examples)
+            spans = [options[number] for options, number in zip(texts.options, texts.classes, strict=True)]
+        else:
+            spans = fitting_spans(asking, examples)
+        return [marked(self.lm.tokenizer, span, self.lm.model.config.causal) for span in spans]
 
     def save(self) -> None:
         """Write a checkpoint to `out`, from which the same finetuning continues."""
@@ -190,7 +190,7 @@ class LanguageFinetuning:
         model.compute_dtype = lm.model.compute_dtype or lm.model.dtype
         generation: dict[str, Any] = lm.generation if isinstance(lm, LanguageModel) else {}
         tuned = make_language_model(model.eval(), lm.tokenizer, lm.family, lm.stop_tokens, generation)
-        predictor = zero_shot(tuned, self.task, longer=self.options.longer, chat=self.options.chat)
+        predictor = self._asking(tuned)
         predictor.cut, predictor.left_out = self._start.cut, self._left_out
         if predictor.generates:
             predictor.end_answers(self._longest, one_line=self._one_line)
@@ -199,6 +199,10 @@ class LanguageFinetuning:
                 Base(lm.model, lm.family, lm.path, lm.quantize), trained.adapters, trained.rank, ALPHA
             )
         return predictor
+
+    def _asking(self, lm: Pretrained) -> Prompted:
+        """The zero-shot predictor of a model for this task."""
+        return zero_shot(lm, self.task, longer=self.options.longer, chat=self.options.chat)
 
     def _what_is_trained(self) -> Trained:
         model = self.lm.model
@@ -251,7 +255,7 @@ class LanguageFinetuning:
             machine.tokens_at_once("finetuning", model.device, dtype),
             max(lengths),
             dtype,
-            machine.free_memory(model.device),
+            least_free_memory(model.device, self._processes),
         )
 
     def _words(
@@ -278,7 +282,7 @@ class LanguageFinetuning:
         """The objective, and what validates."""
         model = self._trained.transformer
         texts = answer_spans(self._start, examples)
-        others = answer_spans(self._start, validating) if len(validating) else []
+        others = fitting_spans(self._start, validating)
         self._left_out = len(examples) + len(validating) - len(texts) - len(others)
         self._longest = max(len(text.targets) for text in texts)
         self._one_line = all(map(self._start.is_one_line, examples.labels))
@@ -290,13 +294,6 @@ class LanguageFinetuning:
             seed=self.options.seed,
         )
         return objective, partial(objective.validate, model, others, self._processes) if others else None
-
-
-def packed_loss(transformer: Transformer, length: int) -> Tensor:
-    """A loss of sequences of so many tokens together, whichever they are: two where the model is causal."""
-    half = length // 2 if transformer.config.causal else 0
-    spans = [Span([token] * size, [size - 1], [0]) for token, size in ((0, half), (1, length - half)) if size]
-    return SpanBatch(spans, transformer.config.causal, transformer.device).mean_loss(transformer)
 
 
 def marked(tokenizer: Tokenizer, span: Span, causal: bool) -> str:

@@ -17,8 +17,8 @@ class FinetuneOptions:
 
     train: Train = "full"  # w and θ together, w and LoRA's matrices beside a frozen θ̂, or w alone
     labels: int | None = None  # how many training examples; None: all
-    epochs: float | None = None  # of full; None: 3, and at least 100 steps
-    learning_rate: float | None = None  # of θ; None: by the width
+    epochs: float | None = None  # None: as many as the recipe of what is trained has (docs/finetuning.md)
+    learning_rate: float | None = None  # of what is trained of the model; None: by the width
     class_weights: bool = False  # every class counts the same, however rare
     longer: Longer = "cut"  # a text longer than the context loses its beginning, or is refused
     seed: int = 0

@@ -15,6 +15,7 @@ from chainrule.model.linear import Linear
 from chainrule.model.quantise import share_quantised
 from chainrule.model.quantised import QuantisedEmbedding, QuantisedLinear
 from chainrule.model.transformer import Transformer
+from chainrule.model.versions import version
 
 
 class LowRank(nn.Module):
@@ -44,12 +45,13 @@ class AdaptedLinear(nn.Module):
         assert sum(parts) == base.out_features, "the maps are all of the layer"
         self.base, self.parts = base, tuple(parts)
         self.adapters = nn.ModuleDict({str(index): adapters[index] for index in sorted(adapters)})
-        self._converted: tuple[Tensor, Tensor] | None = None  # the frozen weight, and that in another precision
+        # The frozen weight, its version, and that in another precision.
+        self._converted: tuple[Tensor, int, Tensor] | None = None
 
     @property
     def converted(self) -> Tensor | None:
         """The frozen weights in another precision, where they were used in it."""
-        return None if self._converted is None else self._converted[1]
+        return None if self._converted is None else self._converted[2]
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, I) to (…, sum of the parts)."""
@@ -76,9 +78,19 @@ class AdaptedLinear(nn.Module):
         weight = self.base.weight
         if weight.element_size() <= x.element_size() or weight.requires_grad:
             return cast(Tensor, self.base(x))
-        if self._converted is None or self._converted[0] is not weight or self._converted[1].dtype != x.dtype:
-            self._converted = weight, weight.to(x.dtype)
-        return F.linear(x, self._converted[1], None if self.base.bias is None else self.base.bias.to(x.dtype))
+        converted = self._still_converted(weight, x)
+        if converted is None:
+            converted = weight.to(x.dtype)
+            self._converted = weight, version(weight), converted
+        return F.linear(x, converted, None if self.base.bias is None else self.base.bias.to(x.dtype))
+
+    def _still_converted(self, weight: Tensor, x: Tensor) -> Tensor | None:
+        """The frozen weight in the precision of x, where it was converted and has not been changed or moved since."""
+        if self._converted is None:
+            return None
+        source, before, converted = self._converted
+        same = source is weight and before == version(weight)
+        return converted if same and (converted.dtype, converted.device) == (x.dtype, x.device) else None
 
     def merged(self) -> Linear:
         """One layer with the same outputs; its weights are summed in float32, in which they stay."""

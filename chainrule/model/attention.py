@@ -120,7 +120,7 @@ def attend(
     """
     B, H, T, K = query.shape
     S = key.shape[2]
-    if T >= operations.FEWEST_QUERIES and usable(query):
+    if T >= operations.FEWEST_QUERIES and usable(query) and query.dtype == key.dtype == value.dtype:
         return operations.attend(query, key, value, pattern == "causal", mask, cap)
     if cap is not None:
         return _capped(query, key, value, pattern, mask, cap)

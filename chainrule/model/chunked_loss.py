@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-# Logits of a chunk. A chunk reads and writes the gradient of all weights, so that it must have many positions; a CPU's
-# memory is the smaller one.
+# Logits of a chunk. Each chunk reads and writes the gradient of all output weights, so that there must be few chunks.
 LOGITS_AT_ONCE = {"cpu": 2**25}
 LOGITS_AT_ONCE_ELSEWHERE = 2**28
 
@@ -50,12 +49,20 @@ class ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, logits: Logits, at_once: int
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        logits: Logits,
+        at_once: int,
+        learning: bool,
     ) -> Tensor:
+        """`learning`: gradients are on; autograd's own `needs_input_grad` is True of weights without them too."""
         narrow = weight.to(features.dtype)
         wide = torch.promote_types(features.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide, device=features.device)
-        wanted = ctx.needs_input_grad[:3]
+        wanted = [learning and needed for needed in ctx.needs_input_grad[:3]]
         # Sums over chunks, in the precision of the weights.
         d_features = torch.empty_like(features) if wanted[0] else None
         d_weight = torch.zeros_like(weight, memory_format=torch.contiguous_format) if wanted[1] else None
@@ -91,7 +98,7 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         # In place: a second gradient of all weights would be as large as what the chunks save. `gradient` stays in its
         # own precision: a count of losses is not a number of bfloat16.
         found = [None if sums is None else sums.mul_(gradient) for sums in ctx.saved_tensors]
-        return *found, None, None, None
+        return *found, None, None, None, None
 
 
 def chunked_cross_entropy(
@@ -108,7 +115,9 @@ def chunked_cross_entropy(
     then computed in; the gradient of w is summed in w's.
     """
     at_once = at_once or positions_at_once(len(weight), features.device)
-    loss: Tensor = ChunkedCrossEntropy.apply(features, weight, bias, targets, logits, at_once)  # type: ignore[no-untyped-call]
+    loss: Tensor = ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+        features, weight, bias, targets, logits, at_once, torch.is_grad_enabled()
+    )
     return loss
 
 

@@ -65,7 +65,7 @@ class RMSNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, compiled: bool) -> Tensor:
         ctx.compiled = compiled
         if compiled:
-            x = x.contiguous()
+            x, weight = x.contiguous(), weight.contiguous()
             normal, scale = training.rms_norm(x, weight, epsilon)
             ctx.save_for_backward(x, weight, scale)
             return normal
@@ -92,11 +92,12 @@ class LinearCrossEntropy(torch.autograd.Function):
     """The mean over tokens of -log softmax(w · φ)[target]; the logits (N, V) become their gradient in place."""
 
     @staticmethod
-    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, learning: bool) -> Tensor:
+        learning = learning and any(ctx.needs_input_grad)  # which is True of weights without gradients too
         logits = features @ weight.T  # (N, V)
         wide = torch.promote_types(logits.dtype, torch.float32)
         loss = torch.zeros((), dtype=wide)
-        if any(ctx.needs_input_grad) and training.usable(logits):
+        if learning and training.usable(logits):
             loss = training.cross_entropy(logits, targets, 1 / len(targets)).sum()
             ctx.save_for_backward(features, weight, logits)
             return loss / len(targets)
@@ -105,7 +106,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         ):
             log_p = torch.log_softmax(part, -1, dtype=wide)
             loss -= log_p.gather(1, target[:, None]).sum()
-            if any(ctx.needs_input_grad):
+            if learning:
                 p = log_p.exp_()
                 p[torch.arange(len(p)), target] -= 1
                 part.copy_(p.div_(len(targets)))
@@ -114,11 +115,11 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         features, weight, d_logits = ctx.saved_tensors
         # `gradient` stays in its own precision: a count of losses is not a number of bfloat16
         d_weight = d_logits.T @ (features * gradient) if ctx.needs_input_grad[1] else None  # frozen beside adapters
-        return (d_logits @ weight).mul_(gradient), d_weight, None
+        return (d_logits @ weight).mul_(gradient), d_weight, None, None
 
 
 def causal_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -155,5 +156,6 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 def linear_cross_entropy(features: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The mean of -log softmax(w · φ)[target] in nats: φ (N, D), w (V, D), targets (N,)."""
-    loss: Tensor = LinearCrossEntropy.apply(features, weight, targets)  # type: ignore[no-untyped-call]
+    learning = torch.is_grad_enabled()
+    loss: Tensor = LinearCrossEntropy.apply(features, weight, targets, learning)  # type: ignore[no-untyped-call]
     return loss

@@ -30,6 +30,12 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def hooked(*modules: nn.Module | None) -> bool:
+    """Whether a call of one of these would run more than its `forward`."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, kind) for module in modules if module is not None for kind in kinds)
+
+
 class Embedding(nn.Embedding):
     """A row for each token, position or segment."""
 
@@ -126,22 +132,19 @@ class Attention(nn.Module):
         return self.output(mixed.transpose(1, 2).flatten(2))
 
     def _in_one_function(self, projected: Tensor, context: AttentionContext) -> bool:
-        """Whether a compiled function computes all between the linear maps: in training on a CPU, with a causal pattern
-        and no mask. It gives a thread whole sequences' heads."""
-        plain = context.pattern == "causal" and context.mask is None and context.output_positions is None
-        norm = self.query_norm is None or (self.norm_by_head and not self.query_norm.layer)
+        """Whether a compiled function computes all between the linear maps: of a causal pattern with one rotation for
+        all sequences, no cap, and RMSNorm by head or none. It gives a thread whole sequences' heads."""
         rotation, (B, T, _) = context.rotation, projected.shape
+        norm = self.query_norm is None or (self.norm_by_head and not self.query_norm.layer)
         return (
-            plain
-            and norm
+            training.serves(projected, self)
+            and context.pattern == "causal"
+            and (rotation is None or len(rotation[0]) == 1)
             and self.cap is None
-            and self.training
-            and projected.requires_grad
-            and plain_cpu(projected)
-            and training.usable(projected)
+            and norm
+            and not hooked(self.query_norm, self.key_norm)
             and T <= training.MOST_POSITIONS
             and self.head_width <= training.WIDEST_HEAD
-            and (rotation is None or len(rotation[0]) == 1)
             and B * self.parts[1] // self.head_width >= torch.get_num_threads()
         )
 
@@ -167,6 +170,7 @@ class MLP(nn.Module):
         super().__init__()
         self.gated, self.activation_name = config.gated, config.activation
         self.activation = ACTIVATIONS[config.activation]
+        self.swiglu = config.gated and config.activation == "silu"
         parts = (config.hidden,) * (2 if config.gated else 1)
         self.up = Linear(config.width, *parts, bias=config.mlp_bias)
         self.down = Linear(config.hidden, config.width, bias=config.mlp_bias)
@@ -176,14 +180,7 @@ class MLP(nn.Module):
         up = self.up(x)
         if self.gated and usable(up):
             return self.down(operations.gate(up, self.activation_name))
-        if (
-            self.gated
-            and self.activation is F.silu
-            and self.training
-            and up.requires_grad
-            and plain_cpu(up)
-            and training.usable(up)
-        ):
+        if self.swiglu and training.serves(up, self):
             return self.down(training.swiglu(up))
         gate, up = up.chunk(2, dim=-1) if self.gated else (up, None)
         hidden = self.activation(gate)
@@ -231,21 +228,18 @@ class Block(nn.Module):
         return self._sum(h, added if self.mlp_output_norm is None else self.mlp_output_norm(added))
 
     def _mlp_in_one_function(self, h: Tensor) -> bool:
-        """Whether a compiled function computes the second half of the block: in training on a CPU, where all weights
-        fit into its cache."""
-        mlp = self.mlp
+        """Whether a compiled function computes the second half of the block, h + W_down SwiGLU(W_up RMSNorm(h)): of
+        layers that are plain, and whose weights all fit into a core's cache."""
+        norm, mlp = self.mlp_norm, self.mlp
         return (
-            self.residual == "pre"
+            training.serves(h, self)
+            and self.residual == "pre"
             and self.factor == 1
-            and not self.mlp_norm.layer
-            and mlp.gated
-            and mlp.activation is F.silu
+            and not norm.layer
+            and mlp.swiglu
             and type(mlp.up) is type(mlp.down) is Linear
             and mlp.up.bias is mlp.down.bias is None
-            and self.training
-            and h.requires_grad
-            and plain_cpu(h)
-            and training.usable(h)
+            and not hooked(norm, mlp, mlp.up, mlp.down)
             and training.small_mlp(mlp.up.weight, mlp.down.weight)
         )
 

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chainrule.model.versions import version
+
 _ROWS, _CALLS = 1024, 16  # after so many rows or products, weights are ordered
 
 
@@ -21,7 +23,9 @@ class Packing:
 
     def __init__(self) -> None:
         self._packed: Tensor | None = None
-        self._source: tuple[int, int, torch.dtype] | None = None  # where the weights are, their version, the precision
+        # Where the weights are, their version, the precision; and the weights, so that no others take their place.
+        self._source: tuple[int, int, torch.dtype] | None = None
+        self._kept: Tensor | None = None
         self._rows = self._calls = 0
 
     def __deepcopy__(self, memo: Any) -> "Packing":
@@ -35,9 +39,9 @@ class Packing:
         gradients."""
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or not x.numel():
             return None
-        source = (weight.data_ptr(), 0 if weight.is_inference() else weight._version, x.dtype)
+        source = (weight.data_ptr(), version(weight), x.dtype)
         if source != self._source:
-            self._packed, self._source, self._rows, self._calls = None, source, 0, 0
+            self._packed, self._source, self._kept, self._rows, self._calls = None, source, weight.detach(), 0, 0
         if self._packed is None:
             self._rows += x.numel() // x.shape[-1]
             self._calls += 1
@@ -46,7 +50,7 @@ class Packing:
             ordered: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach().to(x.dtype), 16)
             self._packed = ordered
         wide = None if bias is None else bias.detach().to(x.dtype)
-        flat = x.flatten(0, -2).contiguous()
+        flat = x.reshape(-1, x.shape[-1]).contiguous()
         y: Tensor = torch.ops.mkldnn._linear_pointwise(flat, self._packed, wide, "none", [], "")
         return y.view(*x.shape[:-1], -1)
 

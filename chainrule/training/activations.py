@@ -62,7 +62,8 @@ def decide_activations(
     """How many sequences of `length` tokens to compute together, one of `sizes`, and whether to checkpoint their
     activations: the largest size that takes at most `room` bytes, if need be with checkpointing where that is "auto".
 
-    None: not for now; where memory runs out after all, it may be. Nothing fits: the smallest size, as it is tried.
+    None: not now, but it may be turned on where memory runs out after all. Where nothing fits it is the smallest size:
+    this is an estimate, so that it is tried.
     """
 
     def fitting(checkpointed: bool) -> int | None:
@@ -96,8 +97,8 @@ def tokens_in_memory(
 
 
 def compute_less_at_once(model: nn.Module, objective: "Objective[Any]", step: int, rank: int, world: int) -> str | None:
-    """Let the objective's micro-batches of a step, and of those after it, be smaller; where each is the smallest, let
-    the model checkpoint its activations. What changed, for a message; None where nothing can."""
+    """Make the micro-batches of this step and of all later ones smaller; where they are the smallest already, let the
+    model checkpoint its activations. Returns what changed, for a message; None where nothing is left to change."""
     before = sum(1 for _ in objective.batches(step, rank, world))
     while (size := objective.halve()) is not None:
         if sum(1 for _ in objective.batches(step, rank, world)) > before:

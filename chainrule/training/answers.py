@@ -29,13 +29,18 @@ class Answers:
     device: torch.device
     seed: int
 
+    def __post_init__(self) -> None:
+        # A part of the processes may run out of memory: all must cut what they validate on alike.
+        self._validated_together = self.tokens_at_once
+
     @property
     def longest(self) -> int:
         """Tokens of the longest text."""
         return max(len(text.tokens) for text in self.texts)
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[SpanBatch]:
-        return self._packed(self.texts, rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world))
+        rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
+        return self._packed(self.texts, rows, self.tokens_at_once)
 
     def halve(self) -> str | None:
         self.tokens_at_once, size = halved(self.tokens_at_once)
@@ -48,8 +53,9 @@ class Answers:
 
     def validate(self, model: Transformer, texts: Sequence[Span], processes: Processes = ALONE) -> Validation:
         """The mean loss over the tokens of other texts' answers; each process computes a part of them."""
-        return mean_loss(model, self, self._packed(texts, np.arange(len(texts))), processes)
+        batches = self._packed(texts, np.arange(len(texts)), self._validated_together)
+        return mean_loss(model, self, batches, processes)
 
-    def _packed(self, texts: Sequence[Span], rows: NDArray[np.int64]) -> list[SpanBatch]:
-        groups = in_rows([len(texts[row].tokens) for row in rows], min(self.tokens_at_once, LONGEST_ROW))
+    def _packed(self, texts: Sequence[Span], rows: NDArray[np.int64], at_once: int) -> list[SpanBatch]:
+        groups = in_rows([len(texts[row].tokens) for row in rows], min(at_once, LONGEST_ROW))
         return [SpanBatch([texts[row] for row in rows[part]], True, self.device) for part in groups]

@@ -15,8 +15,8 @@ from chainrule.model.adapter import AdaptedLinear
 from chainrule.model.transformer import Transformer
 
 FLOAT = 4  # bytes: weights that are trained, their gradients and the optimizer's moments are float32
-STEP = 16  # positions: activations of once, twice and three times as many tell those of longer sequences
-TEMPORARY = 1.25  # what a backward pass takes beside the activations that wait for it, as a factor
+STEP = 16  # positions of the shortest of three sequences, from whose activations those of longer ones follow
+TEMPORARY = 1.25  # a backward pass takes so many times the memory of the activations that wait for it
 
 
 def of_weights(trained: int, *, moments: int = 2, copied: bool = False, best: bool = False) -> dict[str, float]:

@@ -34,16 +34,18 @@ class LowRankMatrices:
                     for index, rows in enumerate(rows_of_maps)
                 }
         self.transformer = with_adapters(start, parts, adapters).to(start.device)
+        self._adapters: dict[str, dict[int, LowRank]] | None = None
 
     def result(self, state: dict[str, Tensor]) -> Transformer:
         """The Transformer with the matrices of the state merged into its weights; beside them where these are
-        quantised."""
-        self.transformer.load_state_dict(state, strict=False)
-        if is_quantised(self.start):
-            return with_copies(self.start, self.transformer, self._parts)
-        return merged(self.transformer)
+        quantised. What is trained stays as it is."""
+        made = with_copies(self.start, self.transformer, self._parts)
+        unknown = made.load_state_dict(state, strict=False).unexpected_keys
+        assert not unknown, f"only matrices are trained, got {unknown}"
+        self._adapters = adapters_of(made)
+        return made if is_quantised(self.start) else merged(made)
 
     @property
     def adapters(self) -> dict[str, dict[int, LowRank]]:
-        """What was learned, by layer and map; of the state that `result` was given last."""
-        return adapters_of(self.transformer)
+        """By layer and map: those of the state that `result` was given last, else those that are trained."""
+        return adapters_of(self.transformer) if self._adapters is None else self._adapters

@@ -85,6 +85,11 @@ def free_memory(device: torch.device, processes: Processes) -> float:
     return free if device.type == "cuda" else free / processes.local
 
 
+def least_free_memory(device: torch.device, processes: Processes) -> float:
+    """The least of what each process may still take: all of them decide alike by it. Every process calls it."""
+    return min(processes.gather(free_memory(device, processes)))
+
+
 def release(model: Any) -> None:
     """After a use without a backward pass: nothing of a sharded model stays whole, which training would go on with."""
     if sharded(model):

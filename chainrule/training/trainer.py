@@ -88,9 +88,9 @@ class Trainer:
     """The training of a model by an objective: iterate `steps`. Whoever iterates may stop at any step.
 
     model: its parameters that require a gradient are trained. log: called after each step, before it is saved.
-    clip: the norm that a step's gradient has at most. say: called with a line for the user, where memory ran out and a
-    step's parts are made smaller. processes: those that compute parts of each step; all of them
-    iterate alike, and the first one saves what is not cut.
+    clip: the norm that a step's gradient has at most. processes: those that compute parts of each step; all of them
+    iterate alike, and the first one saves what is not cut. say: called with a line for the user, where memory ran out
+    and a step's parts are made smaller.
     """
 
     def __init__(

@@ -55,6 +55,10 @@ class LabelWords:
     seed: int
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
+    def __post_init__(self) -> None:
+        # A part of the processes may run out of memory: all must cut what they validate on alike.
+        self._validated_together = self.tokens_at_once
+
     @property
     def longest(self) -> int:
         """Tokens of the longest text, with all its label words."""
@@ -62,7 +66,7 @@ class LabelWords:
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[WordBatch]:
         rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
-        return self._micro_batches(self.texts, rows, self._sizes)
+        return self._micro_batches(self.texts, rows, self._sizes, self.tokens_at_once)
 
     def halve(self) -> str | None:
         self.tokens_at_once, size = halved(self.tokens_at_once)
@@ -77,7 +81,8 @@ class LabelWords:
 
     def validate(self, model: Transformer, texts: WordTexts, processes: Processes = ALONE) -> Validation:
         """Accuracy and loss on other texts, without smoothing; each process computes a part of them."""
-        batches = self._micro_batches(texts, np.arange(len(texts)), _sizes(texts, self.causal))
+        sizes = _sizes(texts, self.causal)
+        batches = self._micro_batches(texts, np.arange(len(texts)), sizes, self._validated_together)
         loss = correct = total = torch.zeros((), device=self.device)
         for batch, counts in processes.every_nth(batches):
             scores = self._scores(model, batch)  # (B, C)
@@ -95,9 +100,11 @@ class LabelWords:
         scores = log_probs.new_zeros(len(batch.classes) * len(self.weights))
         return scores.index_add(0, batch.spans.spans, log_probs).view(len(batch.classes), -1)
 
-    def _micro_batches(self, texts: WordTexts, rows: NDArray[np.int64], sizes: Sequence[int]) -> list[WordBatch]:
-        most, batches = min(self.tokens_at_once, LONGEST_ROW), []
-        for part in in_rows([sizes[row] for row in rows], most):
+    def _micro_batches(
+        self, texts: WordTexts, rows: NDArray[np.int64], sizes: Sequence[int], at_once: int
+    ) -> list[WordBatch]:
+        batches = []
+        for part in in_rows([sizes[row] for row in rows], min(at_once, LONGEST_ROW)):
             spans = [span for row in rows[part] for span in texts.options[row]]
             classes = texts.classes[rows[part]]
             both = (

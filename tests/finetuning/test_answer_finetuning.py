@@ -184,6 +184,21 @@ def test_rows_whose_answers_do_not_fit_are_left_out_and_counted(tmp_path: Path) 
         finetune(lm, Task.load(tmp_path / "task.toml"))
 
 
+def test_texts_that_are_shown_are_not_counted_and_need_not_fit(tmp_path: Path) -> None:
+    task, lm = Task.load(make_task(tmp_path, more="…" * 20)), load(save_base(tmp_path))
+    finetuning = open_finetuning(lm, task, FinetuneOptions(dtype="float32"))
+    assert isinstance(finetuning, LanguageFinetuning)
+    cut = finetuning.current().cut
+    assert len(finetuning.shown(3)) == 3 and finetuning.current().cut == cut > 0
+    (tmp_path / "rows.jsonl").write_text(
+        "\n".join(json.dumps({"q": f"{n}?", "a": "long " * (20 if n % 5 else 1)}) for n in range(40))
+    )
+    task = Task.load(tmp_path / "task.toml")
+    finetuning = open_finetuning(lm, task, FinetuneOptions(dtype="float32"))
+    fit = sum(len(answer) < 60 for answer in task.subset(None, 0).take(range(4)).labels)
+    assert fit < 4 and len(finetuning.shown(4)) == fit
+
+
 def test_the_beginning_of_a_long_text_is_cut_so_that_its_answer_is_whole_or_it_is_refused(tmp_path: Path) -> None:
     task, lm = Task.load(make_task(tmp_path, more="…" * 20)), load(save_base(tmp_path))
     start = zero_shot(lm, task)

@@ -201,6 +201,9 @@ def test_texts_longer_than_the_context_are_cut_and_counted_or_refused(tmp_path: 
     task = make_task(tmp_path, longest=40)
     classifier = finetune(make_lm(), task, epochs=0.1, dtype="float32")
     assert classifier.cut > 0
+    showing = Finetuning(make_lm(), task, FinetuneOptions("head"))
+    assert len(showing.shown(8)) == 8
+    assert showing.predictor().notes == finetune(make_lm(), task, train="head").notes
     assert "lost their beginning" in classifier.notes[0]
     for train in ("head", "full"):
         with pytest.raises(ValueError, match="wanted at most 63 tokens"):

@@ -144,6 +144,23 @@ def test_from_64_labels_on_the_best_state_on_a_fifth_is_kept(tmp_path: Path) -> 
     assert np.isfinite(changed).all()
 
 
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_the_best_state_so_far_can_be_taken_while_the_training_goes_on(train: Any, tmp_path: Path) -> None:
+    task = make_task(tmp_path, 2, rows=60)
+    lm = chainrule.load(save_base(tmp_path, "qwen3"), device="cpu", dtype="float32")
+    finetuning = started(lm, task, train=train, labels=64, epochs=1, learning_rate=100.0)
+    trainer = finetuning._trainer
+    assert trainer is not None
+    advance = finetuning.advance()
+    next(progress for progress in advance if progress.validation not in (None, trainer.best))  # a worse state
+    trained = {name: x.clone() for name, x in trainer.model.named_parameters() if x.requires_grad}
+    best = finetuning.current()
+    probabilities = best.predict_proba(TEXTS)
+    assert all(torch.equal(trainer.model.get_parameter(name), x) for name, x in trained.items())
+    next(advance)
+    np.testing.assert_array_equal(best.predict_proba(TEXTS), probabilities)
+
+
 def test_the_recipe_is_a_function_of_labels_width_and_method() -> None:
     few, many = (language_recipe(n, 576, lora=True, epochs=None, learning_rate=None) for n in (16, 1024))
     assert (few.steps, few.batch_size) == (16, 8) and (many.steps, many.batch_size) == (268, 8)

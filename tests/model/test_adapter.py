@@ -66,6 +66,16 @@ def test_a_base_in_bfloat16_is_merged_in_float32() -> None:
     assert torch.equal(weight, base.blocks[0].mlp.down.weight.float() + 2.0 * (adapter.B @ adapter.A))
 
 
+@torch.no_grad()
+def test_frozen_weights_that_are_changed_are_converted_again() -> None:
+    base = random_model("qwen3")
+    model = adapted(base, "qwen3")
+    layer, x = model.get_submodule("blocks.0.mlp.down"), torch.ones(2, base.config.hidden, dtype=torch.bfloat16)
+    before = layer(x)
+    base.blocks[0].mlp.down.weight.mul_(2)
+    torch.testing.assert_close(layer(x), 2 * before)
+
+
 def test_the_base_is_frozen_and_shared_and_each_map_has_its_own_matrices() -> None:
     base = random_model("qwen3")
     model = adapted(base, "qwen3", rank=3)

@@ -52,6 +52,17 @@ def test_only_what_needs_a_gradient_gets_one() -> None:
         assert torch.equal(chunked_cross_entropy(features, weight, torch.arange(5), at_once=2), loss)
 
 
+def test_without_gradients_none_is_computed_though_the_weights_are_trained() -> None:
+    class Refusing(Logits):
+        def through(self, gradient: Tensor, logits: Tensor) -> Tensor:
+            raise AssertionError("a gradient that nobody asked for")
+
+    features, weight, targets = random(5, 3), random(8, 3, seed=1), torch.arange(5)
+    with torch.no_grad():
+        found = chunked_cross_entropy(features, weight, targets, logits=Refusing(), at_once=2)
+    torch.testing.assert_close(found, whole_loss(features, weight, targets, None, Logits()).detach())
+
+
 def test_in_bfloat16_the_gradient_of_float32_weights_is_summed_in_float32() -> None:
     features, weight = random(64, 16, dtype=torch.float32), random(40, 16, dtype=torch.float32, seed=1)
     targets = torch.arange(64) % 40

@@ -33,9 +33,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.inference_mode()
-def decoded(
-    model: Transformer, padding: torch.Tensor, dtype: torch.dtype = torch.float32
-) -> tuple[torch.Tensor, KVCache]:
+def decoded(model: Transformer, padding: torch.Tensor) -> tuple[torch.Tensor, KVCache]:
     """Hidden states of 12 tokens one by one after a prompt of 8."""
     cache = empty_cache(model, 20, padding)
     model.features(TOKENS[:, :8], cache)
@@ -66,6 +64,17 @@ def test_a_step_in_bfloat16_is_float32s_within_its_precision() -> None:
     rounded, _ = decoded(model, torch.tensor([0, 0, 0]))
     assert rounded.dtype == torch.bfloat16
     assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@compiled
+def test_a_number_that_is_none_stays_one_in_a_cache_of_bfloat16() -> None:
+    model = random_model("qwen2").eval()
+    model.compute_dtype = torch.bfloat16
+    bias = model.blocks[0].attention.query_key_value.bias.detach()
+    bias.view(torch.int32)[-1] = 0x7FFFFFFF  # rounded as a number it becomes -0
+    _, cache = decoded(model, torch.tensor([0, 0, 0]))
+    assert cache.values.dtype == torch.bfloat16
+    assert cache.values[0, :, -1, 8:20, -1].isnan().all()
 
 
 @compiled

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import random_model
+from torch import nn
 
 from chainrule.language_model import LanguageModel, load
 from chainrule.model import packed
@@ -58,6 +59,18 @@ def test_weights_that_change_are_packed_anew_and_gradients_are_the_plain_ones() 
         assert layer.packing._packed is None
     copied = deepcopy(layer)
     assert copied.packing is not layer.packing and copied.packing is not None
+
+
+@packs
+@torch.no_grad()
+def test_weights_in_the_memory_of_others_that_were_freed_are_packed_anew() -> None:
+    layer, x = layer_of(torch.float32), torch.randn(packed._ROWS, 96)
+    layer.packing = Packing()
+    for number in range(4):  # an allocator gives the memory that was freed last
+        del layer.weight
+        layer.weight = nn.Parameter(torch.full((71, 96), float(number)))
+        torch.testing.assert_close(layer(x), x @ layer.weight.T + layer.bias, atol=1e-3, rtol=0)
+    torch.testing.assert_close(layer(x[0]), layer(x)[0], atol=1e-3, rtol=0)  # without a dimension of rows
 
 
 @packs

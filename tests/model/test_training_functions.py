@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from conftest import SHAPES, random_model
 from torch import Tensor
 
+from chainrule.model.kernels import linear_cross_entropy
 from chainrule.model.native import training
 from chainrule.model.native.library import training_library
 from chainrule.model.rotary import Rope, rotate, rotation
@@ -116,6 +117,24 @@ def test_the_cross_entropy_and_its_gradient_are_torchs(shape: tuple[int, int], s
     assert torch.equal(unchanged, logits)
 
 
+def test_the_cross_entropy_takes_targets_of_any_layout_and_refuses_those_past_the_vocabulary() -> None:
+    logits, targets = random(4, 11), torch.tensor([[3, 0], [10, 0], [0, 0], [7, 0]])[:, 0]
+    wanted = F.cross_entropy(logits, targets, reduction="none")
+    for other in (targets, targets.int()):
+        torch.testing.assert_close(training.cross_entropy(logits.clone(), other, 1.0), wanted, atol=1e-5, rtol=1e-5)
+    for wrong in (11, -100):
+        with pytest.raises(IndexError, match="targets: wanted numbers from 0 to 10, got others"):
+            training.cross_entropy(logits.clone(), torch.tensor([0, 1, 2, wrong]), 1.0)
+
+
+def test_a_loss_without_gradients_leaves_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, weight, targets = random(6, 8), random(50, 8).requires_grad_(), torch.arange(6)
+    monkeypatch.setattr(training, "cross_entropy", lambda *_: pytest.fail("a gradient that nobody asked for"))
+    with torch.no_grad():
+        found = linear_cross_entropy(features, weight, targets)
+    torch.testing.assert_close(found, F.cross_entropy(features @ weight.T, targets).detach())
+
+
 @pytest.mark.parametrize("shape", [(3, 5, 7), (2, 16, 40), (1, 33, 33), (2, 1, 1), (4, 96, 256)])
 def test_newton_schulz_steps_are_torchs(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     matrices = random(*shape)
@@ -154,6 +173,17 @@ def test_a_causal_model_uses_them_in_training_and_leaves_inference_as_it_was(
     assert len(calls) == model.config.layers
     with torch.no_grad():
         model.features(tokens)
+    assert len(calls) == model.config.layers
+
+
+@pytest.mark.parametrize("name", ["mlp", "mlp.up", "mlp_norm", "attention.query_norm"])
+def test_hooks_of_layers_are_called_in_training_too(name: str) -> None:
+    model, calls = random_model("qwen3").train(), list[int]()
+    tokens = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(4))
+    wanted = loss_and_gradients(model, tokens)
+    for block in model.blocks:
+        block.get_submodule(name).register_forward_hook(lambda *_: calls.append(1))
+    torch.testing.assert_close(loss_and_gradients(model, tokens), wanted, atol=2e-5, rtol=2e-4)
     assert len(calls) == model.config.layers
 
 

@@ -10,8 +10,8 @@ from conftest import random_model
 import chainrule
 from chainrule import machine
 from chainrule.cli import main
+from chainrule.finetuning.fits import packed_loss
 from chainrule.finetuning.full import summary_of
-from chainrule.finetuning.language import packed_loss
 from chainrule.language_model import make_language_model
 from chainrule.model.formats.adapter import adapter_parts
 from chainrule.model.transformer import Transformer

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import MASKED, SHAPES, random_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from chainrule import machine
 from chainrule.cli import main
 from chainrule.errors import ChainruleError
+from chainrule.finetuning.full import TextClassifier
 from chainrule.model.adapter import AdaptedLinear
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import score_documents
@@ -23,6 +24,8 @@ from chainrule.training.epochs import halved
 from chainrule.training.low_rank import LowRankMatrices
 from chainrule.training.objectives import MaskedBatch, masked_token_loss, next_token_loss
 from chainrule.training.optimizer import Group, Optimizer, Schedule
+from chainrule.training.parallel import Processes
+from chainrule.training.sharding import least_free_memory
 from chainrule.training.spans import Span
 from chainrule.training.targets import Targets, TargetTexts, squared_errors
 from chainrule.training.trainer import Trainer
@@ -113,6 +116,43 @@ def test_every_objective_can_be_halved_down_to_a_text_at_once(number: int) -> No
     while objective.halve() is not None:
         sizes.append(len(list(objective.batches(0))))
     assert sizes[0] == 1 and sizes[-1] == 6 and sizes == sorted(sizes)
+
+
+class Noting(Processes):
+    """One process, which notes how many batches it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[int] = []
+
+    def every_nth(self, batches: Any) -> Any:
+        batches = list(batches)
+        self.given.append(len(batches))
+        return super().every_nth(batches)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_a_process_in_smaller_parts_cuts_the_texts_of_validation_as_the_others_do(number: int) -> None:
+    objective, transformer = objectives()[number], random_model("qwen3", vocabulary_size=61)
+    model: nn.Module = transformer
+    if number < 2:
+        model = TextClassifier(transformer, torch.zeros(2 - number, transformer.config.width))
+    processes = Noting()
+    with torch.no_grad():
+        objective.validate(model, objective.texts, processes)
+        while objective.halve() is not None:
+            pass
+        objective.validate(model, objective.texts, processes)
+    assert processes.given[0] == processes.given[1]
+
+
+def test_processes_decide_by_the_least_memory_that_one_of_them_has() -> None:
+    class Two(Processes):
+        def gather(self, value: Any, channel: str = "main", *, limit: float | None = None) -> list[Any]:
+            return [value, 5.0]
+
+    assert least_free_memory(CPU, Two()) == 5.0
+    assert least_free_memory(CPU, Processes()) > 5.0
 
 
 def gradients(model: Transformer) -> list[Tensor]:

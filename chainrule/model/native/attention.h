@@ -40,19 +40,6 @@ void read(int64_t kind, const uint8_t* from, float* to, long count) {
     }
 }
 
-void write(int64_t kind, uint8_t* to, const float* from, long count) {
-    if (kind == 0) {
-        std::memcpy(to, from, 4 * count);
-        return;
-    }
-    for (long i = 0; i < count; i++) {  // to the nearest bfloat16, ties to even; a NaN stays one
-        uint32_t bits = load<uint32_t>(from + i);
-        uint16_t half = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-        if ((bits & 0x7fffffff) > 0x7f800000) half = 0x7fc0;
-        std::memcpy(to + 2 * i, &half, 2);
-    }
-}
-
 inline long rounded(long count, long unit) { return (count + unit - 1) / unit * unit; }
 
 struct Panel {  // keys and values of one head of one sequence, in the order in which they are read
@@ -198,11 +185,7 @@ void chainrule_attend(const Attention* attention, int64_t threads) {
     const long rows = all.queries * (all.heads / all.key_value_heads);
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const int thread = omp_get_thread_num(), count = omp_get_num_threads();
-#else
-        const int thread = 0, count = 1;
-#endif
+        const int thread = thread_number(), count = thread_count();
         static thread_local Memory memory;
         const Share keys = share(room, thread, count, KEYS);
         for (long b = 0; b < all.sequences; b++)
@@ -222,11 +205,7 @@ void chainrule_norm(const Norm* norm, int64_t kind, const uint8_t* x, uint8_t* y
                     int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const Share mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
-#else
-        const Share mine = share(rows, 0, 1);
-#endif
+        const Share mine = share(rows, thread_number(), thread_count());
         static thread_local Memory memory;
         float* wide = memory.floats(width);
         for (long row = mine.first; row < mine.last; row++) {
@@ -246,11 +225,7 @@ void chainrule_gate(int64_t activation, int64_t kind, const uint8_t* x, uint8_t*
                     int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const Share mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
-#else
-        const Share mine = share(rows, 0, 1);
-#endif
+        const Share mine = share(rows, thread_number(), thread_count());
         const long size = kind == 0 ? 4 : 2;
         static thread_local Memory memory;
         float *gate = memory.floats(2 * width + 16), *up = gate + rounded(width, 16);
@@ -269,11 +244,7 @@ void chainrule_rotate(int64_t kind, const uint8_t* x, int64_t x_stride, uint8_t*
                       int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const Share mine = share(rows, omp_get_thread_num(), omp_get_num_threads());
-#else
-        const Share mine = share(rows, 0, 1);
-#endif
+        const Share mine = share(rows, thread_number(), thread_count());
         const long size = kind == 0 ? 4 : 2;
         static thread_local Memory memory;
         float* row = memory.floats(heads * K);

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from chainrule.model.batch_cache import BatchCache, Cache
 from chainrule.model.kv_cache import KVCache
-from chainrule.model.layers import Norm
+from chainrule.model.layers import Norm, hooked
 from chainrule.model.linear import Linear
 from chainrule.model.native.library import Matrix, NormCall, library
 from chainrule.model.native.operations import ACTIVATIONS
 from chainrule.model.native.products import FEW, matrix, usable
 from chainrule.model.quantised import QuantisedLinear
 from chainrule.model.rotary import rotation
+from chainrule.model.versions import version
 
 # A Transformer has a NativeForward, so that this module cannot name its class.
 Transformer = Any
@@ -79,12 +80,7 @@ class _Watched(NamedTuple):
 
     def unchanged(self) -> bool:
         tensor = self.found[self.name]
-        return tensor.data_ptr() == self.address and (self.version is None or _version(tensor) == self.version)
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was changed in place; those made in inference mode do not count it."""
-    return 0 if tensor.is_inference() else tensor._version
+        return tensor.data_ptr() == self.address and (self.version is None or version(tensor) == self.version)
 
 
 class _Described(NamedTuple):
@@ -110,7 +106,6 @@ class NativeForward:
 
     def __init__(self) -> None:
         self._described: _Described | None = None
-        self._refused = False
 
     def __deepcopy__(self, memo: Any) -> "NativeForward":
         return NativeForward()
@@ -267,7 +262,7 @@ class _Description:
     def watch(self, held: dict[str, Any], name: str, copied: bool = False) -> None:
         tensor = held[name]
         self.kept.append(tensor)
-        self.tensors.append(_Watched(held, name, tensor.data_ptr(), _version(tensor) if copied else None))
+        self.tensors.append(_Watched(held, name, tensor.data_ptr(), version(tensor) if copied else None))
 
 
 def _possible(model: Transformer) -> bool:
@@ -276,13 +271,12 @@ def _possible(model: Transformer) -> bool:
     widths = {kind.rope.width or config.head_width for kind in config.layer_kinds if kind.rope is not None}
     known = (Linear, QuantisedLinear, Norm, nn.Identity)
     inside = [module for block in model.blocks for module in block.modules() if not list(module.children())]
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.blocks.modules())
     return (
         config.causal
         and config.residual != "post"
         and config.head_width % 2 == 0
         and len(widths) <= 1
-        and not hooked
+        and not hooked(*model.blocks.modules())
         and all(type(module) in known for module in inside)
     )
 

@@ -27,10 +27,7 @@ struct Share {
 
 // This thread's part of `count` rows, whole tiles of them.
 Share share(long count) {
-    int thread = 0, threads = 1;
-#ifdef _OPENMP
-    thread = omp_get_thread_num(), threads = omp_get_num_threads();
-#endif
+    const int thread = thread_number(), threads = thread_count();
     const long tiles = (count + ROWS - 1) / ROWS;
     return {std::min(tiles * thread / threads * ROWS, count), std::min(tiles * (thread + 1) / threads * ROWS, count), thread};
 }
@@ -510,10 +507,7 @@ void chainrule_attention_gradient(const Attention* a, const AttentionGradient* d
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long task = 0; task < tasks; task++) {
         static thread_local Memory memory;
-        int thread = 0;
-#ifdef _OPENMP
-        thread = omp_get_thread_num();
-#endif
+        const int thread = thread_number();
         attend_back(*a, *d, task / a->key_value_heads, task % a->key_value_heads, thread, memory);
     }
 }
@@ -565,10 +559,7 @@ void chainrule_rms_norm_gradient(
     float* d_gain, int64_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (long row = 0; row < rows; row++) {
-        int thread = 0;
-#ifdef _OPENMP
-        thread = omp_get_thread_num();
-#endif
+        const int thread = thread_number();
         const float *from = x + row * width, *d_to = d_y + row * width, scale = scales[row];
         float *d_from = d_x + row * width, *total = d_gain + thread * width, along = 0;
 #pragma omp simd reduction(+ : along)

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from chainrule.model.native.library import training_library
 
-WIDEST_HEAD = 1024  # of which attention's functions have room
+WIDEST_HEAD = 1024  # with MOST_POSITIONS, a limit of what attention keeps for each thread: 9 T K floats
 MOST_POSITIONS = 1024  # with more, products by torch over all heads are as fast
 SMALL_MATRIX = 2**17  # numbers of a matrix whose Newton-Schulz steps stay in a core's cache
 SMALL_MLP = 2**18  # numbers of an MLP's weights
@@ -71,6 +71,12 @@ def usable(x: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and training_library() is not None
     )
+
+
+def serves(x: Tensor, layer: nn.Module) -> bool:
+    """Whether the compiled functions compute a layer from x: those of a layer in training, of an x on whose values a
+    gradient will be asked for."""
+    return layer.training and x.requires_grad and usable(x)
 
 
 def _compiled() -> ctypes.CDLL:
@@ -256,12 +262,13 @@ def rms_norm_gradient(x: Tensor, weight: Tensor, scale: Tensor, gradient: Tensor
 
 def cross_entropy(logits: Tensor, targets: Tensor, factor: float) -> Tensor:
     """-log softmax(logits)[target] of each row, (N,); contiguous logits (N, V) become their gradient times `factor`,
-    unless it is 0."""
-    losses = torch.empty(len(logits))
+    unless it is 0. IndexError for a target that is none of the V."""
+    targets, losses = targets.long().contiguous(), torch.empty(len(logits))
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[1]:
+        raise IndexError(f"targets: wanted numbers from 0 to {logits.shape[1] - 1}, got others")
     _compiled().chainrule_cross_entropy(
-        logits.data_ptr(), targets.contiguous().data_ptr(), *logits.shape, factor, losses.data_ptr(),
-        torch.get_num_threads(),
-    )  # fmt: skip
+        logits.data_ptr(), targets.data_ptr(), *logits.shape, factor, losses.data_ptr(), torch.get_num_threads()
+    )
     return losses
 
 

@@ -451,14 +451,16 @@ void rotate(float* head, const float* cosine, const float* sine, long width) {
     }
 }
 
-void write(const KeysValues& cache, uint8_t* to, const float* from, long count) {
-    if (cache.kind == 0) {
+// Of kind 0, float32, or 1, bfloat16: the nearest, ties to even; a NaN stays one.
+void write(int64_t kind, uint8_t* to, const float* from, long count) {
+    if (kind == 0) {
         std::memcpy(to, from, 4 * count);
         return;
     }
-    for (long i = 0; i < count; i++) {  // to the nearest bfloat16, ties to even
+    for (long i = 0; i < count; i++) {
         uint32_t bits = load<uint32_t>(from + i);
         uint16_t half = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+        if ((bits & 0x7fffffff) > 0x7f800000) half = 0x7fc0;
         std::memcpy(to + 2 * i, &half, 2);
     }
 }
@@ -634,8 +636,8 @@ void Pass::keys_and_queries(const Layer& layer, long index, int thread, int thre
         if (layer.rotated) rotate(key, cosine, sine, R);
         const long at = index * cache.layer_stride + rows.sequence[row] * cache.sequence_stride +
                         g * cache.head_stride + rows.column[row] * cache.column_stride;
-        write(cache, cache.keys + size * at, key, K);
-        write(cache, cache.values + size * at, value, K);
+        write(cache.kind, cache.keys + size * at, key, K);
+        write(cache.kind, cache.values + size * at, value, K);
     }
     wait();
 }
@@ -729,11 +731,7 @@ extern "C" {
 void chainrule_linear(const Matrix* matrix, const float* x, int64_t rows, float* y, int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        const int thread = omp_get_thread_num(), count = omp_get_num_threads();
-#else
-        const int thread = 0, count = 1;
-#endif
+        const int thread = thread_number(), count = thread_count();
         Share mine = share(matrix->rows, thread, count, 4);
         multiply(*matrix, x, matrix->columns, rows, mine.first, mine.last, {y, matrix->rows, nullptr, false, 1});
     }
@@ -743,11 +741,7 @@ void chainrule_linear(const Matrix* matrix, const float* x, int64_t rows, float*
 void chainrule_widen(const Matrix* matrix, float* to, int64_t threads) {
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        Share mine = share(matrix->rows, omp_get_thread_num(), omp_get_num_threads());
-#else
-        Share mine = share(matrix->rows, 0, 1);
-#endif
+        Share mine = share(matrix->rows, thread_number(), thread_count());
         for (long row = mine.first; row < mine.last; row++) widen_row(*matrix, row, to + row * matrix->columns);
     }
 }
@@ -766,11 +760,7 @@ void chainrule_forward(
     Pass pass{*model, *rows, *cache, x, part[0], part[1], part[2], part[3], part[4], part[5]};
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        pass.run(omp_get_thread_num(), omp_get_num_threads());
-#else
-        pass.run(0, 1);
-#endif
+        pass.run(thread_number(), thread_count());
     }
 }
 

@@ -51,6 +51,23 @@ private:
     std::unique_ptr<float[]> kept;
 };
 
+// Of the threads that run a parallel region together: one, where there is no OpenMP.
+inline int thread_number() {
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+inline int thread_count() {
+#ifdef _OPENMP
+    return omp_get_num_threads();
+#else
+    return 1;
+#endif
+}
+
 inline void store(float* to, Floats value) { std::memcpy(to, &value, sizeof value); }
 
 inline Floats exponential(Floats x) {  // e^x within 2 units of the last place, 0 below -87
