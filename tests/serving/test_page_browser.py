@@ -359,7 +359,8 @@ def test_a_new_conversation_has_nothing_of_the_old_one(page: Page, opened: Simpl
         with page.expect_request("**/v1/chat/completions") as sent:
             say(page, "the second")
         page.get_by_role("button", name="Stop").click()
-    assert sent.value.post_data_json["messages"] == [{"role": "user", "content": "the second"}]
+    body = sent.value.post_data_json
+    assert body is not None and body["messages"] == [{"role": "user", "content": "the second"}]
 
 
 def test_a_key_is_asked_for_and_sent(page: Page, opened: SimpleNamespace) -> None:
