@@ -110,9 +110,7 @@ def _as_stored(model: str | Path) -> Any:
     directory = model_directory(model)
     if is_adapter(directory):
         if read_adapter(directory).is_classifier:
-            classifier = load_classifier(directory, device="cpu", dtype="float32")
-            classifier.adapter = None
-            return classifier
+            return load_classifier(directory, device="cpu", dtype="float32").whole()
         return load(directory, device="cpu", dtype="float32")
     if is_classifier(read_config(directory)):
         return load_classifier(directory, device="cpu", dtype="float32")

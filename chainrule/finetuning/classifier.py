@@ -22,6 +22,7 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.errors import DataError, ModelError
 from chainrule.model.formats import classifier as files
+from chainrule.model.adapter import merged
 from chainrule.model.formats.adapter import load_adapted_classifier
 from chainrule.model.formats.adapter_files import Adapter, is_adapter, read_adapter
 from chainrule.model.transformer import Transformer
@@ -67,7 +68,7 @@ class Classifier:
     w · c_{T+1} + bias itself. `w` (C, D) is float32; row i belongs to `outputs[i]`. `bias` (C,), in float32, is None
     where it is 0, as with one label, and for families whose heads have none. `cut` counts the texts so far that lost
     their beginning because they were longer than the context; `notes` are warnings about that. `adapter`: what is
-    saved in place of the model, which the adapter is merged into.
+    saved in place of the model, which the adapter is merged into, or stands beside where it is quantised.
     """
 
     def __init__(
@@ -144,6 +145,13 @@ class Classifier:
             for probabilities in (logits.sigmoid() if self.kind == "multilabel" else logits.softmax(-1)).numpy():
                 yield answer_of(self.kind, self.labels, probabilities), probabilities
 
+    def whole(self) -> "Classifier":
+        """The same without adapters: they are merged into the weights, of which those in blocks become float32."""
+        features = self.features
+        model = merged(features.model)
+        read = Features(model, features.tokenizer, longer=features.longer, pairs=features.pairs)
+        return Classifier(read, self.w, self.outputs, self.form, self.family, None, self.kind, self.bias)
+
     def save(self, directory: str | Path) -> None:
         """Write the family's ForSequenceClassification, for `load_classifier` and transformers' pipelines; or the
         adapter, for `load_classifier` and PEFT."""
@@ -163,7 +171,8 @@ class Classifier:
 
 
 def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier:
-    """The classifier that `Classifier.save` wrote; an adapter is merged into its base.
+    """The classifier that `Classifier.save` wrote; an adapter is merged into its base, or stands beside a base that was
+    quantised for the training.
 
     Raises ModelError for a directory that holds a language model, and for a classifier that was not saved by chainrule:
     its files do not say which columns it reads.

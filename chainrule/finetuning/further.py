@@ -27,7 +27,7 @@ def holds_classifier(path: str | Path) -> bool:
 
 def model_of(classifier: Classifier) -> Pretrained:
     """The classifier's model without its head; an adapter is merged into it."""
-    features = classifier.features
+    features = classifier.whole().features
     return make_language_model(features.model, features.tokenizer, classifier.family)
 
 

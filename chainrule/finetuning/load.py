@@ -12,7 +12,7 @@ from chainrule.storage.hub import model_directory
 
 def load_classifier(directory: str | Path, *, device: str = "auto", dtype: str = "auto") -> Classifier | Prompted:
     """The predictor that `finetune` saved: a classifier, or a language model with the prompt that asks it; an adapter
-    is merged into its base.
+    is merged into its base, or stands beside a base that was quantised for the training.
 
     Raises ModelError for a directory that holds a language model alone, and for a classifier that was not saved by
     chainrule: its files do not say which columns it reads.

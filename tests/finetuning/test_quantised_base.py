@@ -147,6 +147,14 @@ def test_a_classifier_is_saved_as_pefts_files_and_loads_beside_the_same_blocks(
     rows = ["a red thing", "so blue"]
     assert (made.predict_proba(rows) == loaded.predict_proba(rows)).all()
     assert is_quantised(made.features.model) and is_quantised(loaded.features.model)
+    main(["export", "out", "--to", "huggingface", "--out", "merged"])
+    whole = chainrule.load_classifier("merged", device="cpu", dtype="float32")
+    assert not is_quantised(whole.features.model)
+    assert whole.predict_proba(rows) == pytest.approx(loaded.predict_proba(rows), abs=1e-4)
+    for start in ("out", "merged"):
+        main(f"finetune {start} rows{count}.csv {more} --epochs 1 --out {start}-further".split())
+    further = [chainrule.load_classifier(f"{start}-further").predict_proba(rows) for start in ("out", "merged")]
+    assert further[0] == pytest.approx(further[1], abs=1e-3)
 
 
 def test_stopped_and_gone_on_with_ends_as_if_it_had_never_stopped(folder: Path) -> None:
