@@ -21,8 +21,8 @@ from torch import Tensor
 
 from chainrule import machine
 from chainrule.errors import DataError, ModelError
-from chainrule.model.formats import classifier as files
 from chainrule.model.adapter import merged
+from chainrule.model.formats import classifier as files
 from chainrule.model.formats.adapter import load_adapted_classifier
 from chainrule.model.formats.adapter_files import Adapter, is_adapter, read_adapter
 from chainrule.model.transformer import Transformer
