@@ -8,7 +8,7 @@ from torch import Tensor
 from chainrule.finetuning.options import FinetuneOptions
 from chainrule.model.quantised import is_quantised
 from chainrule.model.transformer import Transformer
-from chainrule.training.footprint import of_activations, of_weights, require_memory
+from chainrule.training.footprint import of_weights, require_memory, require_step
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import Span, SpanBatch
 
@@ -24,22 +24,22 @@ class Memory:
 
     def check_copies(self, trained: int) -> None:
         """OptionError where so many trained numbers cannot be copied, and trained; to be called before they are."""
-        sizes = of_weights(trained, copied=self.options.train == "full", best=self.keeps_best)
-        self._require(sizes)
+        if self.processes.world == 1:
+            sizes = of_weights(trained, copied=self.options.train == "full", best=self.keeps_best)
+            require_memory(self._purpose, sizes, self.model.device, self._cure)
 
     def check_steps(
         self, transformer: Transformer, forward: Callable[[int], Tensor], tokens: int, longest: int
     ) -> None:
         """OptionError where a step cannot be made. `forward` as in `of_activations`; `tokens`: of a micro-batch."""
-        if self.processes.world > 1:
-            return
-        trained = sum(one.numel() for one in transformer.parameters() if one.requires_grad)
-        sizes = of_weights(trained, best=self.keeps_best)
-        self._require({**sizes, **of_activations(forward, transformer, max(tokens, longest), longest)})
-
-    def _require(self, sizes: dict[str, float]) -> None:
         if self.processes.world == 1:
-            require_memory(f"finetune --train {self.options.train}", sizes, self.model.device, self._cure)
+            trained = sum(one.numel() for one in transformer.parameters() if one.requires_grad)
+            weights, tokens = of_weights(trained, best=self.keeps_best), max(tokens, longest)
+            require_step(self._purpose, weights, forward, transformer, tokens, longest, self._cure)
+
+    @property
+    def _purpose(self) -> str:
+        return f"finetune --train {self.options.train}"
 
     @property
     def _cure(self) -> str:

@@ -42,6 +42,13 @@ def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.dev
     """The model to start from and its family: random weights, or those of --from."""
     if options.start is not None:
         return load_quantised(options.start, device, torch.float32, options.quantize)
+    model = Transformer(make_config(vocabulary_size, options))
+    initialise(model, options.seed)  # on the CPU, so that every device starts from the same weights
+    return model.to(device), options.family_name
+
+
+def make_config(vocabulary_size: int, options: PretrainOptions) -> Config:
+    """The shape of a model of random weights."""
     shape = shape_of(options)
     sizes: dict[str, Any] = {
         "vocabulary_size": vocabulary_size,
@@ -53,14 +60,10 @@ def make_model(vocabulary_size: int, options: PretrainOptions, device: torch.dev
         "head_width": shape.width // shape.heads,
     }
     if options.family_name == "qwen3":  # as many weights: three matrices of 8/3 of the width, or two of 4 times
-        config = Config(**sizes, hidden=32 * max(1, round(shape.width / 12)), tied=options.tied)
-    elif options.family_name == "gpt2":
-        config = Config(**sizes, hidden=4 * shape.width, **_PLAIN, activation="gelu_tanh", tied=options.tied)
-    else:
-        config = Config(**sizes, hidden=4 * shape.width, **_PLAIN, **_ENCODER)
-    model = Transformer(config)
-    initialise(model, options.seed)  # on the CPU, so that every device starts from the same weights
-    return model.to(device), options.family_name
+        return Config(**sizes, hidden=32 * max(1, round(shape.width / 12)), tied=options.tied)
+    if options.family_name == "gpt2":
+        return Config(**sizes, hidden=4 * shape.width, **_PLAIN, activation="gelu_tanh", tied=options.tied)
+    return Config(**sizes, hidden=4 * shape.width, **_PLAIN, **_ENCODER)
 
 
 def make_optimizer(model: Transformer, options: PretrainOptions, steps: int, processes: Processes = ALONE) -> Optimizer:

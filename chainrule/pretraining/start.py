@@ -20,7 +20,15 @@ from chainrule.model.formats.checkpoint import described_by, load_weights, read_
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.adapted import adapt
-from chainrule.pretraining.decide import Log, checkpoint_activations, decide, make_model, make_optimizer, measure
+from chainrule.pretraining.decide import (
+    Log,
+    checkpoint_activations,
+    decide,
+    make_config,
+    make_model,
+    make_optimizer,
+    measure,
+)
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided, Run
 from chainrule.storage.files import sha256, sweep, write_text
@@ -29,7 +37,7 @@ from chainrule.storage.remote import without_secrets
 from chainrule.storage.run_folder import find_record, read_record, require_same, unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import Keeping, resumed
-from chainrule.training.footprint import of_activations, of_weights, require_memory
+from chainrule.training.footprint import of_weights, require_memory, require_step
 from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
@@ -84,6 +92,8 @@ def open_run(
         tokenizer, where = shards.tokenizer, machine.device(device)
         # Parts of it go to the devices of several processes.
         made_on = where if processes.world == 1 else torch.device("cpu")
+        if options.start is None and processes.world == 1:
+            _require_memory_of_weights(tokenizer.vocabulary_size, options, where)
         model, family = make_model(tokenizer.vocabulary_size, options, made_on)
         adapted = adapt(model, family, named, options) if options.train == "lora" else None
         if adapted is not None:
@@ -180,29 +190,43 @@ def _require_same_data(manifest: str, model: Transformer, processes: Processes) 
         processes.require_same({"the shards of DATA": manifest, "the model's weights": total})
 
 
+def _require_memory_of_weights(vocabulary_size: int, options: PretrainOptions, device: torch.device) -> None:
+    """OptionError where a model of random weights cannot be made and trained; to be called before it is made."""
+    with torch.device("meta"):
+        model = Transformer(make_config(vocabulary_size, options))
+    sizes = of_weights(_trained(model), moments=_moments(options), copied=True)
+    require_memory("pretrain", sizes, device, _takes_less(options))
+
+
 def _require_memory(model: Transformer, options: PretrainOptions, decided: Decided) -> None:
     """OptionError where a step cannot be made with the memory that is free."""
-    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    muon = 1 if options.train == "full" and options.optimizer_name == "muon" else 2  # moments, of most weights
-    context = model.config.context
 
     def loss(length: int) -> Tensor:
         tokens = torch.zeros(1, length, dtype=torch.long, device=model.device)
         features = model(tokens, output="features", last=torch.tensor([length - 1], device=model.device))
         return model(features=features, targets=tokens)
 
-    sizes = {
-        **of_weights(trained, moments=muon),
-        **of_activations(loss, model, decided.micro_rows * context, context),
-    }
+    weights, context = of_weights(_trained(model), moments=_moments(options)), model.config.context
+    require_step("pretrain", weights, loss, model, decided.micro_rows * context, context, _takes_less(options))
+
+
+def _trained(model: Transformer) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _moments(options: PretrainOptions) -> int:
+    """That the optimizer keeps of most weights."""
+    return 1 if options.train == "full" and options.optimizer_name == "muon" else 2
+
+
+def _takes_less(options: PretrainOptions) -> str:
+    """What takes less memory."""
     if options.start is None:
-        cure = "take a smaller --depth or --width, or a shorter --context"
-    elif options.train == "full":
-        cure = "add --train lora, or start from a smaller model"
-    else:
-        kept = "keep the model quantised (--quantize int8), or " if options.quantize == "none" else ""
-        cure = f"{kept}start from a smaller model"
-    require_memory("pretrain", sizes, model.device, cure)
+        return "take a smaller --depth or --width, or a shorter --context"
+    if options.train == "full":
+        return "add --train lora, or start from a smaller model"
+    kept = "keep the model quantised (--quantize int8), or " if options.quantize == "none" else ""
+    return f"{kept}start from a smaller model"
 
 
 def _place(model: Transformer, where: torch.device, parallel: ParallelOptions, processes: Processes) -> None:

@@ -13,6 +13,7 @@ from chainrule import machine
 from chainrule.errors import OptionError
 from chainrule.model.adapter import AdaptedLinear
 from chainrule.model.transformer import Transformer
+from chainrule.training.activations import activation_bytes
 
 FLOAT = 4  # bytes: weights that are trained, their gradients and the optimizer's moments are float32
 STEP = 16  # positions of the shortest of three sequences, from whose activations those of longer ones follow
@@ -31,9 +32,12 @@ def of_activations(forward: Callable[[int], Tensor], model: Transformer, tokens:
 
     `forward` computes a loss, or what it is read from, on one sequence of T positions. Three short ones are computed:
     what is kept grows with T in linear layers and with T² in attention, beside what does not grow (weights that are
-    converted into another precision).
+    converted into another precision). Of a model that checkpoints activations, the estimate by its shape.
     """
     longest = min(longest, model.config.context)
+    if model.checkpoint_activations:
+        dtype = model.compute_dtype or model.dtype
+        return {"activations": activation_bytes(model.config, tokens, longest, dtype, model.device, True)}
     step = min(STEP, (model.config.context - 1) // 3)
     if step == 0:  # no room for three
         length = max(1, model.config.context - 1)
@@ -71,6 +75,25 @@ def _converted(model: nn.Module) -> Iterable[Tensor]:
     )
 
 
+def require_step(
+    purpose: str,
+    weights: Mapping[str, float],
+    forward: Callable[[int], Tensor],
+    model: Transformer,
+    tokens: int,
+    longest: int,
+    cure: str,
+) -> None:
+    """OptionError where a training step does not fit into memory; `weights` are its other sizes, the rest is as in
+    `of_activations` and `require_memory`. Where it fits with its activations checkpointed alone, and that was left open
+    (`checkpoint_activations` None), the model is made to checkpoint them."""
+    sizes = {**weights, **of_activations(forward, model, tokens, longest)}
+    if model.checkpoint_activations is None and sum(sizes.values()) > machine.free_memory(model.device):
+        model.checkpoint_activations = True
+        sizes = {**weights, **of_activations(forward, model, tokens, longest)}
+    require_memory(purpose, sizes, model.device, cure)
+
+
 def require_memory(purpose: str, sizes: Mapping[str, float], device: torch.device, cure: str) -> None:
     """OptionError where `sizes`, by what they are for, are together more than `device` has free. `cure`: what would
     take less."""
@@ -79,8 +102,7 @@ def require_memory(purpose: str, sizes: Mapping[str, float], device: torch.devic
         parts = ", ".join(f"{name} {_shown(size)}" for name, size in sizes.items())
         where = "on the GPU" if device.type == "cuda" else "of memory"
         raise OptionError(
-            f"{purpose}: wanted about {_shown(needed)} {where} beside the model ({parts}), got {_shown(free)} free;"
-            f" {cure}"
+            f"{purpose}: wanted about {_shown(needed)} {where} ({parts}), got {_shown(free)} free; {cure}"
         )
 
 

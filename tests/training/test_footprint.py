@@ -1,5 +1,6 @@
 """How much memory a training takes: the estimate beside what is kept, and what is refused before it starts."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from conftest import random_model
 import chainrule
 from chainrule import machine
 from chainrule.cli import main
+from chainrule.errors import OptionError
 from chainrule.finetuning.fits import packed_loss
 from chainrule.finetuning.full import summary_of
 from chainrule.language_model import make_language_model
 from chainrule.model.formats.adapter import adapter_parts
 from chainrule.model.transformer import Transformer
 from chainrule.tokens.make import byte_tokenizer
-from chainrule.training.footprint import TEMPORARY, kept_bytes, of_activations, of_weights
+from chainrule.training.footprint import TEMPORARY, kept_bytes, of_activations, of_weights, require_step
 from chainrule.training.low_rank import LowRankMatrices
 
 CONTEXT = 160
@@ -84,6 +86,30 @@ def test_more_memory_than_there_is_is_refused_before_it_starts(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert ended.value.code == 2 and cure in error and "got 0.0 MB free" in error
     assert not (folder / "no").exists()
+
+
+def test_a_model_larger_than_the_memory_is_refused_before_it_is_made(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main("pretrain text.txt --tokenizer byte --depth 500 --width 65536 --steps 2 --out no".split())
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert ended.value.code == 2 and "weights" in error and "a smaller --depth or --width" in error
+    assert not (folder / "no").exists()
+
+
+def test_activations_are_checkpointed_where_a_step_fits_only_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model("qwen3", context=CONTEXT, layers=8).train()
+    sizes = []
+    for checkpointed in (False, True):
+        model.checkpoint_activations = checkpointed
+        sizes.append(of_activations(partial(summary_of, model), model, 8 * CONTEXT, CONTEXT)["activations"])
+    monkeypatch.setattr(machine, "free_memory", lambda device=None: sum(sizes) / 2)
+    for asked, found in ((None, True), (False, False)):
+        model.checkpoint_activations = asked
+        with nullcontext() if asked is None else pytest.raises(OptionError):
+            require_step("pretrain", {}, partial(summary_of, model), model, 8 * CONTEXT, CONTEXT, "take less")
+        assert model.checkpoint_activations is found
 
 
 def test_what_fits_is_not_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
