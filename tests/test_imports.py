@@ -10,7 +10,7 @@ PACKAGE = Path(chainrule.__file__).parent
 ROOMS = """
     errors machine memory terminal arguments storage workers drawing uncertainty tokens corpus model training generation
     scoring
-    masked_language_model language_model inspection pretraining tasks prompting finetuning
+    masked_language_model language_model model_source inspection pretraining tasks prompting finetuning
     exporting comparison serving integrations demo commands cli __main__
 """.split()  # from the ground floor up
 

@@ -1,5 +1,6 @@
 """The command `compare`: every method on the user's own labels."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,19 +57,21 @@ def compare(
     from chainrule.comparison.printed_table import printed_columns, printed_rows
     from chainrule.comparison.sharing import Running, run_part
     from chainrule.comparison.study import Study
-    from chainrule.language_model import load
-    from chainrule.model.formats.same_model import model_fingerprint
-    from chainrule.storage.fingerprint import name_for_workers
+    from chainrule.model.formats.same_model import ForWorkers
+    from chainrule.model_source import ModelSource
     from chainrule.terminal import print_json, print_table
 
     bounds = Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
-    lm, read = load(model, device=device, dtype=dtype, bos=bos), columns.load(task)
+    source = ModelSource(model, device, dtype, bos)
+    lm, read = source.load(), columns.load(task)
     study = Study(lm, read)
-    where, precision = lm.device.type, str(lm.model.compute_dtype or lm.model.dtype).removeprefix("torch.")
-    expected = model_fingerprint(model) if sharing.cluster is not None else ""
-    begin = Running(name_for_workers(model), expected, where, precision, bos, read, limit)
-    with shared(sharing, device=where) as share:
-        work = None if share is None else partial(share, begin, ahead=1)
+    with shared(sharing, device=lm.device.type) as share:
+        work = None
+        if share is not None:
+            # Workers on other machines must not decide otherwise: what was decided here is named.
+            precision = str(lm.model.compute_dtype or lm.model.dtype).removeprefix("torch.")
+            decided = replace(source, device=lm.device.type, dtype=precision)
+            work = partial(share, Running(ForWorkers.of(decided), read, limit), ahead=1)
         if sharing.chosen is not None:
             print_part(sharing.chosen, out, run_part(study, bounds, out, sharing.chosen, work), json)
             return

@@ -26,9 +26,9 @@ from chainrule.errors import MissingPackageError, OptionError
 from chainrule.workers.options import Sharing
 
 if TYPE_CHECKING:
-    from chainrule.commands.model_work import ModelSource
     from chainrule.language_model import Pretrained
     from chainrule.masked_language_model import MaskedEvaluation
+    from chainrule.model_source import ModelSource
     from chainrule.scoring.documents import Evaluation
     from chainrule.scoring.evaluation import Sums
 
@@ -74,7 +74,7 @@ def evaluate(
     Example:
         chainrule evaluate runs/books held-out.txt
     """
-    from chainrule.commands.model_work import ModelSource
+    from chainrule.model_source import ModelSource
 
     if bool(texts) == bool(tasks):
         raise OptionError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
@@ -114,8 +114,9 @@ def _evaluate_files(
     source: "ModelSource", texts: tuple[str, ...], reading: _Reading, out: str | None, sharing: Sharing, json: bool
 ) -> "Evaluation | MaskedEvaluation | None":
     """The figures of the documents, in `out` too where it is named; None where a part was done, which is said."""
-    from chainrule.commands.model_work import Evaluating, InWorker
+    from chainrule.commands.model_work import Evaluating
     from chainrule.corpus.read import read_texts
+    from chainrule.model.formats.same_model import ForWorkers
     from chainrule.storage.inputs import find_files, source_of
     from chainrule.storage.records import Skipped
     from chainrule.storage.remote import check_output, written_output
@@ -144,7 +145,7 @@ def _evaluate_files(
         log=log,
     )
     pieces = lm.text_pieces(documents, reading.stride)
-    begin = None if sharing.cluster is None else Evaluating(InWorker.of(source))
+    begin = None if sharing.cluster is None else Evaluating(ForWorkers.of(source))
     with (
         working(sharing, out or "", made_with, begin, lm.evaluate_piece, source.device) as work,
         progress_bar(None, "evaluating") as bar,

@@ -25,8 +25,12 @@ from chainrule.errors import OptionError
 from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
+    from chainrule.finetuning.classifier import Classifier
     from chainrule.finetuning.finetune import Finetuning
     from chainrule.finetuning.language import LanguageFinetuning
+    from chainrule.language_model import Pretrained
+    from chainrule.model.formats.load_quantised import Quantize
+    from chainrule.tasks.examples import Task
     from chainrule.training.parallel import Processes
 
 
@@ -74,7 +78,8 @@ def finetune(
         quantize: With --train lora, keep the model in 8 or 4 bits; auto keeps those of its file.
         labels: Learn from N training examples (default all).
         chat: Write the prompt with the model's chat template.
-        epochs: Epochs for full and lora (default 3, at least 100 steps; without a head 96 texts and 2 epochs).
+        epochs: Epochs for full and lora (default with a head: full 3, at least 100 steps, lora 192 texts and 2 epochs;
+            without a head: 96 texts and 2 epochs).
         learning_rate: Peak learning rate for full and lora (default by the width); with full the head learns 10 times
             as fast.
         class_weights: Give every class the same weight, however rare.
@@ -85,14 +90,10 @@ def finetune(
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
         chainrule finetune runs/books reviews.toml --out runs/words --by words --train lora
     """
-    from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
     from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
-    from chainrule.finetuning.further import holds_classifier, model_of
-    from chainrule.language_model import Pretrained, load
-    from chainrule.scoring.features import Features
     from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.figures import measure_figures
-    from chainrule.tasks.measure import held_out, measure
+    from chainrule.tasks.measure import measure
     from chainrule.training.torchrun import joined
 
     options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
@@ -109,22 +110,9 @@ def finetune(
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
-            lm: Pretrained | Classifier
-            if holds_classifier(model):
-                if bos is not None:
-                    raise OptionError(
-                        f"--bos: wanted none, as the classifier MODEL has its own, got {bos}; leave it out"
-                    )
-                lm = load_classifier(model, device=device, dtype="float32")
-                base = model_of(lm)
-            else:
-                lm = base = load(model, device=device, dtype="float32", bos=bos, quantize=quantize)
+            lm = _load(model, bos, quantize, device)
             if by == "head" and read.kind != "free":
-                # test rows that would be refused in the end are refused before anything is trained
-                form = form_of(read, base.model, base.tokenizer)
-                Features(base.model, base.tokenizer, longer=longer, pairs=form.pair).tokens(
-                    [form(row) for row in held_out(read, limit).rows]
-                )
+                _check_rows(lm, read, longer, limit)
         cleared = nothing_left_if_refused(
             out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
         )
@@ -148,6 +136,32 @@ def finetune(
     if not json:
         rows = '"some text"' if len(read.text) == 1 else "--input rows.csv --out labelled.csv"
         print(f"Written: {out}   Use it: chainrule predict {quote(str(out))} {rows}")
+
+
+def _load(model: str, bos: str | None, quantize: "Quantize", device: Device) -> "Pretrained | Classifier":
+    """The language model, or the classifier, that MODEL names. Errors as those of their loaders."""
+    from chainrule.finetuning.classifier import load_classifier
+    from chainrule.finetuning.further import holds_classifier
+    from chainrule.language_model import load
+
+    if not holds_classifier(model):
+        return load(model, device=device, dtype="float32", bos=bos, quantize=quantize)
+    if bos is not None:
+        raise OptionError(f"--bos: wanted none, as the classifier MODEL has its own, got {bos}; leave it out")
+    return load_classifier(model, device=device, dtype="float32")
+
+
+def _check_rows(lm: "Pretrained | Classifier", task: "Task", longer: "Longer", limit: int | None) -> None:
+    """ChainruleError for test rows that would be refused in the end, before anything is trained."""
+    from chainrule.finetuning.classifier import Classifier, form_of
+    from chainrule.finetuning.further import model_of
+    from chainrule.scoring.features import Features
+    from chainrule.tasks.measure import held_out
+
+    base = model_of(lm) if isinstance(lm, Classifier) else lm
+    form = form_of(task, base.model, base.tokenizer)
+    reader = Features(base.model, base.tokenizer, longer=longer, pairs=form.pair)
+    reader.tokens([form(row) for row in held_out(task, limit).rows])
 
 
 def _refuse_what_a_head_lacks(epochs: float | None, learning_rate: float | None, dtype: TrainingDtype) -> None:

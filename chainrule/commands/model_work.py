@@ -1,78 +1,36 @@
-"""What workers do with a language model that they load: pieces of texts evaluated, rows scored. Knows no cluster."""
+"""What workers do with a language model: pieces of texts evaluated, rows scored. Knows no cluster."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from chainrule.language_model import Pretrained, load
-from chainrule.model.formats.load_quantised import Quantize
-from chainrule.model.formats.same_model import check_model, model_fingerprint
+from chainrule.language_model import Pretrained
+from chainrule.model.formats.same_model import ForWorkers
+from chainrule.model_source import ModelSource
 from chainrule.scoring.evaluation import Sums, TextPiece
-from chainrule.storage.fingerprint import name_for_workers
 from chainrule.tasks.row_file import Rows
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """A language model as it is named on the command line."""
-
-    directory: str
-    device: str
-    dtype: str
-    bos: str | None
-    quantize: Quantize
-
-    def load(self) -> Pretrained:
-        """The model; ModelError as `chainrule.load`."""
-        return load(self.directory, device=self.device, dtype=self.dtype, bos=self.bos, quantize=self.quantize)
-
-    def here(self, elsewhere: bool) -> Pretrained:
-        """The model for this process: on the CPU where the work is done `elsewhere`."""
-        return (replace(self, device="cpu") if elsewhere else self).load()
-
-    @property
-    def depends_on(self) -> dict[str, Any]:
-        """What results depend on, for parts."""
-        named = {"dtype": self.dtype, "bos": self.bos, "quantize": self.quantize}
-        return {"model": model_fingerprint(self.directory), **named}
-
-
-@dataclass(frozen=True)
-class InWorker:
-    """Loads the model in a worker. `expected`: the fingerprint of its files."""
-
-    source: ModelSource
-    expected: str
-
-    @classmethod
-    def of(cls, source: ModelSource) -> "InWorker":
-        return cls(replace(source, directory=name_for_workers(source.directory)), model_fingerprint(source.directory))
-
-    def load(self) -> Pretrained:
-        check_model(self.source.directory, self.expected)
-        return self.source.load()
 
 
 @dataclass(frozen=True)
 class Evaluating:
     """Makes, in a worker, the function from a piece of texts to its sums."""
 
-    model: InWorker
+    model: ForWorkers[ModelSource]
 
     def __call__(self) -> Callable[[TextPiece], Sums]:
-        return self.model.load().evaluate_piece
+        return self.model.checked().load().evaluate_piece
 
 
 @dataclass(frozen=True)
 class Scoring:
     """Makes, in a worker, the function from rows to what `score_rows` says of them."""
 
-    model: InWorker
+    model: ForWorkers[ModelSource]
     field: str
     given: str
 
     def __call__(self) -> Callable[[Rows], list[list[Any]]]:
-        lm = self.model.load()
+        lm = self.model.checked().load()
         return lambda rows: score_rows(lm, rows, self.field, self.given)
 
 

@@ -183,7 +183,8 @@ def _write(
     json: bool,
 ) -> "Written | None":
     """The file of rows with their predictions, or a part of them; None where a part was done, which is said."""
-    from chainrule.finetuning.predicting import Predicting, values_by
+    from chainrule.finetuning.predicting import Predicting, labelling, values_by
+    from chainrule.model.formats.same_model import ForWorkers
     from chainrule.storage.inputs import source_of
     from chainrule.tasks.predictions import input_rows
     from chainrule.terminal import log
@@ -197,7 +198,7 @@ def _write(
         task = source.task and digest_of(source.task)
         made_with = identity("predict", input=source_of(name), model=source.fingerprint, task=task, **asked, **reading)
     rows = input_rows(predictor, name, encoding=columns.encoding, on_error=columns.on_error, log=log)
-    begin = None if sharing.cluster is None else Predicting.of(source)
-    with working(sharing, out, made_with, begin, Predicting.label(predictor), source.device) as work:
+    begin = None if sharing.cluster is None else Predicting(ForWorkers.of(source))
+    with working(sharing, out, made_with, begin, labelling(predictor), source.device) as work:
         values = values_by(predictor, work)
         return write_shared(sharing, rows, out, made_with, work, values, json, "predicting")

@@ -23,7 +23,7 @@ from chainrule.errors import OptionError
 from chainrule.workers.options import Sharing
 
 if TYPE_CHECKING:
-    from chainrule.commands.model_work import ModelSource
+    from chainrule.model_source import ModelSource
 
 
 def score(
@@ -77,7 +77,7 @@ def score(
     if text is None:
         assert source is not None and out is not None
         refuse_without("a text", {"top": top}, {"top": 5})
-        from chainrule.commands.model_work import ModelSource
+        from chainrule.model_source import ModelSource
 
         model_source = ModelSource(model, device, dtype, bos, quantize)
         _score_file(model_source, source, out, given, field, encoding, on_error, sharing, json)
@@ -124,8 +124,9 @@ def _score_file(
     json: bool,
 ) -> None:
     """Write the rows with their log-probabilities, or a part of them."""
-    from chainrule.commands.model_work import InWorker, Scoring, score_rows
+    from chainrule.commands.model_work import Scoring, score_rows
     from chainrule.language_model import LanguageModel
+    from chainrule.model.formats.same_model import ForWorkers
     from chainrule.storage.inputs import source_of
     from chainrule.tasks.row_file import InputRows
     from chainrule.terminal import log, print_json
@@ -140,7 +141,7 @@ def _score_file(
     lm = model.here(sharing.elsewhere)
     name = "log_prob" if isinstance(lm, LanguageModel) else "pseudo_log_prob"
     rows = InputRows(source, (field,), (name, "tokens"), encoding=encoding, on_error=on_error, log=log)
-    begin = None if sharing.cluster is None else Scoring(InWorker.of(model), field, given)
+    begin = None if sharing.cluster is None else Scoring(ForWorkers.of(model), field, given)
     here = partial(score_rows, lm, field=field, given=given)
     with working(sharing, out, made_with, begin, here, model.device) as work:
         written = write_shared(sharing, rows, out, made_with, work, work, json, "scoring")

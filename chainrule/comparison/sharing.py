@@ -16,8 +16,8 @@ from chainrule.comparison.rows import Folder, Outcome, fields_of, outcome_of
 from chainrule.comparison.run import Work, identity_of, planned
 from chainrule.comparison.run_row import run_row
 from chainrule.errors import OptionError
-from chainrule.language_model import load
-from chainrule.model.formats.same_model import check_model
+from chainrule.model.formats.same_model import ForWorkers
+from chainrule.model_source import ModelSource
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import held_out
 from chainrule.workers.options import Part
@@ -31,22 +31,16 @@ KeyWork = Callable[[Iterable[Key]], Iterator[dict[str, Any]]]  # from keys to th
 
 @dataclass(frozen=True)
 class Running:
-    """Makes, in a worker, the function from a row's key to the row's fields. `expected`: the fingerprint of the model's
-    files."""
+    """Makes, in a worker, the function from a row's key to the row's fields."""
 
-    model: str
-    expected: str
-    device: str
-    dtype: str
-    bos: str | None
+    model: ForWorkers[ModelSource]
     task: Task
     limit: int | None
 
     def __call__(self) -> Callable[[Key], dict[str, Any]]:
         from chainrule.comparison.study import Study
 
-        check_model(self.model, self.expected)
-        lm = load(self.model, device=self.device, dtype=self.dtype, bos=self.bos)
+        lm = self.model.checked().load()
         return row_function(Study(lm, self.task), held_out(self.task, self.limit))
 
 

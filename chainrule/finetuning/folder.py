@@ -25,11 +25,7 @@ from chainrule.training.parallel_options import ParallelOptions
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_NEWER = {
-    "by": "head",
-    "chat": False,
-    "quantize": "none",
-}  # options that earlier versions lacked, at their defaults: not recorded
+_NEWER = {"by": "head", "chat": False, "quantize": "none"}  # defaults of options that earlier versions did not record
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.training.activations import tokens_in_memory
 from chainrule.training.answers import Answers
 from chainrule.training.checkpoints import resumed
+from chainrule.training.epochs import Epochs
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
 from chainrule.training.objectives import Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
@@ -221,7 +222,7 @@ class LanguageFinetuning:
         recipe = self._recipe(len(objective.texts))
         self.batch_size = recipe.batch_size
         transformer = self._trained.transformer
-        at_once = objective.tokens_at_once
+        at_once = objective.epochs.tokens_at_once
         longest = max(objective.longest, min(at_once, LONGEST_ROW) if transformer.config.causal else 0)  # packed
         self._memory.check_steps(transformer, partial(packed_loss, transformer), at_once, longest)
         names = {parameter: name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
@@ -246,10 +247,10 @@ class LanguageFinetuning:
         width = self.lm.model.config.width
         return language_recipe(n, width, lora=lora, epochs=options.epochs, learning_rate=options.learning_rate)
 
-    def _tokens_at_once(self, lengths: Sequence[int], dtype: torch.dtype) -> int:
-        """How many tokens of texts of these lengths are computed together."""
+    def _epochs(self, lengths: Sequence[int], n: int, dtype: torch.dtype) -> Epochs:
+        """Of n texts, with spans of these lengths in tokens."""
         model = self._trained.transformer
-        return tokens_in_memory(
+        at_once = tokens_in_memory(
             self._parallel.checkpoint_activations,
             model,
             machine.tokens_at_once("finetuning", model.device, dtype),
@@ -257,6 +258,7 @@ class LanguageFinetuning:
             dtype,
             least_free_memory(model.device, self._processes),
         )
+        return Epochs(self._recipe(n).batch_size, at_once, model.device, self.options.seed)
 
     def _words(
         self, examples: Examples, validating: Examples, dtype: torch.dtype
@@ -267,11 +269,8 @@ class LanguageFinetuning:
         objective = LabelWords(
             texts,
             weights_of_classes(texts.classes, len(self.task.labels), balanced=self.options.class_weights),
-            self._recipe(len(texts)).batch_size,
-            tokens_at_once=self._tokens_at_once([len(span.tokens) for each in texts.options for span in each], dtype),
+            self._epochs([len(span.tokens) for each in texts.options for span in each], len(texts), dtype),
             causal=model.config.causal,
-            device=model.device,
-            seed=self.options.seed,
             smoothing=SMOOTHING,
         )
         return objective, partial(objective.validate, model, others, self._processes) if len(others) else None
@@ -286,13 +285,7 @@ class LanguageFinetuning:
         self._left_out = len(examples) + len(validating) - len(texts) - len(others)
         self._longest = max(len(text.targets) for text in texts)
         self._one_line = all(map(self._start.is_one_line, examples.labels))
-        objective = Answers(
-            texts,
-            self._recipe(len(texts)).batch_size,
-            tokens_at_once=self._tokens_at_once([len(text.tokens) for text in texts], dtype),
-            device=model.device,
-            seed=self.options.seed,
-        )
+        objective = Answers(texts, self._epochs([len(text.tokens) for text in texts], len(texts), dtype))
         return objective, partial(objective.validate, model, others, self._processes) if others else None
 
 

@@ -2,19 +2,18 @@
 predictor comes from, not how it predicts."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from chainrule.finetuning.classifier import Classifier
 from chainrule.finetuning.load import load_classifier
 from chainrule.language_model import load
 from chainrule.model.formats.load_quantised import Quantize
-from chainrule.model.formats.same_model import check_model, model_fingerprint
+from chainrule.model.formats.same_model import ForWorkers, model_fingerprint
 from chainrule.prompting.asking import Calibrate, Normalise
 from chainrule.prompting.in_context import in_context
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Longer
-from chainrule.storage.fingerprint import name_for_workers
 from chainrule.tasks.examples import Task
 from chainrule.tasks.predictions import prediction_values, predictions
 from chainrule.tasks.row_file import Rows, Values
@@ -58,23 +57,17 @@ Labelled = tuple[list[dict[str, Any]], dict[str, int]]  # the predictions of som
 
 @dataclass(frozen=True)
 class Predicting:
-    """Makes, in a worker, the function from some rows to their predictions. `expected`: the files' fingerprint."""
+    """Makes, in a worker, the function from some rows to their predictions."""
 
-    source: Source
-    expected: str
-
-    @classmethod
-    def of(cls, source: Source) -> "Predicting":
-        return cls(replace(source, directory=name_for_workers(source.directory)), source.fingerprint)
+    predictor: ForWorkers[Source]
 
     def __call__(self) -> Callable[[Rows], Labelled]:
-        check_model(self.source.directory, self.expected)
-        return self.label(self.source.load())
+        return labelling(self.predictor.checked().load())
 
-    @staticmethod
-    def label(predictor: Classifier | Prompted) -> Callable[[Rows], Labelled]:
-        """From some rows to their predictions, by a predictor that is loaded."""
-        return lambda rows: (list(predictions(predictor, rows)), predictor.take_counts())
+
+def labelling(predictor: Classifier | Prompted) -> Callable[[Rows], Labelled]:
+    """From some rows to their predictions."""
+    return lambda rows: (list(predictions(predictor, rows)), predictor.take_counts())
 
 
 def values_by(predictor: Classifier | Prompted, labelled: Callable[[Iterable[Rows]], Iterator[Labelled]]) -> Values:

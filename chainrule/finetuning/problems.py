@@ -24,6 +24,7 @@ from chainrule.model.padding import Tokens
 from chainrule.tasks.answers import Answer, Kind, targets_of
 from chainrule.tasks.examples import Examples, Task
 from chainrule.training.classes import Classes, LabelledTexts
+from chainrule.training.epochs import Epochs
 from chainrule.training.objectives import Objective
 from chainrule.training.targets import Targets, TargetTexts, label_losses, squared_errors
 
@@ -34,6 +35,9 @@ class Computing:
 
     tokens_at_once: int
     device: torch.device
+
+    def epochs(self, recipe: Recipe) -> Epochs:
+        return Epochs(recipe.batch_size, self.tokens_at_once, self.device, recipe.seed)
 
 
 class Problem(Protocol):
@@ -91,10 +95,7 @@ class OneLabel:
         return Classes(
             texts,
             weights_of_classes(texts.classes, len(self.outputs), balanced=self.balanced),
-            recipe.batch_size,
-            tokens_at_once=computing.tokens_at_once,
-            device=computing.device,
-            seed=recipe.seed,
+            computing.epochs(recipe),
             smoothing=recipe.smoothing,
         )
 
@@ -153,15 +154,7 @@ class Number:
 
 
 def _targets(texts: TargetTexts, recipe: Recipe, computing: Computing, losses: Any, smoothing: float) -> Targets:
-    return Targets(
-        texts,
-        losses,
-        recipe.batch_size,
-        tokens_at_once=computing.tokens_at_once,
-        device=computing.device,
-        seed=recipe.seed,
-        smoothing=smoothing,
-    )
+    return Targets(texts, losses, computing.epochs(recipe), smoothing=smoothing)
 
 
 def problem_of(task: Task, examples: Examples, family: str, *, balanced: bool, seed: int) -> Problem:

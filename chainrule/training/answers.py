@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from chainrule.model.transformer import Transformer
-from chainrule.training.epochs import halved, rows_of_step
+from chainrule.training.epochs import Epochs
 from chainrule.training.objectives import Validation, mean_loss
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows
@@ -24,14 +24,7 @@ class Answers:
     itself alone, so that the loss is that of the texts one by one."""
 
     texts: Sequence[Span]
-    batch_size: int  # texts a step
-    tokens_at_once: int  # in a micro-batch
-    device: torch.device
-    seed: int
-
-    def __post_init__(self) -> None:
-        # A part of the processes may run out of memory: all must cut what they validate on alike.
-        self._validated_together = self.tokens_at_once
+    epochs: Epochs
 
     @property
     def longest(self) -> int:
@@ -39,12 +32,11 @@ class Answers:
         return max(len(text.tokens) for text in self.texts)
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[SpanBatch]:
-        rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
-        return self._packed(self.texts, rows, self.tokens_at_once)
+        rows = self.epochs.rows(len(self.texts), step, rank, world)
+        return self._packed(self.texts, rows, self.epochs.tokens_at_once)
 
     def halve(self) -> str | None:
-        self.tokens_at_once, size = halved(self.tokens_at_once)
-        return size
+        return self.epochs.halve()
 
     def loss(self, model: Transformer, batch: SpanBatch) -> tuple[Tensor, Tensor]:
         """The count is that of the answers' tokens: a long answer counts more than a short one."""
@@ -53,9 +45,9 @@ class Answers:
 
     def validate(self, model: Transformer, texts: Sequence[Span], processes: Processes = ALONE) -> Validation:
         """The mean loss over the tokens of other texts' answers; each process computes a part of them."""
-        batches = self._packed(texts, np.arange(len(texts)), self._validated_together)
+        batches = self._packed(texts, np.arange(len(texts)), self.epochs.validated_together)
         return mean_loss(model, self, batches, processes)
 
     def _packed(self, texts: Sequence[Span], rows: NDArray[np.int64], at_once: int) -> list[SpanBatch]:
         groups = in_rows([len(texts[row].tokens) for row in rows], min(at_once, LONGEST_ROW))
-        return [SpanBatch([texts[row] for row in rows[part]], True, self.device) for part in groups]
+        return [SpanBatch([texts[row] for row in rows[part]], True, self.epochs.device) for part in groups]

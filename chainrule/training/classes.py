@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.model.padding import Tokens
-from chainrule.training.epochs import halved, rows_of_step
+from chainrule.training.epochs import Epochs
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.text_batches import text_batches
@@ -42,27 +42,19 @@ class LabelledBatch(NamedTuple):
 
 @dataclass
 class Classes:
-    """Predict the class of each text. A step takes the next texts of endlessly many epochs, each shuffled anew."""
+    """Predict the class of each text."""
 
     texts: LabelledTexts
     weights: NDArray[np.float32]  # (C,) how much a text of each class counts
-    batch_size: int
-    tokens_at_once: int  # in a micro-batch, with padding; texts of like length go together
-    device: torch.device
-    seed: int
+    epochs: Epochs
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
-    def __post_init__(self) -> None:
-        # A part of the processes may run out of memory: all must cut what they validate on alike.
-        self._validated_together = self.tokens_at_once
-
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[LabelledBatch]:
-        rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
-        return self._micro_batches(self.texts, rows, self.tokens_at_once)
+        rows = self.epochs.rows(len(self.texts), step, rank, world)
+        return self._micro_batches(self.texts, rows, self.epochs.tokens_at_once)
 
     def halve(self) -> str | None:
-        self.tokens_at_once, size = halved(self.tokens_at_once)
-        return size
+        return self.epochs.halve()
 
     def loss(self, model: nn.Module, batch: LabelledBatch) -> tuple[Tensor, Tensor]:
         """Weighted by class; the count is the sum of the weights."""
@@ -72,12 +64,12 @@ class Classes:
 
     def validate(self, model: nn.Module, texts: LabelledTexts, processes: Processes = ALONE) -> Validation:
         """Accuracy and loss on other texts, without smoothing; each process computes a part of them."""
-        batches, found = self._micro_batches(texts, np.arange(len(texts)), self._validated_together), []
+        batches, found = self._micro_batches(texts, np.arange(len(texts)), self.epochs.validated_together), []
         for batch, counts in processes.every_nth(batches):
             logits = model(batch.tokens, batch.last)  # (B, C)
             if counts:
                 found.append((logits, batch.classes, batch.weights))
-        zero = torch.zeros((), device=self.device)
+        zero = torch.zeros((), device=self.epochs.device)
         loss, right, weight = processes.sum(*self._sums(found) if found else (zero, zero, zero))
         return Validation(float(loss / weight), float(right / weight))
 
@@ -90,5 +82,5 @@ class Classes:
 
     def _micro_batches(self, texts: LabelledTexts, rows: NDArray[np.int64], at_once: int) -> list[LabelledBatch]:
         columns = texts.classes, self.weights[texts.classes]
-        made = text_batches(texts.documents, columns, rows, at_once, self.device)
+        made = text_batches(texts.documents, columns, rows, at_once, self.epochs.device)
         return [LabelledBatch(*tensors) for tensors in made]

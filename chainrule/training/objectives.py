@@ -77,7 +77,7 @@ class Windows:
     device: str
 
     def __post_init__(self) -> None:
-        # A part of the processes may run out of memory: all must cut what they validate on alike.
+        # Memory may run out in some of the processes only, and all must cut what they validate on alike: not halved.
         self._validated_together = self.micro_batch_size
 
     def halve(self) -> str | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.model.padding import Tokens
-from chainrule.training.epochs import halved, rows_of_step
+from chainrule.training.epochs import Epochs
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.text_batches import text_batches
@@ -53,30 +53,21 @@ def squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass
 class Targets:
-    """Predict the targets of each text; the loss is the weighted mean over texts and targets. A step takes the next
-    texts of endlessly many epochs, each shuffled anew."""
+    """Predict the targets of each text; the loss is the weighted mean over texts and targets."""
 
     texts: TargetTexts
     losses: Callable[[Tensor, Tensor], Tensor]  # of outputs and targets (B, C), element by element
-    batch_size: int
-    tokens_at_once: int  # in a micro-batch, with padding; texts of like length go together
-    device: torch.device
-    seed: int
+    epochs: Epochs
     smoothing: float = 0.0  # share of a target that is replaced by the target's mean over the texts
 
-    def __post_init__(self) -> None:
-        # A part of the processes may run out of memory: all must cut what they validate on alike.
-        self._validated_together = self.tokens_at_once
-
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[TargetBatch]:
-        rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
+        rows = self.epochs.rows(len(self.texts), step, rank, world)
         means = self.texts.targets.mean(0)
         targets = self.texts.targets + np.float32(self.smoothing) * (means - self.texts.targets)
-        return self._micro_batches(self.texts, targets, rows, self.tokens_at_once)
+        return self._micro_batches(self.texts, targets, rows, self.epochs.tokens_at_once)
 
     def halve(self) -> str | None:
-        self.tokens_at_once, size = halved(self.tokens_at_once)
-        return size
+        return self.epochs.halve()
 
     def loss(self, model: nn.Module, batch: TargetBatch) -> tuple[Tensor, Tensor]:
         """Weighted; the count is the sum of the weights."""
@@ -86,8 +77,8 @@ class Targets:
     def validate(self, model: nn.Module, texts: TargetTexts, processes: Processes = ALONE) -> Validation:
         """The loss on other texts, without smoothing; each process computes a part of them. The best state is the one
         of least loss."""
-        losses, weights = torch.zeros(2, dtype=torch.float64, device=self.device)
-        batches = self._micro_batches(texts, texts.targets, np.arange(len(texts)), self._validated_together)
+        losses, weights = torch.zeros(2, dtype=torch.float64, device=self.epochs.device)
+        batches = self._micro_batches(texts, texts.targets, np.arange(len(texts)), self.epochs.validated_together)
         for batch, counts in processes.every_nth(batches):
             found = self.losses(model(batch.tokens, batch.last), batch.targets)
             if counts:
@@ -99,5 +90,5 @@ class Targets:
     def _micro_batches(
         self, texts: TargetTexts, targets: NDArray[np.float32], rows: NDArray[np.int64], at_once: int
     ) -> list[TargetBatch]:
-        made = text_batches(texts.documents, (targets, texts.weights), rows, at_once, self.device)
+        made = text_batches(texts.documents, (targets, texts.weights), rows, at_once, self.epochs.device)
         return [TargetBatch(*tensors) for tensors in made]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chainrule import machine
 from chainrule.model.transformer import Transformer
-from chainrule.training.epochs import halved, rows_of_step
+from chainrule.training.epochs import Epochs
 from chainrule.training.objectives import Validation
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows, size_of
@@ -48,16 +48,9 @@ class LabelWords:
 
     texts: WordTexts
     weights: NDArray[np.float32]  # (C,) how much a text of each class counts
-    batch_size: int
-    tokens_at_once: int  # in a micro-batch
+    epochs: Epochs
     causal: bool
-    device: torch.device
-    seed: int
     smoothing: float = 0.0  # share of a label that is spread over all classes
-
-    def __post_init__(self) -> None:
-        # A part of the processes may run out of memory: all must cut what they validate on alike.
-        self._validated_together = self.tokens_at_once
 
     @property
     def longest(self) -> int:
@@ -65,12 +58,11 @@ class LabelWords:
         return max(self._sizes)
 
     def batches(self, step: int, rank: int = 0, world: int = 1) -> list[WordBatch]:
-        rows = rows_of_step(len(self.texts), self.batch_size, self.seed, step, rank, world)
-        return self._micro_batches(self.texts, rows, self._sizes, self.tokens_at_once)
+        rows = self.epochs.rows(len(self.texts), step, rank, world)
+        return self._micro_batches(self.texts, rows, self._sizes, self.epochs.tokens_at_once)
 
     def halve(self) -> str | None:
-        self.tokens_at_once, size = halved(self.tokens_at_once)
-        return size
+        return self.epochs.halve()
 
     def loss(self, model: Transformer, batch: WordBatch) -> tuple[Tensor, Tensor]:
         """Weighted by class; the count is the sum of the weights."""
@@ -82,8 +74,8 @@ class LabelWords:
     def validate(self, model: Transformer, texts: WordTexts, processes: Processes = ALONE) -> Validation:
         """Accuracy and loss on other texts, without smoothing; each process computes a part of them."""
         sizes = _sizes(texts, self.causal)
-        batches = self._micro_batches(texts, np.arange(len(texts)), sizes, self._validated_together)
-        loss = correct = total = torch.zeros((), device=self.device)
+        batches = self._micro_batches(texts, np.arange(len(texts)), sizes, self.epochs.validated_together)
+        loss = correct = total = torch.zeros((), device=self.epochs.device)
         for batch, counts in processes.every_nth(batches):
             scores = self._scores(model, batch)  # (B, C)
             if counts:
@@ -108,9 +100,10 @@ class LabelWords:
             spans = [span for row in rows[part] for span in texts.options[row]]
             classes = texts.classes[rows[part]]
             both = (
-                machine.to_device(torch.from_numpy(array), self.device) for array in (classes, self.weights[classes])
+                machine.to_device(torch.from_numpy(array), self.epochs.device)
+                for array in (classes, self.weights[classes])
             )
-            batches.append(WordBatch(SpanBatch(spans, self.causal, self.device), *both))
+            batches.append(WordBatch(SpanBatch(spans, self.causal, self.epochs.device), *both))
         return batches
 
     @cached_property

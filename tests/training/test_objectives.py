@@ -14,6 +14,7 @@ from chainrule.corpus.shards import Split
 from chainrule.finetuning.full import TextClassifier
 from chainrule.model.transformer import initialise
 from chainrule.training.classes import Classes, LabelledTexts
+from chainrule.training.epochs import Epochs
 from chainrule.training.objectives import (
     MaskedToken,
     NextToken,
@@ -78,7 +79,7 @@ def test_the_gradients_of_all_ranks_add_up_to_those_of_one(kind: str, world: int
         documents = [rng.integers(V, size=rng.integers(1, 30)) for _ in range(20)]
         texts = LabelledTexts(documents, rng.integers(3, size=20))
         weights = np.array([0.5, 1, 2], np.float32)
-        objective = Classes(texts, weights, 7, 64, torch.device("cpu"), seed=0, smoothing=0.1)
+        objective = Classes(texts, weights, Epochs(7, 64, torch.device("cpu"), 0), smoothing=0.1)
         w = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
         model: torch.nn.Module = TextClassifier(random_model("qwen3", vocabulary_size=V, context=40), w)
     elif kind == "masked":

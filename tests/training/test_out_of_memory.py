@@ -20,7 +20,7 @@ from chainrule.scoring.features import last_features
 from chainrule.training.activations import activation_bytes, decide_activations, tokens_in_memory
 from chainrule.training.answers import Answers
 from chainrule.training.classes import Classes, LabelledTexts
-from chainrule.training.epochs import halved
+from chainrule.training.epochs import Epochs
 from chainrule.training.low_rank import LowRankMatrices
 from chainrule.training.objectives import MaskedBatch, masked_token_loss, next_token_loss
 from chainrule.training.optimizer import Group, Optimizer, Schedule
@@ -44,8 +44,10 @@ class Windows:
         return torch.randint(0, 61, (8, 9), generator=torch.Generator().manual_seed(step)).split(self.at_once)
 
     def halve(self) -> str | None:
-        self.at_once, size = halved(self.at_once)
-        return size
+        if self.at_once == 1:
+            return None
+        self.at_once //= 2
+        return f"{self.at_once} windows"
 
     def loss(self, model: Transformer, batch: Tensor) -> tuple[Tensor, Tensor]:
         mean = next_token_loss(model, batch)
@@ -68,7 +70,7 @@ def test_out_of_memory_a_step_is_made_again_in_smaller_parts_with_the_same_losse
     said: list[str] = []
     found = [progress.loss for progress in trainer_of(Windows(3), said=said).steps()]
     assert found == pytest.approx(wanted, abs=1e-5)
-    again = "out of memory on cpu at step {}: going on with {} tokens at once; the steps stay the same"
+    again = "out of memory on cpu at step {}: going on with {} windows at once; the steps stay the same"
     assert said == [again.format(2, 4), again.format(2, 2)]
 
 
@@ -99,12 +101,12 @@ def objectives() -> list[Any]:
     ones = np.ones((6, 1), np.float32)
     spans = [Span(list(text), [len(text) - 1], [7]) for text in texts]
     return [
-        Classes(LabelledTexts(texts, np.arange(6) % 2), np.ones(2, np.float32), 6, 1000, CPU, seed=0),
-        Targets(TargetTexts(texts, ones, ones), squared_errors, 6, 1000, CPU, seed=0),
-        Answers(spans, 6, 1000, CPU, seed=0),
+        Classes(LabelledTexts(texts, np.arange(6) % 2), np.ones(2, np.float32), Epochs(6, 1000, CPU, 0)),
+        Targets(TargetTexts(texts, ones, ones), squared_errors, Epochs(6, 1000, CPU, 0)),
+        Answers(spans, Epochs(6, 1000, CPU, 0)),
         LabelWords(
             WordTexts([(span, span._replace(targets=[8])) for span in spans], np.arange(6) % 2),
-            np.ones(2, np.float32), 6, 1000, True, CPU, seed=0,
+            np.ones(2, np.float32), Epochs(6, 1000, CPU, 0), True,
         ),
     ]  # fmt: skip
 

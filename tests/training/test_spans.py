@@ -10,6 +10,7 @@ from chainrule.model.transformer import Transformer
 from chainrule.scoring.blanks import Blanks, score_blanks
 from chainrule.scoring.continuations import Pair, score_continuations
 from chainrule.training.answers import Answers
+from chainrule.training.epochs import Epochs
 from chainrule.training.spans import LONGEST_ROW, Span, SpanBatch, in_rows
 from chainrule.training.words import LabelWords, WordTexts
 
@@ -62,8 +63,8 @@ def gradients(model: Transformer) -> list[torch.Tensor]:
 @pytest.mark.parametrize("family", ["qwen3", "gpt2", "gemma3_text", "mistral"])
 def test_a_packed_loss_and_its_gradient_are_those_of_the_texts_one_by_one(family: str) -> None:
     model, texts = random_model(family), [span_of(pair) for pair in PAIRS]
-    packed = Answers(texts, len(texts), 2**10, CPU, seed=3)
-    alone = Answers(texts, len(texts), 1, CPU, seed=3)
+    packed = Answers(texts, Epochs(len(texts), 2**10, CPU, 3))
+    alone = Answers(texts, Epochs(len(texts), 1, CPU, 3))
     assert len(packed.batches(0)) == 1 and len(alone.batches(0)) == len(texts)
     totals = []
     for objective in (packed, alone):
@@ -91,7 +92,7 @@ def test_label_words_are_learned_by_the_cross_entropy_among_them(count: int) -> 
         weight=torch.from_numpy(weights).double(), reduction="sum",
     )  # fmt: skip
     for at_once in (1, 2**10):
-        objective = LabelWords(texts, weights, 4, at_once, True, CPU, seed=0)
+        objective = LabelWords(texts, weights, Epochs(4, at_once, CPU, 0), True)
         with torch.no_grad():
             parts = [objective.loss(model, batch) for batch in objective.batches(0)]
         assert float(sum(part for part, _ in parts)) == pytest.approx(float(expected), rel=1e-4)
@@ -100,7 +101,7 @@ def test_label_words_are_learned_by_the_cross_entropy_among_them(count: int) -> 
 
 def test_processes_share_a_step_without_remainder() -> None:
     texts = [span_of(pair) for pair in PAIRS]
-    objective = Answers(texts, 4, 2**10, CPU, seed=0)
+    objective = Answers(texts, Epochs(4, 2**10, CPU, 0))
     whole = sorted(int(token) for batch in objective.batches(5) for token in batch.targets)
     shared = [int(token) for rank in range(3) for batch in objective.batches(5, rank, 3) for token in batch.targets]
     assert sorted(shared) == whole

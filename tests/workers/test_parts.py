@@ -15,7 +15,8 @@ from chainrule.cli import main
 from chainrule.corpus import documents, write
 from chainrule.corpus.parts import join_shards, tokenize_part
 from chainrule.errors import ChainruleError, DataError, FolderError, ModelError, OptionError, WorkerKilledError
-from chainrule.model.formats.same_model import check_model, model_fingerprint
+from chainrule.model.formats.same_model import ForWorkers, model_fingerprint
+from chainrule.model_source import ModelSource
 from chainrule.tasks import row_file
 from chainrule.workers.options import Part, Sharing
 from chainrule.workers.parts import Joined, identity, write_part
@@ -276,11 +277,12 @@ def test_an_adapter_beside_another_base_is_another_model(tmp_path: Path) -> None
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
     save_file({"weight": np.zeros(2, np.float32)}, adapter / "adapter_model.safetensors")
     before = model_fingerprint(str(adapter))
-    check_model(str(adapter), before)
+    named = ForWorkers.of(ModelSource(str(adapter), "cpu", "auto", None))
+    assert named.checked() is named.source
     (base / "config.json").write_text('{"other": 1}')
     assert model_fingerprint(str(adapter)) != before
     with pytest.raises(ModelError, match="adapter: wanted the same model on every machine, got another one"):
-        check_model(str(adapter), before)
+        named.checked()
 
 
 def test_compare_in_parts_finds_what_one_command_finds(world: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,12 @@
 """Tells whether a model that several machines or commands name is the same one, by its files. Knows bytes, and where an
 adapter's base is."""
 
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
 from chainrule.errors import ModelError
 from chainrule.model.formats.adapter_files import base_directory, is_adapter, read_adapter
-from chainrule.storage.fingerprint import fingerprint
+from chainrule.storage.fingerprint import fingerprint, name_for_workers
 from chainrule.storage.hub import model_directory
 
 
@@ -17,9 +20,28 @@ def model_fingerprint(model: str) -> str:
     return f"{found} {fingerprint(base_directory(directory, read_adapter(directory)))}"
 
 
-def check_model(model: str, expected: str) -> None:
-    """ModelError where a worker finds no model of that name, or another one than that of the fingerprint `expected`."""
-    if not model_directory(model).exists():
-        raise ModelError(f"{model}: wanted this model on every machine, got none here; put it on a disk that all share")
-    if model_fingerprint(model) != expected:
-        raise ModelError(f"{model}: wanted the same model on every machine, got another one here; copy it again")
+Source = TypeVar("Source", bound=Any)  # a frozen dataclass with a `directory: str`
+
+
+@dataclass(frozen=True)
+class ForWorkers(Generic[Source]):
+    """What is loaded on other machines, where it must be the same as here. `expected`: the model's fingerprint."""
+
+    source: Source
+    expected: str
+
+    @classmethod
+    def of(cls, source: Source) -> "ForWorkers[Source]":
+        named = replace(source, directory=name_for_workers(source.directory))
+        return cls(named, model_fingerprint(source.directory))
+
+    def checked(self) -> Source:
+        """The source, in a worker. ModelError where there is no model of that name, or another one."""
+        model = self.source.directory
+        if not model_directory(model).exists():
+            raise ModelError(
+                f"{model}: wanted this model on every machine, got none here; put it on a disk that all share"
+            )
+        if model_fingerprint(model) != self.expected:
+            raise ModelError(f"{model}: wanted the same model on every machine, got another one here; copy it again")
+        return self.source
