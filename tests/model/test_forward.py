@@ -113,6 +113,6 @@ def test_what_a_classifier_reads_is_the_final_hidden_state_of_the_last_token() -
 @torch.no_grad()
 def test_a_cache_is_filled_by_any_output() -> None:
     model = random_model("qwen3")
-    cache = empty_cache(model, 20, torch.zeros(3, dtype=torch.long))
+    cache = empty_cache(model, 20, len(TOKENS))
     model(TOKENS[:, :12], output="features", cache=cache)
     torch.testing.assert_close(model(TOKENS[:, 12:], cache=cache), model(TOKENS)[:, 12:], atol=1e-5, rtol=0)
