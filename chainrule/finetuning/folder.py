@@ -43,7 +43,7 @@ class Decided:
 
 def decide(lm: Pretrained, dtype: str, processes: int = 1) -> Decided:
     """What this machine decides for so many processes; `dtype` as in `machine.training_dtype`."""
-    return Decided(dtype_name(machine.training_dtype(dtype, lm.device)), machine.threads() * processes)
+    return Decided(dtype_name(machine.training_dtype(dtype, lm.device)), torch.get_num_threads() * processes)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
