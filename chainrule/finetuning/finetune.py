@@ -31,7 +31,7 @@ from chainrule.finetuning.full import (
 from chainrule.finetuning.further import going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
-from chainrule.finetuning.options import VALIDATED, By, Train
+from chainrule.finetuning.options import VALIDATED, By, Dtype, Train
 from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
 from chainrule.finetuning.problems import Computing, problem_of
 from chainrule.language_model import Pretrained
@@ -42,7 +42,8 @@ from chainrule.model.padding import Tokens
 from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.features import Features, Longer, Text
+from chainrule.scoring.features import Features, Text
+from chainrule.scoring.longer import Longer
 from chainrule.tasks.examples import Examples, Task
 from chainrule.training.activations import tokens_in_memory
 from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
@@ -63,7 +64,7 @@ def finetune(
     class_weights: bool = False,
     longer: Longer = "cut",
     seed: int = 0,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     rank: int | None = None,
     by: By = "head",
     chat: bool = False,

@@ -12,7 +12,7 @@ from chainrule.errors import ChainruleError
 from chainrule.language_model import Pretrained
 from chainrule.scoring.blanks import masked_at
 from chainrule.scoring.continuations import Pair, pair_of
-from chainrule.scoring.features import Longer
+from chainrule.scoring.longer import Longer
 from chainrule.tasks.examples import Examples, Row
 from chainrule.tasks.prompt import Prompt
 from chainrule.tokens.chat import Chat
