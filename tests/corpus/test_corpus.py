@@ -470,7 +470,7 @@ def test_a_vocabulary_beyond_two_bytes_takes_four(tmp_path: Path):
 def test_a_tokenizer_is_trained_on_a_bounded_sample_of_what_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(documents, "SLICE", 100)
     texts = rows(tmp_path / "a.jsonl", 2000, characters=300)
-    source = Documents([str(tmp_path / "a.jsonl")], field="text", encoding="utf-8", skip=False, validation=0.1)
+    source = Documents([str(tmp_path / "a.jsonl")], CorpusOptions())
     train = [text for number, text in enumerate(texts) if uniform(number) >= 0.1]
     assert "".join(source.sample(1 << 30)) == "".join(train), "all of it, where that is little"
     sample = list(source.sample(100_000))
