@@ -42,6 +42,7 @@ from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens,
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.sharding import decide_sharding, shard_by_block
+from chainrule.training.torchrun import require_same_command
 
 # Of a run that was killed before run.toml was written.
 _WRITTEN_FIRST = ("data", "tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
@@ -69,7 +70,7 @@ def open_run(
     started = time.monotonic()
     asked = _asked(data, options, corpus, device, dtype)
     named = str(options.start)
-    processes.require_same(_named(asked, parallel))
+    require_same_command(processes, asked, {"data": "DATA"}, parallel)
     if options.train == "lora" and processes.world > 1:
         raise OptionError(
             f"--train lora: wanted one process, as an adapter is small, got {processes.world}; start it"
@@ -164,14 +165,6 @@ def _checked(
     elif stored is not None and processes.first:
         shards.verify(unchanged=stored["data"].get("files"))
     return manifest
-
-
-def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
-    """What must be the same in all processes, as it is typed."""
-    options = {f"--{name.replace('_', '-')}": value for name, value in asked.items() if name != "data"}
-    versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
-    return {"DATA": asked["data"], **options, "--shard": parallel.shard, "--wait": parallel.wait,
-            "--checkpoint-activations": parallel.checkpoint_activations, **versions}  # fmt: skip
 
 
 def _decided_before(out: Path, stored: dict[str, Any] | None, processes: Processes) -> Decided | None:
