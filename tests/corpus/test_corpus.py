@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -209,12 +210,13 @@ def test_stopped_and_done_again_equals_never_stopped(
     with pytest.raises(Stop):
         write_shards(inputs, tmp_path / "out", options, stop)
     left = len(json.loads((tmp_path / "out" / "state.json").read_text())["shards"])
-    made = []
-    write_arrays = corpus._write_arrays
-    monkeypatch.setattr(corpus, "_write_arrays", lambda path, arrays: made.append(path) or write_arrays(path, arrays))
+    written = Mock(wraps=corpus._write_arrays)
+    monkeypatch.setattr(corpus, "_write_arrays", written)
     write_shards(inputs, tmp_path / "out", options)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert len(made) == 2 * (len(Shards(tmp_path / "whole").manifest["shards"]) - left), "no whole shard is made again"
+    assert written.call_count == 2 * (len(Shards(tmp_path / "whole").manifest["shards"]) - left), (
+        "no whole shard is made again"
+    )
 
 
 def test_killed_and_done_again_equals_never_killed(tmp_path: Path):
@@ -222,6 +224,7 @@ def test_killed_and_done_again_equals_never_killed(tmp_path: Path):
     script = f"""
 import os, signal, sys
 from pathlib import Path
+from unittest.mock import Mock
 from chainrule.corpus import documents, write as corpus
 if __name__ == "__main__":
     documents.BATCH, corpus.SHARD, corpus.SMALL = 2000, 3000, 0

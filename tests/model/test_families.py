@@ -307,9 +307,10 @@ def test_masked_logits_in_a_padded_batch_equal_those_transformers_gives_each_alo
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
     ours, peer = both(name)
+    generate: Any = peer.generate
     for prompt, found in zip(PROMPTS, generated(ours, 12), strict=True):
         tokens = torch.tensor([prompt])
-        theirs = peer.generate(
+        theirs = generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             do_sample=False,

@@ -68,7 +68,7 @@ def test_a_step_in_bfloat16_is_float32s_within_its_precision() -> None:
 def test_a_number_that_is_none_stays_one_in_a_cache_of_bfloat16() -> None:
     model = random_model("qwen2").eval()
     model.compute_dtype = torch.bfloat16
-    bias = model.blocks[0].attention.query_key_value.bias.detach()
+    bias = model.get_parameter("blocks.0.attention.query_key_value.bias").detach()
     bias.view(torch.int32)[-1] = 0x7FFFFFFF  # rounded as a number it becomes -0
     _, cache = decoded(model)
     assert cache.values.dtype == torch.bfloat16
