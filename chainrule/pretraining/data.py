@@ -24,7 +24,7 @@ def check_options(data: Sequence[str], options: PretrainOptions, corpus: CorpusO
         config, _, _ = described_by(options.start, fields)
         config.check_language_head()
         rows, context = windows_per_step(options, config.layers, config.context), config.context
-        if config.causal != (options.objective == "next"):
+        if config.causal == (options.objective == "masked"):
             wanted, kind = ("next", "causal") if config.causal else ("masked", "masked")
             raise OptionError(
                 f"--objective: wanted {wanted} for {options.start}, which is a {kind} model, got {options.objective};"

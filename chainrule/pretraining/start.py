@@ -28,7 +28,7 @@ from chainrule.storage.files import sweep
 from chainrule.storage.hub import model_directory
 from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.training.checkpoints import Keeping, resumed
-from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
+from chainrule.training.objectives import MaskedToken, NextToken, PretrainingObjective, SpecialTokens, Windows
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.sharding import decide_sharding, shard_by_block
@@ -175,7 +175,7 @@ def _place(
         model.to(where)
 
 
-def _objective(tokenizer: Tokenizer, options: PretrainOptions, windows: Windows) -> NextToken | MaskedToken:
+def _objective(tokenizer: Tokenizer, options: PretrainOptions, windows: Windows) -> PretrainingObjective:
     if options.objective == "next":
         return NextToken(windows)
     if tokenizer.mask is None:
