@@ -87,9 +87,9 @@ class Progress:
 class Trainer:
     """The training of a model by an objective: iterate `steps`. Whoever iterates may stop at any step.
 
-    model: its parameters that require a gradient are trained. log: called after each step, before it is saved.
+    model: its parameters that require a gradient are trained. after_step: called with each, before it is saved.
     clip: the norm that a step's gradient has at most. processes: those that compute parts of each step; all of them
-    iterate alike, and the first one saves what is not cut. say: called with a line for the user, where memory ran out
+    iterate alike, and the first one saves what is not cut. log: called with a line for the user, where memory ran out
     and a step's parts are made smaller.
     """
 
@@ -102,14 +102,14 @@ class Trainer:
         *,
         validating: Validating | None = None,
         saving: Saving | None = None,
-        log: Callable[[Progress], None] = lambda progress: None,
+        after_step: Callable[[Progress], None] = lambda progress: None,
         clip: float = 1.0,
         processes: Processes = ALONE,
-        say: Callable[[str], None] = print_line,
+        log: Callable[[str], None] = print_line,
     ) -> None:
         self.model, self.optimizer, self.objective, self.total = model, optimizer, objective, total
-        self.validating, self.saving, self.log, self.clip = validating, saving, log, clip
-        self.processes, self.say = processes, say
+        self.validating, self.saving, self.after_step, self.clip = validating, saving, after_step, clip
+        self.processes, self.log = processes, log
         self.step = 0
         self.seconds = 0.0
         self.best: Validation | None = None
@@ -164,7 +164,7 @@ class Trainer:
                     seconds_left=(self.total - self.step) * (now - started) / (self.step - first),
                     validation=validation,
                 )
-                self.log(progress)
+                self.after_step(progress)
                 if self.saving is not None:
                     late = self.processes.first and now - last_save > SAVE_SECONDS
                     # While steps are skipped, the checkpoint before is the good one.
@@ -284,7 +284,7 @@ class Trainer:
                     " --checkpoint-activations on, a smaller model or context, or more processes with --shard on"
                 )
             where = f"{device}" if world == 1 else f"{device} of process {rank}"
-            self.say(f"out of memory on {where} at step {self.step + 1}: going on with {less}; the steps stay the same")
+            self.log(f"out of memory on {where} at step {self.step + 1}: going on with {less}; the steps stay the same")
 
     def _accumulate(self) -> tuple[Tensor, Tensor]:
         """Add up the gradients of this process's examples; the sum and the count of their losses."""
