@@ -45,6 +45,7 @@ def finetune(
     rank: int | None = None,
     quantize: Literal["none", "auto", "int8", "int4"] = "none",
     chat: bool = False,
+    normalise: Literal["sum", "token", "byte"] = "sum",
     show: int = 0,
     labels: int | None = None,
     epochs: float | None = None,
@@ -78,6 +79,7 @@ def finetune(
         quantize: With --train lora, keep the model in 8 or 4 bits; auto keeps those of its file.
         labels: Learn from N training examples (default all).
         chat: Write the prompt with the model's chat template.
+        normalise: With --by words, score label words by log p in all, per token, or per byte.
         epochs: Epochs for full and lora (default with a head: full 3, at least 100 steps, lora 192 texts and 2 epochs;
             without a head: 96 texts and 2 epochs).
         learning_rate: Peak learning rate for full and lora (default by the width); with full the head learns 10 times
@@ -96,7 +98,9 @@ def finetune(
     from chainrule.tasks.measure import measure
     from chainrule.training.torchrun import joined
 
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
+    options = FinetuneOptions(
+        train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat, normalise
+    )
     check_at_least(1, labels=labels, limit=limit, rank=rank)
     check_at_least(0, show=show)
     check_seed(seed)

@@ -41,6 +41,7 @@ from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens
 from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
+from chainrule.prompting.asking import Normalise
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Features, Longer, Text
 from chainrule.tasks.examples import Examples, Task
@@ -67,6 +68,7 @@ def finetune(
     rank: int | None = None,
     by: By = "head",
     chat: bool = False,
+    normalise: Normalise = "sum",
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier | Prompted:
@@ -75,7 +77,8 @@ def finetune(
 
     `by` "head" gives a classifier: a linear head w on the hidden states. `by` "words" gives the zero-shot predictor of
     a trained model: it maximises p(label word | prompt) among the task's label words. In a task of free answers the
-    model learns these. `chat`: the prompt is written with the model's chat template.
+    model learns these. `chat`: the prompt is written with the model's chat template. `normalise`: a label word's score
+    is its log p in all, or per token or byte, in the training and in the predictor.
 
     `train` "head" solves for the head w alone; "full" starts from that and trains w and the model θ together; "lora"
     trains w and matrices of `rank` (16) beside the frozen model, and saves these alone, as PEFT does. With 64 labels or
@@ -86,7 +89,9 @@ def finetune(
     Raises DataError for a task that lacks the prompt it needs, OptionError for options out of range, and FolderError
     for an `out` that holds something else.
     """
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
+    options = FinetuneOptions(
+        train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat, normalise
+    )
     finetuning = open_finetuning(lm, task, options, out, features)
     for _ in finetuning.advance():
         pass

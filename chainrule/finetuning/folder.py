@@ -25,7 +25,7 @@ from chainrule.training.parallel_options import ParallelOptions
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_NEWER = {"by": "head", "chat": False, "quantize": "none"}  # defaults of options that earlier versions did not record
+_NEWER = {"by": "head", "chat": False, "quantize": "none", "normalise": "sum"}  # that earlier versions did not record
 
 
 @dataclass(frozen=True)

@@ -203,7 +203,8 @@ class LanguageFinetuning:
 
     def _asking(self, lm: Pretrained) -> Prompted:
         """The zero-shot predictor of a model for this task."""
-        return zero_shot(lm, self.task, longer=self.options.longer, chat=self.options.chat)
+        options = self.options
+        return zero_shot(lm, self.task, normalise=options.normalise, longer=options.longer, chat=options.chat)
 
     def _what_is_trained(self) -> Trained:
         model = self.lm.model

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from chainrule.errors import OptionError
+from chainrule.prompting.asking import Normalise
 from chainrule.scoring.features import Longer
 
 Train = Literal["full", "lora", "head"]
@@ -26,15 +27,21 @@ class FinetuneOptions:
     rank: int | None = None  # of lora; None: 16
     by: By = "head"  # a linear head on the hidden state, or the label words of the task's prompt
     chat: bool = False  # by words, and of free answers: the prompt is written with the model's chat template
+    normalise: Normalise = "sum"  # by words: log p of a label word in all, per token, or per byte
 
     def __post_init__(self) -> None:
-        for name, choices in (("train", Train), ("longer", Longer), ("by", By)):
+        for name, choices in (("train", Train), ("longer", Longer), ("by", By), ("normalise", Normalise)):
             if getattr(self, name) not in get_args(choices):
                 raise OptionError(f"--{name}: wanted {' or '.join(get_args(choices))}, got {getattr(self, name)!r}")
         for name in ("epochs", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise OptionError(f"--{name.replace('_', '-')}: wanted a positive number, got {value}")
+        if self.normalise != "sum" and self.by != "words":
+            raise OptionError(
+                f"--normalise: wanted --by words beside it, as it divides the scores of label words, got"
+                f" {self.normalise} with {self.by}; add it, or leave --normalise out"
+            )
         if self.rank is not None and self.train != "lora":
             raise OptionError(f"--rank: wanted --train lora beside it, got {self.train}; add it, or leave --rank out")
         if self.rank is not None and self.rank < 1:
