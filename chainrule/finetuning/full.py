@@ -28,6 +28,7 @@ from chainrule.training.trainer import Saving, Trainer, Validating
 BATCH_SIZE = 32  # texts a step
 EPOCHS = 3.0
 LEAST_STEPS = 100  # however few the labels
+LEAST_WARMUP = 10  # steps: the first one moves every weight by the rate, in a direction that 16 texts hardly tell
 VALIDATIONS = 6  # while it trains, beside the one before the first step
 SMOOTHING = 0.1  # of the labels: a few of them are soon fitted, and the probabilities would be all 0 or 1
 
@@ -42,6 +43,17 @@ class Recipe:
     head_rate: float  # of w
     seed: int
     smoothing: float = SMOOTHING
+    least_warmup: int = LEAST_WARMUP  # steps; fewer in all never reach the rate
+
+    @property
+    def schedule(self) -> Schedule:
+        """A tenth of the steps warms up, then the rate falls to 0."""
+        return Schedule(self.steps, warmup=self.steps // 10, decay=0.9, least_warmup=self.least_warmup)
+
+
+def short_warmup(steps: int) -> int:
+    """The least warm-up of a recipe whose default is a few dozen steps: 10 steps where there are fewer in all."""
+    return LEAST_WARMUP if steps < LEAST_WARMUP else 0
 
 
 def recipe(n: int, width: int, *, epochs: float | None, learning_rate: float | None, seed: int) -> Recipe:
@@ -144,12 +156,11 @@ class ClassifierTraining:
         of_head = list(self.model.head.parameters())
         theta = [parameter for parameter in names if all(parameter is not other for other in of_head)]
         groups = [Group(theta, recipe.rate), Group(of_head, recipe.head_rate)]
-        schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
         every = -(-recipe.steps // VALIDATIONS)
         validating = Validating(lambda: objective.validate(self.model, validation, processes), every, keep_best=True)
         self.trainer = Trainer(
             self.model,
-            Optimizer(names, [], recipe.rate, groups, schedule),
+            Optimizer(names, [], recipe.rate, groups, recipe.schedule),
             objective,
             recipe.steps,
             validating=validating if len(validation) else None,

@@ -19,7 +19,7 @@ from chainrule.errors import OptionError
 from chainrule.finetuning.answers import answer_spans, fitting_spans
 from chainrule.finetuning.fits import Memory, packed_loss
 from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
-from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
+from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, short_warmup, weights_of_classes
 from chainrule.finetuning.lora import check_rank, require_file
 from chainrule.finetuning.options import VALIDATED, FinetuneOptions
 from chainrule.finetuning.words import word_texts
@@ -227,7 +227,8 @@ class LanguageFinetuning:
         longest = max(objective.longest, min(at_once, LONGEST_ROW) if transformer.config.causal else 0)  # packed
         self._memory.check_steps(transformer, partial(packed_loss, transformer), at_once, longest)
         names = {parameter: name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
-        schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
+        least_warmup = short_warmup(recipe.steps)
+        schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9, least_warmup=least_warmup)
         folder = None if self.out is None else self.out / "training"
         trainer = Trainer(
             transformer,

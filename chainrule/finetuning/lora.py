@@ -7,7 +7,7 @@ Without Regret", Schulman et al., 2025).
 from pathlib import Path
 
 from chainrule.errors import ModelError, OptionError
-from chainrule.finetuning.full import Recipe
+from chainrule.finetuning.full import Recipe, short_warmup
 from chainrule.language_model import Pretrained
 from chainrule.model.transformer import Transformer
 
@@ -21,7 +21,8 @@ def lora_recipe(n: int, width: int, *, epochs: float | None, learning_rate: floa
     batch_size = min(BATCH_SIZE, n)
     texts = TEXTS + EPOCHS * n if epochs is None else epochs * n
     rate = 0.6 / width
-    return Recipe(max(1, round(texts / batch_size)), batch_size, learning_rate or rate, rate, seed)
+    steps = max(1, round(texts / batch_size))
+    return Recipe(steps, batch_size, learning_rate or rate, rate, seed, least_warmup=short_warmup(steps))
 
 
 def require_file(lm: Pretrained, out: Path | None) -> None:

@@ -64,9 +64,7 @@ def test_without_a_step_it_is_zero_shot(family: str, train: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("normalise", ["sum", "token", "byte"])
 @pytest.mark.parametrize(("family", "count"), [("qwen3", 3), ("gpt2", 7), ("bert", 2), ("modernbert", 7)])
-def test_it_learns_the_scores_that_zero_shot_compares(
-    family: str, count: int, normalise: Any, tmp_path: Path
-) -> None:
+def test_it_learns_the_scores_that_zero_shot_compares(family: str, count: int, normalise: Any, tmp_path: Path) -> None:
     task = make_task(tmp_path, count)
     lm = chainrule.load(save_base(tmp_path, family), device="cpu", dtype="float32")
     finetuning = started(lm, task, train="lora", labels=14, normalise=normalise)
