@@ -28,7 +28,7 @@ from chainrule.finetuning.full import (
     recipe,
     summary_of,
 )
-from chainrule.finetuning.further import going_on, head_hash, model_of
+from chainrule.finetuning.further import GOING_ON, going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
 from chainrule.finetuning.options import VALIDATED, By, Train
@@ -290,12 +290,13 @@ class Finetuning:
         return AllWeights(bare, documents)
 
     def _recipe(self, n: int, width: int) -> Recipe:
-        """For n texts; where the user names no rate, the problem's factor changes it."""
+        """For n texts; where the user names no rate, it is multiplied by the problem's factor, and by that of going on
+        from a classifier."""
         options, make = self.options, lora_recipe if self.options.train == "lora" else recipe
         made = make(n, width, epochs=options.epochs, learning_rate=options.learning_rate, seed=options.seed)
         if options.learning_rate is not None:
             return made
-        factor = self.problem.rate_factor
+        factor = self.problem.rate_factor * (1.0 if self._start is None else GOING_ON)
         return dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
 
     def _tokens_at_once(self, transformer: Transformer, longest: int, dtype: torch.dtype, parts: int) -> int:

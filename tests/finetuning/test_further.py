@@ -11,7 +11,7 @@ from conftest import random_model
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.classifier import Classifier
-from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
+from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, open_finetuning
 from chainrule.finetuning.full import recipe
 from chainrule.finetuning.lora import lora_recipe
 from chainrule.language_model import make_language_model
@@ -89,6 +89,20 @@ def test_one_step_on_a_few_rows_does_not_throw_a_finished_classifier_off(seed: i
     assert isinstance(others, Classifier)
     before, after = first.predict_proba(rows), others.predict_proba(rows)
     assert 0 < np.abs(after - before).max() < 0.2
+
+
+def test_going_on_takes_a_tenth_of_the_rate_unless_another_is_named(folder: Path) -> None:
+    lm = chainrule.load("qwen3", device="cpu", dtype="float32")
+    task = chainrule.Task.load("rows3.csv", text="text", label="colour")
+    first = chainrule.finetune(lm, task, train="head")
+    rates = []
+    for start, named in ((lm, None), (first, None), (first, 0.01)):
+        finetuning = open_finetuning(start, task, FinetuneOptions("full", learning_rate=named, dtype="float32"))
+        assert isinstance(finetuning, Finetuning)
+        made = finetuning._recipe(20, 64)
+        rates.append((made.rate, made.head_rate))
+    assert rates[1] == pytest.approx([0.1 * rate for rate in rates[0]])
+    assert rates[2] == pytest.approx((0.01, 0.1))
 
 
 @pytest.mark.parametrize("train", ["full", "lora"])
