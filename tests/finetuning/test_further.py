@@ -12,8 +12,7 @@ import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.classifier import Classifier
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, open_finetuning
-from chainrule.finetuning.full import recipe
-from chainrule.finetuning.lora import lora_recipe
+from chainrule.finetuning.recipes import lora_recipe, recipe
 from chainrule.language_model import make_language_model
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.make import byte_tokenizer
