@@ -21,14 +21,16 @@ from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.problems import Computing, OneLabel
 from chainrule.language_model import LanguageModel
+from chainrule.model.config import Config
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import padded
-from chainrule.model.transformer import Config, Transformer, initialise
+from chainrule.model.transformer import Transformer, initialise
 from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer
 from chainrule.training import trainer
 from chainrule.training.classes import Classes, LabelledTexts
+from chainrule.training.optimizer import Schedule
 
 WORDS = {"good": ["warm", "fine", "lovely"], "bad": ["dull", "sad", "poor"]}
 
@@ -123,7 +125,7 @@ def plain_training(lm: LanguageModel, texts: LabelledTexts, steps: int) -> tuple
     w = torch.nn.Parameter(torch.zeros(2, 32))
     groups = [{"params": list(model.parameters()), "rate": made.rate}, {"params": [w], "rate": made.head_rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0)
-    schedule = full.Schedule(made.steps, warmup=made.steps // 10, decay=0.9)
+    schedule = Schedule(made.steps, warmup=made.steps // 10, decay=0.9)
     for step in range(steps):
         first = step * made.batch_size % len(texts)
         epoch = step * made.batch_size // len(texts)
