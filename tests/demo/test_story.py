@@ -37,7 +37,7 @@ SMALL = Scale(
     heads=2,
     check_every=4,
     items=8,
-    sizes={"colours": (8,), "polarity": (4, 16)},
+    sizes={"colours": (8,), "polarity": (4, 8)},
     rounds=1,
 )
 KEYS = ("puzzle_answer", "open_questions", "yes_no_questions", "addition_after_3")
