@@ -31,7 +31,7 @@ TEXTS = [
 ]
 ROWS = ["a good mess", "{label} bad", "z", "the charming film was long"]
 PROMPT = Prompt("Review: {text}\nSentiment: {label}", words={"0": "terrible", "1": "great"})
-# For what is about prompts and their answers; how each family generates: tests/generation, tests/test_language_model.py.
+# For what is about prompts and answers; a model of any family generates alike: tests/generation.
 GENERATING = ("qwen3", "mistral", "gemma2", "gpt2")
 
 
