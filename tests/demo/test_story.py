@@ -26,7 +26,7 @@ from chainrule.demo.pretrain import Scale
 from chainrule.demo.puzzles import MEANINGS, puzzle_items
 from chainrule.demo.story import run_demo
 from chainrule.demo.world import make_world
-from  import 
+from chainrule.finetuning import recipes
 from chainrule.language_model import load
 
 SMALL = Scale(
@@ -57,7 +57,7 @@ def check(results: dict, out: Path) -> None:
 def few_steps() -> Iterator[None]:
     """No law here is about how well a classifier of the grid learns."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(, "LEAST_STEPS", 10)
+        patch.setattr(recipes, "_LEAST_STEPS", 10)
         yield
 
 
