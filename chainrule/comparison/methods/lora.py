@@ -19,7 +19,7 @@ def megabytes_of_matrices(study: Study) -> float:
 
     model = study.lm.model
     sizes = [
-        RANK * (model.get_submodule(name).get_parameter("weight").shape[1] * len(parts) + sum(parts))
+        RANK * (model.get_submodule(name).in_features * len(parts) + sum(parts))
         for name, parts in adapter_parts(model, study.lm.family).items()
         if name.startswith("blocks.")
     ]
