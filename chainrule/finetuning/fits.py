@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chainrule.finetuning.options import FinetuneOptions
+from chainrule.machine import require_memory
 from chainrule.model.quantised import is_quantised
 from chainrule.model.transformer import Transformer
-from chainrule.training.footprint import of_weights, require_memory, require_step
+from chainrule.training.footprint import of_weights, require_step
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import Span, SpanBatch
 

@@ -16,6 +16,7 @@ from chainrule.corpus.batches import Batches
 from chainrule.corpus.write import CorpusOptions, Shards, write_shards
 from chainrule.errors import DataError, OptionError
 from chainrule.language_model import make_language_model, stop_tokens_of
+from chainrule.machine import require_memory
 from chainrule.model.formats.checkpoint import described_by, load_weights, read_config, refuse_classifier, save_config
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.transformer import Transformer
@@ -37,7 +38,7 @@ from chainrule.storage.remote import without_secrets
 from chainrule.storage.run_folder import find_record, read_record, require_same, unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
 from chainrule.training.checkpoints import Keeping, resumed
-from chainrule.training.footprint import of_weights, require_memory, require_step
+from chainrule.training.footprint import of_weights, require_step
 from chainrule.training.objectives import MaskedToken, NextToken, SpecialTokens, Windows
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
