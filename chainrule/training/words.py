@@ -50,6 +50,7 @@ class LabelWords:
     weights: NDArray[np.float32]  # (C,) how much a text of each class counts
     epochs: Epochs
     causal: bool
+    original_context: int | None = None
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
     @property
@@ -103,7 +104,7 @@ class LabelWords:
                 machine.to_device(torch.from_numpy(array), self.epochs.device)
                 for array in (classes, self.weights[classes])
             )
-            batches.append(WordBatch(SpanBatch(spans, self.causal, self.epochs.device), *both))
+            batches.append(WordBatch(SpanBatch(spans, self.causal, self.epochs.device, self.original_context), *both))
         return batches
 
     @cached_property

@@ -303,7 +303,7 @@ def _rotations(model: Transformer, positions: Tensor, B: int) -> tuple[Tensor, T
     turns = [
         (torch.zeros(1, 1, 1, width),) * 2
         if rope is None
-        else rotation(positions, config.head_width, rope, torch.float32)
+        else rotation(positions, config.head_width, rope, torch.float32, positions + 1)
         for rope in ropes
     ]
     cosine, sine = (
