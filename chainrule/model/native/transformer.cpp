@@ -17,8 +17,7 @@ namespace {
 constexpr int BLOCK = 32;          // values that share a scale in quantised weights
 constexpr int VECTORS = BLOCK / V;  // registers of a block
 constexpr int ROWS = 4, OUTPUTS = V == 16 ? 4 : 2;  // of a tile whose sums fit the registers
-constexpr long PANEL = 4;          // outputs whose weights are widened at once where there are many rows
-constexpr long AHEAD = 8;          // outputs whose weights are fetched before those that are computed
+constexpr long PANEL = 32;         // outputs whose weights are widened at once where there are many rows
 constexpr long MLP_ROWS = 256;     // rows whose hidden activations are kept at once
 
 typedef uint16_t Halves __attribute__((vector_size(2 * V)));
@@ -163,16 +162,9 @@ inline Four sums(Floats x0, Floats x1, Floats x2, Floats x3) {
     return __builtin_shufflevector(ab, cd, 0, 1, 4, 5) + __builtin_shufflevector(ab, cd, 2, 3, 6, 7);
 }
 
-struct Fetch {  // what is fetched from memory while a tile is computed: so many lines of 64 bytes with each block
-    const uint8_t* from = nullptr;
-    long lines = 0;
-};
-
 // Products of O rows of weights and R rows of activations: result[r][o].
 template <class W, int O, int R>
-inline void tile(
-    const uint8_t* weights, long stride, const float* x, long x_stride, long columns, float (*result)[4],
-    Fetch fetch = {}) {
+inline void tile(const uint8_t* weights, long stride, const float* x, long x_stride, long columns, float (*result)[4]) {
     Floats total[4][R];
 #pragma GCC unroll 4
     for (int o = 0; o < 4; o++)
@@ -180,8 +172,6 @@ inline void tile(
         for (int r = 0; r < R; r++) total[o][r] = Floats{};
     const long blocks = columns / BLOCK;
     for (long block = 0; block < blocks; block++) {
-        for (long line = 0; line < fetch.lines; line++)
-            __builtin_prefetch(fetch.from + 64 * (block * fetch.lines + line), 0, 2);
         typename W::Scale scale[O];
 #pragma GCC unroll 4
         for (int o = 0; o < O; o++) scale[o] = W::scale(weights + o * stride, block);
@@ -209,10 +199,9 @@ inline void tile(
 
 template <class W, int O, int R>
 void tile_rows(
-    int rows, const uint8_t* weights, long stride, const float* x, long x_stride, long columns, float (*result)[4],
-    Fetch fetch = {}) {
-    if (rows == R || R == 1) return tile<W, O, R>(weights, stride, x, x_stride, columns, result, fetch);
-    tile_rows<W, O, (R > 1 ? R - 1 : 1)>(rows, weights, stride, x, x_stride, columns, result, fetch);
+    int rows, const uint8_t* weights, long stride, const float* x, long x_stride, long columns, float (*result)[4]) {
+    if (rows == R || R == 1) return tile<W, O, R>(weights, stride, x, x_stride, columns, result);
+    tile_rows<W, O, (R > 1 ? R - 1 : 1)>(rows, weights, stride, x, x_stride, columns, result);
 }
 
 struct Target {  // where products go: y (rows, stride), set to product + bias, or increased by factor (product + bias)
@@ -234,16 +223,17 @@ void outputs(
     long offset, const uint8_t* next, long next_bytes, const Target& target) {
     float result[ROWS][4];
     const long tiles = (rows + ROWS - 1) / ROWS * ((last - first + OUTPUTS - 1) / OUTPUTS);
-    const long blocks = std::max(1L, columns / BLOCK), lines = (next_bytes / (64 * tiles) + blocks - 1) / blocks;
+    const long part = (next_bytes / tiles + 63) / 64 * 64;
     for (long row = 0; row < rows; row += ROWS) {
         const int R = int(std::min(long(ROWS), rows - row));
         for (long output = first; output < last; output += OUTPUTS) {
+            for (long line = 0; line < part && next_bytes > 0; line += 64, next += 64, next_bytes -= 64)
+                __builtin_prefetch(next, 0, 2);
             const int O = int(std::min(long(OUTPUTS), last - output));
             const uint8_t* from = weights + (output - offset) * stride;
             const float* input = x + row * x_stride;
             if (O == OUTPUTS) {
-                tile_rows<W, OUTPUTS, ROWS>(R, from, stride, input, x_stride, columns, result, {next, lines});
-                next += 64 * lines * blocks;
+                tile_rows<W, OUTPUTS, ROWS>(R, from, stride, input, x_stride, columns, result);
             } else {
                 float single[1][4];
                 for (int o = 0; o < O; o++)
@@ -382,8 +372,8 @@ void multiply_kind(
     float* panel = std::is_same<W, Float32>::value ? nullptr : memory.floats(PANEL * columns);
     for (long start = first; start < last; start += PANEL) {
         const long stop = std::min(start + PANEL, last);
-        const uint8_t* next = weights + (start + AHEAD) * stride;  // fetched while this panel is computed
-        const long next_bytes = start + AHEAD + PANEL <= last ? PANEL * stride : 0;
+        const uint8_t* next = weights + stop * stride;  // fetched while this panel is computed
+        const long next_bytes = (std::min(stop + PANEL, last) - stop) * stride;
         if (std::is_same<W, Float32>::value) {
             outputs<W>(
                 weights, stride, x, x_stride, rows, columns, start, stop, 0, next, next_bytes, target);
