@@ -27,6 +27,8 @@ def merges_by_scores(ids: Mapping[str, int], scores: NDArray[np.float64]) -> lis
     SentencePiece joins the two neighbours that make the token of the greatest score, `scores` being by id: each way to
     make a token of two others is a merge, in the order of the scores; of one token's, in that of the first part's id.
     """
+    if "" in ids:  # in a damaged file
+        ids = {token: id for token, id in ids.items() if token}
     numbers = np.fromiter(ids.values(), np.int64, len(ids))
     order = np.lexsort((numbers, -scores[numbers]))
     spelled = list(ids)
