@@ -77,7 +77,7 @@ def pretrain(
 
 def _train(run: "Run", log: Callable[[str], None]) -> None:
     """Make the remaining steps and report them; a signal saves and ends the process."""
-    from chainrule.terminal import one_line, progress_bar, signals_noted
+    from chainrule.terminal import progress_bar, signals_noted
 
     processes = run.processes
     if run.finished:
@@ -100,7 +100,7 @@ def _train(run: "Run", log: Callable[[str], None]) -> None:
             if progress.note:
                 log(progress.note)
             if progress.validation_loss is not None:
-                sample = one_line(run.sample())  # by all processes: the model may be cut
+                sample = " ".join(run.sample().split())  # by all processes: the model may be cut
                 if processes.first:
                     log(f"{beside}  validation loss {progress.validation_loss:.4f}")
                     log(f"    {sample}")

@@ -129,7 +129,7 @@ def decide(
         dtype=str(precision).removeprefix("torch."),
         compiled=options.compile == "on",
         device=str(device),
-        threads=machine.threads() * processes.world,
+        threads=torch.get_num_threads() * processes.world,
         matmul_rate=machine.matmul_rate(device, precision),
     )
 

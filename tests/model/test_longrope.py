@@ -16,7 +16,7 @@ from chainrule.model.config import LayerKind
 from chainrule.model.formats.checkpoint import load_model
 from chainrule.model.native import products
 from chainrule.model.prefix_cache import PrefixCache
-from chainrule.model.prefixes import empty_cache, read_all
+from chainrule.model.prefixes import read_all
 from chainrule.model.rotary import LongRope, Rope
 from chainrule.model.transformer import Transformer
 from chainrule.tokens.make import byte_tokenizer
@@ -129,12 +129,6 @@ def test_padded_batches_have_each_sequences_own_factors() -> None:
     strings = [bytes(each % 128 for each in text).decode() for text in (short, long)]
     together = [score for score, _ in lm.log_probs(strings)]
     assert together == pytest.approx([lm.log_prob(text) for text in strings], abs=1e-3)
-    with torch.inference_mode():
-        cache = empty_cache(model, 60, torch.tensor([30, 0]))
-        rows = torch.tensor([[0] * 30 + short, long])
-        found = model.features(rows, cache)
-        torch.testing.assert_close(found[0, 30:], alone(model, short), atol=2e-5, rtol=2e-5)
-        torch.testing.assert_close(found[1], alone(model, long), atol=2e-5, rtol=2e-5)
 
 
 def test_packed_rows_have_each_sequences_own_factors() -> None:

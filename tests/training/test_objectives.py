@@ -11,7 +11,7 @@ from conftest import random_model
 
 from chainrule.corpus.batches import Batches
 from chainrule.corpus.shards import Split
-from chainrule.finetuning.full import TextClassifier
+from chainrule.finetuning.trained import TextClassifier
 from chainrule.model.transformer import initialise
 from chainrule.training.classes import Classes, LabelledTexts
 from chainrule.training.epochs import Epochs

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from chainrule import machine
 from chainrule.cli import main
 from chainrule.errors import ChainruleError
-from chainrule.finetuning.full import TextClassifier
+from chainrule.finetuning.trained import TextClassifier
 from chainrule.model.adapter import AdaptedLinear
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import score_documents
