@@ -13,6 +13,8 @@ from chainrule.model.formats.layer_fields import SCALINGS
 
 COLUMNS = ("`model_type`", "models", "class in transformers", "its classifier", "what varies beside the sizes")
 
+WITHOUT_CLASSIFIER = ("granite",)  # in transformers
+
 
 def features(family: Family) -> str:
     """What of the one Transformer a config.json of this family may ask for."""
@@ -50,7 +52,7 @@ def families() -> str:
             f"`{name}`",
             family.models,
             f"`{family.architecture}`",
-            f"`{family.classifier}`" if family.shared_classifier else "none: it loads here alone",
+            f"`{family.classifier}`" if name not in WITHOUT_CLASSIFIER else "none: it loads here alone",
             features(family),
         )
         for name, family in FAMILIES.items()
