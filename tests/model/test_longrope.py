@@ -86,7 +86,8 @@ def test_greedy_text_that_passes_the_original_context_is_transformers(
 
 
 def greedy(model: Transformer, prompts: list[list[int]], count: int, **options: Any) -> list[list[int]]:
-    engine, made = Engine(model, **options), [[] for _ in prompts]
+    engine = Engine(model, **options)
+    made: list[list[int]] = [[] for _ in prompts]
     for prompt in prompts:
         engine.add(prompt, Sampling(0.0), max_tokens=count)
     while engine:
