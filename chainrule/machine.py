@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from chainrule.errors import ChainruleError
+from chainrule.errors import ChainruleError, OptionError
 
 Phase = Literal["prefill", "scoring", "features", "finetuning", "pretraining"]
 
@@ -122,6 +122,23 @@ def free_memory(device: torch.device = torch.device("cpu")) -> float:
         return float("inf")
     free = 1024.0 * next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 2**60)
     return min(free, control_group_memory())
+
+
+def require_memory(purpose: str, sizes: Mapping[str, float], device: torch.device, cure: str) -> None:
+    """OptionError where `sizes`, by what they are for, are together more than `device` has free. `cure`: what would
+    take less."""
+    needed, free = sum(sizes.values()), free_memory(device)
+    if needed > free:
+        parts = ", ".join(f"{name} {shown_bytes(size)}" for name, size in sizes.items())
+        where = "on the GPU" if device.type == "cuda" else "of memory"
+        raise OptionError(
+            f"{purpose}: wanted about {shown_bytes(needed)} {where} ({parts}), got {shown_bytes(free)} free; {cure}"
+        )
+
+
+def shown_bytes(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def control_group_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:

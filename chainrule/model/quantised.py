@@ -84,6 +84,17 @@ def blocks_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, module.blocks
 
 
+def count_weights(model: nn.Module) -> int:
+    """How many weights a model has, those in blocks counted like others."""
+    in_blocks = 0
+    for module in model.modules():
+        if isinstance(module, QuantisedLinear):
+            in_blocks += module.in_features * module.out_features + (0 if module.bias is None else module.bias.numel())
+        elif isinstance(module, QuantisedEmbedding):
+            in_blocks += module.blocks.shape[0] * (module.blocks.shape[1] // KINDS[module.kind].size * BLOCK)
+    return in_blocks + sum(parameter.numel() for parameter in model.parameters())
+
+
 def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Names and values of all weights, in the order and under the names that `named_parameters` has where nothing is in
     blocks; of those in blocks the values, each made when its turn comes."""

@@ -191,7 +191,14 @@ def last_logits(model: ServedModel, tokens: Sequence[int]) -> Generator[None, No
     beginnings = [tokens[:end] for end in range(model.at_once, len(tokens), model.at_once)]
     sequences = [*beginnings, tokens]
     known = None if model.thread.engine is None else model.thread.engine.known
-    parts = read_all(model.lm.model, sequences, model.at_once, [len(each) - 1 for each in sequences], known)
+    parts = read_all(
+        model.lm.model,
+        sequences,
+        model.at_once,
+        [len(each) - 1 for each in sequences],
+        known,
+        [len(tokens)] * len(sequences),
+    )
     while True:
         with torch.inference_mode():  # not over a yield, as other functions run there
             part = next(parts)
