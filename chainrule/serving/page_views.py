@@ -54,7 +54,8 @@ def endpoints(served: Served, link: Callable[[str], str]) -> list[Endpoint]:
 
     async def about(request: Request) -> Response:
         every = [*map(_described, served.models.values()), *map(_described, served.masked.values())]
-        return JSONResponse({"models": every, "tasks": sorted(served.tasks), "runs": served.runs is not None})
+        found = {"models": every, "classifiers": list(served.classifiers), "tasks": sorted(served.tasks)}
+        return JSONResponse({**found, "runs": served.runs is not None})
 
     async def next_word(fields: Fields) -> Any:
         model = served.pretrained(fields.text("model"))
