@@ -74,6 +74,7 @@ def load_served(
                 masked[name] = lm
             else:
                 lms[name] = lm
+    machine.release_threads()  # loading has used this thread's; from here on the models' threads compute
     for name in masked:
         log(f"{name}: {masked[name].family}, a masked model: embeddings, tasks, and the page")
     for name, classifier in classifiers.items():

@@ -16,11 +16,13 @@ from typing import Any, TypeVar, overload
 from chainrule.errors import ChainruleError
 from chainrule.generation.engine import Engine, NewToken
 from chainrule.generation.sampling import Sampling
+from chainrule.machine import release_threads
 from chainrule.serving.jobs import Job
 
 T = TypeVar("T")
 Receive = Callable[[NewToken | Exception], None]
 _PATIENCE = 10.0  # seconds that a step may still take when the thread is to end
+_IDLE = 1.0  # seconds without work after which the threads that compute with this one are released
 log = logging.getLogger(__name__)
 
 
@@ -178,7 +180,9 @@ class ModelThread:
     def _round(self) -> bool:
         """What arrived, a part of a job, and a step of the engine; False at the end."""
         with self._changed:
-            self._changed.wait_for(self._anything)
+            if not self._changed.wait_for(self._anything, _IDLE):
+                release_threads()  # for the threads of other models
+                self._changed.wait_for(self._anything)
             if self._stopping:
                 return False
             new, cancelled = list(self._new), list(self._cancelled)
