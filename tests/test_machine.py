@@ -1,8 +1,8 @@
 """What a machine is found to have, and what follows from it."""
 
-import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_a_rate_is_measured_once_and_is_one_that_processors_have() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 def test_released_threads_end_and_are_there_again_when_they_are_needed() -> None:
     def count() -> int:
-        return len(os.listdir("/proc/self/task"))
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
 
     threads, values = torch.get_num_threads(), torch.linspace(-1, 1, 2**18)
     torch.set_num_threads(2)
