@@ -34,7 +34,10 @@ def listen(host: str, port: int) -> socket.socket:
         bound.listen(_BACKLOG)  # two sockets may be bound to one port while none of them listens
     except (OSError, OverflowError) as error:
         bound.close()
-        raise OptionError(f"--host, --port: wanted an address to listen on, got {host} port {port}: {error}") from None
+        raise OptionError(
+            f"--host, --port: wanted an address to listen on, got {host} port {port}: {error};"
+            " name another, or --port 0 for a free one"
+        ) from None
     return bound
 
 

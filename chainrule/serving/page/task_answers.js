@@ -57,7 +57,7 @@ function besideExpected(answer, { task, expected }) {
   const free = task.kind === "free", right = expected !== null && answer.trim() === expected.trim();
   return [
     h("dl", { class: "expected" },
-      h("dt", null, "answer"), h("dd", null, answer ? h("b", null, answer) : h("span", { class: "quiet" }, "nothing"), free && expected !== null && mark(right)),
+      h("dt", null, "answer"), h("dd", null, answer ? h("b", null, answer) : h("span", { class: "quiet" }, "nothing: it ended at once"), free && expected !== null && mark(right)),
       expected !== null && [h("dt", null, "expected"), h("dd", null, expected)]),
     free && expected !== null && h("p", { class: "note" }, right ? "An exact match, spaces around it aside." : "No exact match: it counts as wrong."),
   ];
@@ -92,7 +92,7 @@ export function sentence({ n, zero_shot: zero, in_context: shown, finetuned: tra
   const of = ({ accuracy, low, high }) => `${percent(accuracy)} % (95 % interval ${percent(low)} to ${percent(high)})`;
   const said = [
     zero && `zero-shot is right on ${of(zero)}`,
-    shown && `in-context with ${demonstrations} demonstrations on ${of(shown)}`,
+    shown && `in-context with ${demonstrations} ${demonstrations === 1 ? "demonstration" : "demonstrations"} on ${of(shown)}`,
     trained?.figures && trained.figures.map(({ name, value, low, high }) => `${name} ${value} (95 % interval ${low} to ${high})`).join(", "),
     trained && !trained.figures && `the finetuned classifier on ${of(trained)}`,
   ].filter(Boolean).join(", ");

@@ -92,8 +92,9 @@ export function tasks(context) {
       } } });
       return h("label", { class: "pair" }, h("span", { class: "label-name" }, label), h("span", { "aria-hidden": "true" }, "→"), input);
     }));
-    fill(candidates, task.train.rows.map(({ index, row, label }) => h("option", { value: index }, `${label}: ${short(row)}`)));
-    fill(rowChoice, task.test.rows.map(({ row, label }, index) => h("option", { value: index }, `${index + 1}. ${label}: ${short(row)}`)));
+    const listed = (row, label) => task.kind === "classification" ? `${label}: ${short(row)}` : `${short(row)} → ${short({ label })}`;
+    fill(candidates, task.train.rows.map(({ index, row, label }) => h("option", { value: index }, listed(row, label))));
+    fill(rowChoice, task.test.rows.map(({ row, label }, index) => h("option", { value: index }, `${index + 1}. ${listed(row, label)}`)));
     drawShots();
   }
 
@@ -231,6 +232,8 @@ export function tasks(context) {
       h("div", { class: "buttons" }, candidates, h("button", { type: "button", on: { click: () => {
         if (!task) return;
         add(Number(candidates.value));
+        const next = task.train.rows.find(each => !demonstrations.includes(each.index));
+        if (next) candidates.value = next.index;
         changedShots();
       } } }, "Add")),
       h("div", { class: "buttons" }, perLabel,
