@@ -30,7 +30,7 @@ export function tasks(context) {
   const rowFields = h("div");
   const truth = h("p", { class: "truth-label" });
   const classifier = h("select", { on: { change: edited } });
-  const classifiers = field("Finetuned classifier", classifier, "answers the same rows beside the prompts");
+  const classifiers = field("Finetuned classifier", classifier, "trained for such a task; it answers the same rows");
   const asked = h("div", { class: "panels" });
   const told = h("p", { class: "unseen", role: "status" });
   const limit = h("input", { type: "number", min: 1, step: 1, value: 100 });
