@@ -428,9 +428,8 @@ def main() -> None:
         found = measured(number, min(limit, ends - time.monotonic()), words)
         table.append((part.title, found.figure, part.wanted, found.verdict))
         print(*table[-1], sep="  ", file=sys.stderr, flush=True)
-    print_table(
-        ("what", "measured", "wanted", ""), table, torch.cuda.get_device_name() if device.type == "cuda" else ""
-    )
+    print(torch.cuda.get_device_name() if device.type == "cuda" else device)
+    print_table(("what", "measured", "wanted", ""), table)
     if not options.toy:
         for title, figure, wanted, verdict in table:
             record(f"gpu {title}", figure, wanted, None, verdict)

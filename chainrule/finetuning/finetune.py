@@ -4,7 +4,6 @@ Shapes: N examples, C classes, D width.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,26 +13,17 @@ import torch
 from chainrule import machine
 from chainrule.corpus.batches import share
 from chainrule.errors import DataError, OptionError
-from chainrule.finetuning import lora
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
-from chainrule.finetuning.fits import Memory
-from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
-from chainrule.finetuning.full import (
-    BATCH_SIZE,
-    AllWeights,
-    ClassifierTraining,
-    Recipe,
-    numbers_trained,
-    recipe,
-    summary_of,
-)
-from chainrule.finetuning.further import going_on, head_hash, model_of
+from chainrule.finetuning.folder import check_together, dtype_name, holds_weights, keep, open_together, require_file
+from chainrule.finetuning.further import GOING_ON, going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
-from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
-from chainrule.finetuning.options import VALIDATED, By, Train
+from chainrule.finetuning.memory import Memory
+from chainrule.finetuning.options import VALIDATED, By, Dtype, Train
 from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
 from chainrule.finetuning.problems import Computing, problem_of
+from chainrule.finetuning.recipes import BATCH_SIZE, SMALL_BATCH, Recipe, lora_recipe, recipe
+from chainrule.finetuning.trained import AllWeights, ClassifierTraining, numbers_trained, summary_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import Adapter
@@ -41,11 +31,13 @@ from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens
 from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
+from chainrule.prompting.asking import Normalise
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.features import Features, Longer, Text
+from chainrule.scoring.features import Features, Text
+from chainrule.scoring.longer import Longer
 from chainrule.tasks.examples import Examples, Task
 from chainrule.training.activations import tokens_in_memory
-from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices, check_rank
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.sharding import decide_sharding, least_free_memory
@@ -63,10 +55,11 @@ def finetune(
     class_weights: bool = False,
     longer: Longer = "cut",
     seed: int = 0,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     rank: int | None = None,
     by: By = "head",
     chat: bool = False,
+    normalise: Normalise = "sum",
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier | Prompted:
@@ -75,7 +68,8 @@ def finetune(
 
     `by` "head" gives a classifier: a linear head w on the hidden states. `by` "words" gives the zero-shot predictor of
     a trained model: it maximises p(label word | prompt) among the task's label words. In a task of free answers the
-    model learns these. `chat`: the prompt is written with the model's chat template.
+    model learns these. `chat`: the prompt is written with the model's chat template. `normalise`: a label word's score
+    is its log p in all, or per token or byte, in the training and in the predictor.
 
     `train` "head" solves for the head w alone; "full" starts from that and trains w and the model θ together; "lora"
     trains w and matrices of `rank` (16) beside the frozen model, and saves these alone, as PEFT does. With 64 labels or
@@ -86,7 +80,9 @@ def finetune(
     Raises DataError for a task that lacks the prompt it needs, OptionError for options out of range, and FolderError
     for an `out` that holds something else.
     """
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
+    options = FinetuneOptions(
+        train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat, normalise
+    )
     finetuning = open_finetuning(lm, task, options, out, features)
     for _ in finetuning.advance():
         pass
@@ -148,13 +144,8 @@ class Finetuning:
         pairs = self.form.pair
         self._features = features or self._reader()
         examples = task.subset(options.labels, options.seed)
-        batches = {"head": len(examples), "full": BATCH_SIZE, "lora": lora.BATCH_SIZE}
-        together = min(len(examples), batches[options.train])
-        if together < processes.world:
-            raise OptionError(
-                f"finetune: wanted an example for each of {processes.world} processes, got {together} at a time;"
-                " start fewer"
-            )
+        batches = {"head": len(examples), "full": BATCH_SIZE, "lora": SMALL_BATCH}
+        check_together(min(len(examples), batches[options.train]), processes)
         balanced = options.class_weights
         self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
         reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
@@ -207,10 +198,7 @@ class Finetuning:
             trained = self._training.trained
             adapter = self._adapter(trained, head) if isinstance(trained, LowRankMatrices) else None
             classifier = self._classifier(features, head, adapter)
-        with self._processes.together():
-            if self.out is not None and self._processes.first:
-                classifier.save(self.out)
-                shutil.rmtree(self.out / "training", ignore_errors=True)
+        keep(classifier, self.out, self._processes)
         return classifier
 
     def _classifier(self, features: Features, head: HeadWeights, adapter: Adapter | None) -> Classifier:
@@ -255,7 +243,7 @@ class Finetuning:
             validation,
             made,
             dtype,
-            None if self.out is None else self.out / "training",
+            self.out and self.out / "training",
             self._processes,
             shard,
         )
@@ -285,12 +273,13 @@ class Finetuning:
         return AllWeights(bare, documents)
 
     def _recipe(self, n: int, width: int) -> Recipe:
-        """For n texts; where the user names no rate, the problem's factor changes it."""
+        """For n texts; where the user names no rate, it is multiplied by the problem's factor, and by that of going on
+        from a classifier."""
         options, make = self.options, lora_recipe if self.options.train == "lora" else recipe
         made = make(n, width, epochs=options.epochs, learning_rate=options.learning_rate, seed=options.seed)
         if options.learning_rate is not None:
             return made
-        factor = self.problem.rate_factor
+        factor = self.problem.rate_factor * (1.0 if self._start is None else GOING_ON)
         return dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
 
     def _tokens_at_once(self, transformer: Transformer, longest: int, dtype: torch.dtype, parts: int) -> int:

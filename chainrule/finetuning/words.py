@@ -1,10 +1,11 @@
 """The texts of finetuning on label words: each row's prompt with each label word. Knows rows and tokens."""
 
+import numpy as np
+
 from chainrule.errors import DataError
 from chainrule.finetuning.logistic import classes_of
 from chainrule.prompting.prompted import Prompted
 from chainrule.prompting.row_prompts import RowPrompt
-from chainrule.scoring.blanks import Blanks
 from chainrule.scoring.continuations import Pair
 from chainrule.tasks.examples import Examples
 from chainrule.training.spans import Span
@@ -12,21 +13,27 @@ from chainrule.training.words import WordTexts
 
 
 def word_texts(start: Prompted, examples: Examples) -> WordTexts:
-    """The tokens that `start` scores for each label of the examples. Raises DataError for label words that this model
-    cannot tell apart, and what `Prompted.prompts` does."""
-    options = []
+    """The tokens that `start` scores for each label of the examples, and the lengths that it divides scores by. Raises
+    DataError for label words that this model cannot tell apart, and what `Prompted.prompts` does."""
+    options, lengths, normalise = [], [], start.asking.normalise
     for prompt in start.prompts(examples.rows):
         start.cut += prompt.cut
         spans = [span_of(option) for option in prompt.options]
         _check_apart(start, prompt, spans)
         options.append(spans)
-    return WordTexts(options, classes_of(examples.labels, start.labels))
+        lengths.append(
+            [len(span.targets) for span in spans]
+            if normalise == "token"
+            else [len(ending.encode()) for ending in prompt.endings]
+        )
+    divisors = None if normalise == "sum" else np.array(lengths, np.float32).reshape(len(options), len(start.labels))
+    return WordTexts(options, classes_of(examples.labels, start.labels), divisors)
 
 
-def span_of(option: Pair | Blanks) -> Span:
+def span_of(option: Pair | Span) -> Span:
     """A label word in its prompt, as scoring reads it."""
-    if isinstance(option, Blanks):
-        return Span(option.tokens, option.positions, option.answers)
+    if isinstance(option, Span):
+        return option
     context, continuation = option
     first = len(context) - 1  # what predicts the word's first token
     return Span([*context, *continuation[:-1]], range(first, first + len(continuation)), continuation)

@@ -20,13 +20,13 @@ from chainrule.language_model import Pretrained
 from chainrule.prompting.asking import Asking
 from chainrule.prompting.demonstrations import the_same
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.blanks import Blanks
 from chainrule.serving.page_tokens import shown_tokens
 from chainrule.serving.served import ServedClassifier, ServedMasked, ServedModel
 from chainrule.tasks.answers import Answer, in_words
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.figures import TITLES, estimates_of, in_unit
 from chainrule.tasks.measure import held_out
+from chainrule.training.spans import Span
 from chainrule.uncertainty import accuracy, difference
 
 PROMPTED = ("classification", "free")  # kinds of task that a prompt can ask about
@@ -85,7 +85,7 @@ def _generated(predictor: Prompted, row: Row) -> Generator[None, None, dict[str,
 def _scored(predictor: Prompted, row: Row) -> dict[str, Any]:
     found = predictor.scored(row)
     option = found.prompt.options[0]
-    tokens = option.tokens if isinstance(option, Blanks) else found.prompt.tokens
+    tokens = option.tokens if isinstance(option, Span) else found.prompt.tokens
     columns = (found.log_probs, found.bias, found.uncalibrated, found.probabilities)
     return {
         "tokens": shown_tokens(predictor.lm.tokenizer, [int(token) for token in tokens]),
