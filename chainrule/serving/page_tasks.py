@@ -58,7 +58,8 @@ def task_endpoints(served: Served) -> list[Endpoint]:
 
     async def row(fields: Fields) -> Any:
         asked = await asyncio.to_thread(_asked, served, fields)
-        text, found = fields.texts_by_name("row"), {}
+        text = fields.texts_by_name("row")
+        found: dict[str, Any] = {}
         model, classifier = _who(served, fields, asked.task)
         if model is not None:
             found = await model.run(partial(prompted_answers, model.lm, asked, text))
