@@ -1,6 +1,7 @@
 """This machine: device, precision, threads, the rate of its matrix products, how many tokens one call should process.
 Knows no model."""
 
+import ctypes
 import shutil
 import time
 from collections.abc import Mapping
@@ -25,6 +26,9 @@ TOKENS_AT_ONCE: Mapping[Phase, Mapping[str, int]] = {
     "finetuning": {"cpu": 384, "cpu bfloat16": 2**12, "cuda": 2**16, "mps": 2**13},
     "pretraining": {"cpu": 2**13, "cuda": 2**16, "mps": 2**14},
 }
+
+
+_PAUSE_SOFT = 1  # omp.h: settings stay
 
 
 def tokens_at_once(phase: Phase, device: torch.device, dtype: torch.dtype | None = None) -> int:
@@ -91,6 +95,20 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
 def compiler() -> bool:
     """Whether there is a C++ compiler for `torch.compile`."""
     return any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+
+
+def release_threads() -> None:
+    """End the threads that OpenMP keeps for the calling thread, which are made again when it next computes.
+
+    OpenMP (libgomp) counts those of all threads. Where they are more than the processors, threads that wait for each
+    other sleep at once instead of watching for a few microseconds, and a step of decoding takes up to twice as long. So
+    a thread that will compute no more, or not soon, releases its own.
+    """
+    try:
+        pause = ctypes.CDLL(None).omp_pause_resource_all
+    except (AttributeError, OSError, TypeError):
+        return  # another library, or one that is not linked so
+    pause(_PAUSE_SOFT)
 
 
 def to_device(tensor: torch.Tensor, where: torch.device | str) -> torch.Tensor:

@@ -107,6 +107,17 @@ def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield from ((f"{start}{kind}", tensor) for kind, tensor in module.named_parameters(recurse=False))
 
 
+def weight_count(model: nn.Module) -> int:
+    """How many weights it has; those in blocks are counted by the values that they stand for."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    for module in model.modules():
+        if isinstance(module, QuantisedLinear | QuantisedEmbedding):
+            total += len(module.blocks) * (module.blocks.shape[1] // KINDS[module.kind].size * BLOCK)
+            if isinstance(module, QuantisedLinear) and module.bias is not None:
+                total += len(module.bias)
+    return total
+
+
 def refuse_quantised(model: nn.Module, purpose: str) -> None:
     """ModelError for a quantised model, where its weights must be float ones."""
     if is_quantised(model):
