@@ -47,7 +47,7 @@ def pretrain(
     from chainrule.training.torchrun import joined
 
     with joined(device, parallel.wait) as processes:
-        say = log if processes.first else lambda line: None
+        tell = log if processes.first else lambda line: None
         cleared = nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",))
         with cleared if processes.first else nullcontext():
             run = open_run(
@@ -57,11 +57,11 @@ def pretrain(
                 corpus,
                 device=device,
                 dtype=dtype,
-                log=say,
+                log=tell,
                 processes=processes,
                 parallel=parallel,
             )
-            _train(run, say)
+            _train(run, tell)
     if not processes.first:
         return
     summary = run.summary()

@@ -109,7 +109,7 @@ class Run:
                 lambda: objective.validate(self.model, validation, processes), decided.validate_every
             ),
             saving=Saving(out / "training", self._weights, self.publish, keeping),
-            log=self._log if processes.first else lambda made: None,
+            after_step=self._log if processes.first else lambda made: None,
             processes=processes,
         )
 

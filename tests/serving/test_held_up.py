@@ -205,7 +205,7 @@ def test_a_long_prompt_and_functions_take_turns_with_those_that_run() -> None:
         assert thread.engine is not None
         order: list[str] = []
         noted(thread.engine, "step", lambda: order.append("step"))
-        noted(lm.model, "features", lambda tokens, **_: order.append(f"read {tokens.numel()}"))
+        noted(lm.model, "features", lambda tokens, *_, **__: order.append(f"read {tokens.numel()}"))
         with ThreadPoolExecutor() as pool:
             runs = pool.submit(server.made, PATH, prompt=PROMPT, max_tokens=400, seed=1)
             until(lambda: "step" in order)
