@@ -22,6 +22,7 @@ from chainrule.training.objectives import Objective, Validation
 from chainrule.training.optimizer import Optimizer, part_of
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import gradients_fit, load_own, local, release, sharded, whole
+from chainrule.training.stopping import Pass, StoppedElsewhereError
 
 SAVE_SECONDS = 300.0  # a checkpoint at least so often, beside those at each validation
 NOT_FINITE = 10  # steps in a row that end the training
@@ -119,6 +120,7 @@ class Trainer:
         self.ahead = device.type == "cuda"
         self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
         self._once_a_step = not sharded(model) or gradients_fit(model, processes)
+        self._pass = Pass(model, processes) if sharded(model) else None
         self.writer = None
         if saving is not None:
             beside = self.ahead or processes.world > 1
@@ -261,23 +263,28 @@ class Trainer:
     def _accumulate_in_memory(self, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, Tensor]:
         """`_accumulate`; where memory runs out, again in smaller parts, of which the steps after this one are too.
 
-        Each process finds its own size: sums and counts are the same. Raises ChainruleError where the parts are the
-        smallest already, and where weights are cut, as a process that tries again would keep the others waiting.
+        Each process finds its own size: sums and counts are the same. Where weights are cut, all try again together.
+        Raises ChainruleError where the parts are the smallest already.
         """
         while True:
+            elsewhere = False
             try:
                 return self._accumulate()
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not machine.is_out_of_memory(error):
+                elsewhere = isinstance(error, StoppedElsewhereError)
+                if not elsewhere and not machine.is_out_of_memory(error):
                     raise
             # The error, and with it whatever its frames hold, is gone here.
             for parameter in parameters:
                 parameter.grad = None
             device, (rank, world) = self._skipped.device, (self.processes.rank, self.processes.world)
             machine.empty_cache(device)
-            less = None
-            if not sharded(self.model):
+            if self._pass is None:
                 less = compute_less_at_once(self.model, self.objective, self.step, rank, world)
+            else:
+                less = self._less_together(self._pass)
+            if elsewhere and less is not None:
+                continue
             if less is None:
                 raise ChainruleError(
                     f"training: wanted memory for the smallest part of a step on {device}, got too little; take"
@@ -286,23 +293,33 @@ class Trainer:
             where = f"{device}" if world == 1 else f"{device} of process {rank}"
             self.say(f"out of memory on {where} at step {self.step + 1}: going on with {less}; the steps stay the same")
 
+    def _less_together(self, given_up: Pass) -> str | None:
+        """`compute_less_at_once` by all processes alike, as each makes as many passes as the others."""
+        if not given_up.can_be_repeated:
+            return None
+        given_up.forget()
+        return compute_less_at_once(
+            self.model, self.objective, self.step, self.processes.rank, self.processes.world, self.processes.largest
+        )
+
     def _accumulate(self) -> tuple[Tensor, Tensor]:
         """Add up the gradients of this process's examples; the sum and the count of their losses."""
         rank, world = self.processes.rank, self.processes.world
-        if not sharded(self.model):
+        if self._pass is None:
             return accumulate(self.model, self.objective, self.step, rank, world)
         # Weights that are cut are put together by all: each process makes as many passes as the one with the most.
         batches = list(self.objective.batches(self.step, rank, world))
         passes = self.processes.largest(len(batches))
         model: Any = self.model
         total = count = torch.zeros((), device=self._skipped.device)
-        for number in range(passes):
-            model.set_requires_gradient_sync(number + 1 == passes or not self._once_a_step)
-            part, size = self.objective.loss(self.model, batches[min(number, len(batches) - 1)])
-            if number >= len(batches):
-                part, size = part * 0, size * 0
-            part.backward()
-            total, count = total + part.detach(), count + size
+        with self._pass.together():
+            for number in range(passes):
+                model.set_requires_gradient_sync(number + 1 == passes or not self._once_a_step)
+                part, size = self.objective.loss(self.model, batches[min(number, len(batches) - 1)])
+                if number >= len(batches):
+                    part, size = part * 0, size * 0
+                part.backward()
+                total, count = total + part.detach(), count + size
         return total, count
 
     def _clip(self, parameters: Sequence[nn.Parameter], count: Tensor) -> Tensor:
