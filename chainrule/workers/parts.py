@@ -64,8 +64,8 @@ def write_part(
 
     `work`: from pieces to their results, in order. `made_with`: `identity(...)`, which all parts must share.
     `attached`: files that the join needs. A part that is done already is left alone; one that was interrupted goes on
-    after its last whole piece. Raises FolderError for a part that was made with something else, and for one that another
-    command does now; a ChainruleError of the work leaves nothing, but for a WorkerKilledError.
+    after its last whole piece. Raises FolderError for a part that was made with something else, or that another command
+    does now; a ChainruleError of the work leaves nothing, but for a WorkerKilledError.
     """
     if not out.name or not out.parent.is_dir():
         got = f"no {out.parent}; make it first" if out.name else "none; name one"
