@@ -10,10 +10,12 @@ import sys
 sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
 
 import argparse
+import itertools
 import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import tempfile
 import time
@@ -57,18 +59,19 @@ def side(folder: Path, shard: str, steps: int) -> None:
         run = open_run([str(folder / "shards")], out, options, CorpusOptions(), device="cpu", dtype="float32",
                        processes=processes, parallel=ParallelOptions(shard))  # type: ignore[arg-type]  # fmt: skip
         run.trainer.validating = None
-        made = run.advance()
-        started = time.perf_counter()
+        made, middle, stall, ends = run.advance(), steps // 2, 0.0, []
         for number, progress in enumerate(made, 1):
-            if number == 3:
-                started, rest = time.perf_counter(), 0.0
-            if number == steps // 2:
+            if number == middle:
                 begun = time.perf_counter()
                 run.trainer._start_saving(None)
-                rest = time.perf_counter() - begun
+                stall = time.perf_counter() - begun
+            ends.append(time.perf_counter())
             if progress.step == steps - 1:
                 break
-        seconds = time.perf_counter() - started
+        # The first two steps are left out; in those after the middle a thread may write the checkpoint.
+        took = [end - start for start, end in itertools.pairwise(ends)][1:]
+        took[middle - 3] -= stall
+        before, after = took[: middle - 2], took[middle - 2 :]
         optimizer = run.trainer.optimizer.adamw.state
         states = sum(local(parameter.detach()).nbytes for parameter in run.model.parameters())
         states += sum(tensor.nbytes for tensors in optimizer.values() for tensor in tensors.values())
@@ -76,8 +79,9 @@ def side(folder: Path, shard: str, steps: int) -> None:
         momentum = muon.momentum if hasattr(muon, "momentum") else muon.alone.momentum
         states += sum(tensor.nbytes for tensor in (momentum.values() if isinstance(momentum, dict) else momentum))
         made.close()
-        pace = seconds / (steps - 3)
-        found = {"tokens_per_second": 2048 / pace, "stall": rest, "step": pace, "states": states}
+        pace = (sum(took) + stall) / len(took)
+        slower = sum(after) - len(after) * statistics.median(before)
+        found = {"tokens_per_second": 2048 / pace, "stall": stall, "slower": slower, "step": pace, "states": states}
         if processes.first:
             print(json.dumps(found))
 
@@ -127,7 +131,7 @@ def wait_until(met: Callable[[], bool], run: "subprocess.Popen[bytes]", said: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--restart", action="store_true", help="measure also how long a restart takes")
     parser.add_argument("--ray", action="store_true", help="measure Ray's overhead alone")
     parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
@@ -151,12 +155,14 @@ def main() -> None:
         whole, cut = (measured(folder, 2, shard, options.steps) for shard in ("off", "on"))
         seconds = restart(folder) if options.restart else None
     shape = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
+    for name, found in (("alone", one), ("replicated", whole), ("sharded", cut)):
+        record(f"parallel checkpoint {name}", round(found["stall"], 3), round(found["step"], 3), None,
+               f"seconds that the training waited for a checkpoint, and those of a step; the steps after it took"
+               f" {found['slower']:+.2f} s together; {shape}")  # fmt: skip
     for name, found in (("replicated", whole), ("sharded", cut)):
         ours, peer = found["tokens_per_second"], one["tokens_per_second"]
         record(f"parallel {name}", round(ours), round(peer), round(ours / peer, 2),
                f"tokens/s, 2 processes of 1 thread beside 1 of 2; {shape}")  # fmt: skip
-        record(f"parallel checkpoint {name}", round(found["stall"], 3), round(found["step"], 3), None,
-               f"seconds that the training waited for a checkpoint, and those of a step; {shape}")  # fmt: skip
     record("parallel memory", cut["states"], whole["states"], round(cut["states"] / whole["states"], 2),
            f"bytes of weights and optimizer in each of 2 processes, sharded beside replicated; {shape}")  # fmt: skip
     if seconds is not None:
