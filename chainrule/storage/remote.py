@@ -21,7 +21,7 @@ _QUERY = re.compile(r"(https?://[^\s?#'\"]*)[?#][^\s'\")]*")
 # What else than an OSError a scheme's library raises for a server's answer, or for none.
 _LIBRARIES = (
     *("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "httpcore"),
-    *("huggingface_hub", "requests", "s3fs", "urllib3"),
+    *("httpx2", "httpcore2", "huggingface_hub", "requests", "s3fs", "urllib3"),
 )
 _VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "updated", "modified", "blob_id")
 

@@ -166,7 +166,11 @@ def test_a_scheme_without_its_library_is_told_with_the_cure(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(PermissionError("Forbidden"), "wanted permission to read it, got Forbidden"), (TimeoutError(), "TimeoutError")],
+    [
+        (PermissionError("Forbidden"), "wanted permission to read it, got Forbidden"),
+        (TimeoutError(), "TimeoutError"),
+        (type("ConnectError", (Exception,), {"__module__": "httpx2"})("no such host"), "cannot be read .no such host."),
+    ],
 )
 def test_a_bucket_that_may_not_be_read_is_told(
     error: Exception, said: str, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -301,7 +305,7 @@ def test_what_a_bucket_lacks_is_one_line(name: str, said: str, s3: str) -> None:
     with pytest.raises(DataError, match=said) as refused:
         find_files([name])
     assert "\n" not in str(refused.value) and "hidden" not in str(refused.value)
-    with pytest.raises(DataError, match="--out s3://nobody/out.csv: wanted a bucket that is there"):
+    with pytest.raises(DataError, match=r"--out s3://nobody/out\.csv: wanted a bucket that is there"):
         written_output("s3://nobody/out.csv").__enter__()
 
 
@@ -311,6 +315,6 @@ def test_keys_that_the_bucket_does_not_know_are_one_line_without_them(s3: str, m
     monkeypatch.setattr(core.ActionAuthenticatorMixin, "request_count", 0)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAMOUSE")
     fsspec.get_filesystem_class("s3").clear_instance_cache()
-    with pytest.raises(DataError, match="wanted permission to read it, .*; set the credentials for s3://") as refused:
+    with pytest.raises(DataError, match=r"wanted permission to read it, .*; set the credentials for s3://") as refused:
         find_files([f"{s3}/rows.jsonl"])
     assert "hidden" not in str(refused.value) and "AKIA" not in str(refused.value)
