@@ -5,6 +5,8 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 from chainrule.errors import MissingPackageError, OptionError
 from chainrule.workers.ray_cluster import Cluster
@@ -87,7 +89,7 @@ def _require_token(address: str, asked: str) -> None:
     """OptionError where the cluster wants a token that this process does not have: Ray itself would ask for 20 s, and
     print each time."""
     try:
-        from ray import _raylet
+        raylet: Any = import_module("ray._raylet")
         from ray._private.authentication import authentication_token_setup as tokens
     except ImportError:  # Ray had no tokens before
         return
@@ -96,7 +98,7 @@ def _require_token(address: str, asked: str) -> None:
         """Whether the cluster does not take what this process shows it."""
         try:
             tokens.ensure_token_if_auth_enabled(create_token_if_missing=False)
-            _raylet.GcsClient(address=asked, cluster_id=_NO_CLUSTER).check_alive([], timeout=ANSWER_SECONDS)
+            raylet.GcsClient(address=asked, cluster_id=_NO_CLUSTER).check_alive([], timeout=ANSWER_SECONDS)
         except Exception as error:  # also that this is another cluster: the token was right
             return "InvalidAuthToken" in str(error) or "no authentication token was found" in str(error)
         return False
