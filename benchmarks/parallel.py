@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks.record import record
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SHAPE = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
 TINY = "--tokenizer byte --depth 2 --width 64 --heads 2 --context 64 --batch-tokens 512 --compile off --dtype float32"
 
 
@@ -131,7 +132,7 @@ def wait_until(met: Callable[[], bool], run: "subprocess.Popen[bytes]", said: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=11)
     parser.add_argument("--restart", action="store_true", help="measure also how long a restart takes")
     parser.add_argument("--ray", action="store_true", help="measure Ray's overhead alone")
     parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
@@ -151,24 +152,27 @@ def main() -> None:
         words = ["-m", "chainrule", "tokenize", str(folder / "text.txt"), "--out", str(folder / "shards")]
         words += ["--vocabulary-size", "2048", "--validation", "0.01"]
         subprocess.run([sys.executable, *words], env=environment(2), check=True, capture_output=True)
-        one = measured(folder, 1, "off", options.steps)
-        whole, cut = (measured(folder, 2, shard, options.steps) for shard in ("off", "on"))
-        seconds = restart(folder) if options.restart else None
-    shape = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
-    for name, found in (("alone", one), ("replicated", whole), ("sharded", cut)):
-        record(f"parallel checkpoint {name}", round(found["stall"], 3), round(found["step"], 3), None,
-               f"seconds that the training waited for a checkpoint, and those of a step; the steps after it took"
-               f" {found['slower']:+.2f} s together; {shape}")  # fmt: skip
-    for name, found in (("replicated", whole), ("sharded", cut)):
-        ours, peer = found["tokens_per_second"], one["tokens_per_second"]
+        found = {}
+        for name, world, shard in (("alone", 1, "off"), ("replicated", 2, "off"), ("sharded", 2, "on")):
+            found[name] = measured(folder, world, shard, options.steps)
+            recorded(name, found[name], found["alone"])
+        cut, whole = found["sharded"]["states"], found["replicated"]["states"]
+        what = f"bytes of weights and optimizer in each of 2 processes, sharded beside replicated; {SHAPE}"
+        record("parallel memory", cut, whole, round(cut / whole, 2), what)
+        if options.restart:
+            what = "seconds from a kill to going on, torchrun, 2 processes"
+            record("parallel restart", round(restart(folder), 1), None, None, what)
+
+
+def recorded(name: str, found: dict[str, float], alone: dict[str, float]) -> None:
+    """Record a side's speed beside that of one process, and its wait for a checkpoint."""
+    record(f"parallel checkpoint {name}", round(found["stall"], 3), round(found["step"], 3), None,
+           f"seconds that the training waited for a checkpoint, and those of a step; the steps after it took"
+           f" {found['slower']:+.2f} s together; {SHAPE}")  # fmt: skip
+    if name != "alone":
+        ours, peer = found["tokens_per_second"], alone["tokens_per_second"]
         record(f"parallel {name}", round(ours), round(peer), round(ours / peer, 2),
-               f"tokens/s, 2 processes of 1 thread beside 1 of 2; {shape}")  # fmt: skip
-    record("parallel memory", cut["states"], whole["states"], round(cut["states"] / whole["states"], 2),
-           f"bytes of weights and optimizer in each of 2 processes, sharded beside replicated; {shape}")  # fmt: skip
-    if seconds is not None:
-        record(
-            "parallel restart", round(seconds, 1), None, None, "seconds from a kill to going on, torchrun, 2 processes"
-        )
+               f"tokens/s, 2 processes of 1 thread beside 1 of 2; {SHAPE}")  # fmt: skip
 
 
 if __name__ == "__main__":
