@@ -69,8 +69,9 @@ def our_training(directory: Path, dtype: str, steps: int, lora: bool = False) ->
     """Texts a second, and each step's loss without smoothed labels."""
     from chainrule import machine
     from chainrule.finetuning.centred import HeadWeights
-    from chainrule.finetuning.full import AllWeights, ClassifierTraining, Recipe
     from chainrule.finetuning.problems import Computing, OneLabel
+    from chainrule.finetuning.recipes import Recipe
+    from chainrule.finetuning.trained import AllWeights, ClassifierTraining
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory
     from chainrule.model.formats.adapter import adapter_parts

@@ -474,8 +474,9 @@ def main() -> None:
             found = measured(number, min(limit, ends - time.monotonic()), words)
         table.append((part.title, found.figure, part.wanted, found.verdict))
         print(*table[-1], sep="  ", file=sys.stderr, flush=True)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else ""
-    print_table(("what", "measured", "wanted", ""), table, name)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else str(device)
+    print(name)
+    print_table(("what", "measured", "wanted", ""), table)
     if not options.toy:
         for title, figure, wanted, verdict in table:
             record(f"gpu {title}", figure, wanted, None, f"{name}: {verdict}")

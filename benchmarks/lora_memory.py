@@ -37,7 +37,7 @@ def measure(model: str, data: str, quantize: str, steps: int, dtype: str) -> dic
     """The figures of one way."""
     from chainrule import machine
     from chainrule.finetuning.finetune import FinetuneOptions
-    from chainrule.finetuning.fits import packed_loss
+    from chainrule.finetuning.memory import packed_loss
     from chainrule.finetuning.language import LanguageFinetuning
     from chainrule.language_model import load
     from chainrule.memory import keep_freed_memory

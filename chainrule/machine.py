@@ -13,12 +13,12 @@ import torch
 
 from chainrule.errors import ChainruleError
 
-Work = Literal["prefill", "scoring", "features", "finetuning", "pretraining"]
+Phase = Literal["prefill", "scoring", "features", "finetuning", "pretraining"]
 
 # Tokens of one call of the model, padding counted: a CPU reaches its full rate while a layer's activations fit its
 # caches, a GPU needs many. Where batches are cut into parts of like length (finetuning), small parts have less padding;
 # in bfloat16 a CPU wants few parts, since each copies the weights into that precision.
-TOKENS_AT_ONCE: Mapping[Work, Mapping[str, int]] = {
+TOKENS_AT_ONCE: Mapping[Phase, Mapping[str, int]] = {
     "prefill": {"cpu": 2**9, "cuda": 2**12, "mps": 2**12},
     "scoring": {"cpu": 2**13, "cuda": 2**13, "mps": 2**13},
     "features": {"cpu": 2**11, "cuda": 2**16, "mps": 2**13},
@@ -27,9 +27,9 @@ TOKENS_AT_ONCE: Mapping[Work, Mapping[str, int]] = {
 }
 
 
-def tokens_at_once(work: Work, device: torch.device, dtype: torch.dtype | None = None) -> int:
+def tokens_at_once(phase: Phase, device: torch.device, dtype: torch.dtype | None = None) -> int:
     """How many tokens, padding counted, one call of the model should process."""
-    table = TOKENS_AT_ONCE[work]
+    table = TOKENS_AT_ONCE[phase]
     return table.get(f"{device.type} {str(dtype).removeprefix('torch.')}", table[device.type])
 
 
@@ -91,10 +91,6 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
 def compiler() -> bool:
     """Whether there is a C++ compiler for `torch.compile`."""
     return any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
-
-
-def threads() -> int:
-    return torch.get_num_threads()
 
 
 def to_device(tensor: torch.Tensor, where: torch.device | str) -> torch.Tensor:

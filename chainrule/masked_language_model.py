@@ -96,7 +96,7 @@ class MaskedLanguageModel:
             part = sequences[start : start + _SEQUENCES_IN_MEMORY]
             for one, scores in zip(part, fill_blanks(self.model, part, top=self._top(top, least=0)), strict=True):
                 best = zip(texts(scores.best_tokens[0].tolist()), scores.best_log_probs[0].tolist(), strict=True)
-                found.append(TokenScore(texts(one.answers)[0], float(scores.log_probs[0]), list(best)))
+                found.append(TokenScore(texts(one.targets)[0], float(scores.log_probs[0]), list(best)))
         return found
 
     def log_probs(self, texts: Sequence[str], given: str = "") -> list[tuple[float, int]]:

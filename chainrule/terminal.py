@@ -28,15 +28,15 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on standard output; numbers stand to the right. Where it is no terminal, no line is folded."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else _UNFOLDED
-    Console(markup=False, highlight=False, width=width).print(_table(columns, rows, title))
+    Console(markup=False, highlight=False, width=width).print(_table(columns, rows))
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> "Table":
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> "Table":
     from rich.table import Table
 
     table = Table(
@@ -133,9 +133,3 @@ def signals_noted() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def one_line(text: str) -> str:
-    """A message of several lines, or one in a box, as one line."""
-    lines = (line.strip(" │|╭╮╰╯─━┃\t") for line in text.splitlines())
-    return " ".join(line for line in lines if line)

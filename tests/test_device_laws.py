@@ -15,9 +15,9 @@ from chainrule.generation.sampling import Sampling
 from chainrule.model import attention, layers, transformer
 from chainrule.model.formats.adapter import adapter_parts
 from chainrule.model.formats.checkpoint import weights
-from chainrule.model.kv_cache import KVCache
 from chainrule.model.linear import linear_maps
 from chainrule.model.native import training
+from chainrule.model.prefixes import empty_cache
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import score_documents
 from chainrule.scoring.features import last_features
@@ -68,9 +68,8 @@ def test_with_a_cache_and_without_the_logits_agree(family: str, moved: Callable[
     model = random_model(family)
     wanted = model(windows())
     model = moved(model)
-    tokens, config = windows().to(model.device), model.config
-    padding = torch.zeros(3, dtype=torch.long, device=model.device)
-    cache = KVCache(config.layers, 21, padding, config.key_value_heads, config.head_width, torch.float32)
+    tokens = windows().to(model.device)
+    cache = empty_cache(model, 21, len(tokens))
     near(torch.cat([model(tokens[:, at : at + 7], cache=cache) for at in range(0, 21, 7)], 1), wanted)
 
 

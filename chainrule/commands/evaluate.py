@@ -2,24 +2,22 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from chainrule.arguments import Help
 from chainrule.commands.options import (
-    Bos,
-    Device,
-    Dtype,
     Folder,
     Json,
+    Loading,
     Model,
-    OnError,
-    Quantize,
+    Reading,
     check_another_file,
     check_at_least,
     refuse_without,
+    with_defaults,
 )
 from chainrule.commands.sharing import check_parts, print_part, working
 from chainrule.errors import MissingPackageError, OptionError
@@ -38,19 +36,14 @@ def evaluate(
     texts: Annotated[tuple[str, ...], Help("TEXT")] = (),
     /,
     stride: int | None = None,
-    field: Annotated[str, Help("NAME")] = "text",
-    encoding: Annotated[str, Help("NAME")] = "utf-8",
-    on_error: OnError = "stop",
+    reading: Reading = Reading(),
     tasks: Annotated[tuple[str, ...], Help("NAME")] = (),
     shots: int | None = None,
     limit: int | None = None,
     include: Folder | None = None,
     out: Annotated[str | None, Help("FILE")] = None,
     sharing: Sharing = Sharing(),
-    bos: Bos = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
+    loading: Loading = Loading(),
     json: Json = False,
 ) -> None:
     """Measure loss, perplexity and bits per byte on text, or run standard benchmarks.
@@ -60,9 +53,6 @@ def evaluate(
 
     On text:
         stride: Tokens from one window of a long text to the next (default half the context).
-        field: Column or key with the text of a row.
-        encoding: Encoding, unless a byte-order mark says it.
-        on_error: Stop at an unreadable document, or skip and count it.
         out: File for what --json prints; parts are written beside it.
 
     On tasks of lm-evaluation-harness (chainrule[eval]):
@@ -74,44 +64,31 @@ def evaluate(
     Example:
         chainrule evaluate runs/books held-out.txt
     """
-    from chainrule.model_source import ModelSource
-
     if bool(texts) == bool(tasks):
         raise OptionError("evaluate: wanted files of text, or --tasks; got both or neither: choose one")
-    of_texts = {"stride": stride, "field": field, "encoding": encoding, "on-error": on_error}
-    shared_options = {"out": out, **vars(sharing)}
-    of_tasks = {"shots": shots, "limit": limit, "include": include}
     if tasks:
-        refuse_without("files of text", shared_options, {"out": None, **vars(Sharing())})
-        refuse_without(
-            "files of text", of_texts, {"stride": None, "field": "text", "encoding": "utf-8", "on-error": "stop"}
-        )
+        refuse_without("files of text", out=(out, None), **with_defaults(sharing))
+        refuse_without("files of text", stride=(stride, None), **with_defaults(reading))
     else:
-        refuse_without("--tasks", of_tasks, dict.fromkeys(of_tasks))
+        refuse_without("--tasks", shots=(shots, None), limit=(limit, None), include=(include, None))
     check_at_least(0, shots=shots)
     check_at_least(1, limit=limit, stride=stride)
-    source = ModelSource(model, device, dtype, bos, quantize)
     if tasks:
-        _evaluate_tasks(source.load(), tasks, shots, limit, include, json)
+        _evaluate_tasks(loading.load(model), tasks, shots, limit, include, json)
         return
-    reading = _Reading(stride, field, encoding, on_error)
-    found = _evaluate_files(source, texts, reading, out, sharing, json)
+    found = _evaluate_files(loading.source(model), texts, stride, reading, out, sharing, json)
     if found is not None:
         _print(found, json)
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """How documents are read, and cut into windows."""
-
-    stride: int | None
-    field: str
-    encoding: str
-    on_error: OnError
-
-
 def _evaluate_files(
-    source: "ModelSource", texts: tuple[str, ...], reading: _Reading, out: str | None, sharing: Sharing, json: bool
+    source: "ModelSource",
+    texts: tuple[str, ...],
+    stride: int | None,
+    reading: Reading,
+    out: str | None,
+    sharing: Sharing,
+    json: bool,
 ) -> "Evaluation | MaskedEvaluation | None":
     """The figures of the documents, in `out` too where it is named; None where a part was done, which is said."""
     from chainrule.commands.model_work import Evaluating
@@ -133,9 +110,8 @@ def _evaluate_files(
     if sharing.in_parts:
         for file in files:
             check_parts("evaluate", file, out or "")
-        made_with = identity(
-            "evaluate", input=[source_of(file) for file in files], **source.depends_on, **vars(reading)
-        )
+        read = [source_of(file) for file in files]
+        made_with = identity("evaluate", input=read, **source.depends_on, stride=stride, **vars(reading))
     lm = source.here(sharing.elsewhere)
     documents = read_texts(
         files,
@@ -144,7 +120,7 @@ def _evaluate_files(
         skipped=skipped if reading.on_error == "skip" else None,
         log=log,
     )
-    pieces = lm.text_pieces(documents, reading.stride)
+    pieces = lm.text_pieces(documents, stride)
     begin = None if sharing.cluster is None else Evaluating(ForWorkers.of(source))
     with (
         working(sharing, out or "", made_with, begin, lm.evaluate_piece, source.device) as work,

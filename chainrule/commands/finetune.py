@@ -14,14 +14,14 @@ from chainrule.commands.options import (
     Folder,
     Json,
     Limit,
-    Longer,
     Model,
     TaskFile,
-    TrainingDtype,
     check_at_least,
     check_seed,
 )
 from chainrule.errors import OptionError
+from chainrule.finetuning.options import FinetuneOptions
+from chainrule.scoring.longer import Longer
 from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
@@ -40,23 +40,13 @@ def finetune(
     /,
     out: Folder,
     columns: Columns = Columns(),
-    by: Literal["head", "words"] = "head",
-    train: Literal["full", "lora", "head"] = "full",
-    rank: int | None = None,
-    quantize: Literal["none", "auto", "int8", "int4"] = "none",
-    chat: bool = False,
     show: int = 0,
-    labels: int | None = None,
-    epochs: float | None = None,
-    learning_rate: float | None = None,
-    class_weights: bool = False,
-    longer: Longer = "cut",
-    seed: int = 0,
     limit: Limit = None,
+    options: FinetuneOptions = FinetuneOptions(),
+    quantize: Literal["none", "auto", "int8", "int4"] = "none",
     parallel: ParallelOptions = ParallelOptions(),
     bos: Bos = None,
     device: Device = "auto",
-    dtype: TrainingDtype = "auto",
     json: Json = False,
 ) -> None:
     """Train a predictor on your labels, and show how good it is on the test items.
@@ -72,47 +62,35 @@ def finetune(
         show: Print N training texts as tokens; words and answers that are learned stand in brackets.
 
     Training:
-        by: Learn a linear head, or to answer the task's prompt with the right label word.
-        train: Train the whole model, or adapters, or a head alone.
-        rank: Rank of the adapters of --train lora (default 16).
         quantize: With --train lora, keep the model in 8 or 4 bits; auto keeps those of its file.
-        labels: Learn from N training examples (default all).
-        chat: Write the prompt with the model's chat template.
-        epochs: Epochs for full and lora (default with a head: full 3, at least 100 steps, lora 192 texts and 2 epochs;
-            without a head: 96 texts and 2 epochs).
-        learning_rate: Peak learning rate for full and lora (default by the width); with full the head learns 10 times
-            as fast.
-        class_weights: Give every class the same weight, however rare.
-        longer: Texts over the context: cut the beginning, or refuse.
-        seed: Seed of the choice of examples and of their order.
 
     Example:
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
         chainrule finetune runs/books reviews.toml --out runs/words --by words --train lora
     """
     from chainrule.commands.writing import writing
-    from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
+    from chainrule.finetuning.finetune import open_finetuning
     from chainrule.tasks.figures import measure_figures
     from chainrule.tasks.measure import measure
     from chainrule.training.torchrun import joined
 
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
-    check_at_least(1, labels=labels, limit=limit, rank=rank)
+    train = options.train
+    check_at_least(1, labels=options.labels, limit=limit)
     check_at_least(0, show=show)
-    check_seed(seed)
+    check_seed(options.seed)
     if quantize != "none" and train != "lora":
         raise OptionError(
             f"--quantize: wanted --train lora beside it, as quantised weights stay as they are, got {train}; add it, or"
             " leave --quantize out"
         )
     if train == "head":
-        _refuse_what_a_head_lacks(epochs, learning_rate, dtype)
+        _refuse_what_a_head_lacks(options)
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
             lm = _load(model, bos, quantize, device)
-            if by == "head" and read.kind != "free":
-                _check_rows(lm, read, longer, limit)
+            if options.by == "head" and read.kind != "free":
+                _check_rows(lm, read, options.longer, limit)
         saved = ("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
         with writing(out, processes, saved=saved):
             started = time.monotonic()
@@ -149,7 +127,7 @@ def _load(model: str, bos: str | None, quantize: "Quantize", device: Device) -> 
     return load_classifier(model, device=device, dtype="float32")
 
 
-def _check_rows(lm: "Pretrained | Classifier", task: "Task", longer: "Longer", limit: int | None) -> None:
+def _check_rows(lm: "Pretrained | Classifier", task: "Task", longer: Longer, limit: int | None) -> None:
     """ChainruleError for test rows that would be refused in the end, before anything is trained."""
     from chainrule.finetuning.classifier import Classifier, form_of
     from chainrule.finetuning.further import model_of
@@ -162,10 +140,10 @@ def _check_rows(lm: "Pretrained | Classifier", task: "Task", longer: "Longer", l
     reader.tokens([form(row) for row in held_out(task, limit).rows])
 
 
-def _refuse_what_a_head_lacks(epochs: float | None, learning_rate: float | None, dtype: TrainingDtype) -> None:
+def _refuse_what_a_head_lacks(options: FinetuneOptions) -> None:
     """OptionError for options of the steps that full and lora make; a head alone is solved for, in float32."""
-    given = {"epochs": epochs, "learning-rate": learning_rate, "dtype": dtype if dtype == "bfloat16" else None}
-    for name, value in given.items():
+    given = {"epochs": options.epochs, "learning-rate": options.learning_rate}
+    for name, value in {**given, "dtype": "bfloat16" if options.dtype == "bfloat16" else None}.items():
         if value is not None:
             raise OptionError(
                 f"--{name}: wanted --train full or lora beside it, got head, which is solved for in float32 without"

@@ -3,18 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from chainrule.commands.options import (
-    Bos,
-    Device,
-    Dtype,
-    Json,
-    Model,
-    Quantize,
-    check_at_least,
-    check_seed,
-    refuse_without,
-    unescape,
-)
+from chainrule.commands.options import Json, Loading, Model, check_at_least, check_seed, refuse_without, unescape
 from chainrule.errors import OptionError
 
 
@@ -33,10 +22,7 @@ def generate(
     chat: bool = False,
     system: str = "",
     seed: int = 0,
-    bos: Bos = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
+    loading: Loading = Loading(),
     json: Json = False,
 ) -> None:
     r"""Continue a prompt, or answer a chat message.
@@ -65,7 +51,7 @@ def generate(
         chainrule generate runs/books "Once upon a time" --temperature 0.8 --max-tokens 100
     """
     from chainrule.generation.sampling import Sampling
-    from chainrule.language_model import load, require_causal
+    from chainrule.language_model import require_causal
     from chainrule.terminal import print_json
 
     stop = tuple(map(unescape, stop))
@@ -75,10 +61,8 @@ def generate(
         raise OptionError("--stop: wanted strings of at least one character, got an empty one; leave it out")
     sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
     if not chat:
-        refuse_without("--chat", {"system": system}, {"system": ""})
-    lm = require_causal(
-        load(model, device=device, dtype=dtype, bos=bos, quantize=quantize), "generate", "use score, or another model"
-    )
+        refuse_without("--chat", system=(system, ""))
+    lm = require_causal(loading.load(model), "generate", "use score, or another model")
     asked: Sequence[int] | str = prompt
     if chat:
         before = [{"role": "system", "content": system}] if system else []

@@ -3,20 +3,8 @@
 from typing import TYPE_CHECKING, Any, Literal
 
 from chainrule.commands.accuracy import print_prompted
-from chainrule.commands.options import (
-    Asking,
-    Bos,
-    Columns,
-    Device,
-    Dtype,
-    Json,
-    Limit,
-    Model,
-    Quantize,
-    TaskFile,
-    check_at_least,
-    refuse_without,
-)
+from chainrule.commands.options import Columns, Json, Limit, Loading, Model, TaskFile, check_at_least, refuse_without
+from chainrule.prompting.asking import Asking
 
 if TYPE_CHECKING:
     from chainrule.prompting.prompted import Prompted
@@ -37,10 +25,7 @@ def in_context(
     show: int = 0,
     answer: Literal["labels", "vocabulary"] = "labels",
     asking: Asking = Asking(),
-    bos: Bos = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
+    loading: Loading = Loading(),
     json: Json = False,
 ) -> None:
     """Let a model label the test items after examples in the prompt; show its accuracy.
@@ -63,15 +48,14 @@ def in_context(
         chainrule in-context runs/books reviews.toml --shots 8 --seeds 3
     """
     from chainrule import uncertainty
-    from chainrule.language_model import load
     from chainrule.prompting.in_context import in_context
     from chainrule.tasks.measure import correctness, measure
 
     check_at_least(0, shots=shots, show=show)
     check_at_least(1, labels=labels, seeds=seeds, limit=limit)
     if select != "nearest":
-        refuse_without("--select nearest", {"by": by}, {"by": "features"})
-    read, lm = columns.load(task), load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
+        refuse_without("--select nearest", by=(by, "features"))
+    read, lm = columns.load(task), loading.load(model)
 
     def predictor(seed: int, order: int = 0) -> "Prompted":
         how: dict[str, Any] = {"select": select, "by": by, "labels": labels, "answer": answer, **vars(asking)}

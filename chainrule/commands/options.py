@@ -1,8 +1,7 @@
 """What many commands take. Knows no command."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +9,10 @@ from chainrule.arguments import Help
 from chainrule.errors import OptionError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from chainrule.language_model import Pretrained
+    from chainrule.model_source import ModelSource
     from chainrule.tasks.examples import Task
 
 Model = Annotated[str, Help("MODEL", "A run, a Hugging Face model folder, a GGUF file, or a name on the Hub.")]
@@ -28,21 +31,11 @@ Bos = Annotated[
     str | None,
     Help("TOKEN", "Token in front of every text (default: see chainrule info).", "Computing and output"),
 ]
-Quantize = Annotated[
-    Literal["auto", "none", "int8", "int4"],
-    Help(
-        text="Weights in 8 or 4 bits; auto keeps those of the file on a CPU, none widens them to --dtype.",
-        section="Computing and output",
-    ),
-]
 TrainingDtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     Help(text="auto is bfloat16 where it is faster, else float32.", section="Computing and output"),
 ]
 Json = Annotated[bool, Help(text="Print one JSON document instead of text.", section="Computing and output")]
-Calibrate = Literal["none", "content-free", "train"]
-Normalise = Literal["sum", "token", "byte"]
-Longer = Literal["cut", "refuse"]
 OnError = Literal["stop", "skip"]
 
 
@@ -70,28 +63,59 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Asking:
-    """How a language model is asked for a label.
+class Loading:
+    """How a model is loaded.
 
-    Prompt:
-        calibrate: Correct for labels the model prefers whatever the text is, measured on content-free texts or on
-            training texts.
-        normalise: Log p of a label word: in all, per token, per byte.
-        longer: Texts over the context: cut the beginning, or refuse.
-        chat: Use the model's chat template, a turn for each demonstration.
+    Computing and output:
+        bos: Token in front of every text (default: see chainrule info).
+        device: Where to compute; auto is CUDA, else the CPU.
+        dtype: auto is bfloat16 on CUDA, else float32.
+        quantize: Weights in 8 or 4 bits; auto keeps those of the file on a CPU, none widens them to --dtype.
     """
 
-    calibrate: Calibrate = "none"
-    normalise: Normalise = "sum"
-    longer: Longer = "cut"
-    chat: bool = False
+    bos: Annotated[str | None, Help("TOKEN")] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    quantize: Literal["auto", "none", "int8", "int4"] = "auto"
+
+    def source(self, model: str) -> "ModelSource":
+        """The model of this name, to be loaded here or by workers."""
+        from chainrule.model_source import ModelSource
+
+        return ModelSource(model, **vars(self))
+
+    def load(self, model: str) -> "Pretrained":
+        """The model of this name; ModelError where there is none."""
+        return self.source(model).load()
 
 
-def refuse_without(wanted: str, given: Mapping[str, object], default: Mapping[str, object]) -> None:
-    """OptionError for an option that is not at its default, and has no effect without what is wanted."""
-    for name, value in given.items():
-        if value != default[name]:
-            raise OptionError(f"--{name}: wanted {wanted} beside it, got none; add it, or leave --{name} out")
+@dataclass(frozen=True)
+class Reading:
+    """How texts are read from files.
+
+    Reading files:
+        field: Column or key with the text of a row.
+        encoding: Encoding, unless a byte-order mark says it.
+        on_error: Stop at an unusable row or document, or skip and count it.
+    """
+
+    field: Annotated[str, Help("NAME")] = "text"
+    encoding: Annotated[str, Help("NAME")] = "utf-8"
+    on_error: OnError = "stop"
+
+
+def with_defaults(options: "DataclassInstance") -> dict[str, tuple[object, object]]:
+    """The value of each option and its default, as `refuse_without` takes them."""
+    return {field.name: (getattr(options, field.name), field.default) for field in fields(options)}
+
+
+def refuse_without(wanted: str, **given: tuple[object, object]) -> None:
+    """OptionError for an option whose value is not the default that stands behind it, and that has no effect without
+    what is wanted."""
+    for name, (value, default) in given.items():
+        if value != default:
+            spelled = f"--{name.replace('_', '-')}"
+            raise OptionError(f"{spelled}: wanted {wanted} beside it, got none; add it, or leave {spelled} out")
 
 
 def check_at_least(least: float, **options: float | None) -> None:

@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from chainrule.arguments import Help
 from chainrule.commands.options import (
-    Asking,
-    Bos,
     Columns,
-    Device,
-    Dtype,
     Json,
-    Quantize,
+    Loading,
     TaskFile,
     check_another_file,
     check_at_least,
     check_seed,
     refuse_without,
+    with_defaults,
 )
 from chainrule.commands.sharing import check_parts, digest_of, working, write_shared
 from chainrule.errors import OptionError
+from chainrule.prompting.asking import Asking
 from chainrule.workers.options import Sharing
 
 if TYPE_CHECKING:
@@ -47,10 +45,7 @@ def predict(
     columns: Columns = Columns(),
     asking: Asking = Asking(),
     sharing: Sharing = Sharing(),
-    bos: Bos = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
+    loading: Loading = Loading(),
     json: Json = False,
 ) -> None:
     """Label texts with a finetuned classifier, or with a prompted model.
@@ -86,8 +81,8 @@ def predict(
     check_at_least(0, shots=shots)
     check_seed(seed)
     if source is None and task is None and "-" not in texts:
-        reading = {"encoding": columns.encoding, "on-error": columns.on_error}
-        refuse_without("--input, --task or - (standard input)", reading, {"encoding": "utf-8", "on-error": "stop"})
+        encoding, on_error = (columns.encoding, "utf-8"), (columns.on_error, "stop")
+        refuse_without("--input, --task or - (standard input)", encoding=encoding, on_error=on_error)
     task_columns = columns
     if task is not None and task.endswith(".toml") and (source is not None or "-" in texts):
         task_columns = replace(columns, encoding=Columns.encoding)  # the task file names its own
@@ -95,7 +90,7 @@ def predict(
         raise OptionError(
             "--cluster, --part, --join: wanted --input and --out beside it, got texts; write them to a file"
         )
-    origin = _source(predictor, task, task_columns, shots, seed, asking, bos, device, dtype, quantize)
+    origin = _source(predictor, task, task_columns, shots, seed, asking, loading)
     made = (replace(origin, device="cpu") if sharing.elsewhere else origin).load()
     if texts and "-" not in texts and len(made.columns) > 1:
         raise OptionError(
@@ -150,27 +145,17 @@ def _source(
     shots: int,
     seed: int,
     asking: Asking,
-    bos: str | None,
-    device: Device,
-    dtype: Dtype,
-    quantize: Quantize,
+    loading: Loading,
 ) -> "Source":
     from chainrule.finetuning.predicting import Source
 
     if task is None:
-        given = {
-            "shots": shots,
-            "seed": seed,
-            "text": columns.text,
-            "label": columns.label,
-            "bos": bos,
-            "quantize": quantize,
-        }
-        default = {"shots": 0, "seed": 0, "text": (), "label": (), "bos": None, "quantize": "auto"}
-        refuse_without("a --task", given | vars(asking), default | vars(Asking()))
-        return Source(directory, device, dtype)
+        named = {"text": (columns.text, ()), "label": (columns.label, ())}
+        loaded = {"bos": (loading.bos, None), "quantize": (loading.quantize, "auto")}
+        refuse_without("a --task", shots=(shots, 0), seed=(seed, 0), **named, **loaded, **with_defaults(asking))
+        return Source(directory, loading.device, loading.dtype)
     read = columns.load(task)
-    return Source(directory, device, dtype, read, shots, seed, **vars(asking), bos=bos, quantize=quantize)
+    return Source(directory, **vars(loading), task=read, shots=shots, seed=seed, asking=asking)
 
 
 def _write(
@@ -194,9 +179,9 @@ def _write(
     made_with = {}
     if sharing.in_parts:
         check_parts("predict", name, out)
-        asked = {field: value for field, value in vars(source).items() if field not in ("directory", "task", "device")}
-        task = source.task and digest_of(source.task)
-        made_with = identity("predict", input=source_of(name), model=source.fingerprint, task=task, **asked, **reading)
+        asked = {name: getattr(source, name) for name in ("dtype", "bos", "quantize", "shots", "seed")}
+        asked |= {"task": source.task and digest_of(source.task), **vars(source.asking), **reading}
+        made_with = identity("predict", input=source_of(name), model=source.fingerprint, **asked)
     rows = input_rows(predictor, name, encoding=columns.encoding, on_error=columns.on_error, log=log)
     begin = None if sharing.cluster is None else Predicting(ForWorkers.of(source))
     with working(sharing, out, made_with, begin, labelling(predictor), source.device) as work:

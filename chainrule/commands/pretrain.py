@@ -47,7 +47,7 @@ def pretrain(
     from chainrule.training.torchrun import joined
 
     with joined(device, parallel.wait) as processes:
-        say = log if processes.first else lambda line: None
+        tell = log if processes.first else lambda line: None
         with writing(out, processes, saved=("training/*/state.json",), underway=("data/*.bin",)):
             run = open_run(
                 data,
@@ -56,11 +56,11 @@ def pretrain(
                 corpus,
                 device=device,
                 dtype=dtype,
-                log=say,
+                log=tell,
                 processes=processes,
                 parallel=parallel,
             )
-            _train(run, say)
+            _train(run, tell)
     if not processes.first:
         return
     summary = run.summary()
@@ -76,7 +76,7 @@ def pretrain(
 
 def _train(run: "Run", log: Callable[[str], None]) -> None:
     """Make the remaining steps and report them; a signal saves and ends the process."""
-    from chainrule.terminal import one_line, progress_bar, signals_noted
+    from chainrule.terminal import progress_bar, signals_noted
 
     processes = run.processes
     if run.finished:
@@ -99,7 +99,7 @@ def _train(run: "Run", log: Callable[[str], None]) -> None:
             if progress.note:
                 log(progress.note)
             if progress.validation_loss is not None:
-                sample = one_line(run.sample())  # by all processes: the model may be cut
+                sample = " ".join(run.sample().split())  # by all processes: the model may be cut
                 if processes.first:
                     log(f"{beside}  validation loss {progress.validation_loss:.4f}")
                     log(f"    {sample}")

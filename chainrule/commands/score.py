@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from chainrule.arguments import Help
 from chainrule.commands.options import (
-    Bos,
-    Device,
-    Dtype,
     Json,
+    Loading,
     Model,
-    OnError,
-    Quantize,
+    Reading,
     check_another_file,
     check_at_least,
     refuse_without,
+    with_defaults,
 )
 from chainrule.commands.sharing import check_parts, working, write_shared
 from chainrule.errors import OptionError
@@ -34,14 +32,9 @@ def score(
     top: int = 5,
     source: Annotated[str | None, Help("FILE", name="input")] = None,
     out: Annotated[str | None, Help("FILE")] = None,
-    field: Annotated[str, Help("NAME")] = "text",
-    encoding: Annotated[str, Help("NAME")] = "utf-8",
-    on_error: OnError = "stop",
+    reading: Reading = Reading(),
     sharing: Sharing = Sharing(),
-    bos: Bos = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
+    loading: Loading = Loading(),
     json: Json = False,
 ) -> None:
     """Show the log probability of each token of a text, and their sum.
@@ -59,15 +52,12 @@ def score(
     Many texts:
         source: Rows to score: .csv .tsv .jsonl .parquet, or .txt with a text per line.
         out: File for the same rows with log_prob, in nats, and tokens: .csv .tsv .jsonl.
-        field: Column or key with the text of a row.
-        encoding: Encoding, unless a byte-order mark says it.
-        on_error: Stop at an unusable row, or skip and count it.
 
     Example:
         chainrule score runs/books "To be, or not to be" --top 3
         chainrule score runs/books --input lines.txt --out scored.csv
     """
-    from chainrule.language_model import LanguageModel, load
+    from chainrule.language_model import LanguageModel
     from chainrule.masked_language_model import MaskedLanguageModel
     from chainrule.terminal import print_json, print_table
 
@@ -76,16 +66,11 @@ def score(
         raise OptionError("score: wanted a text, or --input and --out together; got neither or both: give one of them")
     if text is None:
         assert source is not None and out is not None
-        refuse_without("a text", {"top": top}, {"top": 5})
-        from chainrule.model_source import ModelSource
-
-        model_source = ModelSource(model, device, dtype, bos, quantize)
-        _score_file(model_source, source, out, given, field, encoding, on_error, sharing, json)
+        refuse_without("a text", top=(top, 5))
+        _score_file(loading.source(model), source, out, given, reading, sharing, json)
         return
-    of_files = {"field": field, "encoding": encoding, "on-error": on_error, **vars(sharing)}
-    default = {"field": "text", "encoding": "utf-8", "on-error": "stop", **vars(Sharing())}
-    refuse_without("--input and --out", of_files, default)
-    lm = load(model, device=device, dtype=dtype, bos=bos, quantize=quantize)
+    refuse_without("--input and --out", **with_defaults(reading), **with_defaults(sharing))
+    lm = loading.load(model)
     text = sys.stdin.read() if text == "-" else text
     mask = lm.tokenizer.named.get("mask_token")
     if isinstance(lm, MaskedLanguageModel) and mask and mask in text:
@@ -117,9 +102,7 @@ def _score_file(
     source: str,
     out: str,
     given: str,
-    field: str,
-    encoding: str,
-    on_error: OnError,
+    reading: Reading,
     sharing: Sharing,
     json: bool,
 ) -> None:
@@ -136,13 +119,13 @@ def _score_file(
     check_another_file(source, out, "--input")
     if sharing.in_parts:
         check_parts("score", source, out)
-        reading = {"given": given, "field": field, "encoding": encoding, "on_error": on_error}
-        made_with = identity("score", input=source_of(source), **model.depends_on, **reading)
+        made_with = identity("score", input=source_of(source), **model.depends_on, given=given, **vars(reading))
     lm = model.here(sharing.elsewhere)
     name = "log_prob" if isinstance(lm, LanguageModel) else "pseudo_log_prob"
-    rows = InputRows(source, (field,), (name, "tokens"), encoding=encoding, on_error=on_error, log=log)
-    begin = None if sharing.cluster is None else Scoring(ForWorkers.of(model), field, given)
-    here = partial(score_rows, lm, field=field, given=given)
+    added, encoding, on_error = (name, "tokens"), reading.encoding, reading.on_error
+    rows = InputRows(source, (reading.field,), added, encoding=encoding, on_error=on_error, log=log)
+    begin = None if sharing.cluster is None else Scoring(ForWorkers.of(model), reading.field, given)
+    here = partial(score_rows, lm, field=reading.field, given=given)
     with working(sharing, out, made_with, begin, here, model.device) as work:
         written = write_shared(sharing, rows, out, made_with, work, work, json, "scoring")
     if written is None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from chainrule.arguments import Help
-from chainrule.commands.options import Bos, Device, Dtype, Folder, Quantize, check_at_least
+from chainrule.commands.options import Folder, Loading, check_at_least
 from chainrule.errors import MissingPackageError, OptionError
 
 
@@ -21,10 +21,7 @@ def serve(
     task: Annotated[tuple[Path, ...], Help("FILE")] = (),
     runs: Folder | None = None,
     open: bool = False,
-    bos: Bos = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
+    loading: Loading = Loading(),
 ) -> None:
     """Serve models over HTTP with OpenAI's API, and a page to look at them.
 
@@ -73,5 +70,5 @@ def serve(
         raise OptionError(f"--runs: wanted a folder, got {runs}")
     socket = listen(host, port)
     limits = Limits(batch, cache_tokens, queue)
-    served = load_served(models, task, runs, limits, device=device, dtype=dtype, bos=bos, quantize=quantize, log=log)
+    served = load_served(models, task, runs, limits, **vars(loading), log=log)
     sys.exit(run(served, socket, host, api_key, open_page=open, log=log))

@@ -50,11 +50,7 @@ def task(
     if out.exists():
         raise OptionError(f"--out {out}: wanted a new file, got one that is there; edit it, or name another")
     if kind != "multilabel":
-        refuse_without(
-            "--kind multilabel",
-            {"label-separator": label_separator, "none": none},
-            {"label-separator": "|", "none": False},
-        )
+        refuse_without("--kind multilabel", label_separator=(label_separator, "|"), none=(none, False))
     label, label_columns = label_and_columns(columns.label, kind)
     settings = Settings(
         Path(data), columns.text, label, test=test, columns=header, kind=kind, encoding=columns.encoding,

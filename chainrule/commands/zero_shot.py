@@ -3,19 +3,8 @@
 from typing import Literal
 
 from chainrule.commands.accuracy import print_prompted
-from chainrule.commands.options import (
-    Asking,
-    Bos,
-    Columns,
-    Device,
-    Dtype,
-    Json,
-    Limit,
-    Model,
-    Quantize,
-    TaskFile,
-    check_at_least,
-)
+from chainrule.commands.options import Columns, Json, Limit, Loading, Model, TaskFile, check_at_least
+from chainrule.prompting.asking import Asking
 
 
 def zero_shot(
@@ -27,10 +16,7 @@ def zero_shot(
     show: int = 0,
     answer: Literal["labels", "vocabulary"] = "labels",
     asking: Asking = Asking(),
-    bos: Bos = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = "auto",
+    loading: Loading = Loading(),
     json: Json = False,
 ) -> None:
     """Let a model label the test items from the prompt alone, and show its accuracy.
@@ -44,15 +30,12 @@ def zero_shot(
     Example:
         chainrule zero-shot runs/books reviews.toml --show 3
     """
-    from chainrule.language_model import load
     from chainrule.prompting.in_context import zero_shot
     from chainrule.tasks.measure import measure
 
     check_at_least(1, limit=limit)
     check_at_least(0, show=show)
     read = columns.load(task)
-    predictor = zero_shot(
-        load(model, device=device, dtype=dtype, bos=bos, quantize=quantize), read, answer=answer, **vars(asking)
-    )
+    predictor = zero_shot(loading.load(model), read, answer=answer, **vars(asking))
     score = measure(predictor, read, limit)
     print_prompted([predictor], read, [score], limit, show, json)

@@ -95,7 +95,7 @@ def _judged(task: Task, items: Examples, found: _Answers) -> _Judged:
     if task.kind != "classification":
         return _Judged(estimate)
     number = {label: index for index, label in enumerate(task.labels)}
-    truth, said = (np.array([number[label] for label in each]) for each in (items.labels, found.answers))
+    truth, chosen = (np.array([number[label] for label in each]) for each in (items.labels, found.answers))
     measured = calibration(found.of_labels, truth)
     calibrated = {**measured._asdict(), "bins": [one._asdict() for one in measured.bins]}
-    return _Judged(estimate, macro_f1(truth, said).value, calibrated)
+    return _Judged(estimate, macro_f1(truth, chosen).value, calibrated)

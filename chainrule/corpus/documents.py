@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from chainrule.corpus.options import CorpusOptions
 from chainrule.corpus.read import Piece, read_documents
 from chainrule.corpus.splitmix import uniform
 from chainrule.storage.records import Log, Skipped, log_once, no_log
@@ -23,32 +24,22 @@ class Part:
 
 
 class Documents:
-    """The documents of `files`, read as often as needed. validation: the share that validates.
+    """The documents of `files`, read as often as needed, as the options say.
 
     documents, bytes (of UTF-8) and skipped count what the latest reading has read. `log`: as in `read_documents`.
     """
 
-    def __init__(
-        self,
-        files: Sequence[str],
-        *,
-        field: str,
-        encoding: str,
-        skip: bool,
-        validation: float,
-        log: Log = no_log,
-    ) -> None:
-        self.files, self.field, self.encoding, self.skip = files, field, encoding, skip
-        self.validation, self.log = validation, log_once(log)
-        self.tail = tail(self.pieces(), validation)
+    def __init__(self, files: Sequence[str], options: CorpusOptions, log: Log = no_log) -> None:
+        self.files, self.options, self.log = files, options, log_once(log)
+        self.tail = tail(self.pieces(), options.validation)
 
     def pieces(self) -> Iterator[Piece]:
         self.documents = self.bytes = 0
         self._skipped = Skipped()
-        skipped = self._skipped if self.skip else None
+        field, encoding = self.options.field, self.options.encoding
+        skipped = self._skipped if self.options.on_error == "skip" else None
         for file in self.files:
-            pieces = read_documents(file, field=self.field, encoding=self.encoding, skipped=skipped, log=self.log)
-            for piece in pieces:
+            for piece in read_documents(file, field=field, encoding=encoding, skipped=skipped, log=self.log):
                 self.documents += piece.begins
                 self.bytes += len(piece.text) if piece.text.isascii() else len(piece.text.encode())
                 yield piece
@@ -65,7 +56,7 @@ class Documents:
         return (text for number, text in enumerate(slices) if uniform(number) < share)
 
     def parts(self) -> Iterator[Part]:
-        return assign(self.pieces(), self.validation, self.tail)
+        return assign(self.pieces(), self.options.validation, self.tail)
 
 
 def _text_bytes(file: str) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from chainrule.corpus.documents import Documents
 from chainrule.corpus.documents import Part as TextPart
 from chainrule.corpus.encode import Encoding, Tokens, pack, unpack
 from chainrule.corpus.options import CorpusOptions
@@ -15,7 +16,6 @@ from chainrule.corpus.write import (
     Summary,
     all_batches,
     batches_done,
-    documents_of,
     given_tokenizer,
     here,
     kept_options,
@@ -46,7 +46,7 @@ def tokenize_part(
     files, given = find_files(inputs, log), given_tokenizer(options)
     made_with = _made_with(files, options, given)
     total = sum(source["bytes"] for source in made_with["input"])
-    documents = documents_of(files, options, log)
+    documents = Documents(files, options, log)
     encoding = Encoding.of(given or make_tokenizer(options, documents))
     tokenizer = encoding.tokenizer()
     encoded = share or here(tokenizer, total // part.count, options.workers)

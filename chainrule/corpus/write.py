@@ -170,18 +170,6 @@ def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list
         spooled.unlink(missing_ok=True)
 
 
-def documents_of(paths: Sequence[str], options: CorpusOptions, log: Log = no_log) -> Documents:
-    """The documents of files, read as the options say."""
-    return Documents(
-        paths,
-        field=options.field,
-        encoding=options.encoding,
-        skip=options.on_error == "skip",
-        validation=options.validation,
-        log=log,
-    )
-
-
 def all_batches(documents: Documents, tokenizer: Tokenizer) -> Iterator[list[Part]]:
     """All text in batches, which depend on it and the tokenizer alone: the pieces that workers and parts take."""
     return batches(recut(documents.parts(), tokenizer.cut))
@@ -199,7 +187,7 @@ def _write(
 ) -> dict[str, Any]:
     """Do what `state` leaves to do, and return the manifest."""
     write_json(out / STATE, state)
-    documents = documents_of(paths, options, log)
+    documents = Documents(paths, options, log)
     total = sum(source["bytes"] for source in state["sources"])
     if "tokenizer" not in state:
         tokenizer = given or make_tokenizer(options, documents)

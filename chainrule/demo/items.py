@@ -1,6 +1,5 @@
 """What the demo asks: a prompt, the right answer, the possible answers. Knows neither the world nor a model."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,10 +16,6 @@ class Item:
     prompt: str
     answer: str
     options: tuple[str, ...]
-
-    def is_answered_by(self, continuation: str) -> bool:
-        """Whether the continuation, up to the end of its clause or line, is the answer."""
-        return re.split("|".join(map(re.escape, ANSWER_ENDS)), continuation, maxsplit=1)[0].strip() == self.answer
 
 
 def chance(items: Sequence[Item]) -> float:

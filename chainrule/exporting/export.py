@@ -177,6 +177,6 @@ def _check_same(lm: LanguageModel, path: Path, kind: Type) -> float:
 
 
 def _first_difference(ours: list[int], theirs: list[int]) -> str:
-    at = next((at for at, (one, two) in enumerate(zip(ours, theirs, strict=False)) if one != two), None)
-    at = min(len(ours), len(theirs)) if at is None else at
-    return f"{json.dumps(ours[at : at + 4])} became {json.dumps(theirs[at : at + 4])} at token {at}"
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    first = next((number for number, (one, two) in pairs if one != two), min(len(ours), len(theirs)))
+    return f"{json.dumps(ours[first : first + 4])} became {json.dumps(theirs[first : first + 4])} at token {first}"

@@ -4,7 +4,6 @@ Shapes: N examples, C classes, D width.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,26 +13,17 @@ import torch
 from chainrule import machine
 from chainrule.corpus.batches import share
 from chainrule.errors import DataError, OptionError
-from chainrule.finetuning import lora
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
-from chainrule.finetuning.fits import Memory
-from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
-from chainrule.finetuning.full import (
-    BATCH_SIZE,
-    AllWeights,
-    ClassifierTraining,
-    Recipe,
-    numbers_trained,
-    recipe,
-    summary_of,
-)
+from chainrule.finetuning.folder import check_together, dtype_name, holds_weights, keep, open_together, require_file
 from chainrule.finetuning.further import going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
-from chainrule.finetuning.lora import check_rank, lora_recipe, require_file
-from chainrule.finetuning.options import VALIDATED, By, Train
+from chainrule.finetuning.memory import Memory
+from chainrule.finetuning.options import VALIDATED, By, Dtype, Train
 from chainrule.finetuning.options import FinetuneOptions as FinetuneOptions
 from chainrule.finetuning.problems import Computing, problem_of
+from chainrule.finetuning.recipes import BATCH_SIZE, SMALL_BATCH, Recipe, lora_recipe, recipe
+from chainrule.finetuning.trained import AllWeights, ClassifierTraining, numbers_trained, summary_of
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter import Base, adapter_parts, classifier_adapter
 from chainrule.model.formats.adapter_files import Adapter
@@ -42,10 +32,11 @@ from chainrule.model.padding import Tokens
 from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.features import Features, Longer, Text
+from chainrule.scoring.features import Features, Text
+from chainrule.scoring.longer import Longer
 from chainrule.tasks.examples import Examples, Task
 from chainrule.training.activations import tokens_in_memory
-from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices, check_rank
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.sharding import decide_sharding, least_free_memory
@@ -63,7 +54,7 @@ def finetune(
     class_weights: bool = False,
     longer: Longer = "cut",
     seed: int = 0,
-    dtype: str = "auto",
+    dtype: Dtype = "auto",
     rank: int | None = None,
     by: By = "head",
     chat: bool = False,
@@ -148,13 +139,8 @@ class Finetuning:
         pairs = self.form.pair
         self._features = features or self._reader()
         examples = task.subset(options.labels, options.seed)
-        batches = {"head": len(examples), "full": BATCH_SIZE, "lora": lora.BATCH_SIZE}
-        together = min(len(examples), batches[options.train])
-        if together < processes.world:
-            raise OptionError(
-                f"finetune: wanted an example for each of {processes.world} processes, got {together} at a time;"
-                " start fewer"
-            )
+        batches = {"head": len(examples), "full": BATCH_SIZE, "lora": SMALL_BATCH}
+        check_together(min(len(examples), batches[options.train]), processes)
         balanced = options.class_weights
         self.problem = problem_of(task, examples, lm.family, balanced=balanced, seed=options.seed)
         reads = [self.form.text, self.form.input, *(["pair"] if pairs else [])]
@@ -207,10 +193,7 @@ class Finetuning:
             trained = self._training.trained
             adapter = self._adapter(trained, head) if isinstance(trained, LowRankMatrices) else None
             classifier = self._classifier(features, head, adapter)
-        with self._processes.together():
-            if self.out is not None and self._processes.first:
-                classifier.save(self.out)
-                shutil.rmtree(self.out / "training", ignore_errors=True)
+        keep(classifier, self.out, self._processes)
         return classifier
 
     def _classifier(self, features: Features, head: HeadWeights, adapter: Adapter | None) -> Classifier:
@@ -255,7 +238,7 @@ class Finetuning:
             validation,
             made,
             dtype,
-            None if self.out is None else self.out / "training",
+            self.out and self.out / "training",
             self._processes,
             shard,
         )

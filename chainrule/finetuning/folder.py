@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import tomli_w
 import torch
 
 from chainrule import machine
+from chainrule.errors import ModelError, OptionError
 from chainrule.finetuning.options import FinetuneOptions
 from chainrule.language_model import Pretrained
 from chainrule.model.formats.adapter_files import WEIGHTS
@@ -21,9 +22,13 @@ from chainrule.storage.run_folder import find_record, read_record, require_same
 from chainrule.tasks.examples import Examples
 from chainrule.training.parallel import Processes
 from chainrule.training.parallel_options import ParallelOptions
+from chainrule.training.torchrun import require_same_command
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from chainrule.finetuning.classifier import Classifier
+    from chainrule.prompting.prompted import Prompted
 
 _NEWER = {"by": "head", "chat": False, "quantize": "none"}  # defaults of options that earlier versions did not record
 
@@ -43,7 +48,7 @@ class Decided:
 
 def decide(lm: Pretrained, dtype: str, processes: int = 1) -> Decided:
     """What this machine decides for so many processes; `dtype` as in `machine.training_dtype`."""
-    return Decided(dtype_name(machine.training_dtype(dtype, lm.device)), machine.threads() * processes)
+    return Decided(dtype_name(machine.training_dtype(dtype, lm.device)), torch.get_num_threads() * processes)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -81,7 +86,8 @@ def open_together(
     decided, asked = decide(lm, options.dtype, processes.world), dict[str, Any]()
     if out is not None or processes.world > 1:
         asked = asked_of(lm, reads, examples, options)
-    processes.require_same(_named(asked, parallel))
+    called = {"examples": "the examples of TASK", "model": "the weights of MODEL"}
+    require_same_command(processes, asked, called, parallel)
     with processes.together():
         if out is not None and processes.first:
             decided = open_folder(out, asked, decided)
@@ -91,18 +97,36 @@ def open_together(
     return decided
 
 
+def require_file(lm: Pretrained, out: Path | None) -> None:
+    """ModelError for a model of no file, where an adapter is to be saved, which names its base."""
+    if out is not None and lm.path is None:
+        raise ModelError(
+            "--train lora: wanted a model in a file of its own, which the new adapter names, got an adapter, or a model"
+            " made in Python; merge the adapter (chainrule export ADAPTER --to huggingface --out FOLDER), or save the"
+            " model, and take that"
+        )
+
+
+def check_together(examples: int, processes: Processes) -> None:
+    """OptionError for fewer examples a step than processes."""
+    if examples < processes.world:
+        raise OptionError(
+            f"finetune: wanted an example for each of {processes.world} processes, got {examples} at a time;"
+            " start fewer"
+        )
+
+
+def keep(predictor: "Classifier | Prompted", out: Path | None, processes: Processes) -> None:
+    """The first process saves the predictor to `out`, if it was given, and removes the checkpoints."""
+    with processes.together():
+        if out is not None and processes.first:
+            predictor.save(out)
+            shutil.rmtree(out / "training", ignore_errors=True)
+
+
 def holds_weights(out: Path | None) -> bool:
     """Whether a folder holds what a finetuning makes."""
     return out is not None and any((out / name).is_file() for name in ("model.safetensors", WEIGHTS))
-
-
-def _named(asked: dict[str, Any], parallel: ParallelOptions) -> dict[str, Any]:
-    """What must be the same in all processes, as messages name it."""
-    called = {"examples": "the examples of TASK", "model": "the weights of MODEL"}
-    options = {called.get(name, f"--{name.replace('_', '-')}"): value for name, value in asked.items()}
-    versions = {f"the version of {name}": version(name) for name in ("chainrule", "torch")}
-    shared = {"--shard": parallel.shard, "--wait": parallel.wait}
-    return {**options, **shared, "--checkpoint-activations": parallel.checkpoint_activations, **versions}
 
 
 def open_folder(out: Path, asked: dict[str, Any], decided: Decided) -> Decided:

@@ -4,29 +4,24 @@ It starts from the zero-shot predictor, and gives a predictor that asks the trai
 rows, labels and files.
 """
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from chainrule import machine
 from chainrule.errors import OptionError
 from chainrule.finetuning.answers import answer_spans, fitting_spans
-from chainrule.finetuning.fits import Memory, packed_loss
-from chainrule.finetuning.folder import dtype_name, holds_weights, open_together
-from chainrule.finetuning.full import SMOOTHING, VALIDATIONS, Trained, weights_of_classes
-from chainrule.finetuning.lora import check_rank, require_file
+from chainrule.finetuning.folder import check_together, dtype_name, holds_weights, keep, open_together, require_file
+from chainrule.finetuning.memory import Memory, packed_loss
 from chainrule.finetuning.options import VALIDATED, FinetuneOptions
+from chainrule.finetuning.recipes import SMALL_BATCH, SMOOTHING, Recipe, language_recipe
+from chainrule.finetuning.trained import AllWeights, Trained, make_trainer, weights_of_classes
 from chainrule.finetuning.words import word_texts
 from chainrule.language_model import LanguageModel, Pretrained, make_language_model
 from chainrule.model.formats.adapter import Base, adapter_parts, language_adapter
-from chainrule.model.formats.checkpoint import empty_model
-from chainrule.model.transformer import Transformer
 from chainrule.prompting.in_context import zero_shot
 from chainrule.prompting.load import load_prompted
 from chainrule.prompting.prompted import Prompted
@@ -34,57 +29,16 @@ from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.tokenizer import Tokenizer
 from chainrule.training.activations import tokens_in_memory
 from chainrule.training.answers import Answers
-from chainrule.training.checkpoints import resumed
 from chainrule.training.epochs import Epochs
-from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices, check_rank
 from chainrule.training.objectives import Validation
-from chainrule.training.optimizer import Group, Optimizer, Schedule
+from chainrule.training.optimizer import Group
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.parallel_options import ParallelOptions
 from chainrule.training.sharding import least_free_memory
 from chainrule.training.spans import LONGEST_ROW, Span
-from chainrule.training.trainer import Progress, Saving, Trainer, Validating
+from chainrule.training.trainer import Progress, Trainer
 from chainrule.training.words import LabelWords
-
-BATCH_SIZE = 8  # texts a step
-TEXTS = 96  # that are read in any case, however few the labels
-EPOCHS = 2.0  # beside them
-
-
-@dataclass(frozen=True)
-class LanguageRecipe:
-    """How the language model is trained; made by `language_recipe`."""
-
-    steps: int
-    batch_size: int  # texts a step
-    rate: float  # the learning rate
-
-
-def language_recipe(
-    n: int, width: int, *, lora: bool, epochs: float | None, learning_rate: float | None
-) -> LanguageRecipe:
-    """The recipe for n texts: by default 96 texts and 2 epochs more; the rate falls with the width, and is 10 times as
-    high with LoRA."""
-    batch_size = min(BATCH_SIZE, n)
-    texts = TEXTS + EPOCHS * n if epochs is None else epochs * n
-    rate = learning_rate or (10 if lora else 1) * 0.03 / width
-    return LanguageRecipe(max(1, round(texts / batch_size)), batch_size, rate)
-
-
-class WholeModel:
-    """All weights are trained, in float32, those of the output too."""
-
-    def __init__(self, start: Transformer) -> None:
-        self.start, self.transformer = start, empty_model(start.config)
-        plain = torch.contiguous_format  # whatever layout the caller's tensors have
-        state = {name: tensor.float().clone(memory_format=plain) for name, tensor in start.state_dict().items()}
-        self.transformer.load_state_dict(state, assign=True)
-
-    def result(self, state: dict[str, Tensor]) -> Transformer:
-        """A Transformer of the state."""
-        model = empty_model(self.start.config)
-        model.load_state_dict(state, assign=True)
-        return model
 
 
 class LanguageFinetuning:
@@ -125,11 +79,7 @@ class LanguageFinetuning:
         self._start = self._asking(lm)
         self._left_out, self._longest, self._one_line = 0, 0, True
         self._examples = examples = task.subset(options.labels, options.seed)
-        if min(len(examples), BATCH_SIZE) < processes.world:
-            raise OptionError(
-                f"finetune: wanted an example for each of {processes.world} processes, got"
-                f" {min(len(examples), BATCH_SIZE)} at a time; start fewer"
-            )
+        check_together(min(len(examples), SMALL_BATCH), processes)
         decided = open_together(lm, self._start.reads, examples, options, self.out, processes, parallel)
         self.batch_size = 0
         self._trainer: Trainer | None = None
@@ -177,10 +127,7 @@ class LanguageFinetuning:
             return load_prompted(self.out, device=self.lm.device.type, dtype=dtype_name(self.lm.model.dtype))
         assert self._trainer.finished, "steps are left"
         made = self.current()
-        with self._processes.together():
-            if self.out is not None and self._processes.first:
-                made.save(self.out)
-                shutil.rmtree(self.out / "training", ignore_errors=True)
+        keep(made, self.out, self._processes)
         return made
 
     def current(self) -> Prompted:
@@ -208,7 +155,7 @@ class LanguageFinetuning:
     def _what_is_trained(self) -> Trained:
         model = self.lm.model
         if self.options.train == "full":
-            return WholeModel(model)
+            return AllWeights(model)
         parts = adapter_parts(model, self.lm.family)
         return LowRankMatrices(model, parts, self.options.rank or RANK, self.options.seed)
 
@@ -225,24 +172,11 @@ class LanguageFinetuning:
         at_once = objective.epochs.tokens_at_once
         longest = max(objective.longest, min(at_once, LONGEST_ROW) if transformer.config.causal else 0)  # packed
         self._memory.check_steps(transformer, partial(packed_loss, transformer), at_once, longest)
-        names = {parameter: name for name, parameter in transformer.named_parameters() if parameter.requires_grad}
-        schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
-        folder = None if self.out is None else self.out / "training"
-        trainer = Trainer(
-            transformer,
-            Optimizer(names, [], recipe.rate, [Group(list(names), recipe.rate)], schedule),
-            objective,
-            recipe.steps,
-            validating=measure and Validating(measure, -(-recipe.steps // VALIDATIONS), keep_best=True),
-            saving=None if folder is None else Saving(folder),
-            processes=self._processes,
-        )
-        checkpoint = None if folder is None else resumed(folder, self._processes)
-        if checkpoint is not None:
-            trainer.resume(checkpoint)
-        return trainer
+        groups = [Group([each for each in transformer.parameters() if each.requires_grad], recipe.rate)]
+        folder = self.out and self.out / "training"
+        return make_trainer(transformer, groups, objective, recipe.steps, measure, folder, self._processes)
 
-    def _recipe(self, n: int) -> LanguageRecipe:
+    def _recipe(self, n: int) -> Recipe:
         lora, options = self.options.train == "lora", self.options
         width = self.lm.model.config.width
         return language_recipe(n, width, lora=lora, epochs=options.epochs, learning_rate=options.learning_rate)

@@ -2,7 +2,7 @@
 predictor comes from, not how it predicts."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from chainrule.finetuning.classifier import Classifier
@@ -10,10 +10,9 @@ from chainrule.finetuning.load import load_classifier
 from chainrule.language_model import load
 from chainrule.model.formats.load_quantised import Quantize
 from chainrule.model.formats.same_model import ForWorkers, model_fingerprint
-from chainrule.prompting.asking import Calibrate, Normalise
+from chainrule.prompting.asking import Asking
 from chainrule.prompting.in_context import in_context
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.features import Longer
 from chainrule.tasks.examples import Task
 from chainrule.tasks.predictions import prediction_values, predictions
 from chainrule.tasks.row_file import Rows, Values
@@ -29,10 +28,7 @@ class Source:
     task: Task | None = None
     shots: int = 0
     seed: int = 0
-    calibrate: Calibrate = "none"
-    normalise: Normalise = "sum"
-    longer: Longer = "cut"
-    chat: bool = False
+    asking: Asking = field(default_factory=Asking)
     bos: str | None = None
     quantize: Quantize = "auto"
 
@@ -41,10 +37,7 @@ class Source:
         if self.task is None:
             return load_classifier(self.directory, device=self.device, dtype=self.dtype)
         lm = load(self.directory, device=self.device, dtype=self.dtype, bos=self.bos, quantize=self.quantize)
-        return in_context(
-            lm, self.task, self.shots, seed=self.seed, calibrate=self.calibrate, normalise=self.normalise,
-            longer=self.longer, chat=self.chat,
-        )  # fmt: skip
+        return in_context(lm, self.task, self.shots, seed=self.seed, **vars(self.asking))
 
     @property
     def fingerprint(self) -> str:

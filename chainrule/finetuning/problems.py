@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from chainrule.errors import OptionError
 from chainrule.finetuning.centred import HeadWeights
-from chainrule.finetuning.full import Recipe, weights_of_classes
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.label_heads import balancing, solve_label_heads
 from chainrule.finetuning.logistic import classes_of
+from chainrule.finetuning.recipes import Recipe
 from chainrule.finetuning.ridge import solve_ridge
+from chainrule.finetuning.trained import weights_of_classes
 from chainrule.model.formats.classifier import head_has_bias
 from chainrule.model.padding import Tokens
 from chainrule.tasks.answers import Answer, Kind, targets_of

@@ -4,7 +4,6 @@ from chainrule.errors import DataError
 from chainrule.finetuning.logistic import classes_of
 from chainrule.prompting.prompted import Prompted
 from chainrule.prompting.row_prompts import RowPrompt
-from chainrule.scoring.blanks import Blanks
 from chainrule.scoring.continuations import Pair
 from chainrule.tasks.examples import Examples
 from chainrule.training.spans import Span
@@ -23,10 +22,10 @@ def word_texts(start: Prompted, examples: Examples) -> WordTexts:
     return WordTexts(options, classes_of(examples.labels, start.labels))
 
 
-def span_of(option: Pair | Blanks) -> Span:
+def span_of(option: Pair | Span) -> Span:
     """A label word in its prompt, as scoring reads it."""
-    if isinstance(option, Blanks):
-        return Span(option.tokens, option.positions, option.answers)
+    if isinstance(option, Span):
+        return option
     context, continuation = option
     first = len(context) - 1  # what predicts the word's first token
     return Span([*context, *continuation[:-1]], range(first, first + len(continuation)), continuation)

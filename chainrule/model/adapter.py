@@ -5,6 +5,7 @@ Knows layers, neither their files nor what is learned. Shapes: I inputs, O outpu
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import cast
 
 import torch
@@ -12,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chainrule.model.linear import Linear
-from chainrule.model.quantise import share_quantised
 from chainrule.model.quantised import QuantisedEmbedding, QuantisedLinear
 from chainrule.model.transformer import Transformer
 from chainrule.model.versions import version
@@ -125,8 +125,7 @@ def with_adapters(
     adapted.requires_grad_(False)
     for name, layer in list(adapted.named_modules()):
         if isinstance(layer, Linear | QuantisedLinear) and adapters.get(name):
-            parent, _, attribute = name.rpartition(".")
-            setattr(adapted.get_submodule(parent), attribute, AdaptedLinear(layer, parts[name], adapters[name]))
+            adapted.set_submodule(name, AdaptedLinear(layer, parts[name], adapters[name]))
     return adapted
 
 
@@ -159,14 +158,14 @@ def with_copies(model: Transformer, adapted: Transformer, parts: Mapping[str, Se
     return with_adapters(model, parts, copies).requires_grad_(False)
 
 
-def share_adapted(model: Transformer, other: Transformer) -> None:
-    """Put the layers with adapters of a model in the place of those of the same names in another, which may lack
-    some."""
-    places = dict(other.named_modules())
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, AdaptedLinear) and name in places:
-            parent, _, attribute = name.rpartition(".")
-            setattr(other.get_submodule(parent), attribute, layer)
+def share_layers(model: Transformer, other: Transformer, renamed: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Put the layers of a model that have adapters, or weights in blocks, in the place of those of the same names in
+    another, which may lack some; `renamed`: the names of those that have another name there."""
+    replaced = {name for name, _ in other.named_modules()}
+    for name, layer in model.named_modules():
+        there = renamed.get(name, name)
+        if isinstance(layer, AdaptedLinear | QuantisedLinear | QuantisedEmbedding) and there in replaced:
+            other.set_submodule(there, layer)
 
 
 def adapters_of(model: nn.Module) -> dict[str, dict[int, LowRank]]:
@@ -184,7 +183,7 @@ def _holding(state: Mapping[str, Tensor], model: Transformer, quantised: bool = 
     with torch.device("meta"):
         made = Transformer(model.config)
     if quantised:
-        share_quantised(model, made, {})
+        share_layers(model, made)
     made.load_state_dict(state, assign=True)
     made.compute_dtype, made.segment_separator = model.compute_dtype, model.segment_separator
     return made.train(model.training)

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chainrule.model import kv_cache
 from chainrule.model.batch_cache import Cache
 from chainrule.model.config import Config, LayerKind
 from chainrule.model.kernels import BLOCK, causal_attention, masked_attention, plain_cpu
@@ -20,9 +19,9 @@ from chainrule.model.native.products import usable
 from chainrule.model.rotary import rotation
 
 # "causal": T queries attend to T keys, each to its own position and those before (training, prefill).
-# "causal masked": the same, less what the mask hides (a window, padding, what a cache holds).
+# "causal masked": the same, less what the mask hides (a window, what a cache holds).
 # "masked": each query attends to what the mask allows, in any order (one new token, some positions, an encoder).
-# "all": each query attends to all keys (one new token without padding, an encoder).
+# "all": each query attends to all keys (one new token, an encoder without padding).
 Pattern = Literal["causal", "causal masked", "masked", "all"]
 
 
@@ -52,34 +51,32 @@ def select(x: Tensor, output_positions: Tensor) -> Tensor:
     return x[torch.arange(len(output_positions), device=output_positions.device)[:, None], output_positions]
 
 
-def token_positions(T: int, cache: Cache | None, padding: Tensor | None, device: torch.device) -> Tensor:
+def token_positions(T: int, cache: Cache | None, device: torch.device) -> Tensor:
     """(1 or B, T) positions of the next T tokens."""
-    return kv_cache.positions(0, T, padding, device) if cache is None else cache.positions(T)
+    return torch.arange(T, device=device)[None] if cache is None else cache.positions(T)
 
 
 def attention_contexts(
     config: Config,
     T: int,
     cache: Cache | None,
-    padding: Tensor | None,
     last: Tensor | None,
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[AttentionContext]:
     """What attention needs to know of the next T tokens, for each of `config.layer_kinds`.
 
-    `padding` (B,) and `last` (B,) are those of `Transformer.forward`; a cache knows its own padding.
+    `last` (B,) is that of `Transformer.forward`.
     """
-    positions = token_positions(T, cache, padding, device)
+    positions = token_positions(T, cache, device)
 
     def context(kind: LayerKind) -> AttentionContext:
         if cache is not None:
             mask = cache.mask(T, kind.window)
         elif config.causal:  # no token attends to what follows its sequence's end
-            masked = padding is not None or (kind.window or T) < T
-            mask = causal_mask(0, T, padding, kind.window, device) if masked else None
+            mask = causal_mask(0, T, kind.window, device) if (kind.window or T) < T else None
         else:
-            mask = _near(_real_tokens(T, padding, last, device), T, kind.window, device)
+            mask = _near(_real_tokens(T, last, device), T, kind.window, device)
         rope = kind.rope
         turn = None if rope is None else rotation(positions, config.head_width, rope, dtype)
         return AttentionContext(_pattern(config.causal and T > 1, mask is not None), mask, turn)
@@ -93,12 +90,9 @@ def _pattern(causal: bool, masked: bool) -> Pattern:
     return "masked" if masked else "all"
 
 
-def _real_tokens(T: int, padding: Tensor | None, last: Tensor | None, device: torch.device) -> Tensor | None:
+def _real_tokens(T: int, last: Tensor | None, device: torch.device) -> Tensor | None:
     """(B, 1, 1, T): True for the tokens that are no padding; None where all are tokens."""
-    columns = torch.arange(T, device=device)
-    if last is not None:
-        return (columns <= last[:, None])[:, None, None]
-    return None if padding is None else (columns >= padding[:, None])[:, None, None]
+    return None if last is None else (torch.arange(T, device=device) <= last[:, None])[:, None, None]
 
 
 def _near(mask: Tensor | None, T: int, window: int | None, device: torch.device) -> Tensor | None:

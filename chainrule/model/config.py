@@ -123,7 +123,8 @@ class Config:
             "post_norm": self.residual == "post",
         }
         shown = {name: values[name] for name in _FIRST_FIELDS}
-        shown |= {name: values[name] for name, default in _LATER_FIELDS.items() if values[name] != default}
+        defaults = {each.name: each.default for each in fields(self)}
+        shown |= {name: values[name] for name in _LATER_FIELDS if values[name] != defaults[name]}
         if self.residual in ("reordered", "sandwich"):
             shown["residual"] = self.residual
         if self.query_key_norm == "width":
@@ -143,25 +144,11 @@ _POSITIVE = (
     "norm_epsilon", "query_scale_width", "attention_factor", "embedding_factor", "residual_factor", "logit_divisor",
     "attention_cap", "logit_cap",
 )  # fmt: skip
-_LATER_FIELDS = {
-    "norm_offset": 0.0,
-    "scaled_embedding": False,
-    "query_scale_width": None,
-    "attention_factor": None,
-    "embedding_factor": 1.0,
-    "residual_factor": 1.0,
-    "logit_divisor": 1.0,
-    "attention_cap": None,
-    "logit_cap": None,
-    "position_offset": 0,
-    "pooler_activation": "tanh",
-    "norm_bias": True,
-    "input_norm": False,
-    "first_norm": True,
-    "head_bias": True,
-    "summary": "first",
-    "pooler_like_head": False,
-}
+_LATER_FIELDS = (
+    "norm_offset", "scaled_embedding", "query_scale_width", "attention_factor", "embedding_factor",
+    "residual_factor", "logit_divisor", "attention_cap", "logit_cap", "position_offset", "pooler_activation",
+    "norm_bias", "input_norm", "first_norm", "head_bias", "summary", "pooler_like_head",
+)  # fmt: skip
 
 
 def _shortest(kinds: tuple[LayerKind, ...], layers: int) -> tuple[LayerKind, ...]:

@@ -9,39 +9,35 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 
-def positions(past: int, T: int, padding: Tensor | None, device: torch.device) -> Tensor:
-    """(1 or B, T) positions of T tokens after `past` columns; padding has position 0, and the mask hides it."""
-    columns = torch.arange(past, past + T, device=device)
-    return columns[None] if padding is None else (columns - padding[:, None]).clamp(min=0)
-
-
-def causal_mask(past: int, T: int, padding: Tensor | None, window: int | None, device: torch.device) -> Tensor:
-    """(1 or B, 1, T, S): True for the position itself and what came before, at most `window` positions in all."""
+def causal_mask(past: int, T: int, window: int | None, device: torch.device) -> Tensor:
+    """(1, 1, T, S): True for the position itself and what came before, at most `window` positions in all."""
     columns = torch.arange(past + T, device=device)
     back = columns[past:, None] - columns  # (T, S): how many positions before the query a key is
     mask = back >= 0 if window is None else (back >= 0) & (back < window)
-    if padding is not None:
-        # Padding attends to itself: a softmax over no keys would be NaN.
-        mask = mask & ((columns >= padding[:, None])[:, None] | (back == 0))  # (B, T, S)
-    return mask.view(-1, 1, T, past + T)
+    return mask[None, None]
 
 
 class KVCache:
-    """Up to `capacity` positions of B sequences; those shorter than the longest are padded on the left.
-
-    `padding` (B,) is the number of padding tokens of each sequence: no token attends to them, and positions count from
-    the first token after them, so that a sequence has the same logits in any batch.
-    """
+    """Up to `capacity` positions of some sequences that are equally long."""
 
     def __init__(
-        self, layers: int, capacity: int, padding: Tensor, heads: int, head_width: int, dtype: torch.dtype
+        self,
+        layers: int,
+        sequences: int,
+        capacity: int,
+        heads: int,
+        head_width: int,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        B = len(padding)
-        self.keys = torch.empty((layers, B, heads, capacity, head_width), dtype=dtype, device=padding.device)
+        self.keys = torch.empty((layers, sequences, heads, capacity, head_width), dtype=dtype, device=device)
         self.values = torch.empty_like(self.keys)
-        self.padding = padding
-        self.padded = bool(padding.any())
         self.length = 0
+
+    @property
+    def lengths(self) -> list[int]:
+        """How many positions each sequence has."""
+        return [self.length] * self.keys.shape[1]
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append (B, G, T, K) to a layer and return its keys and values, (B, G, S, K); the caller moves `length`."""
@@ -52,25 +48,25 @@ class KVCache:
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
 
     def length_after(self, T: int) -> int:
-        """How many positions the longest sequence has after T more."""
+        """How many positions a sequence has after T more."""
         return self.length + T
 
     def positions(self, T: int) -> Tensor:
-        """(1 or B, T) positions of the next T tokens."""
-        return positions(self.length, T, self.padding if self.padded else None, self.padding.device)
+        """(1, T) positions of the next T tokens."""
+        return torch.arange(self.length, self.length + T, device=self.keys.device)[None]
 
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
-        """(1 or B, 1, T, S): True for what a new position attends to; None where the causal mask is enough."""
+        """(1, 1, T, S): True for what a new position attends to; None where the causal mask is enough."""
         reaches = window is None or self.length + T <= window
-        if not self.padded and reaches and (self.length == 0 or T == 1):
+        if reaches and (self.length == 0 or T == 1):
             return None
-        return causal_mask(self.length, T, self.padding if self.padded else None, window, self.padding.device)
+        return causal_mask(self.length, T, window, self.keys.device)
 
     def keep(self, columns: NDArray[np.int64]) -> None:
         """Drop all columns but these, which ascend."""
         self.length = len(columns)
         stay = int((columns == np.arange(self.length)).sum())  # those before the first that moves
-        moved = torch.from_numpy(columns[stay:]).to(self.padding.device)
+        moved = torch.from_numpy(columns[stay:]).to(self.keys.device)
         self.keys[:, :, :, stay : self.length] = self.keys[:, :, :, moved]
         self.values[:, :, :, stay : self.length] = self.values[:, :, :, moved]
 
@@ -84,11 +80,11 @@ class TreeCache:
     """
 
     def __init__(self, cache: KVCache, depths: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
-        assert len(cache.padding) == 1 and not cache.padded, "a tree has a cache of one sequence"
+        assert cache.keys.shape[1] == 1, "a tree has a cache of one sequence"
         self.cache, self.length = cache, cache.length
         self.deepest, self.chain = int(depths.max()), bool((ends == len(ends)).all())
         self.shared = int((ends[: self.length] == len(ends)).cumprod().sum())  # columns in front that all attend to
-        self.depths, self.ends = (torch.from_numpy(x).to(cache.padding.device) for x in (depths, ends))
+        self.depths, self.ends = (torch.from_numpy(x).to(cache.keys.device) for x in (depths, ends))
 
     def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append (1, G, T, K) to a layer and return all its keys and values, (1, G, S, K)."""

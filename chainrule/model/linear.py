@@ -37,8 +37,7 @@ def replace_linears(model: nn.Module, make: Callable[[str, Linear], nn.Module]) 
     """
     for name, layer in list(model.named_modules()):
         if isinstance(layer, Linear):
-            parent, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(parent), attribute, make(name, layer))
+            model.set_submodule(name, make(name, layer))
 
 
 def linear_maps(model: nn.Module) -> list[tuple[nn.Parameter, int, int]]:

@@ -35,10 +35,10 @@ def in_memory(
     lengths: Sequence[int],
     tokens_at_once: int,
     compute: Callable[[list[int]], Value],
-    say: Callable[[str], None] = print_line,
+    log: Callable[[str], None] = print_line,
 ) -> Iterator[tuple[list[int], Value]]:
     """The batches of `by_length`, and what `compute` makes of each. Where memory runs out, the sequences that are left
-    are computed in smaller batches, and `say` says so. ChainruleError where one sequence alone is too much."""
+    are computed in smaller batches, and `log` is told so. ChainruleError where one sequence alone is too much."""
     left = list(range(len(lengths)))
     while left:
         batches = [
@@ -63,7 +63,7 @@ def in_memory(
                 )
             machine.empty_cache(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
             tokens_at_once = len(rows) * lengths[rows[-1]] // 2
-            say(f"out of memory: going on with {tokens_at_once} tokens at once")
+            log(f"out of memory: going on with {tokens_at_once} tokens at once")
             left = [row for batch in batches[number:] for row in batch]
             break
 

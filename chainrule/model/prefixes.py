@@ -30,10 +30,11 @@ class Part(NamedTuple):
     cache: KVCache  # of one sequence
 
 
-def empty_cache(model: Transformer, capacity: int, padding: Tensor) -> KVCache:
-    """A cache for `capacity` positions of sequences with this much padding on the left, (B,)."""
+def empty_cache(model: Transformer, capacity: int, sequences: int = 1) -> KVCache:
+    """A cache for `capacity` positions of so many sequences."""
     config, dtype = model.config, model.compute_dtype or model.dtype
-    return KVCache(config.layers, capacity, padding.to(model.device), config.key_value_heads, config.head_width, dtype)
+    heads, head_width = config.key_value_heads, config.head_width
+    return KVCache(config.layers, sequences, capacity, heads, head_width, dtype, model.device)
 
 
 def read_all(
@@ -63,8 +64,8 @@ def read_all(
         capacity = _capacity(texts, shared, at_once)
     else:
         capacity = min(sum(map(len, texts)), max(map(len, texts)) + at_once)
-    cache = empty_cache(model, capacity, torch.zeros(1, dtype=torch.long))
-    device, columns = cache.padding.device, np.empty(0, np.int64)
+    cache = empty_cache(model, capacity)
+    device, columns = model.device, np.empty(0, np.int64)
     features = torch.empty(0, model.config.width, device=device, dtype=cache.keys.dtype)
     first = 0
     while first < len(texts):

@@ -21,14 +21,13 @@ def put_blocks(model: Transformer, blocks: Mapping[str, tuple[Tensor, str]], sta
     these are taken out of `state`."""
     for name, (stored, kind) in blocks.items():
         module = name.removesuffix(".weight")
-        parent, _, attribute = module.rpartition(".")
         layer = model.get_submodule(module)
         made: nn.Module
         if isinstance(layer, Linear):
             made = QuantisedLinear(stored, kind, layer.parts, state.pop(f"{module}.bias", None))
         else:
             made = QuantisedEmbedding(stored, kind)
-        setattr(model.get_submodule(parent), attribute, made)
+        model.set_submodule(module, made)
 
 
 def quantise_model(model: Transformer, to: Quantisation) -> None:
@@ -46,19 +45,7 @@ def quantise_model(model: Transformer, to: Quantisation) -> None:
     replace_linears(model, make)
     if model.config.tied and model.config.language_head and not isinstance(model.embedding, QuantisedEmbedding):
         check_width("embedding", model.config.width, to)
-        made = QuantisedEmbedding(quantise(model.embedding.weight, "Q8_0"), "Q8_0")
-        setattr(model, "embedding", made)  # noqa: B010, it takes the place of an Embedding
-
-
-def share_quantised(model: Transformer, other: Transformer, renamed: Mapping[str, str]) -> None:
-    """Put the quantised layers of a model in the place of those of the same names in another, which may lack some;
-    `renamed`: the names of those that have another name there."""
-    places = dict(other.named_modules())
-    for name, layer in model.named_modules():
-        place = renamed.get(name, name)
-        if isinstance(layer, QuantisedLinear | QuantisedEmbedding) and place in places:
-            parent, _, attribute = place.rpartition(".")
-            setattr(other.get_submodule(parent), attribute, layer)
+        model.set_submodule("embedding", QuantisedEmbedding(quantise(model.embedding.weight, "Q8_0"), "Q8_0"))
 
 
 def check_width(name: str, width: int, to: Quantisation) -> None:

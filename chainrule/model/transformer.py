@@ -76,7 +76,6 @@ class Transformer(nn.Module):
         features: Tensor | None = None,
         output: Output = "logits",
         cache: Cache | None = None,
-        padding: Tensor | None = None,
         last: Tensor | None = None,
         output_positions: Tensor | None = None,
     ) -> Tensor:
@@ -88,9 +87,8 @@ class Transformer(nn.Module):
         these. `output`: "features" are the final hidden states (B, T, D), "summary" is what a classifier reads (B, D).
         "next logits", of `features`, are the logits by functions that are fast for the few rows of a step of decoding.
 
-        `cache`: the tokens follow those it holds, and are added to it. Without a cache, batches of unequal lengths have
-        `padding` (B,), the number of padding tokens on the left of each sequence, or `last` (B,), the position of its
-        last token, which padding follows; in a causal model the latter is needed for "summary" alone.
+        `cache`: the tokens follow those it holds, and are added to it. `last` (B,): the position of each sequence's
+        last token, where padding follows it; in a causal model it is needed for "summary" alone.
         `output_positions` (B, N): compute the output at these positions only, (B, N, …).
 
         Raises ChainruleError for more tokens than the context, a cache of a model that is not causal, and logits of one
@@ -100,7 +98,7 @@ class Transformer(nn.Module):
             assert tokens is not None, "forward takes tokens or features"
             if output == "summary":
                 return self._summary(tokens, last)
-            features = self._features(tokens, cache, padding, last, output_positions)
+            features = self._features(tokens, cache, last, output_positions)
         if output == "features":
             return features
         if targets is None:
@@ -109,15 +107,9 @@ class Transformer(nn.Module):
 
     # `forward` with one output each, for those who hold a Transformer itself, not a wrapper of it.
 
-    def features(
-        self,
-        tokens: Tensor,
-        cache: Cache | None = None,
-        padding: Tensor | None = None,
-        output_positions: Tensor | None = None,
-    ) -> Tensor:
+    def features(self, tokens: Tensor, cache: Cache | None = None, output_positions: Tensor | None = None) -> Tensor:
         """φ_θ: tokens (B, T) to the final hidden states (B, T, D), or (B, N, D) at `output_positions`."""
-        return self(tokens, output="features", cache=cache, padding=padding, output_positions=output_positions)
+        return self(tokens, output="features", cache=cache, output_positions=output_positions)
 
     def summary(self, tokens: Tensor, last: Tensor) -> Tensor:
         """c: what a linear head reads of each of the sequences (B, T), which end at `last` (B,); (B, D)."""
@@ -132,12 +124,7 @@ class Transformer(nn.Module):
         return self(features=features, output="next logits")
 
     def _features(
-        self,
-        tokens: Tensor,
-        cache: Cache | None,
-        padding: Tensor | None,
-        last: Tensor | None,
-        output_positions: Tensor | None,
+        self, tokens: Tensor, cache: Cache | None, last: Tensor | None, output_positions: Tensor | None
     ) -> Tensor:
         T = tokens.shape[1]
         length = T if cache is None else cache.length_after(T)
@@ -159,7 +146,7 @@ class Transformer(nn.Module):
             x = x * self.config.embedding_factor
         x = x.to(dtype)
         if self.position_embedding is not None:
-            positions = token_positions(T, cache, padding, self.device)
+            positions = token_positions(T, cache, self.device)
             x = x + self.position_embedding(positions + self.config.position_offset).to(dtype)
         if self.segment_embedding is not None:
             x = x + self._segments(self.segment_embedding, tokens).to(dtype)
@@ -169,7 +156,7 @@ class Transformer(nn.Module):
         if decoded is not None and cache is not None:
             cache.length += T
             return decoded
-        contexts = attention_contexts(self.config, T, cache, padding, last, self.device, dtype)
+        contexts = attention_contexts(self.config, T, cache, last, self.device, dtype)
         for layer, block in enumerate(self.blocks):
             context = contexts[layer % len(contexts)]
             if output_positions is not None and layer + 1 == len(self.blocks):
@@ -195,11 +182,11 @@ class Transformer(nn.Module):
         assert last is not None, "a summary needs each sequence's last position"
         if self.config.summary == "mean":
             real = (torch.arange(tokens.shape[1], device=last.device) <= last[:, None])[..., None]
-            features = self._features(tokens, None, None, last, None)
+            features = self._features(tokens, None, last, None)
             features = (features * real).sum(1) / real.sum(1)
         else:
             read = last if self.config.causal else torch.zeros_like(last)
-            features = self._features(tokens, None, None, last, read[:, None])[:, 0]
+            features = self._features(tokens, None, last, read[:, None])[:, 0]
         if self.pooler is None or isinstance(self.pooler, HeadLayer):
             return features if self.pooler is None else self.pooler(features)
         activation = torch.tanh if self.config.pooler_activation == "tanh" else torch.relu

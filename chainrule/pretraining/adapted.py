@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from chainrule.errors import OptionError
 from chainrule.model.formats.adapter import Base, adapter_parts, language_adapter
 from chainrule.model.formats.adapter_files import weights_hash
 from chainrule.model.formats.checkpoint import save_generation
@@ -13,7 +12,7 @@ from chainrule.model.transformer import Transformer
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.storage.run_folder import require_same
 from chainrule.tokens.tokenizer import Tokenizer
-from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices
+from chainrule.training.low_rank import ALPHA, RANK, LowRankMatrices, check_rank
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,6 @@ class AdaptedModel:
 def adapt(model: Transformer, family: str, name: str, options: PretrainOptions) -> AdaptedModel:
     """`model` with matrices of --rank; `name` is what --from was. OptionError for a rank above the model's width."""
     rank = options.rank or RANK
-    if rank > model.config.width:
-        raise OptionError(f"--rank: wanted at most {model.config.width} (the model's width), got {rank}")
+    check_rank(rank, model)
     matrices = LowRankMatrices(model, adapter_parts(model, family), rank, options.seed)
     return AdaptedModel(Base(model, family, name, options.quantize), matrices)

@@ -15,7 +15,7 @@ from chainrule.model.linear import linear_maps
 from chainrule.model.transformer import Transformer, initialise
 from chainrule.pretraining.options import PretrainOptions, shape_of, windows_per_step
 from chainrule.pretraining.run import Decided
-from chainrule.training.activations import decide_activations, room_for_activations
+from chainrule.training.activations import decide_activations, memory_for_activations
 from chainrule.training.objectives import Compiled, Objective
 from chainrule.training.optimizer import Group, Matrix, Optimizer, Schedule
 from chainrule.training.parallel import ALONE, Processes
@@ -116,9 +116,9 @@ def decide(
     context = model.config.context
     at_once = max(1, machine.tokens_at_once("pretraining", device) // context)
     sizes = [size for size in range(1, min(rows, at_once) + 1) if rows % size == 0]
-    room = _room(model, device, parallel, processes)
+    memory = _activation_memory(model, device, parallel, processes)
     micro_rows, _ = decide_activations(
-        parallel.checkpoint_activations, model.config, sizes, context, precision, device, room
+        parallel.checkpoint_activations, model.config, sizes, context, precision, device, memory
     )
     return Decided(
         steps=options.steps or 1,
@@ -129,7 +129,7 @@ def decide(
         dtype=str(precision).removeprefix("torch."),
         compiled=options.compile == "on",
         device=str(device),
-        threads=machine.threads() * processes.world,
+        threads=torch.get_num_threads() * processes.world,
         matmul_rate=machine.matmul_rate(device, precision),
     )
 
@@ -140,19 +140,21 @@ def checkpoint_activations(
     """Whether the training on `device` is to compute activations again. It is asked at each start, as it changes no
     bit of the result."""
     dtype = getattr(torch, decided.dtype)
-    sizes, room = [decided.micro_rows], _room(model, device, parallel, processes)
+    sizes, memory = [decided.micro_rows], _activation_memory(model, device, parallel, processes)
     _, found = decide_activations(
-        parallel.checkpoint_activations, model.config, sizes, model.config.context, dtype, device, room
+        parallel.checkpoint_activations, model.config, sizes, model.config.context, dtype, device, memory
     )
     return found
 
 
-def _room(model: Transformer, device: torch.device, parallel: ParallelOptions, processes: Processes) -> float:
+def _activation_memory(
+    model: Transformer, device: torch.device, parallel: ParallelOptions, processes: Processes
+) -> float:
     cut = processes.world > 1 and (
         parallel.shard == "on" or (parallel.shard == "auto" and not whole_copies_fit(model, device, processes))
     )
     parts = processes.world if cut else 1
-    return room_for_activations(model, device, free_memory(device, processes), parts)
+    return memory_for_activations(model, device, free_memory(device, processes), parts)
 
 
 def measure(

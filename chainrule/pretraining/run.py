@@ -22,7 +22,7 @@ from chainrule.pretraining.curve import draw_losses
 from chainrule.storage.files import write_text
 from chainrule.storage.run_folder import unaltered
 from chainrule.training.checkpoints import Keeping
-from chainrule.training.objectives import Compiled, MaskedToken, NextToken
+from chainrule.training.objectives import Compiled, PretrainingObjective
 from chainrule.training.optimizer import Optimizer
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import local, own_rows, release, sharded
@@ -88,7 +88,7 @@ class Run:
         self,
         out: Path,
         language_model: Pretrained,
-        objective: NextToken | MaskedToken,
+        objective: PretrainingObjective,
         optimizer: Optimizer,
         validation: Split,
         decided: Decided,
@@ -109,7 +109,7 @@ class Run:
                 lambda: objective.validate(self.model, validation, processes), decided.validate_every
             ),
             saving=Saving(out / "training", self._weights, self.publish, keeping),
-            log=self._log if processes.first else lambda made: None,
+            after_step=self._log if processes.first else lambda made: None,
             processes=processes,
         )
 

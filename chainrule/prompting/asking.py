@@ -4,25 +4,31 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from chainrule.errors import ChainruleError
-from chainrule.scoring.features import Longer
+from chainrule.scoring.longer import Longer
 
-Answer = Literal["labels", "vocabulary"]
+Answer = Literal["labels", "vocabulary"]  # the most probable label word; or the most probable next word of all
 Calibrate = Literal["none", "content-free", "train"]
 Normalise = Literal["sum", "token", "byte"]
 
 
 @dataclass(frozen=True)
 class Asking:
-    """How the model is asked for a row's answer."""
+    """How a language model is asked for a label.
 
-    answer: Answer = "labels"  # the most probable label word; or the most probable next word of all
-    calibrate: Calibrate = "none"  # subtract the labels' mean log p after content-free texts, or after training texts
-    normalise: Normalise = "sum"  # log p of the whole label word; per token; per byte
-    longer: Longer = "cut"  # cut the beginning of a row that does not fit into the context, or refuse it
-    chat: bool = False  # write the prompt with the model's chat template, each demonstration as a turn
+    Prompt:
+        calibrate: Correct for labels the model prefers whatever the text is, measured on content-free texts or on
+            training texts.
+        normalise: Log p of a label word: in all, per token, per byte.
+        longer: Texts over the context: cut the beginning, or refuse.
+        chat: Use the model's chat template, a turn for each demonstration.
+    """
+
+    calibrate: Calibrate = "none"
+    normalise: Normalise = "sum"
+    longer: Longer = "cut"
+    chat: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("answer", self.answer, Answer)
         check_choice("calibrate", self.calibrate, Calibrate)
         check_choice("normalise", self.normalise, Normalise)
         check_choice("longer", self.longer, Longer)

@@ -8,7 +8,8 @@ from chainrule.prompting import demonstrations
 from chainrule.prompting.asking import Answer, Asking, Calibrate, Normalise, check_choice
 from chainrule.prompting.demonstrations import Choose
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.features import Features, Longer
+from chainrule.scoring.features import Features
+from chainrule.scoring.longer import Longer
 from chainrule.tasks.examples import Examples, Row, Task
 
 Select = Literal["random", "balanced", "nearest"]
@@ -57,7 +58,8 @@ def in_context(
     """
     check_choice("select", select, Select)
     check_choice("by", by, By)
-    asking = Asking(answer, calibrate, normalise, longer, chat)
+    check_choice("answer", answer, Answer)
+    asking = Asking(calibrate, normalise, longer, chat)
     pool = task.subset(labels, seed)
     if not 0 <= shots <= len(pool):
         raise ChainruleError(
@@ -72,7 +74,7 @@ def in_context(
         strata = pool.labels if select == "balanced" else [""] * len(pool)
         drawn = demonstrations.balanced(strata, shots, seed)
         choose = demonstrations.the_same(demonstrations.reordered(drawn, seed, order))
-    return Prompted(lm, task, pool, shots, choose, asking)
+    return Prompted(lm, task, pool, shots, choose, asking, answer)
 
 
 def _nearest(lm: Pretrained, task: Task, pool: Examples, by: By) -> Choose[Row]:

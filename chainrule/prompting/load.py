@@ -20,7 +20,7 @@ def load_prompted(directory: Path, *, device: str = "auto", dtype: str = "auto")
     none = Examples([], [], [])
     try:
         prompt = Prompt(form.template, form.separator, form.words, form.history)
-        asking = Asking("labels", form.calibrate, form.normalise, form.longer, form.chat)  # type: ignore[arg-type]
+        asking = Asking(form.calibrate, form.normalise, form.longer, form.chat)  # type: ignore[arg-type]
         task = Task(form.kind, form.text, form.label, none, none, form.labels, prompt)  # type: ignore[arg-type]
         task.checked_prompt()
     except ChainruleError as error:

@@ -17,7 +17,7 @@ from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.model.formats.adapter_files import Adapter
 from chainrule.prompting import demonstrations
 from chainrule.prompting.answers import first_word, generate_answers, word_ended
-from chainrule.prompting.asking import Asking
+from chainrule.prompting.asking import Answer, Asking
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
 from chainrule.prompting.files import PromptForm
@@ -60,13 +60,20 @@ class Prompted:
     """
 
     def __init__(
-        self, lm: Pretrained, task: Task, pool: Examples, shots: int, choose: Choose[Row], asking: Asking
+        self,
+        lm: Pretrained,
+        task: Task,
+        pool: Examples,
+        shots: int,
+        choose: Choose[Row],
+        asking: Asking,
+        answer: Answer = "labels",
     ) -> None:
         prompt = task.checked_prompt()
         lm.model.config.check_language_head()
         self.lm, self.task, self.shots, self.asking = lm, task, shots, asking
         self.labels = task.labels
-        self.generates = task.kind == "free" or asking.answer == "vocabulary"
+        self.generates = task.kind == "free" or answer == "vocabulary"
         self.fewest, self.most, self.cut, self.left_out = shots, 0, 0, 0
         self.adapter: Adapter | None = None
         self._generator = self._checked_generator(prompt) if self.generates else None

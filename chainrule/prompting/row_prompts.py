@@ -10,16 +10,17 @@ from typing import NamedTuple
 
 from chainrule.errors import ChainruleError
 from chainrule.language_model import Pretrained
-from chainrule.scoring.blanks import Blanks, masked_at
+from chainrule.scoring.blanks import masked_at
 from chainrule.scoring.continuations import Pair, pair_of
-from chainrule.scoring.features import Longer
+from chainrule.scoring.longer import Longer
 from chainrule.tasks.examples import Examples, Row
 from chainrule.tasks.prompt import Prompt
 from chainrule.tokens.chat import Chat
+from chainrule.training.spans import Span
 
 _SETS_IN_MEMORY = 16  # of demonstrations: rows that share a set may differ in how many of it fit
 
-Options = Sequence[Pair] | Sequence[Blanks]
+Options = Sequence[Pair] | Sequence[Span]
 
 
 class NoRoomError(ChainruleError):
@@ -162,7 +163,7 @@ class PromptMaker:
     def _length(self, prompt: RowPrompt) -> int:
         """How many positions of the context it needs."""
         needed = [
-            len(option.tokens) if isinstance(option, Blanks) else len(option.context) + len(option.continuation) - 1
+            len(option.tokens) if isinstance(option, Span) else len(option.context) + len(option.continuation) - 1
             for option in prompt.options  # the last token of a continuation is scored, but not processed
         ]
         return max(needed, default=len(prompt.tokens) + self.answer_tokens)

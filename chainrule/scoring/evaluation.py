@@ -1,7 +1,7 @@
 """Evaluates texts in pieces that workers and parts can do: sums of log p, or of masked losses, added up in one order.
 Knows pieces of texts as tokens, not where they are from."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,9 +28,6 @@ class Sums(NamedTuple):
     scored: int  # of them: all for a causal model, the masked ones for a masked model
     bytes: int
     nats: list[float]  # log p of each section, or the summed loss of each window
-
-
-Work = Callable[[Iterable[TextPiece]], Iterator[Any]]  # the Sums of pieces, in order
 
 
 def added_up(found: Iterable[Any]) -> Sums:

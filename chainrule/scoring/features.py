@@ -4,7 +4,6 @@ Shapes: N texts, D width.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +15,9 @@ from chainrule.errors import DataError, OptionError
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens, in_memory, padded
 from chainrule.model.transformer import Transformer
+from chainrule.scoring.longer import Longer
 from chainrule.tokens.tokenizer import Tokenizer
 
-Longer = Literal["cut", "refuse"]  # what becomes of a text longer than the context
 Text = str | tuple[str, str]  # a pair is read as two segments, where the tokenizer has these
 
 

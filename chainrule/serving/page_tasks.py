@@ -19,7 +19,6 @@ from chainrule.language_model import Pretrained
 from chainrule.prompting.asking import Asking
 from chainrule.prompting.demonstrations import the_same
 from chainrule.prompting.prompted import Prompted
-from chainrule.scoring.blanks import Blanks
 from chainrule.serving.endpoints import Endpoint, Post
 from chainrule.serving.fields import Fields
 from chainrule.serving.kinds import Form, Ids, Kind, OneOf, Text, Texts, Whole
@@ -31,6 +30,7 @@ from chainrule.tasks.measure import held_out
 from chainrule.tasks.prompt import Prompt
 from chainrule.tasks.splits import stratified_order
 from chainrule.tasks.task_file import Settings, read_task_file, task_file
+from chainrule.training.spans import Span
 from chainrule.uncertainty import accuracy, difference
 
 LISTED = 200  # rows of train and of test that the page lists
@@ -218,7 +218,7 @@ def _scored(lm: Pretrained, asked: AskedTask, demonstrations: Sequence[int], row
     predictor = asked.predictor(lm, demonstrations)
     found = predictor.scored(row)
     option = found.prompt.options[0]
-    tokens = option.tokens if isinstance(option, Blanks) else found.prompt.tokens
+    tokens = option.tokens if isinstance(option, Span) else found.prompt.tokens
     columns = (found.log_probs, found.bias, found.uncalibrated, found.probabilities)
     return {
         "tokens": shown_tokens(lm.tokenizer, [int(token) for token in tokens]),

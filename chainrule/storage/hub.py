@@ -105,7 +105,7 @@ def _asked(name: str, revision: str | None, ask: Callable[[], _Answer]) -> _Answ
     """What the Hub answers, or a ModelError of one line."""
     from huggingface_hub import constants, errors
 
-    at = f" at revision {revision}" if revision else ""
+    at_revision = f" at revision {revision}" if revision else ""
     looked = f"{name}: wanted a model's directory or a name on the Hugging Face Hub; no such directory is here"
     try:
         return ask()
@@ -125,8 +125,8 @@ def _asked(name: str, revision: str | None, ask: Callable[[], _Answer]) -> _Answ
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"no connection: {error.__cause__ or error}"
         raise ModelError(
-            f"{looked}, the cache {constants.HF_HUB_CACHE} has no {name}{at}, and {constants.ENDPOINT} could not be"
-            f" asked ({why}); correct the name, or fetch it where there is a network"
+            f"{looked}, the cache {constants.HF_HUB_CACHE} has no {name}{at_revision}, and {constants.ENDPOINT} could"
+            f" not be asked ({why}); correct the name, or fetch it where there is a network"
         ) from None
     except errors.EntryNotFoundError:  # one file of it, by name
         raise

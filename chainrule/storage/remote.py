@@ -80,8 +80,8 @@ def _unreachable(shown: str, error: Exception, to: Literal["read", "write"]) -> 
 
 def _first_line(error: Exception) -> str:
     """What a library says, without the secrets of a URL in it."""
-    said = _QUERY.sub(r"\1", _USER.sub(r"\1", str(error)))
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    message = _QUERY.sub(r"\1", _USER.sub(r"\1", str(error)))
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 

@@ -25,8 +25,8 @@ def predictions(predictor: Predictor, rows: Iterable[Row | str | None]) -> Itera
                 continue
             label, found = next(made)
             named = dict(zip(predictor.labels, found.tolist(), strict=True)) if len(found) else None
-            said = {_key(label): list(label) if isinstance(label, tuple) else label}
-            yield said if named is None else {**said, "probabilities": named}
+            answer = {_key(label): list(label) if isinstance(label, tuple) else label}
+            yield answer if named is None else {**answer, "probabilities": named}
 
 
 def _key(answer: Answer) -> str:

@@ -59,8 +59,8 @@ def row_writer(file: IO[str], suffix: str, added: Sequence[str]) -> Callable[[Re
         cells = [""] * len(columns) if record is None else _cells(record, columns)
         # csv before Python 3.13 leaves a carriage return alone, though readers take it as the end of a row.
         chosen = careful if any("\r" in cell for cell in cells) else writer
-        said = [LabelCells.separator.join(one) if isinstance(one, list) else one for one in values]
-        chosen.writerow([*cells, *(said or [""] * len(added))])
+        written = [LabelCells.separator.join(one) if isinstance(one, list) else one for one in values]
+        chosen.writerow([*cells, *(written or [""] * len(added))])
 
     return write_row
 

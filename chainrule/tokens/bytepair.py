@@ -3,7 +3,7 @@ Knows merges and patterns, no special tokens and no files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +53,7 @@ def train(texts: Iterable[str], vocabulary_size: int, pattern: str = LLAMA3) -> 
     No token goes beyond a match of the regular expression `pattern`.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = _split(pattern)
+    tokenizer.pre_tokenizer = split_by(pattern)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
         texts,
@@ -64,9 +64,9 @@ def train(texts: Iterable[str], vocabulary_size: int, pattern: str = LLAMA3) -> 
     return tokenizer
 
 
-def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
-    """Splits into the matches of `pattern`, their bytes as characters."""
-    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+def split_by(pattern: str, prefix_space: bool = False) -> pre_tokenizers.PreTokenizer:
+    """Splits into the matches of `pattern`, their bytes as characters; with a space in front, where a text has none."""
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytes_of])
 
 
@@ -91,6 +91,17 @@ def _pattern(pre_tokenizer: Any) -> str | None:
     return None
 
 
+def merges_of(model: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges of a BPE `model` of tokenizer.json: pairs, in earlier files two tokens with a space between."""
+    return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
+
+
+def each_is_itself(ids: dict[str, int], merges: list[tuple[str, str]]) -> bool:
+    """Whether the merges make each token of the bytes that it is spelled with."""
+    encoded = Tokenizer(models.BPE(vocab=ids, merges=merges)).encode_batch(list(ids))
+    return all(encoding.ids == [id] for id, encoding in zip(ids.values(), encoded, strict=True))
+
+
 def _ranks(model: dict[str, Any], added: set[str]) -> dict[bytes, int] | None:
     """bytes -> id of a BPE `model` of tokenizer.json, if merging by the least id equals merging by its merges; or None.
 
@@ -102,9 +113,7 @@ def _ranks(model: dict[str, Any], added: set[str]) -> dict[bytes, int] | None:
     if model["type"] != "BPE" or any(model.get(option) for option in others):
         return None
     ids: dict[str, int] = {token: id for token, id in model["vocab"].items() if token not in added}
-    merges: list[tuple[str, str]] = [
-        tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]
-    ]
+    merges = merges_of(model)
     made, last = set(byte_characters()), -1
     for left, right in merges:
         product = left + right
@@ -112,10 +121,7 @@ def _ranks(model: dict[str, Any], added: set[str]) -> dict[bytes, int] | None:
             return None
         made.add(product)
         last = ids[product]
-    if made != set(ids):
-        return None
-    alone = Tokenizer(models.BPE(vocab=ids, merges=merges))
-    if any(encoding.ids != [id] for id, encoding in zip(ids.values(), alone.encode_batch(list(ids)), strict=True)):
+    if made != set(ids) or not each_is_itself(ids, merges):
         return None
     return {token_bytes(token): id for token, id in ids.items()}
 
@@ -160,6 +166,6 @@ def libraries_agree(pattern: str) -> bool:
     ranks = {token_bytes(token): id for token, id in ids.items()}
     fast = Encoding("probe", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     slow = Tokenizer(models.BPE(ids, merges))
-    slow.pre_tokenizer = _split(pattern)
+    slow.pre_tokenizer = split_by(pattern)
     text = "".join(f"a{one} {one}1{one}.{one}\n{one}\n'{one}" for one in AWKWARD)
     return bool(fast.encode_to_numpy(text, disallowed_special=()).tolist() == slow.encode(text).ids)

@@ -4,12 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tokenizers
-from tokenizers import models
-
 from chainrule.errors import ModelError
 from chainrule.tokens import bytepair, tables
-from chainrule.tokens.bos import surroundings
 from chainrule.tokens.gguf_patterns import SPLITTINGS, canonical, name_of
 from chainrule.tokens.gguf_tokenizer import BYTE, CONTROL, NFC_KEY, NO_MERGE, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from chainrule.tokens.tokenizer import Tokenizer
@@ -64,28 +60,20 @@ def _byte_level(spec: Mapping[str, Any]) -> dict[str, Any]:
             f" {' then '.join(canonical(spec['pre_tokenizer']))}. Runs of chainrule before 0.2 have a pattern of their"
             " own: tokenize the text again, and pretrain on that; or export --to huggingface"
         )
-    if SPLITTINGS[name].ignore_merges != bool(model.get("ignore_merges")) and not _each_is_itself(spec):
+    added = {token["content"] for token in spec["added_tokens"]}
+    ids, merges = {token: id for token, id in model["vocab"].items() if token not in added}, bytepair.merges_of(model)
+    whole_words = bool(model.get("ignore_merges"))
+    if SPLITTINGS[name].ignore_merges != whole_words and not bytepair.each_is_itself(ids, merges):
         raise ModelError(
             f"export: wanted a tokenizer in which every token is what its own merges make of it, as llama.cpp takes"
             f" words of {name} whole, got another; export --to huggingface"
         )
-    merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": name,
-        "tokenizer.ggml.merges": merges or [NO_MERGE],
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in merges] or [NO_MERGE],
         NFC_KEY: nfc,
     }
-
-
-def _each_is_itself(spec: Mapping[str, Any]) -> bool:
-    """Whether the merges make each token of the bytes that it is spelled with."""
-    added = {token["content"] for token in spec["added_tokens"]}
-    ids = {token: id for token, id in spec["model"]["vocab"].items() if token not in added}
-    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in spec["model"]["merges"]]
-    alone = tokenizers.Tokenizer(models.BPE(vocab=ids, merges=merges))
-    encoded = alone.encode_batch(list(ids), add_special_tokens=False)
-    return all(encoding.ids == [id] for id, encoding in zip(ids.values(), encoded, strict=True))
 
 
 def _characters(vocabulary: Mapping[str, int], added: set[str]) -> dict[str, Any]:
@@ -109,8 +97,8 @@ def _characters(vocabulary: Mapping[str, int], added: set[str]) -> dict[str, Any
 def _sentencepiece(spec: Mapping[str, Any], size: int) -> dict[str, Any]:
     """Byte-pair encoding by scores: a token's is the greater, the earlier it is merged."""
     model, scores = spec["model"], [_NEVER] * size
-    for rank, merge in enumerate(model["merges"]):
-        product = model["vocab"]["".join(merge.split(" ") if isinstance(merge, str) else merge)]
+    for rank, pair in enumerate(bytepair.merges_of(model)):
+        product = model["vocab"]["".join(pair)]
         scores[product] = max(scores[product], float(-rank))
     steps = (spec["normalizer"] or {}).get("normalizers", [spec["normalizer"] or {}])
     metaspace = (spec["pre_tokenizer"] or {}).get("prepend_scheme")
@@ -160,10 +148,7 @@ def _special(tokenizer: Tokenizer, stop_tokens: Sequence[int]) -> dict[str, Any]
 
 def _front(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts in front of a text by itself; ModelError for more than one token."""
-    inner = tokenizers.Tokenizer.from_str(tokenizer.definition)
-    inner.no_truncation()
-    inner.no_padding()
-    front, _ = surroundings(inner)
+    front = tokenizer.front
     if len(front) > 1:
         raise ModelError(
             "export: wanted a tokenizer that puts one token in front of a text, or none, got one that puts"

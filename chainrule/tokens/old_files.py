@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 
 from chainrule.errors import ModelError
 from chainrule.tokens import bytepair
@@ -100,10 +100,7 @@ def _byte_pairs(files: Files, directory: Path, kind: str, prefix_space: bool) ->
     inner.decoder = decoders.ByteLevel()
     if kind == "Qwen2":
         inner.normalizer = normalizers.NFC()
-        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space, use_regex=False)
-        inner.pre_tokenizer = pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(bytepair.QWEN2), behavior="isolated"), bytes_]
-        )
+        inner.pre_tokenizer = bytepair.split_by(bytepair.QWEN2, prefix_space)
     else:
         inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     return inner

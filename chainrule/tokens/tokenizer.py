@@ -211,6 +211,11 @@ class Tokenizer:
         return self.special.get(self.named.get("mask_token", ""))
 
     @cached_property
+    def front(self) -> list[int]:
+        """What transformers puts in front of a text in this tokenizer's files: often nothing."""
+        return surroundings(self._inner)[0]
+
+    @cached_property
     def closing(self) -> list[int]:
         """What transformers puts behind a text in this tokenizer's files: [SEP] in BERT's, often nothing."""
         return surroundings(self._inner)[1]

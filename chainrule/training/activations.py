@@ -42,7 +42,7 @@ def activation_bytes(
     return width * tokens * (kept + 4 * D) + 3 * 4 * logits + 4 * config.vocabulary_size * D
 
 
-def room_for_activations(model: Transformer, device: torch.device, free: float, parts: int = 1) -> float:
+def memory_for_activations(model: Transformer, device: torch.device, free: float, parts: int = 1) -> float:
     """Of `free` bytes of a device those that activations may take, beside what the training of the model's parameters
     needs, of which each process has one of `parts`."""
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
@@ -57,10 +57,10 @@ def decide_activations(
     length: int,
     dtype: torch.dtype,
     device: torch.device,
-    room: float,
+    memory: float,
 ) -> tuple[int, bool | None]:
     """How many sequences of `length` tokens to compute together, one of `sizes`, and whether to checkpoint their
-    activations: the largest size that takes at most `room` bytes, if need be with checkpointing where that is "auto".
+    activations: the largest size that takes at most `memory` bytes, if need be with checkpointing where that is "auto".
 
     None: not now, but it may be turned on where memory runs out after all. Where nothing fits it is the smallest size:
     this is an estimate, so that it is tried.
@@ -68,7 +68,7 @@ def decide_activations(
 
     def fitting(checkpointed: bool) -> int | None:
         need = (activation_bytes(config, size * length, length, dtype, device, checkpointed) for size in sizes)
-        return max((size for size, bytes in zip(sizes, need, strict=True) if bytes <= room), default=None)
+        return max((size for size, bytes in zip(sizes, need, strict=True) if bytes <= memory), default=None)
 
     if asked != "on":
         plain = fitting(False)
@@ -91,8 +91,8 @@ def tokens_in_memory(
     device = model.device
     most = max(1, tokens // longest)
     sizes = sorted({max(1, most >> shift) for shift in range(most.bit_length())})
-    room = room_for_activations(model, device, free, parts)
-    size, model.checkpoint_activations = decide_activations(asked, model.config, sizes, longest, dtype, device, room)
+    memory = memory_for_activations(model, device, free, parts)
+    size, model.checkpoint_activations = decide_activations(asked, model.config, sizes, longest, dtype, device, memory)
     return tokens if size == most else size * longest
 
 

@@ -6,12 +6,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chainrule.errors import OptionError
 from chainrule.model.adapter import LowRank, adapters_of, merged, random_adapter, with_adapters, with_copies
 from chainrule.model.quantised import is_quantised
 from chainrule.model.transformer import Transformer
 
 RANK = 16
 ALPHA = 32.0  # the scale is this / rank: the learning rate need not change with the rank
+
+
+def check_rank(rank: int | None, model: Transformer) -> None:
+    """OptionError for a rank above the model's width."""
+    if rank is not None and rank > model.config.width:
+        raise OptionError(f"--rank: wanted at most {model.config.width} (the model's width), got {rank}")
 
 
 class LowRankMatrices:

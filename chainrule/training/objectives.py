@@ -92,6 +92,15 @@ class Windows:
         return validation_windows(split, self.source.context, self._validated_together)
 
 
+class PretrainingObjective(Objective[Any], Protocol):
+    """An objective whose batches are windows of a corpus, and which is validated on those kept from it."""
+
+    @property
+    def windows(self) -> Windows: ...
+
+    def validate(self, model: Transformer, split: Split, processes: Processes = ALONE) -> Validation: ...
+
+
 @dataclass(frozen=True)
 class NextToken:
     """Predict each token of a window from those before it."""

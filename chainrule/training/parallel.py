@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from chainrule.errors import ChainruleError
+from chainrule.storage.run_folder import shown
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -133,8 +134,8 @@ class Processes:
                 for rank, others in enumerate(every):
                     if others.get(name) != every[0][name]:
                         raise ChainruleError(
-                            f"{name}: wanted the same in every process, got {_shown(every[0][name])} in process 0 and"
-                            f" {_shown(others.get(name))} in {self._names[rank]}; start all with the same command,"
+                            f"{name}: wanted the same in every process, got {shown(every[0][name])} in process 0 and"
+                            f" {shown(others.get(name))} in {self._names[rank]}; start all with the same command,"
                             " data and versions"
                         )
 
@@ -231,8 +232,3 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         bucket.append(tensor)
     if bucket:
         yield bucket
-
-
-def _shown(value: Any) -> str:
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 60 else f"{text[:12]}…"

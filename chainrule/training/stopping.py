@@ -20,7 +20,7 @@ class StoppedElsewhereError(RuntimeError):
     """Another process has given this pass up."""
 
 
-class Pass:
+class Passes:
     """The forward and backward passes of a model that is cut over the processes."""
 
     def __init__(self, model: nn.Module, processes: Processes) -> None:
@@ -78,7 +78,7 @@ def _parts(model: nn.Module) -> list[Any]:
 
 
 class _Collective:
-    def __init__(self, made_in: Pass) -> None:
+    def __init__(self, made_in: Passes) -> None:
         self.made_in = made_in
 
     def allocate(self, size: Sequence[int], *, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -7,15 +7,17 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from chainrule.errors import ChainruleError
 from chainrule.training.parallel import ALONE, FAILED, GRACE, LostProcessError, Processes
+from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
@@ -60,6 +62,16 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
         processes.gather(None)  # the others stay until the first has written everything
         destroy_process_group()
         _leave(processes)
+
+
+def require_same_command(
+    processes: Processes, asked: Mapping[str, Any], called: Mapping[str, str], parallel: ParallelOptions
+) -> None:
+    """ChainruleError, in the first process, unless all were asked for the same and have the same versions. `asked`:
+    values of options; `called` says how messages name those that are none."""
+    options = {called.get(name) or f"--{name.replace('_', '-')}": value for name, value in asked.items()}
+    options |= {f"--{name.replace('_', '-')}": value for name, value in vars(parallel).items()}
+    processes.require_same(options | {f"the version of {name}": version(name) for name in ("chainrule", "torch")})
 
 
 def _common_start(store: "Store", rank: int, world: int, wait: float) -> str:

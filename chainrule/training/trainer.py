@@ -18,11 +18,12 @@ from chainrule.model.formats.sharded_file import Parts
 from chainrule.terminal import log as print_line
 from chainrule.training.activations import compute_less_at_once
 from chainrule.training.checkpoints import NEWEST, Checkpoint, CheckpointWriter, Keeping
+from chainrule.training.gradients import accumulate, accumulate_cut, clip_mean
 from chainrule.training.objectives import Objective, Validation
 from chainrule.training.optimizer import Optimizer, part_of
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import gradients_fit, load_own, local, release, sharded, whole
-from chainrule.training.stopping import Pass, StoppedElsewhereError
+from chainrule.training.stopping import Passes, StoppedElsewhereError
 
 SAVE_SECONDS = 300.0  # a checkpoint at least so often, beside those at each validation
 NOT_FINITE = 10  # steps in a row that end the training
@@ -88,9 +89,9 @@ class Progress:
 class Trainer:
     """The training of a model by an objective: iterate `steps`. Whoever iterates may stop at any step.
 
-    model: its parameters that require a gradient are trained. log: called after each step, before it is saved.
+    model: its parameters that require a gradient are trained. after_step: called with each, before it is saved.
     clip: the norm that a step's gradient has at most. processes: those that compute parts of each step; all of them
-    iterate alike, and the first one saves what is not cut. say: called with a line for the user, where memory ran out
+    iterate alike, and the first one saves what is not cut. log: called with a line for the user, where memory ran out
     and a step's parts are made smaller.
     """
 
@@ -103,14 +104,14 @@ class Trainer:
         *,
         validating: Validating | None = None,
         saving: Saving | None = None,
-        log: Callable[[Progress], None] = lambda progress: None,
+        after_step: Callable[[Progress], None] = lambda progress: None,
         clip: float = 1.0,
         processes: Processes = ALONE,
-        say: Callable[[str], None] = print_line,
+        log: Callable[[str], None] = print_line,
     ) -> None:
         self.model, self.optimizer, self.objective, self.total = model, optimizer, objective, total
-        self.validating, self.saving, self.log, self.clip = validating, saving, log, clip
-        self.processes, self.say = processes, say
+        self.validating, self.saving, self.after_step, self.clip = validating, saving, after_step, clip
+        self.processes, self.log = processes, log
         self.step = 0
         self.seconds = 0.0
         self.best: Validation | None = None
@@ -120,7 +121,7 @@ class Trainer:
         self.ahead = device.type == "cuda"
         self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
         self._once_a_step = not sharded(model) or gradients_fit(model, processes)
-        self._pass = Pass(model, processes) if sharded(model) else None
+        self._passes = Passes(model, processes) if sharded(model) else None
         self.writer = None
         if saving is not None:
             beside = self.ahead or processes.world > 1
@@ -166,7 +167,7 @@ class Trainer:
                     seconds_left=(self.total - self.step) * (now - started) / (self.step - first),
                     validation=validation,
                 )
-                self.log(progress)
+                self.after_step(progress)
                 if self.saving is not None:
                     late = self.processes.first and now - last_save > SAVE_SECONDS
                     # While steps are skipped, the checkpoint before is the good one.
@@ -237,7 +238,8 @@ class Trainer:
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         total, count = self._accumulate_in_memory(parameters)
         total, count = self.processes.sum(total, count)
-        norm, loss = self._clip(parameters, count), total / count
+        norm = clip_mean(parameters, count, self.clip, self.processes, cut=sharded(self.model))
+        loss = total / count
         finite = torch.isfinite(loss) & torch.isfinite(norm)
         if self.ahead:
             self.optimizer.step(self.step, finite)
@@ -261,15 +263,18 @@ class Trainer:
             )
 
     def _accumulate_in_memory(self, parameters: Sequence[nn.Parameter]) -> tuple[Tensor, Tensor]:
-        """`_accumulate`; where memory runs out, again in smaller parts, of which the steps after this one are too.
+        """The sum and the count of this process's losses, whose gradients are added to the parameters; where memory
+        runs out, again in smaller parts, of which the steps after this one are too.
 
         Each process finds its own size: sums and counts are the same. Where weights are cut, all try again together.
         Raises ChainruleError where the parts are the smallest already.
         """
+        device, (rank, world) = self._skipped.device, (self.processes.rank, self.processes.world)
         while True:
-            elsewhere = False
             try:
-                return self._accumulate()
+                if self._passes is not None:
+                    return accumulate_cut(self.model, self.objective, self.step, self._passes, self._once_a_step)
+                return accumulate(self.model, self.objective, self.step, rank, world)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 elsewhere = isinstance(error, StoppedElsewhereError)
                 if not elsewhere and not machine.is_out_of_memory(error):
@@ -277,12 +282,11 @@ class Trainer:
             # The error, and with it whatever its frames hold, is gone here.
             for parameter in parameters:
                 parameter.grad = None
-            device, (rank, world) = self._skipped.device, (self.processes.rank, self.processes.world)
             machine.empty_cache(device)
-            if self._pass is None:
+            if self._passes is None:
                 less = compute_less_at_once(self.model, self.objective, self.step, rank, world)
             else:
-                less = self._less_together(self._pass)
+                less = self._less_together(self._passes)
             if elsewhere and less is not None:
                 continue
             if less is None:
@@ -291,50 +295,15 @@ class Trainer:
                     " --checkpoint-activations on, a smaller model or context, or more processes with --shard on"
                 )
             where = f"{device}" if world == 1 else f"{device} of process {rank}"
-            self.say(f"out of memory on {where} at step {self.step + 1}: going on with {less}; the steps stay the same")
+            self.log(f"out of memory on {where} at step {self.step + 1}: going on with {less}; the steps stay the same")
 
-    def _less_together(self, given_up: Pass) -> str | None:
+    def _less_together(self, passes: Passes) -> str | None:
         """`compute_less_at_once` by all processes alike, as each makes as many passes as the others."""
-        if not given_up.can_be_repeated:
+        if not passes.can_be_repeated:
             return None
-        given_up.forget()
-        return compute_less_at_once(
-            self.model, self.objective, self.step, self.processes.rank, self.processes.world, self.processes.largest
-        )
-
-    def _accumulate(self) -> tuple[Tensor, Tensor]:
-        """Add up the gradients of this process's examples; the sum and the count of their losses."""
-        rank, world = self.processes.rank, self.processes.world
-        if self._pass is None:
-            return accumulate(self.model, self.objective, self.step, rank, world)
-        # Weights that are cut are put together by all: each process makes as many passes as the one with the most.
-        batches = list(self.objective.batches(self.step, rank, world))
-        passes = self.processes.largest(len(batches))
-        model: Any = self.model
-        total = count = torch.zeros((), device=self._skipped.device)
-        with self._pass.together():
-            for number in range(passes):
-                model.set_requires_gradient_sync(number + 1 == passes or not self._once_a_step)
-                part, size = self.objective.loss(self.model, batches[min(number, len(batches) - 1)])
-                if number >= len(batches):
-                    part, size = part * 0, size * 0
-                part.backward()
-                total, count = total + part.detach(), count + size
-        return total, count
-
-    def _clip(self, parameters: Sequence[nn.Parameter], count: Tensor) -> Tensor:
-        """Add up the gradients of all processes and clip them; the norm before that."""
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if not sharded(self.model):
-            self.processes.add_up(gradients)
-            return clip_mean(parameters, count, self.clip)
-        own = [local(gradient) for gradient in gradients]
-        squares = torch.stack(torch._foreach_norm(own)).square().sum()
-        (squares,) = self.processes.sum(squares)
-        count = count / self.processes.world  # fully_shard divides the sum by the number of processes
-        norm = squares.sqrt() / count
-        torch._foreach_mul_(own, (self.clip / (norm + 1e-6)).clamp(max=1.0) / count)
-        return norm
+        passes.forget()
+        rank, world, largest = self.processes.rank, self.processes.world, self.processes.largest
+        return compute_less_at_once(self.model, self.objective, self.step, rank, world, largest)
 
     def _validate(self, validating: Validating) -> Validation:
         self.model.eval()
@@ -350,29 +319,3 @@ class Trainer:
 def trained(model: nn.Module) -> dict[str, Tensor]:
     """The parameters that require a gradient, by name."""
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-def accumulate(
-    model: nn.Module, objective: Objective[Any], step: int, rank: int = 0, world: int = 1
-) -> tuple[Tensor, Tensor]:
-    """Add the gradients of a step's summed loss to the parameters, micro-batch by micro-batch; the sum and the count.
-
-    Gradients, sums and counts of all ranks add up to those of a single process.
-    """
-    total = count = torch.zeros(())
-    for batch in objective.batches(step, rank, world):
-        part, size = objective.loss(model, batch)
-        part.backward()
-        total, count = total + part.detach(), count + size
-    return total, count
-
-
-def clip_mean(parameters: Sequence[nn.Parameter], count: Tensor, limit: float) -> Tensor:
-    """Turn gradients of a sum of `count` losses into those of their mean, with a norm of at most `limit`.
-
-    Returns the norm of the mean's gradient before that. Both are one multiplication, so one pass over the gradients.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients))) / count
-    torch._foreach_mul_(gradients, (limit / (norm + 1e-6)).clamp(max=1.0) / count)
-    return norm

@@ -39,10 +39,10 @@ def switch_point(
         raise ChainruleError(f"switch_point: wanted rising sizes and (sizes, S, M), got {list(sizes)} and {lead.shape}")
     lead = group_sums(lead, groups)  # (sizes, S, G)
     grid = [*sizes, None]
-    at = int(_first_stable(lead.sum(axis=(1, 2))[None])[0])
+    first = int(_first_stable(lead.sum(axis=(1, 2))[None])[0])
     switches = np.sort(np.concatenate([_first_stable(means) for means in _resampled(lead, resamples, seed)]))
     low, high = (int(index) for index in np.quantile(switches, [0.025, 0.975], method="nearest"))
-    return SwitchPoint(grid[at], grid[low], grid[high], float((switches == len(sizes)).mean()))
+    return SwitchPoint(grid[first], grid[low], grid[high], float((switches == len(sizes)).mean()))
 
 
 def _first_stable(leads: NDArray[np.float64]) -> NDArray[np.int64]:

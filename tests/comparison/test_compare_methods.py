@@ -57,7 +57,7 @@ def test_every_method_is_compared_and_the_model_is_left_as_it_is(lm: LanguageMod
     assert [cell.method for cell in found.cells] == of_classes
     assert not found.table.left_out  # methods for tasks of another kind are none that are left out
     assert said[0].startswith(f"{2 * len(of_classes) - 1} rows: N = 0, 4 labels; about ")
-    kept = {cell.name: cell.megabytes_to_keep for cell in found.cells}
+    kept: dict[str, Any] = {cell.name: cell.megabytes_to_keep for cell in found.cells}
     assert kept["zero-shot"] == 0 and kept["bag-of-words"] is None and kept["head"] == 2 * 32 * 4 / 1e6
     assert kept["words"] == kept["full"] == sum(weights.numel() for weights in lm.model.parameters()) * 4 / 1e6
     assert kept["lora"] == kept["words-lora"] + kept["head"] and "MB to keep" in COLUMNS

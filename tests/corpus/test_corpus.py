@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -209,12 +210,13 @@ def test_stopped_and_done_again_equals_never_stopped(
     with pytest.raises(Stop):
         write_shards(inputs, tmp_path / "out", options, stop)
     left = len(json.loads((tmp_path / "out" / "state.json").read_text())["shards"])
-    made = []
-    write_arrays = corpus._write_arrays
-    monkeypatch.setattr(corpus, "_write_arrays", lambda path, arrays: made.append(path) or write_arrays(path, arrays))
+    written = Mock(wraps=corpus._write_arrays)
+    monkeypatch.setattr(corpus, "_write_arrays", written)
     write_shards(inputs, tmp_path / "out", options)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert len(made) == 2 * (len(Shards(tmp_path / "whole").manifest["shards"]) - left), "no whole shard is made again"
+    assert written.call_count == 2 * (len(Shards(tmp_path / "whole").manifest["shards"]) - left), (
+        "no whole shard is made again"
+    )
 
 
 def test_killed_and_done_again_equals_never_killed(tmp_path: Path):
@@ -222,6 +224,7 @@ def test_killed_and_done_again_equals_never_killed(tmp_path: Path):
     script = f"""
 import os, signal, sys
 from pathlib import Path
+from unittest.mock import Mock
 from chainrule.corpus import documents, write as corpus
 if __name__ == "__main__":
     documents.BATCH, corpus.SHARD, corpus.SMALL = 2000, 3000, 0
@@ -470,7 +473,7 @@ def test_a_vocabulary_beyond_two_bytes_takes_four(tmp_path: Path):
 def test_a_tokenizer_is_trained_on_a_bounded_sample_of_what_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(documents, "SLICE", 100)
     texts = rows(tmp_path / "a.jsonl", 2000, characters=300)
-    source = Documents([str(tmp_path / "a.jsonl")], field="text", encoding="utf-8", skip=False, validation=0.1)
+    source = Documents([str(tmp_path / "a.jsonl")], CorpusOptions())
     train = [text for number, text in enumerate(texts) if uniform(number) >= 0.1]
     assert "".join(source.sample(1 << 30)) == "".join(train), "all of it, where that is little"
     sample = list(source.sample(100_000))

@@ -40,6 +40,6 @@ def test_an_answer_is_right_by_scoring_exactly_where_greedy_generation_gives_it(
         for wanted in ("night", "day", "no", "north", "no one", "now", "n")
     ]
     made = language_model.completions([item.prompt for item in asked], GREEDY, max_tokens=6, stop=ANSWER_ENDS)
-    generated = [item.is_answered_by(completion.text) for item, completion in zip(asked, made, strict=True)]
+    generated = [completion.text.strip() == item.answer for item, completion in zip(asked, made, strict=True)]
     assert sum(generated) == len(ANSWERS)  # each animal's own answer, and no beginning of it
     assert [ask(language_model, [item]).accuracy == 1.0 for item in asked] == generated

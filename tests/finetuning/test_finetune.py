@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from chainrule.finetuning import full
+from chainrule.finetuning import recipes, trained
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import load_classifier
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, finetune
-from chainrule.finetuning.full import AllWeights, ClassifierTraining, recipe
 from chainrule.finetuning.head import solve_head
 from chainrule.finetuning.problems import Computing, OneLabel
+from chainrule.finetuning.recipes import recipe
+from chainrule.finetuning.trained import AllWeights, ClassifierTraining
 from chainrule.language_model import LanguageModel
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import padded
@@ -29,6 +30,7 @@ from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer
 from chainrule.training import trainer
 from chainrule.training.classes import Classes, LabelledTexts
+from chainrule.training.optimizer import Schedule
 
 WORDS = {"good": ["warm", "fine", "lovely"], "bad": ["dull", "sad", "poor"]}
 
@@ -117,13 +119,13 @@ def test_the_same_call_gives_the_same_bits_and_another_seed_others(task: Task) -
 
 def plain_training(lm: LanguageModel, texts: LabelledTexts, steps: int) -> tuple[Transformer, torch.Tensor]:
     """Full finetuning without anything clever: all of the embedding, one padded batch a step, all positions."""
-    made = recipe(len(texts), lm.model.config.width, epochs=None, learning_rate=1e-3, seed=0)
+    made = recipe(len(texts), lm.model.config.width, learning_rate=1e-3)
     model = without_output(lm.model)
     model.load_state_dict({name: tensor.clone() for name, tensor in model.state_dict().items()}, assign=True)
     w = torch.nn.Parameter(torch.zeros(2, 32))
     groups = [{"params": list(model.parameters()), "rate": made.rate}, {"params": [w], "rate": made.head_rate}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0)
-    schedule = full.Schedule(made.steps, warmup=made.steps // 10, decay=0.9)
+    schedule = Schedule(made.steps, warmup=made.steps // 10, decay=0.9)
     for step in range(steps):
         first = step * made.batch_size % len(texts)
         epoch = step * made.batch_size // len(texts)
@@ -131,7 +133,7 @@ def plain_training(lm: LanguageModel, texts: LabelledTexts, steps: int) -> tuple
         tokens, last = padded([texts.documents[row] for row in rows], torch.device("cpu"))
         features = model.features(tokens)[torch.arange(len(rows)), last]
         loss = torch.nn.functional.cross_entropy(
-            features @ w.T, torch.from_numpy(texts.classes[rows]), label_smoothing=full.SMOOTHING
+            features @ w.T, torch.from_numpy(texts.classes[rows]), label_smoothing=recipes.SMOOTHING
         )
         optimizer.zero_grad()
         loss.backward()
@@ -146,7 +148,7 @@ def test_training_equals_the_plain_way(task: Task) -> None:
     lm = make_lm()
     documents = Features(lm.model, lm.tokenizer).tokens([task.finetune_text(row) for row in task.train.rows[:64]])
     texts = LabelledTexts(documents, np.array([task.labels.index(label) for label in task.train.labels[:64]]))
-    made = recipe(64, 32, epochs=None, learning_rate=1e-3, seed=0)
+    made = recipe(64, 32, learning_rate=1e-3)
     training = ClassifierTraining(
         AllWeights(without_output(lm.model), documents),
         HeadWeights(torch.zeros(2, 32)),
@@ -185,7 +187,7 @@ def test_from_64_labels_on_a_fifth_validates_and_the_best_state_is_kept(task: Ta
     assert all(progress.validation_loss is None for progress in few.advance())
     many = Finetuning(make_lm(), task, FinetuneOptions(labels=64, learning_rate=0.1, dtype="float32"))
     progress = list(many.advance())
-    assert sum(one.validation_loss is not None for one in progress) == full.VALIDATIONS
+    assert sum(one.validation_loss is not None for one in progress) == trained.VALIDATIONS
     training = many._training
     assert training is not None
     objective, validating = training.trainer.objective, training.trainer.validating
@@ -271,7 +273,7 @@ def test_losses_that_are_not_finite_end_it() -> None:
     lm = make_lm()
     with torch.no_grad():
         lm.model.norm.weight.fill_(float("inf"))
-    made = recipe(4, 32, epochs=None, learning_rate=None, seed=0)
+    made = recipe(4, 32)
     texts = LabelledTexts([np.array([1, 2])] * 4, np.array([0, 1, 0, 1]))
     finetuning = ClassifierTraining(
         AllWeights(without_output(lm.model), [np.array([1, 2])]),
@@ -289,11 +291,11 @@ def test_losses_that_are_not_finite_end_it() -> None:
 
 
 def test_the_recipe_takes_100_steps_for_few_labels_and_3_epochs_of_many() -> None:
-    assert recipe(16, 768, epochs=None, learning_rate=None, seed=0).steps == 100
-    assert recipe(16, 768, epochs=None, learning_rate=None, seed=0).batch_size == 16
-    assert recipe(6400, 768, epochs=None, learning_rate=None, seed=0).steps == 600
-    assert recipe(6400, 768, epochs=0.5, learning_rate=None, seed=0).steps == 100
-    assert recipe(4, 768, epochs=0.1, learning_rate=None, seed=0).steps == 1
+    assert recipe(16, 768).steps == 100
+    assert recipe(16, 768).batch_size == 16
+    assert recipe(6400, 768).steps == 600
+    assert recipe(6400, 768, epochs=0.5).steps == 100
+    assert recipe(4, 768, epochs=0.1).steps == 1
 
 
 def finetune_with_saves(folder: Path, out: Path) -> None:

@@ -17,8 +17,7 @@ from safetensors.torch import load_file
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
-from chainrule.finetuning.full import recipe
-from chainrule.finetuning.lora import lora_recipe
+from chainrule.finetuning.recipes import lora_recipe, recipe
 from chainrule.language_model import make_language_model
 from chainrule.tokens.make import byte_tokenizer
 
@@ -130,7 +129,7 @@ def test_it_learns_and_leaves_the_model_as_it_was(folder: Path) -> None:
 
 
 def test_the_rate_is_10_times_that_of_full() -> None:
-    full, lora = (make(100, 64, epochs=None, learning_rate=None, seed=0) for make in (recipe, lora_recipe))
+    full, lora = (make(100, 64) for make in (recipe, lora_recipe))
     assert lora.rate == 10 * full.rate and lora.head_rate == full.head_rate
 
 

@@ -14,7 +14,8 @@ from conftest import MASKED, SHAPES, random_model
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.finetune import FinetuneOptions, finetune, open_finetuning
-from chainrule.finetuning.language import LanguageFinetuning, language_recipe
+from chainrule.finetuning.language import LanguageFinetuning
+from chainrule.finetuning.recipes import language_recipe
 from chainrule.language_model import make_language_model
 from chainrule.model.formats.adapter_files import read_adapter
 from chainrule.prompting.in_context import zero_shot
@@ -162,9 +163,9 @@ def test_the_best_state_so_far_can_be_taken_while_the_training_goes_on(train: An
 
 
 def test_the_recipe_is_a_function_of_labels_width_and_method() -> None:
-    few, many = (language_recipe(n, 576, lora=True, epochs=None, learning_rate=None) for n in (16, 1024))
+    few, many = (language_recipe(n, 576, lora=True) for n in (16, 1024))
     assert (few.steps, few.batch_size) == (16, 8) and (many.steps, many.batch_size) == (268, 8)
-    assert few.rate == many.rate == 10 * language_recipe(16, 576, lora=False, epochs=None, learning_rate=None).rate
+    assert few.rate == many.rate == 10 * language_recipe(16, 576, lora=False).rate
     assert language_recipe(16, 64, lora=False, epochs=0.1, learning_rate=2.0) == language_recipe(
         16, 9, lora=True, epochs=0.1, learning_rate=2.0
     )

@@ -148,9 +148,15 @@ def test_a_long_prompt_is_processed_in_chunks_while_others_go_on(make_model: Mak
 
 
 def test_the_cache_is_copied_when_it_grows_and_at_no_step(make_model: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, grown = make_model(), []
+    model = make_model()
+    grown: list[tuple[int, int]] = []
     reserve = BatchCache.reserve
-    monkeypatch.setattr(BatchCache, "reserve", lambda self, *shape: grown.append(shape) or reserve(self, *shape))
+
+    def noted(cache: BatchCache, rows: int, length: int) -> None:
+        grown.append((rows, length))
+        reserve(cache, rows, length)
+
+    monkeypatch.setattr(BatchCache, "reserve", noted)
     engine = Engine(model)
     for prompt in PROMPTS:
         engine.add(prompt, Sampling(), max_tokens=20)

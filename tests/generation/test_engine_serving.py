@@ -93,7 +93,8 @@ def test_blocks_used_least_recently_are_overwritten_first_and_never_those_that_o
         return cache.match(np.array(tokens, np.int32), len(tokens))
 
     a, b, c = [1] * 8, [1] * 4 + [2] * 4, [3] * 4
-    save(a), save(b), save(c)
+    for tokens in (a, b, c):
+        save(tokens)
     assert len(cache) == 16 and (known(a), known(b), known(c)) == (8, 8, 4)
     save([4] * 4)  # takes the place of the end of a: of what b shares with it, b was used later
     assert (known(a), known(b), known(c)) == (4, 8, 4)

@@ -39,7 +39,8 @@ from chainrule.generation.engine import Engine, NewToken
 from chainrule.generation.sampling import Sampling
 from chainrule.model.formats.checkpoint import load_model, save_model
 from chainrule.model.formats.families import FAMILIES
-from chainrule.model.kv_cache import KVCache
+from chainrule.model.padding import padded
+from chainrule.model.prefixes import empty_cache
 from chainrule.model.transformer import Transformer, initialise
 
 CPU = torch.device("cpu")
@@ -247,12 +248,6 @@ def both(name: str) -> tuple[Transformer, PreTrainedModel]:
     return ours, peer
 
 
-def empty_cache(model: Transformer, rows: int) -> KVCache:
-    config = model.config
-    padding = torch.zeros(rows, dtype=torch.long)
-    return KVCache(config.layers, config.context, padding, config.key_value_heads, config.head_width, model.dtype)
-
-
 def generated(model: Transformer, tokens: int) -> list[list[NewToken]]:
     """So many greedy tokens after each of PROMPTS, in one batch."""
     engine = Engine(model)
@@ -286,7 +281,7 @@ def test_logits_equal_transformers_and_each_side_loads_what_the_other_saved(name
 @torch.no_grad()
 def test_logits_through_a_cache_equal_transformers(name: str, chunks: Sequence[int]) -> None:
     ours, peer = both(name)
-    cache = empty_cache(ours, len(TOKENS))
+    cache = empty_cache(ours, ours.config.context, len(TOKENS))
     close(torch.cat([ours(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1), peer(TOKENS).logits)
 
 
@@ -304,19 +299,18 @@ def test_logits_of_unequal_prompts_in_a_batch_equal_those_transformers_gives_eac
 @torch.no_grad()
 def test_masked_logits_in_a_padded_batch_equal_those_transformers_gives_each_alone(name: str) -> None:
     ours, peer = both(name)
-    longest = max(map(len, PROMPTS))
-    padding = torch.tensor([longest - len(prompt) for prompt in PROMPTS])
-    tokens = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in PROMPTS])
-    for row, prompt, padded in zip(ours(tokens, padding=padding), PROMPTS, padding, strict=True):
-        close(row[padded:], peer(torch.tensor([prompt])).logits[0])
+    tokens, last = padded(PROMPTS, CPU)
+    for row, prompt in zip(ours(tokens, last=last), PROMPTS, strict=True):
+        close(row[: len(prompt)], peer(torch.tensor([prompt])).logits[0])
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_greedy_tokens_equal_those_of_transformers(name: str) -> None:
     ours, peer = both(name)
+    generate: Any = peer.generate
     for prompt, found in zip(PROMPTS, generated(ours, 12), strict=True):
         tokens = torch.tensor([prompt])
-        theirs = peer.generate(
+        theirs = generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
             do_sample=False,
@@ -373,7 +367,7 @@ def test_a_model_that_we_trained_gives_the_same_logits_there(name: str, tmp_path
 def test_each_familys_classifier_is_a_class_that_loads_our_directory(name: str, tmp_path: Path) -> None:
     ours, peer = both(name)
     save_model(ours, peer.config.model_type, tmp_path, bos_id=0)
-    if not FAMILIES[peer.config.model_type].shared_classifier:
+    if peer.config.model_type == "granite":
         assert not hasattr(transformers, FAMILIES[peer.config.model_type].classifier)
         return
     kind = getattr(transformers, FAMILIES[peer.config.model_type].classifier)

@@ -9,19 +9,12 @@ import torch
 from conftest import random_model
 
 from chainrule.model.config import LayerKind
-from chainrule.model.kv_cache import KVCache
+from chainrule.model.prefixes import empty_cache
 from chainrule.model.rotary import Rope
 from chainrule.model.transformer import Transformer, initialise
 
 Make = Callable[..., Transformer]
 TOKENS = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(1))
-
-
-def cache_for(model: Transformer, padding: list[int], capacity: int = 32) -> KVCache:
-    config = model.config
-    return KVCache(
-        config.layers, capacity, torch.tensor(padding), config.key_value_heads, config.head_width, torch.float32
-    )
 
 
 def close(ours: torch.Tensor, other: torch.Tensor) -> None:
@@ -44,19 +37,9 @@ def test_a_later_token_never_changes_an_earlier_logit(make_model: Make) -> None:
 @pytest.mark.parametrize("chunks", [(20,), (1,) * 20, (7, 1, 1, 11), (13, 7)])
 def test_with_and_without_a_cache_the_logits_agree(make_model: Make, chunks: tuple[int, ...]) -> None:
     model = make_model()
-    cache = cache_for(model, [0, 0, 0], capacity=20)
+    cache = empty_cache(model, 20, len(TOKENS))
     logits = torch.cat([model(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1)
     close(logits, model(TOKENS))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("chunks", [(20,), (12, 1, 1, 6)])
-def test_one_sequence_alone_or_in_a_padded_batch_has_the_same_logits(make_model: Make, chunks: tuple[int, ...]) -> None:
-    model, padding = make_model(), [0, 3, 11]
-    cache = cache_for(model, padding)
-    logits = torch.cat([model(chunk, cache=cache) for chunk in TOKENS.split(chunks, dim=1)], dim=1)
-    for row, padded in enumerate(padding):
-        close(logits[row, padded:], model(TOKENS[row : row + 1, padded:])[0])
 
 
 @torch.no_grad()
@@ -72,7 +55,7 @@ def test_at_the_start_the_loss_is_the_log_of_the_vocabulary_size(make_model: Mak
 @torch.no_grad()
 def test_more_tokens_than_the_context_are_an_error_with_and_without_a_cache(make_model: Make) -> None:
     model = make_model(context=20)
-    cache = cache_for(model, [0, 0, 0])
+    cache = empty_cache(model, 32, len(TOKENS))
     model(TOKENS, cache=cache)
     for tokens, each in ((TOKENS[:, :1], cache), (torch.zeros(1, 21, dtype=torch.long), None)):
         with pytest.raises(ValueError, match="wanted at most 20 tokens"):
@@ -101,17 +84,17 @@ def test_a_masked_model_breaks_the_law_of_causality_and_reads_both_ways() -> Non
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", ["bert", "gpt2", "mistral"])
-def test_padding_without_a_cache_changes_nothing(family: str) -> None:
-    model, padding = random_model(family), [0, 3, 11]
-    logits = model(TOKENS, padding=torch.tensor(padding))
-    for row, padded in enumerate(padding):
-        close(logits[row, padded:], model(TOKENS[row : row + 1, padded:])[0])
+def test_padding_changes_nothing(family: str) -> None:
+    model, lengths = random_model(family), [20, 17, 9]
+    logits = model(TOKENS, last=torch.tensor(lengths) - 1)
+    for row, length in enumerate(lengths):
+        close(logits[row, :length], model(TOKENS[row : row + 1, :length])[0])
 
 
 def test_a_masked_model_goes_on_from_no_text() -> None:
     model = random_model("bert")
     with pytest.raises(ValueError, match="wanted a causal model, got one in which every token sees those after it"):
-        model(TOKENS, cache=cache_for(model, [0, 0, 0]))
+        model(TOKENS, cache=empty_cache(model, 32, len(TOKENS)))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_it_computes_what_the_dequantised_model_does_with_and_without_a_cache(to
     with torch.inference_mode():
         wanted = plain.logits(plain.features(TOKENS))
         found = model.logits(model.features(TOKENS))
-        cache = empty_cache(model, 20, torch.zeros(3, dtype=torch.long))
+        cache = empty_cache(model, 20, len(TOKENS))
         steps = [model.next_logits(model.features(TOKENS[:, t : t + 1], cache)[:, 0]) for t in range(20)]
         alone = model.logits(model.features(TOKENS[:1]))
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -166,14 +167,14 @@ def test_the_loss_and_its_gradients_are_those_without_compiled_functions(
 def test_a_causal_model_uses_them_in_training_and_leaves_inference_as_it_was(
     family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, calls, attention = random_model(family).train(), [], training.causal_attention
-    monkeypatch.setattr(training, "causal_attention", lambda *given: calls.append(1) or attention(*given))
+    model, attention = random_model(family).train(), Mock(wraps=training.causal_attention)
+    monkeypatch.setattr(training, "causal_attention", attention)
     tokens = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(4))
     loss_and_gradients(model, tokens)
-    assert len(calls) == model.config.layers
+    assert attention.call_count == model.config.layers
     with torch.no_grad():
         model.features(tokens)
-    assert len(calls) == model.config.layers
+    assert attention.call_count == model.config.layers
 
 
 @pytest.mark.parametrize("name", ["mlp", "mlp.up", "mlp_norm", "attention.query_norm"])
@@ -189,8 +190,8 @@ def test_hooks_of_layers_are_called_in_training_too(name: str) -> None:
 
 def trained(steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], int]:
     """The losses of a small model of the default architecture, and how often its MLPs were computed in one call."""
-    calls, mlp = [], training.gated_mlp
-    monkeypatch.setattr(training, "gated_mlp", lambda *given: calls.append(1) or mlp(*given))
+    mlp = Mock(wraps=training.gated_mlp)
+    monkeypatch.setattr(training, "gated_mlp", mlp)
     options = PretrainOptions(depth=2, width=48, heads=2, context=32, steps=steps)
     model, _ = make_model(61, options, torch.device("cpu"))
     update, losses = make_optimizer(model, options, steps), []
@@ -198,7 +199,7 @@ def trained(steps: int, monkeypatch: pytest.MonkeyPatch) -> tuple[list[float], i
     for step in range(steps):
         losses.append(float(loss_and_gradients(model, tokens)["loss"]))
         update.step(step)
-    return losses, len(calls)
+    return losses, mlp.call_count
 
 
 def test_a_model_learns_as_without_them(monkeypatch: pytest.MonkeyPatch) -> None:

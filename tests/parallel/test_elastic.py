@@ -85,7 +85,7 @@ def hanging(words: str, errors: Path) -> int:
                 time.sleep(12)
             yield progress
 
-    Run.advance = sleeping  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(Run, "advance", sleeping)
     return command(words, errors)
 
 

@@ -68,10 +68,10 @@ def test_processes_that_read_other_data(folder: Path) -> None:
 
 
 def other_data(words: str, errors: Path, folder: Path) -> int:
-    from chainrule.pretraining import start
+    from chainrule.pretraining import data
 
     if os.environ["RANK"] == "1":
-        start._directory = lambda data, out: folder / "other"
+        data._directory = lambda data, out: folder / "other"
     return command(words, errors)
 
 

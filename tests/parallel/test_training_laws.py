@@ -98,7 +98,7 @@ def short_of_memory(words: str, errors: Path, windows: int) -> int:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss(objective, model, batch)
 
-    NextToken.loss = limited  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(NextToken, "loss", limited)
     return command(words, errors)
 
 
@@ -185,7 +185,7 @@ def told_to_stop(words: str, errors: Path, steps: int) -> int:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield progress
 
-    Run.advance = until_then  # type: ignore[method-assign]
+    pytest.MonkeyPatch().setattr(Run, "advance", until_then)
     return command(words, errors)
 
 

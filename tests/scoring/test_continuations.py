@@ -1,6 +1,7 @@
 """Many pairs at once score as each alone, and nothing that they share is read twice."""
 
 from collections.abc import Callable
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -83,11 +84,12 @@ def test_a_context_has_one_row_of_logits_for_all_its_options(
     make_model: Make, limit: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_scores, "LOGITS_AT_ONCE", 61 * 3)
-    model, rows = make_model(), []
-    logits = model.logits
-    monkeypatch.setattr(model, "logits", lambda features: rows.append(len(features)) or logits(features))
+    model = make_model()
+    logits = Mock(wraps=model.logits)
+    monkeypatch.setattr(model, "logits", logits)
     check_pairs = [Pair(DEMONSTRATIONS + row, [option]) for row in ROWS for option in range(61)]
     found = score_continuations(model, check_pairs, tokens_in_memory=limit)
+    rows = [len(call.args[0]) for call in logits.call_args_list]
     distinct = len({tuple(row) for row in ROWS})
     assert sum(rows) == distinct
     assert max(rows) <= 3

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -185,6 +186,17 @@ def test_a_request_has_a_limit_of_time(gate: threading.Semaphore) -> None:
         gate.release(10**4)
 
 
+def noted(owner: Any, name: str, note: Callable[..., None]) -> None:
+    """Puts in the place of the owner's method one that first calls `note` with the same arguments."""
+    method = getattr(owner, name)
+
+    def noting(*given: Any, **named: Any) -> Any:
+        note(*given, **named)
+        return method(*given, **named)
+
+    setattr(owner, name, noting)
+
+
 def test_a_long_prompt_and_functions_take_turns_with_those_that_run() -> None:
     lm = language_model(context=512)
     served = Served({"owl": replace(serve_model("owl", lm), at_once=4)})
@@ -192,11 +204,8 @@ def test_a_long_prompt_and_functions_take_turns_with_those_that_run() -> None:
         thread = served.models["owl"].thread
         assert thread.engine is not None
         order: list[str] = []
-        step, features = thread.engine.step, lm.model.features
-        thread.engine.step = lambda: order.append("step") or step()  # type: ignore[method-assign]
-        lm.model.features = lambda *given, **named: (
-            order.append(f"read {given[0].numel()}") or features(*given, **named)
-        )
+        noted(thread.engine, "step", lambda: order.append("step"))
+        noted(lm.model, "features", lambda tokens, *_, **__: order.append(f"read {tokens.numel()}"))
         with ThreadPoolExecutor() as pool:
             runs = pool.submit(server.made, PATH, prompt=PROMPT, max_tokens=400, seed=1)
             until(lambda: "step" in order)

@@ -192,7 +192,8 @@ def test_no_message_shows_what_a_url_is_signed_with(
 ) -> None:
     def send(handler: Quiet) -> object:
         if "refused" in handler.path:
-            return handler.send_error(403)
+            handler.send_error(403)
+            return None
         return http.server.SimpleHTTPRequestHandler.send_head(handler)
 
     monkeypatch.setattr(Quiet, "send_head", send, raising=False)

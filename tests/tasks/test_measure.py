@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,11 @@ class Fixed:
     def predict(self, rows: Iterable[Row | str]) -> list[str]:
         rows = [row["text"] if isinstance(row, Mapping) else row for row in rows]
         return ["b" if int(row.split()[1]) in self.b else " a" for row in rows]
+
+
+def fixed(b: Iterable[int]) -> Any:
+    """A predictor that only predicts."""
+    return Fixed(b)
 
 
 def test_the_score_counts_what_is_right() -> None:
@@ -68,12 +74,12 @@ def test_a_limit_draws_the_same_items_always_and_fewer_are_among_more() -> None:
 
 
 def test_correctness_has_a_set_an_order_and_an_item_on_each_axis() -> None:
-    right = correctness(lambda seed, order: Fixed({seed, 9 - order}), TASK, sets=4, orders=2)
+    right = correctness(lambda seed, order: fixed({seed, 9 - order}), TASK, sets=4, orders=2)
     assert right.shape == (4, 2, 10)
     for seed in range(4):
         for order in range(2):
             said = np.isin(np.arange(10), [seed, 9 - order])
             assert (right[seed, order] == (said == (np.arange(10) >= 6))).all()
-    assert correctness(lambda seed, order: Fixed({}), TASK, limit=3).shape == (5, 3, 3)
+    assert correctness(lambda seed, order: fixed({}), TASK, limit=3).shape == (5, 3, 3)
     with pytest.raises(ValueError, match="spread: wanted at least 1 set"):
-        correctness(lambda seed, order: Fixed({}), TASK, sets=0)
+        correctness(lambda seed, order: fixed({}), TASK, sets=0)

@@ -200,8 +200,8 @@ def test_where_one_library_does_not_know_a_character_yet_tiktoken_is_not_used(
 ):
     """As tokenizers 0.21.0, which knows no letter, digit or mark of Unicode 15 and later."""
     unknowing = re.sub(r"(?<!\^)\\p\{([LNM])\}", rf"(?:(?!{letter})\\p{{\1}})", bytepair.GPT2)
-    split = bytepair._split
-    monkeypatch.setattr(bytepair, "_split", lambda pattern: split(unknowing))
+    split = bytepair.split_by
+    monkeypatch.setattr(bytepair, "split_by", lambda pattern, prefix_space=False: split(unknowing, prefix_space))
     assert not bytepair.libraries_agree.__wrapped__(bytepair.GPT2)
     monkeypatch.setattr(bytepair, "libraries_agree", lambda pattern: False)
     assert bytepair.tiktoken_encoding(merging("a b")) is None

@@ -87,7 +87,7 @@ def test_the_checks_here_notice_what_waits_and_what_mixes_devices() -> None:
 @pytest.mark.parametrize("family", [*SHAPES, *MASKED])
 def test_logits_and_summaries_are_computed_where_the_weights_are(family: str) -> None:
     model, tokens = model_of(family), torch.zeros(3, 9, dtype=torch.long, device=DEVICE)
-    assert model(tokens).device == model(tokens, padding=tokens[:, 0]).device == DEVICE
+    assert model(tokens).device == model(tokens, last=tokens[:, 0]).device == DEVICE
     assert model.summary(tokens, torch.full((3,), 4, device=DEVICE)).device == DEVICE
     features = model.features(tokens, output_positions=tokens[:, :2])
     assert model.next_logits(features[:, -1]).device == DEVICE

@@ -12,8 +12,8 @@ import chainrule
 from chainrule import machine
 from chainrule.cli import main
 from chainrule.errors import OptionError
-from chainrule.finetuning.fits import packed_loss
-from chainrule.finetuning.full import summary_of
+from chainrule.finetuning.memory import packed_loss
+from chainrule.finetuning.trained import summary_of
 from chainrule.language_model import make_language_model
 from chainrule.model.formats.adapter import adapter_parts
 from chainrule.model.transformer import Transformer

@@ -11,10 +11,11 @@ from conftest import random_model
 
 from chainrule.corpus.batches import Batches
 from chainrule.corpus.shards import Split
-from chainrule.finetuning.full import TextClassifier
+from chainrule.finetuning.trained import TextClassifier
 from chainrule.model.transformer import initialise
 from chainrule.training.classes import Classes, LabelledTexts
 from chainrule.training.epochs import Epochs
+from chainrule.training.gradients import accumulate
 from chainrule.training.objectives import (
     MaskedToken,
     NextToken,
@@ -23,7 +24,6 @@ from chainrule.training.objectives import (
     mask_windows,
     masked_token_loss,
 )
-from chainrule.training.trainer import accumulate
 
 V, SPECIAL = 61, SpecialTokens(bos=60, closing=[58], mask=59)
 WINDOWS = np.random.default_rng(0).integers(58, size=(500, 41))

@@ -71,7 +71,8 @@ def test_muon_on_stacked_matrices_is_muon_on_one_after_the_other() -> None:
 def test_muon_is_as_its_author_wrote_it() -> None:
     """One tall matrix: momentum, Nesterov's look ahead, five times x <- 3.4445x + (-4.7750a + 2.0315a²)x, a = xxᵀ."""
     parameter = nn.Parameter(random(12, 3))
-    muon, expected, momentum = Muon([Matrix(parameter, 0, 12)], torch.float32), parameter.detach().clone(), 0.0
+    muon, expected = Muon([Matrix(parameter, 0, 12)], torch.float32), parameter.detach().clone()
+    momentum = torch.zeros(12, 3)
     for step in range(3):
         gradient = random(12, 3, seed=step + 1)
         parameter.grad = gradient.clone()

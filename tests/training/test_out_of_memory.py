@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from chainrule import machine
 from chainrule.cli import main
 from chainrule.errors import ChainruleError
-from chainrule.finetuning.full import TextClassifier
+from chainrule.finetuning.trained import TextClassifier
 from chainrule.model.adapter import AdaptedLinear
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.documents import score_documents
@@ -62,7 +62,7 @@ def trainer_of(objective: Any, checkpointed: bool | None = None, said: list[str]
     model.checkpoint_activations = checkpointed
     names = {parameter: name for name, parameter in model.named_parameters()}
     optimizer = Optimizer(names, [], 1e-2, [Group(list(names), 1e-2)], Schedule(4))
-    return Trainer(model, optimizer, objective, 4, say=([] if said is None else said).append)
+    return Trainer(model, optimizer, objective, 4, log=([] if said is None else said).append)
 
 
 def test_out_of_memory_a_step_is_made_again_in_smaller_parts_with_the_same_losses() -> None:

@@ -4,6 +4,7 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ def squares(numbers: Iterable[int]) -> Iterator[int]:
     return (number**2 for number in numbers)
 
 
+def noting(done: list[Any], pieces: Iterable[Any]) -> Iterator[Any]:
+    """The pieces, each written down in `done` as it is taken."""
+    for piece in pieces:
+        done.append(piece)
+        yield piece
+
+
 def all_parts(out: Path, count: int, numbers: range) -> None:
     for number in range(1, count + 1):
         write_part(out, Part(number, count), MADE_WITH, squares, numbers)
@@ -46,12 +54,9 @@ def test_parts_joined_are_the_whole_in_order(count: int, tmp_path: Path) -> None
 def test_a_part_does_its_own_pieces_alone(tmp_path: Path) -> None:
     done: list[int] = []
 
-    def noted(numbers: Iterable[int]) -> Iterator[int]:
-        return (done.append(number) or number for number in numbers)
-
-    assert write_part(tmp_path / "out", Part(2, 3), MADE_WITH, noted, range(8)) == 3
+    assert write_part(tmp_path / "out", Part(2, 3), MADE_WITH, partial(noting, done), range(8)) == 3
     assert done == [1, 4, 7]
-    assert write_part(tmp_path / "out", Part(2, 3), MADE_WITH, noted, range(8)) == 3
+    assert write_part(tmp_path / "out", Part(2, 3), MADE_WITH, partial(noting, done), range(8)) == 3
     assert done == [1, 4, 7], "a part that is done is not done again"
 
 
@@ -69,10 +74,7 @@ def test_a_part_that_was_killed_goes_on_after_its_last_whole_piece(tmp_path: Pat
         file.write(b"\x07\x00\x00")  # the beginning of a piece
     done: list[int] = []
 
-    def rest(numbers: Iterable[int]) -> Iterator[int]:
-        return (done.append(number) or number**2 for number in numbers)
-
-    write_part(tmp_path / "out", Part(2, 2), MADE_WITH, rest, range(9))
+    write_part(tmp_path / "out", Part(2, 2), MADE_WITH, lambda left: squares(noting(done, left)), range(9))
     write_part(tmp_path / "out", Part(1, 2), MADE_WITH, squares, range(9))
     assert done == [5, 7]
     assert list(Joined(tmp_path / "out", MADE_WITH).work(range(9))) == [number**2 for number in range(9)]
@@ -258,7 +260,7 @@ def test_a_part_of_compare_is_run_by_the_cluster_where_one_is_named(
     @contextmanager
     def one_worker(*_: object, **__: object) -> Iterator[Any]:
         def share(begin: Any, keys: Iterable[Any], ahead: int) -> Iterator[Any]:
-            return map(begin(), (asked.append(key) or key for key in keys))
+            return map(begin(), noting(asked, keys))
 
         yield share
 

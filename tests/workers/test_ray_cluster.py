@@ -157,8 +157,8 @@ def test_a_worker_that_is_killed_costs_only_its_piece(
     assert len(begun) == 10, "every other piece was done once"
 
 
-def fatal() -> Callable[[int], int]:
-    return lambda number: os.kill(os.getpid(), signal.SIGKILL) or number
+def fatal() -> Callable[[int], None]:
+    return lambda number: os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_piece_that_kills_every_worker_is_told(two_nodes: Cluster) -> None:
@@ -203,8 +203,13 @@ def test_what_a_worker_raises_is_raised_here(when: str, kind: type[Exception], s
 
 def test_pieces_are_read_as_they_are_needed(two_nodes: Cluster, tmp_path: Path) -> None:
     read: list[int] = []
-    pieces = (read.append(number) or number for number in range(100))
-    results = two_nodes.map(partial(slow_squares, str(tmp_path)), pieces, ahead=2)
+
+    def pieces() -> Iterator[int]:
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    results = two_nodes.map(partial(slow_squares, str(tmp_path)), pieces(), ahead=2)
     assert next(results) == 0
     assert len(read) <= 6
     del results

@@ -9,7 +9,7 @@ from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
-    from chainrule.finetuning.full import Recipe
+    from chainrule.finetuning.recipes import Recipe
     from chainrule.tasks.examples import Row
     from chainrule.tasks.predictor import Predictor
 
@@ -28,11 +28,9 @@ def seconds_of_features(study: Study, labels: int, tests: int) -> float:
 
 def seconds_of_training(study: Study, labels: int, tests: int) -> float:
     """Of training all layers."""
-    from chainrule.finetuning.full import recipe
+    from chainrule.finetuning.recipes import recipe
 
-    return seconds_of_recipe(
-        study, recipe(labels, study.lm.model.config.width, epochs=None, learning_rate=None, seed=0), labels, tests
-    )
+    return seconds_of_recipe(study, recipe(labels, study.lm.model.config.width), labels, tests)
 
 
 def seconds_of_recipe(study: Study, recipe: Recipe, labels: int, tests: int) -> float:

@@ -27,10 +27,9 @@ def megabytes_of_matrices(study: Study) -> float:
 
 
 def _seconds(study: Study, labels: int, tests: int) -> float:
-    from chainrule.finetuning.lora import lora_recipe
+    from chainrule.finetuning.recipes import lora_recipe
 
-    made = lora_recipe(labels, study.lm.model.config.width, epochs=None, learning_rate=None, seed=0)
-    return seconds_of_recipe(study, made, labels, tests)
+    return seconds_of_recipe(study, lora_recipe(labels, study.lm.model.config.width), labels, tests)
 
 
 def _fit(study: Study, labels: int, seed: int) -> Predictor:

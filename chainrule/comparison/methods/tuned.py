@@ -29,10 +29,10 @@ def _answers_obstacle(study: Study) -> str | None:
 def _seconds(study: Study, labels: int, tests: int, train: Literal["full", "lora"]) -> float:
     """A step reads its texts and goes back through them, which costs twice as much, or as much where weights are
     frozen; a fifth of the labels is validated on."""
-    from chainrule.finetuning.language import language_recipe
     from chainrule.finetuning.options import VALIDATED
+    from chainrule.finetuning.recipes import language_recipe
 
-    made = language_recipe(labels, study.lm.model.config.width, lora=train == "lora", epochs=None, learning_rate=None)
+    made = language_recipe(labels, study.lm.model.config.width, lora=train == "lora")
     texts = made.steps * made.batch_size * (3 if train == "full" else 2)
     validated = 7 * labels / 5 if labels >= VALIDATED else 0
     return (texts + validated + 1.5 * tests) * max(1.0, study.demonstration_tokens) * study.seconds_a_token

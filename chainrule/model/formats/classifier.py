@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.errors import ModelError
-from chainrule.model.adapter import share_adapted
+from chainrule.model.adapter import share_layers
 from chainrule.model.formats.checkpoint import (
     config_fields,
     described,
@@ -27,7 +27,6 @@ from chainrule.model.formats.checkpoint import (
 )
 from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.tensors import Tensors
-from chainrule.model.quantise import share_quantised
 from chainrule.model.transformer import Transformer
 from chainrule.storage.files import write_json
 
@@ -74,8 +73,7 @@ def without_output(model: Transformer) -> Transformer:
     bare = empty_model(dataclasses.replace(without_head(model.config), pooler=pooler))
     weights = dict(model.named_parameters())
     like_head = pooler and model.pooler is None and model.head is not None and bare.config.pooler_like_head
-    share_adapted(model, bare)
-    share_quantised(model, bare, {"head.dense": "pooler.dense"} if like_head else {})
+    share_layers(model, bare, {"head.dense": "pooler.dense"} if like_head else {})
     if pooler and model.pooler is None:
         like = dict(model.head.named_parameters()) if model.head is not None and like_head else {}
         for name, parameter in bare.get_submodule("pooler").named_parameters():

@@ -36,7 +36,7 @@ class Family:
 
     models: str  # examples
     architecture: str  # its class in `transformers`
-    classifier: str  # its class with a linear head; see `shared_classifier`
+    classifier: str  # its class with a linear head; where `transformers` has none, classifiers load here alone
     fields: Mapping[str, str]  # our field -> theirs in config.json
     defaults: Fields  # the values of fields that are missing; all others must be given
     fixed: Fields  # our fields that config.json does not mention
@@ -46,7 +46,6 @@ class Family:
     layers: LayerFields = field(default_factory=LayerFields)
     values: Mapping[str, Mapping[Any, Any]] = field(default_factory=dict)  # our field -> their value -> ours
     head_name: str = "score"  # its classifier's linear head
-    shared_classifier: bool = True  # `transformers` has that class; else classifiers load here alone
     transposed: bool = False  # matrices inside the blocks are stored transposed
     interleaved: bool = False  # query, key and value are together, head by head
     ignored: tuple[str, ...] = ()  # endings of tensors that are no weights of the language model

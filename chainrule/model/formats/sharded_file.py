@@ -105,11 +105,11 @@ def _write_part(handle: int, begin: int, shape: tuple[int, ...], part: Part) -> 
         return
     corner = sum(start * stride for start, stride in zip(part.start, strides, strict=True))
     for number, run in enumerate(content.view(count, -1)):
-        at, left = corner, number
+        offset, left = corner, number
         for dimension in reversed(range(outer)):
             left, index = divmod(left, part.tensor.shape[dimension])
-            at += index * strides[dimension]
-        _write_all(handle, run.numpy().data, begin + item * at)
+            offset += index * strides[dimension]
+        _write_all(handle, run.numpy().data, begin + item * offset)
 
 
 def _write_all(handle: int, content: memoryview, offset: int) -> None:

@@ -283,15 +283,12 @@ def _possible(model: Transformer) -> bool:
 
 def _visible(model: Transformer, cache: KVCache | BatchCache) -> _Visible:
     """Of one new token of each sequence."""
-    if isinstance(cache, BatchCache):
-        column = np.array(cache.lengths, np.int64)
-        first = np.zeros_like(column)
-    else:
-        column = np.full(len(cache.padding), cache.length, np.int64)
-        first = np.minimum(cache.padding.numpy(), column)  # padding attends to itself
-    end, windows = column + 1, [kind.window for kind in model.config.layer_kinds]
-    begin = np.stack([first if window is None else np.maximum(first, end - window) for window in windows])
-    return _Visible(np.arange(len(column)), column, end, begin)
+    column = np.array(cache.lengths, np.int64)
+    windows = [kind.window for kind in model.config.layer_kinds]
+    begin = np.stack(
+        [np.zeros_like(column) if window is None else np.maximum(0, column + 1 - window) for window in windows]
+    )
+    return _Visible(np.arange(len(column)), column, column + 1, begin)
 
 
 def _rotations(model: Transformer, positions: Tensor, B: int) -> tuple[Tensor, Tensor]:

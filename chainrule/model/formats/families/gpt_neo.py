@@ -5,7 +5,7 @@ from typing import Any
 
 from chainrule.errors import ModelError
 from chainrule.model.config import Config, LayerKind
-from chainrule.model.formats.families.gpt2 import LAYER_NORM
+from chainrule.model.formats.families.gpt2 import GPT2, LAYER_NORM
 from chainrule.model.formats.families.llama import NO_DROPOUT
 from chainrule.model.formats.family import Family
 from chainrule.model.formats.layer_fields import Fields, LayerFields
@@ -65,20 +65,13 @@ GPT_NEO = Family(
     fixed={**LAYER_NORM, "learned_positions": True, "attention_output_bias": True, "query_scale_width": 1},
     allowed={},
     modules={
-        "embedding": ("transformer.wte",),
-        "position_embedding": ("transformer.wpe",),
-        "blocks.{}.attention_norm": ("transformer.h.{}.ln_1",),
+        **GPT2.modules,
         "blocks.{}.attention.query_key_value": (
             "transformer.h.{}.attn.attention.q_proj",
             "transformer.h.{}.attn.attention.k_proj",
             "transformer.h.{}.attn.attention.v_proj",
         ),
         "blocks.{}.attention.output": ("transformer.h.{}.attn.attention.out_proj",),
-        "blocks.{}.mlp_norm": ("transformer.h.{}.ln_2",),
-        "blocks.{}.mlp.up": ("transformer.h.{}.mlp.c_fc",),
-        "blocks.{}.mlp.down": ("transformer.h.{}.mlp.c_proj",),
-        "norm": ("transformer.ln_f",),
-        "output": ("lm_head",),
     },
     prefix="transformer.",
     layers=_AttentionTypes(rope=None, window="window_size"),

@@ -19,6 +19,5 @@ GRANITE = replace(
     fields={**LLAMA.fields, **FACTORS},
     defaults={**LLAMA.defaults, **dict.fromkeys(FACTORS.values(), 1.0)},
     allowed={},
-    shared_classifier=False,
     layers=LayerFields(),
 )

@@ -1,5 +1,7 @@
 """Llama and the families that are written as it is. Knows no weights."""
 
+from dataclasses import replace
+
 from chainrule.model.formats.family import Family
 from chainrule.model.formats.layer_fields import LayerFields
 
@@ -63,21 +65,18 @@ LLAMA = Family(
     ignored=("rotary_emb.inv_freq",),
     extra_fields=NO_DROPOUT,
 )
-MISTRAL = Family(
+MISTRAL = replace(
+    LLAMA,
     models="Mistral",
     architecture="MistralForCausalLM",
     classifier="MistralForSequenceClassification",
     fields=FIELDS,
     defaults={**DEFAULTS, "num_key_value_heads": 8, "sliding_window": 4096},
-    fixed={"query_key_norm": None},
     allowed={"attention_bias": (False,), "mlp_bias": (False,), "layer_types": ("sliding_attention", None)},
-    modules=MODULES,
-    prefix="model.",
     layers=LayerFields(window="sliding_window"),
-    ignored=("rotary_emb.inv_freq",),
-    extra_fields=NO_DROPOUT,
 )
-QWEN2 = Family(
+QWEN2 = replace(
+    LLAMA,
     models="Qwen2, Qwen2.5",
     architecture="Qwen2ForCausalLM",
     classifier="Qwen2ForSequenceClassification",
@@ -85,11 +84,11 @@ QWEN2 = Family(
     defaults={**DEFAULTS, "num_key_value_heads": 32},
     fixed={"query_key_norm": None, "query_key_value_bias": True},
     allowed={**_FULL_ATTENTION, "attention_bias": (True,), "mlp_bias": (False,)},
-    modules=MODULES,
-    prefix="model.",
+    ignored=(),
     extra_fields={**NO_DROPOUT, "use_sliding_window": False},
 )
-QWEN3 = Family(
+QWEN3 = replace(
+    QWEN2,
     models="Qwen3; our own",
     architecture="Qwen3ForCausalLM",
     classifier="Qwen3ForSequenceClassification",
@@ -97,7 +96,4 @@ QWEN3 = Family(
     defaults={**DEFAULTS, "num_key_value_heads": 32, "head_dim": 128},
     fixed={"query_key_norm": "head"},
     allowed={**_FULL_ATTENTION, "mlp_bias": (False,)},
-    modules=MODULES,
-    prefix="model.",
-    extra_fields={**NO_DROPOUT, "use_sliding_window": False},
 )

@@ -1,10 +1,10 @@
-"""w and θ, or a part of it, trained on labelled texts from θ̂. Knows tokens and classes, not labels or their task.
+"""What a finetuning trains, and its trainer: θ or a part of it, from θ̂, and w beside it. Knows tokens, no labels.
 
 Shapes: C classes, D width, B texts in a batch, T tokens of the longest.
 """
 
-from collections.abc import Sequence, Sized
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence, Sized
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,43 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from chainrule.finetuning.centred import HeadWeights
+from chainrule.finetuning.recipes import Recipe
 from chainrule.finetuning.trimmed_embedding import TrimmedEmbedding
 from chainrule.model.formats.checkpoint import empty_model
 from chainrule.model.formats.classifier import Head
 from chainrule.model.padding import Tokens
 from chainrule.model.transformer import Transformer
 from chainrule.training.checkpoints import resumed
+from chainrule.training.objectives import Objective, Validation
 from chainrule.training.optimizer import Group, Optimizer, Schedule
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import shard_by_block
 from chainrule.training.trainer import Saving, Trainer, Validating
 
-BATCH_SIZE = 32  # texts a step
-EPOCHS = 3.0
-LEAST_STEPS = 100  # however few the labels
 VALIDATIONS = 6  # while it trains, beside the one before the first step
-SMOOTHING = 0.1  # of the labels: a few of them are soon fitted, and the probabilities would be all 0 or 1
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How w and θ are trained; made by `recipe` for a number of texts and a width."""
-
-    steps: int
-    batch_size: int  # texts a step
-    rate: float  # the learning rate of θ
-    head_rate: float  # of w
-    seed: int
-    smoothing: float = SMOOTHING
-
-
-def recipe(n: int, width: int, *, epochs: float | None, learning_rate: float | None, seed: int) -> Recipe:
-    """The recipe for n texts: `epochs`, by default 3 and at least 100 steps; the rate falls with the width."""
-    batch_size = min(BATCH_SIZE, n)
-    steps = -(-n // batch_size) * EPOCHS if epochs is None else epochs * n / batch_size
-    rate = learning_rate or 0.06 / width
-    least = LEAST_STEPS if epochs is None else 1
-    return Recipe(max(least, round(steps)), batch_size, rate, 10 * rate, seed)
 
 
 class TextClassifier(nn.Module):
@@ -79,14 +56,18 @@ class Trained(Protocol):
 
 
 class AllWeights:
-    """All weights are trained, in float32; of the embedding the rows that occur in `documents`, which are tokens."""
+    """All weights are trained, in float32; of the embedding the rows that occur in `documents`, which are tokens: None
+    trains all rows, those of an output that is the embedding too."""
 
-    def __init__(self, start: Transformer, documents: Sequence[Tokens]) -> None:
+    def __init__(self, start: Transformer, documents: Sequence[Tokens] | None = None) -> None:
         self.start, self.transformer = start, empty_model(start.config)
-        self._embedding = TrimmedEmbedding(start.embedding.weight, np.unique(np.concatenate(documents)))
-        self.transformer.register_module("embedding", self._embedding)
+        self._trimmed: TrimmedEmbedding | None = None
+        state: dict[str, Tensor] = {}
+        if documents is not None:
+            self._trimmed = TrimmedEmbedding(start.embedding.weight, np.unique(np.concatenate(documents)))
+            self.transformer.register_module("embedding", self._trimmed)
+            state["embedding.weight"] = self._trimmed.weight
         plain = torch.contiguous_format  # whatever layout the caller's tensors have
-        state: dict[str, Tensor] = {"embedding.weight": self._embedding.weight}
         for name, tensor in start.state_dict().items():
             if name not in state:
                 state[name] = tensor.float().clone(memory_format=plain)
@@ -94,7 +75,8 @@ class AllWeights:
 
     def result(self, state: dict[str, Tensor]) -> Transformer:
         """A Transformer of the state, with the whole embedding."""
-        state["embedding.weight"] = self._embedding.whole(self.start.embedding.weight, state["embedding.weight"])
+        if self._trimmed is not None:
+            state["embedding.weight"] = self._trimmed.whole(self.start.embedding.weight, state["embedding.weight"])
         model = empty_model(self.start.config)
         model.load_state_dict(state, assign=True)
         return model
@@ -113,13 +95,42 @@ def summary_of(transformer: Transformer, length: int) -> Tensor:
     return transformer.summary(tokens, torch.tensor([length - 1], device=transformer.device))
 
 
+def make_trainer(
+    model: nn.Module,
+    groups: Sequence[Group],
+    objective: Objective[Any],
+    steps: int,
+    measure: Callable[[], Validation] | None,
+    folder: Path | None,
+    processes: Processes,
+) -> Trainer:
+    """The trainer of a finetuning, whose rates rise for a tenth of the steps and then fall.
+
+    With `measure`, which validates, the best state is the result, that before the first step included. With a `folder`,
+    the same training goes on from what it holds, with the same bits.
+    """
+    names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trainer = Trainer(
+        model,
+        Optimizer(names, [], groups[0].rate, groups, Schedule(steps, warmup=steps // 10, decay=0.9)),
+        objective,
+        steps,
+        validating=measure and Validating(measure, -(-steps // VALIDATIONS), keep_best=True),
+        saving=None if folder is None else Saving(folder),
+        processes=processes,
+    )
+    checkpoint = None if folder is None else resumed(folder, processes)
+    if checkpoint is not None:
+        trainer.resume(checkpoint)
+    return trainer
+
+
 class ClassifierTraining:
     """The training of one classifier from a Transformer without output: iterate `trainer.steps()`, then take `result`.
 
     `head` is where the head starts, `objective` what is minimised, `dtype` that of the activations. All `processes`
-    make one alike, and share the work; with `shard` each holds a part of the weights. With `validation` texts, which
-    the objective can validate on, the best state is the result, that before the first step included. With a `folder`,
-    the same training goes on from what it holds, with the same bits.
+    make one alike, and share the work; with `shard` each holds a part of the weights. `validation`: texts which the
+    objective can validate on. See `make_trainer` for these and for `folder`.
     """
 
     def __init__(
@@ -140,25 +151,10 @@ class ClassifierTraining:
         self.model.transformer.segment_separator = trained.start.segment_separator
         if shard:
             shard_by_block(self.model, trained.transformer.blocks, processes, trained.start.device, torch.float32)
-        names = {parameter: name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
-        of_head = list(self.model.head.parameters())
-        theta = [parameter for parameter in names if all(parameter is not other for other in of_head)]
-        groups = [Group(theta, recipe.rate), Group(of_head, recipe.head_rate)]
-        schedule = Schedule(recipe.steps, warmup=recipe.steps // 10, decay=0.9)
-        every = -(-recipe.steps // VALIDATIONS)
-        validating = Validating(lambda: objective.validate(self.model, validation, processes), every, keep_best=True)
-        self.trainer = Trainer(
-            self.model,
-            Optimizer(names, [], recipe.rate, groups, schedule),
-            objective,
-            recipe.steps,
-            validating=validating if len(validation) else None,
-            saving=None if folder is None else Saving(folder),
-            processes=processes,
-        )
-        checkpoint = None if folder is None else resumed(folder, processes)
-        if checkpoint is not None:
-            self.trainer.resume(checkpoint)
+        theta = [parameter for parameter in self.model.transformer.parameters() if parameter.requires_grad]
+        groups = [Group(theta, recipe.rate), Group(list(self.model.head.parameters()), recipe.head_rate)]
+        measure = partial(objective.validate, self.model, validation, processes) if len(validation) else None
+        self.trainer = make_trainer(self.model, groups, objective, recipe.steps, measure, folder, processes)
 
     def result(self) -> tuple[Transformer, HeadWeights]:
         """θ and the head: of the best state where there are validation texts, else of the last."""
