@@ -23,13 +23,14 @@ demo: .venv/installed
 real: .venv/installed
 	$(BIN)/python benchmarks/real.py
 
+# Compiled modules are kept: the tests start many processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One process a core, one thread each (tests/conftest.py).
 test: .venv/installed-test
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/mypy --config-file tests/mypy.ini
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 10
+	@set -ex; $(BIN)/ruff check .; $(BIN)/ruff format --check .; $(BIN)/mypy; \
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal --durations 10; \
+	set +x; echo "processor time (user, system): of this shell, and of what it ran"; times
 
 test-slow: .venv/installed-test
 	$(BIN)/python -m pytest -m slow

@@ -1,6 +1,10 @@
 """Simulated coverage of the 95 % intervals of chainrule.uncertainty, and error rates of its tests: docs/statistics.md.
 
     OMP_NUM_THREADS=1 python benchmarks/coverage.py
+    OMP_NUM_THREADS=1 python benchmarks/coverage.py --only family power --minutes 5 --cells cells.jsonl
+
+The cells of whole comparisons (compared, family, power) take minutes. Each has random numbers of its own, and is kept
+in --cells when it is done: the same command goes on where --minutes ended it, and gives the same tables.
 
 The simulated world is logistic. Item i is answered rightly by method k at seed s with probability
 1 / (1 + exp(-(c + easy_i + own_ki + seed_ks))): easy ~ N(0, 1.75) is the item's difficulty, the same for every method;
@@ -13,9 +17,14 @@ import sys
 sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
 
 import argparse
+import dataclasses
 import itertools
+import json
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import expit, stdtrit
@@ -41,6 +50,31 @@ NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(60)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
 Experiment = Callable[[int, int, float, float], bool]  # S, M, p, sigma -> whether the interval covered the truth
+
+
+class OutOfTimeError(Exception):
+    """The minutes are over; what was computed is kept."""
+
+
+class Cells:
+    """Simulated cells by what they are of, kept in a file, from which the same command goes on."""
+
+    def __init__(self, path: Path | None, minutes: float) -> None:
+        self.path, self.until = path, time.monotonic() + 60 * minutes
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self.known = {one["cell"]: one["found"] for one in map(json.loads, lines)}
+
+    def __call__(self, block: str, *of: Any, make: Callable[[np.random.Generator], Any]) -> Any:
+        """What `make` gives for a cell; `of`: all that it depends on. Raises OutOfTimeError."""
+        cell = " ".join(map(str, (block, *of)))
+        if cell not in self.known:
+            if time.monotonic() > self.until:
+                raise OutOfTimeError
+            self.known[cell] = make(np.random.default_rng(zlib.crc32(cell.encode())))
+            if self.path is not None:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"cell": cell, "found": self.known[cell]}) + "\n")
+        return self.known[cell]
 
 
 class World:
@@ -208,13 +242,24 @@ def beside_table(experiments: dict[str, Experiment], M: int, replicates: int) ->
     return table(["S", "seed effect", *experiments], rows, f"M = {M}, p = .7; {replicates} experiments a cell.")
 
 
-def compared_table(replicates: int) -> str:
+def compared_table(cells: Cells, replicates: int) -> str:
     """Coverage in comparisons: for each S and M the mean over p and effects, of all methods and of the noisy one."""
-    rng, rows, means, lows = np.random.default_rng(0), [], [], []
+    rows, means, lows = [], [], []
     varying = [k for k in range(simulated.METHODS) if k != simulated.FIXED]
     for S, M in itertools.product((2, *SEEDS), ITEMS):
         found = {
-            (p, effects): simulated.coverage(rng, S, M, p, effects, replicates)
+            (p, effects): np.array(
+                cells(
+                    "compared",
+                    S,
+                    M,
+                    p,
+                    effects.name,
+                    replicates,
+                    make=lambda rng: np.array(simulated.coverage(rng, S, M, p, effects, replicates)).tolist(),  # noqa: B023
+                ),
+                float,
+            )  # (2, K, L)
             for p, effects in itertools.product(ACCURACIES, COMPARED_EFFECTS)
         }
         row = [str(S), str(M)]
@@ -236,13 +281,16 @@ def compared_table(replicates: int) -> str:
     )
 
 
-def family_table(replicates: int) -> str:
-    rng, rows = np.random.default_rng(0), []
+def family_table(cells: Cells, replicates: int) -> str:
+    def error(S: int, M: int, effects: simulated.Effects) -> float:
+        make = lambda rng: simulated.family_error(rng, S, M, 0.7, effects, replicates)  # noqa: E731
+        return float(cells("family", S, M, effects.name, replicates, make=make))
+
+    rows = []
     for M in ITEMS:
-        found = simulated.family_error(rng, 1, M, 0.7, simulated.alike(0.0), replicates)
-        rows.append(["1", str(M), f"{found:.1f}", *[""] * (len(FAMILY_EFFECTS) - 1)])
+        rows.append(["1", str(M), f"{error(1, M, simulated.alike(0.0)):.1f}", *[""] * (len(FAMILY_EFFECTS) - 1)])
     for S, M in itertools.product((2, 3, 5), ITEMS):
-        errors = [simulated.family_error(rng, S, M, 0.7, effects, replicates) for effects in FAMILY_EFFECTS]
+        errors = [error(S, M, effects) for effects in FAMILY_EFFECTS]
         rows.append([str(S), str(M), *(f"{error:.1f}" for error in errors)])
     here = [float(cell) for row in rows for cell in row[2:] if cell]
     return table(
@@ -253,12 +301,16 @@ def family_table(replicates: int) -> str:
     )
 
 
-def power_table(replicates: int) -> str:
-    rng, rows = np.random.default_rng(0), []
+def power_table(cells: Cells, replicates: int) -> str:
+    rows = []
     for S, M, p, points in POWER_CELLS:
         for effect in (0.1, 0.3, 0.6):
-            found = simulated.power(rng, S, M, p, points / 100, simulated.alike(effect), replicates)
-            figures = (found.than_baseline, found.known, found.before, found.than_all)
+            figures = cells(
+                "power", S, M, p, points, effect, replicates,
+                make=lambda rng: dataclasses.astuple(
+                    simulated.power(rng, S, M, p, points / 100, simulated.alike(effect), replicates)  # noqa: B023
+                ),
+            )  # fmt: skip
             rows.append([str(points), str(S), str(M), str(p), str(effect), *(f"{figure:.0f}" for figure in figures)])
     header = [
         "points",
@@ -288,7 +340,7 @@ def calibration_table(world: World, replicates: int) -> str:
     return table(["M", "mean ECE", "mean of `ece_expected`", "coverage of bars"], rows, f"{replicates} experiments.")
 
 
-def blocks(replicates: int) -> dict[str, Callable[[], str]]:
+def blocks(replicates: int, cells: Cells) -> dict[str, Callable[[], str]]:
     """What writes each block of the document, by its name; slower ones have fewer experiments a cell."""
     half, few = replicates // 2, replicates // 4
 
@@ -311,9 +363,9 @@ def blocks(replicates: int) -> dict[str, Callable[[], str]]:
         "bootstrap": lambda: beside_table(f1(World(0)), 200, few),
         "difference": lambda: coverage_table(World(0).difference, replicates),
         "fixed-difference": lambda: coverage_table(World(0).difference_to_fixed, half),
-        "compared": lambda: compared_table(replicates // 40),
-        "family": lambda: family_table(replicates // 8),
-        "power": lambda: power_table(replicates // 30),
+        "compared": lambda: compared_table(cells, replicates // 40),
+        "family": lambda: family_table(cells, replicates // 8),
+        "power": lambda: power_table(cells, replicates // 20),
         "bracket": lambda: (
             f"The interval covered 64 in {share(World(0).bracket, few, 5, 200, 0.7, 0.3):.1f} % of {few} experiments."
         ),
@@ -326,12 +378,18 @@ def main() -> None:
     parser.add_argument("--replicates", type=int, default=2000, help="experiments a cell")
     parser.add_argument("--out", type=Path, default=DOCUMENT, help="where the document with its new blocks is written")
     parser.add_argument("--only", nargs="*", metavar="BLOCK", help="write these blocks alone")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no cell is begun after so many")
+    parser.add_argument("--cells", type=Path, help="where cells of whole comparisons are kept")
     options = parser.parse_args()
     text = DOCUMENT.read_text(encoding="utf-8")
-    for name, make in blocks(options.replicates).items():
+    for name, make in blocks(options.replicates, Cells(options.cells, options.minutes)).items():
         if options.only is not None and name not in options.only:
             continue
-        block = make()
+        try:
+            block = make()
+        except OutOfTimeError:
+            print(f"{name}: cells are left; the same command goes on", flush=True)
+            continue
         print(f"\n{name}\n\n{block}", flush=True)
         begin, end = f"<!-- begin {name} -->\n", f"\n<!-- end {name} -->"
         before, rest = text.split(begin)

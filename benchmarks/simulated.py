@@ -18,9 +18,9 @@ from scipy.special import expit, ndtr
 from chainrule.comparison.cells import Setting
 from chainrule.comparison.methods.method import Colour, Method, Role, always
 from chainrule.comparison.rows import Outcome
-from chainrule.comparison.table import Table
+from chainrule.comparison.table import AHEAD, Table
 from chainrule.tasks.examples import Examples
-from chainrule.uncertainty import adjusted_together, difference, holm
+from chainrule.uncertainty import Direction, adjusted_together, difference, holm
 
 LABELS = (16, 64, 256)
 METHODS, BASELINE, FIXED, LAST = 6, 0, 1, 5
@@ -126,25 +126,25 @@ class Power:
     """How often, in percent, the last method is found to be better: it is, by so many points, than all others."""
 
     than_baseline: float
-    than_all: float  # that it is significantly better than each of the others
     known: float  # than the baseline, were all variances known: no test of this family finds it more often
     before: float  # than the baseline, by Student's t of each pair's own seeds, adjusted for all pairs by Holm
+    than_all: float  # that it is significantly better than each of the others
 
 
 def power(rng: np.random.Generator, S: int, M: int, p: float, gap: float, effects: Effects, replicates: int) -> Power:
     tables = [simulated(rng, S, M, [p] * LAST + [p + gap], effects) for _ in range(replicates)]
-    means = np.array([[cell.accuracy.value for cell in table.cells] for table in tables])
+    means = np.array([[cell.value for cell in table.cells] for table in tables])
     covariance = np.cov(means.T)  # (cells, cells), of the true errors
     found = []
     for table in tables:
         hardest = [table.hardest_rival(labels) for labels in LABELS]
         found.append((
             np.mean([_better(table, labels) for labels in LABELS]),
-            np.mean([one is not None and one.significant and one.a == str(LAST) for one in hardest]),
             _known(table, covariance),
             _by_own_seeds(table),
+            np.mean([one is not None and one.significant and one.a == str(LAST) for one in hardest]),
         ))  # fmt: skip
-    return Power(*(100 * np.mean(found, axis=0)))
+    return Power(*(100 * np.mean(found, axis=0)).tolist())
 
 
 def _better(table: Table, labels: int) -> bool:
@@ -161,8 +161,11 @@ def _known(table: Table, covariance: np.ndarray) -> float:
         row[cells.index(there[contrast.a])], row[cells.index(there[contrast.b])] = 1.0, -1.0
     errors = signs @ covariance @ signs.T
     differences = np.array([contrast.difference.value for contrast in table.contrasts])
+    baseline = [AHEAD if contrast.b == str(BASELINE) else 0.5 for contrast in table.contrasts]
     adjusted = adjusted_together(
-        (2 * ndtr(-np.abs(differences) / np.sqrt(np.maximum(np.diag(errors), 1e-12)))).tolist(), errors
+        (2 * ndtr(-np.abs(differences) / np.sqrt(np.maximum(np.diag(errors), 1e-12)))).tolist(),
+        errors,
+        [Direction(one > 0, share) for one, share in zip(differences, baseline, strict=True)],
     )
     names = [(contrast.a, contrast.b) for contrast in table.contrasts]
     return float(np.mean([p <= 0.05 for p, pair in zip(adjusted, names, strict=True) if pair == (str(LAST), "0")]))

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from chainrule import commands
 from chainrule.cli import COMMANDS, main
@@ -501,14 +502,14 @@ def test_a_command_that_is_none_is_one_line_that_names_the_help(arguments: list[
 def test_a_disk_full_during_a_save_leaves_the_checkpoint_before_and_the_run_goes_on(
     error: Exception, mistake: Mistake, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_whole, files = checkpoint.save_file, []
+    files: list[Path] = []
 
     def on_a_small_disk(tensors: Any, path: Path, **named: Any) -> None:
         files.append(path)
         if len(files) == 4:  # the optimizer's, of the second checkpoint
             Path(path).write_bytes(b"half")
             raise error
-        write_whole(tensors, path, **named)
+        save_file(tensors, path, **named)
 
     command = pretrain(text, tmp_path / "run", "--validate-every", "3")
     monkeypatch.setattr(checkpoint, "save_file", on_a_small_disk)

@@ -48,11 +48,14 @@ def lm() -> LanguageModel:
 @pytest.fixture(scope="module")
 def peer() -> Iterator[tuple[Any, Any]]:
     """transformers' tokenizer and model of the same file."""
-    pytest.importorskip("gguf", reason="transformers needs the package gguf")
+    gguf = pytest.importorskip("gguf", reason="transformers needs the package gguf")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(FOLDER, gguf_file=NAME)
-    yield tokenizer, AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME, dtype=torch.float32).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))  # which it makes again and again, 4 s each
+        tokenizer = AutoTokenizer.from_pretrained(FOLDER, gguf_file=NAME)
+        model = AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME, dtype=torch.float32).eval()
+    yield tokenizer, model
 
 
 @cache

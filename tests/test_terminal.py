@@ -1,5 +1,7 @@
 """What is told where nobody's terminal can be drawn on."""
 
+import time
+
 import pytest
 
 from chainrule import terminal
@@ -29,7 +31,7 @@ def test_a_sparing_bar_says_at_most_five_plain_lines_in_a_quarter_of_an_hour(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seconds = iter(range(901))
-    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(seconds)))
     with terminal.progress_bar(900.0, "pretraining", sparing=True) as bar:
         for done in range(1, 901):
             bar(done, "loss 2.0")

@@ -20,6 +20,7 @@ from chainrule.tasks.figures import MAIN, TITLES, estimates_of
 from chainrule.uncertainty import Estimate, SeedVariance, accuracy, macro_f1
 from chainrule.uncertainty.label_sets import micro_f1_of_parts, micro_f1_parts
 from chainrule.uncertainty.numbers import r_squared_of_parts, r_squared_parts
+from chainrule.uncertainty.tables import by_group
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,11 @@ class Cell:
     def seed_variance(self) -> SeedVariance | None:
         """Of its accuracy; None of one seed, and of an unchanging predictor."""
         return self._pooled().get((self.name, self.labels))
+
+    @cached_property
+    def value(self) -> float:
+        """The main figure without its interval, which takes longer to compute."""
+        return float(by_group(self.right.astype(np.float64), self._setting.items.groups).mean())
 
     @cached_property
     def accuracy(self) -> Estimate:

@@ -17,6 +17,7 @@ from chainrule.comparison.methods.method import Method, Role
 from chainrule.comparison.rows import Outcome
 from chainrule.uncertainty import (
     Difference,
+    Direction,
     SeedVariance,
     SwitchPoint,
     adjusted_together,
@@ -28,6 +29,7 @@ from chainrule.uncertainty import (
 from chainrule.uncertainty.tables import by_group
 
 LEVEL = 0.05  # of the whole family of comparisons
+AHEAD = 0.9  # of a method's level against the strongest baseline: for its being better, which the advice speaks of
 
 
 class Contrast(NamedTuple):
@@ -124,13 +126,17 @@ class Table:
         """
         family: dict[_Pair, Contrast] = {}
         p_values: list[float] = []
+        directions: list[Direction] = []
         for labels in self.sizes:
+            strongest = self.strongest_baseline(labels)
             for contrast, p_value in self.claims(labels):
                 if _pair(contrast) not in family:
                     family[_pair(contrast)] = contrast
                     p_values.append(p_value)
+                    to_baseline = strongest is not None and contrast.b == strongest.name
+                    directions.append(Direction(contrast.difference.value > 0, AHEAD if to_baseline else 0.5))
         found = list(family.values())
-        adjusted = adjusted_together(p_values, self._covariance(found))
+        adjusted = adjusted_together(p_values, self._covariance(found), directions)
         return [contrast._replace(adjusted=value) for contrast, value in zip(found, adjusted, strict=True)]
 
     def claims(self, labels: int) -> list[tuple[Contrast, float]]:
@@ -184,7 +190,7 @@ class Table:
         return found
 
     def best(self, labels: int) -> Cell | None:
-        return max(self.with_labels(labels).values(), key=lambda cell: cell.accuracy.value, default=None)
+        return max(self.with_labels(labels).values(), key=lambda cell: cell.value, default=None)
 
     def contrast(self, labels: int, a: str, b: str) -> Contrast | None:
         """a less b where both may use N labels; None where they cannot be compared."""
@@ -221,7 +227,7 @@ class Table:
 
     def strongest_baseline(self, labels: int) -> Cell | None:
         baselines = [cell for cell in self.with_labels(labels).values() if cell.method.role.is_baseline]
-        return max(baselines, key=lambda cell: cell.accuracy.value, default=None)
+        return max(baselines, key=lambda cell: cell.value, default=None)
 
     def to_strongest_baseline(self, cell: Cell, labels: int) -> Contrast | None:
         """The cell less the strongest baseline with N labels; None for that baseline itself."""

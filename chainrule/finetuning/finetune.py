@@ -16,7 +16,7 @@ from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
 from chainrule.finetuning.folder import check_together, dtype_name, holds_weights, keep, open_together, require_file
-from chainrule.finetuning.further import going_on, head_hash, model_of
+from chainrule.finetuning.further import GOING_ON, going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.memory import Memory
 from chainrule.finetuning.options import VALIDATED, By, Dtype, Train
@@ -31,6 +31,7 @@ from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens
 from chainrule.model.quantised import refuse_quantised
 from chainrule.model.transformer import Transformer
+from chainrule.prompting.asking import Normalise
 from chainrule.prompting.prompted import Prompted
 from chainrule.scoring.features import Features, Text
 from chainrule.scoring.longer import Longer
@@ -58,6 +59,7 @@ def finetune(
     rank: int | None = None,
     by: By = "head",
     chat: bool = False,
+    normalise: Normalise = "sum",
     out: str | Path | None = None,
     features: Features | None = None,
 ) -> Classifier | Prompted:
@@ -66,7 +68,8 @@ def finetune(
 
     `by` "head" gives a classifier: a linear head w on the hidden states. `by` "words" gives the zero-shot predictor of
     a trained model: it maximises p(label word | prompt) among the task's label words. In a task of free answers the
-    model learns these. `chat`: the prompt is written with the model's chat template.
+    model learns these. `chat`: the prompt is written with the model's chat template. `normalise`: a label word's score
+    is its log p in all, or per token or byte, in the training and in the predictor.
 
     `train` "head" solves for the head w alone; "full" starts from that and trains w and the model θ together; "lora"
     trains w and matrices of `rank` (16) beside the frozen model, and saves these alone, as PEFT does. With 64 labels or
@@ -77,7 +80,9 @@ def finetune(
     Raises DataError for a task that lacks the prompt it needs, OptionError for options out of range, and FolderError
     for an `out` that holds something else.
     """
-    options = FinetuneOptions(train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat)
+    options = FinetuneOptions(
+        train, labels, epochs, learning_rate, class_weights, longer, seed, dtype, rank, by, chat, normalise
+    )
     finetuning = open_finetuning(lm, task, options, out, features)
     for _ in finetuning.advance():
         pass
@@ -268,12 +273,13 @@ class Finetuning:
         return AllWeights(bare, documents)
 
     def _recipe(self, n: int, width: int) -> Recipe:
-        """For n texts; where the user names no rate, the problem's factor changes it."""
+        """For n texts; where the user names no rate, it is multiplied by the problem's factor, and by that of going on
+        from a classifier."""
         options, make = self.options, lora_recipe if self.options.train == "lora" else recipe
         made = make(n, width, epochs=options.epochs, learning_rate=options.learning_rate, seed=options.seed)
         if options.learning_rate is not None:
             return made
-        factor = self.problem.rate_factor
+        factor = self.problem.rate_factor * (1.0 if self._start is None else GOING_ON)
         return dataclasses.replace(made, rate=factor * made.rate, head_rate=factor * made.head_rate)
 
     def _tokens_at_once(self, transformer: Transformer, longest: int, dtype: torch.dtype, parts: int) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from chainrule.finetuning.classifier import Classifier
     from chainrule.prompting.prompted import Prompted
 
-_NEWER = {"by": "head", "chat": False, "quantize": "none"}  # defaults of options that earlier versions did not record
+_NEWER = {"by": "head", "chat": False, "quantize": "none", "normalise": "sum"}  # that earlier versions did not record
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from chainrule.model.formats.checkpoint import is_classifier, read_config
 from chainrule.storage.hub import model_directory
 from chainrule.tasks.examples import Task
 
+GOING_ON = 0.1  # of the learning rates: as in pretraining, what was learned before is to stay
+
 
 def holds_classifier(path: str | Path) -> bool:
     """Whether a path is that of a classifier, whole or an adapter."""

@@ -150,7 +150,8 @@ class LanguageFinetuning:
 
     def _asking(self, lm: Pretrained) -> Prompted:
         """The zero-shot predictor of a model for this task."""
-        return zero_shot(lm, self.task, longer=self.options.longer, chat=self.options.chat)
+        options = self.options
+        return zero_shot(lm, self.task, normalise=options.normalise, longer=options.longer, chat=options.chat)
 
     def _what_is_trained(self) -> Trained:
         model = self.lm.model
@@ -174,7 +175,7 @@ class LanguageFinetuning:
         self._memory.check_steps(transformer, partial(packed_loss, transformer), at_once, longest)
         groups = [Group([each for each in transformer.parameters() if each.requires_grad], recipe.rate)]
         folder = self.out and self.out / "training"
-        return make_trainer(transformer, groups, objective, recipe.steps, measure, folder, self._processes)
+        return make_trainer(transformer, groups, objective, recipe.schedule, measure, folder, self._processes)
 
     def _recipe(self, n: int) -> Recipe:
         lora, options = self.options.train == "lora", self.options

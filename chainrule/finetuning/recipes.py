@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+from chainrule.training.optimizer import Schedule
+
 BATCH_SIZE = 32  # texts a step where all weights are trained beside a head; in all other finetunings SMALL_BATCH
 SMALL_BATCH = 8
 SMOOTHING = 0.1  # of the labels: a few of them are soon fitted, and the probabilities would be all 0 or 1
+_LEAST_WARMUP = 10  # steps: the first one moves every weight by the rate, in a direction that a few texts hardly tell
 _EPOCHS, _LEAST_STEPS = 3, 100  # of all weights beside a head, however few the labels
 _MORE_EPOCHS = 2.0  # of all others, beside so many texts, however few the labels:
 _TEXTS_BESIDE_HEAD, _TEXTS = 192, 96
@@ -20,6 +23,12 @@ class Recipe:
     head_rate: float  # of w
     seed: int = 0
     smoothing: float = SMOOTHING
+    least_warmup: int = _LEAST_WARMUP  # steps; where there are fewer in all, none has the whole rate
+
+    @property
+    def schedule(self) -> Schedule:
+        """A tenth of the steps warms up, then the rate falls to 0."""
+        return Schedule(self.steps, warmup=self.steps // 10, decay=0.9, least_warmup=self.least_warmup)
 
 
 def recipe(
@@ -42,7 +51,8 @@ def lora_recipe(
     """
     rate = 0.6 / width
     steps, batch_size = _steps(n, _TEXTS_BESIDE_HEAD, epochs)
-    return Recipe(steps, batch_size, learning_rate or rate, rate, seed)
+    least_warmup = _short_warmup(steps)
+    return Recipe(steps, batch_size, learning_rate or rate, rate, seed, least_warmup=least_warmup)
 
 
 def language_recipe(
@@ -51,7 +61,12 @@ def language_recipe(
     """For the language model itself: by default 96 texts and 2 epochs more; the rate is 10 times as high with LoRA."""
     rate = learning_rate or (10 if lora else 1) * 0.03 / width
     steps, batch_size = _steps(n, _TEXTS, epochs)
-    return Recipe(steps, batch_size, rate, rate)
+    return Recipe(steps, batch_size, rate, rate, least_warmup=_short_warmup(steps))
+
+
+def _short_warmup(steps: int) -> int:
+    """The least warm-up of a recipe of a few dozen steps by default: 10 steps where there are fewer in all."""
+    return _LEAST_WARMUP if steps < _LEAST_WARMUP else 0
 
 
 def _steps(n: int, least_texts: int, epochs: float | None) -> tuple[int, int]:

@@ -99,12 +99,12 @@ def make_trainer(
     model: nn.Module,
     groups: Sequence[Group],
     objective: Objective[Any],
-    steps: int,
+    schedule: Schedule,
     measure: Callable[[], Validation] | None,
     folder: Path | None,
     processes: Processes,
 ) -> Trainer:
-    """The trainer of a finetuning, whose rates rise for a tenth of the steps and then fall.
+    """The trainer of a finetuning.
 
     With `measure`, which validates, the best state is the result, that before the first step included. With a `folder`,
     the same training goes on from what it holds, with the same bits.
@@ -112,10 +112,10 @@ def make_trainer(
     names = {parameter: name for name, parameter in model.named_parameters() if parameter.requires_grad}
     trainer = Trainer(
         model,
-        Optimizer(names, [], groups[0].rate, groups, Schedule(steps, warmup=steps // 10, decay=0.9)),
+        Optimizer(names, [], groups[0].rate, groups, schedule),
         objective,
-        steps,
-        validating=measure and Validating(measure, -(-steps // VALIDATIONS), keep_best=True),
+        schedule.steps,
+        validating=measure and Validating(measure, -(-schedule.steps // VALIDATIONS), keep_best=True),
         saving=None if folder is None else Saving(folder),
         processes=processes,
     )
@@ -154,7 +154,7 @@ class ClassifierTraining:
         theta = [parameter for parameter in self.model.transformer.parameters() if parameter.requires_grad]
         groups = [Group(theta, recipe.rate), Group(list(self.model.head.parameters()), recipe.head_rate)]
         measure = partial(objective.validate, self.model, validation, processes) if len(validation) else None
-        self.trainer = make_trainer(self.model, groups, objective, recipe.steps, measure, folder, processes)
+        self.trainer = make_trainer(self.model, groups, objective, recipe.schedule, measure, folder, processes)
 
     def result(self) -> tuple[Transformer, HeadWeights]:
         """θ and the head: of the best state where there are validation texts, else of the last."""

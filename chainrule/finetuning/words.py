@@ -1,5 +1,7 @@
 """The texts of finetuning on label words: each row's prompt with each label word. Knows rows and tokens."""
 
+import numpy as np
+
 from chainrule.errors import DataError
 from chainrule.finetuning.logistic import classes_of
 from chainrule.prompting.prompted import Prompted
@@ -11,15 +13,21 @@ from chainrule.training.words import WordTexts
 
 
 def word_texts(start: Prompted, examples: Examples) -> WordTexts:
-    """The tokens that `start` scores for each label of the examples. Raises DataError for label words that this model
-    cannot tell apart, and what `Prompted.prompts` does."""
-    options = []
+    """The tokens that `start` scores for each label of the examples, and the lengths that it divides scores by. Raises
+    DataError for label words that this model cannot tell apart, and what `Prompted.prompts` does."""
+    options, lengths, normalise = [], [], start.asking.normalise
     for prompt in start.prompts(examples.rows):
         start.cut += prompt.cut
         spans = [span_of(option) for option in prompt.options]
         _check_apart(start, prompt, spans)
         options.append(spans)
-    return WordTexts(options, classes_of(examples.labels, start.labels))
+        lengths.append(
+            [len(span.targets) for span in spans]
+            if normalise == "token"
+            else [len(ending.encode()) for ending in prompt.endings]
+        )
+    divisors = None if normalise == "sum" else np.array(lengths, np.float32).reshape(len(options), len(start.labels))
+    return WordTexts(options, classes_of(examples.labels, start.labels), divisors)
 
 
 def span_of(option: Pair | Span) -> Span:

@@ -20,15 +20,19 @@ from chainrule.training.sharding import local, own_rows
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, constant, then linear decay to 0 over the last `decay` share of the steps."""
+    """Linear warm-up, constant, then linear decay to 0 over the last `decay` share of the steps.
+
+    A run of fewer steps than `warmup` reaches the peak rate all the same, one of fewer than `least_warmup` does not.
+    """
 
     steps: int
     warmup: int = 20
     decay: float = 0.6
+    least_warmup: int = 0
 
     def __call__(self, step: int) -> float:
         """The factor on the learning rate at a step in 0..steps-1, in (0, 1]."""
-        rising = (step + 1) / (min(self.warmup, self.steps) + 1)
+        rising = (step + 1) / (max(min(self.warmup, self.steps), self.least_warmup) + 1)
         falling = (self.steps - step) / max(1.0, self.decay * self.steps)
         return min(1.0, rising, falling)
 

@@ -29,6 +29,7 @@ class WordTexts:
 
     options: Sequence[Sequence[Span]]
     classes: NDArray[np.int64]
+    lengths: NDArray[np.float32] | None = None  # (N, C) that each word's log p is divided by; None: 1
 
     def __len__(self) -> int:
         return len(self.options)
@@ -40,11 +41,13 @@ class WordBatch(NamedTuple):
     spans: SpanBatch  # C of each text, one text's after the other's
     classes: Tensor  # (B,)
     weights: Tensor  # (B,)
+    lengths: Tensor | None = None  # (B, C) that each word's log p is divided by; None: 1
 
 
 @dataclass
 class LabelWords:
-    """Choose the right one of each text's label words. A word's score is the sum of log p over its tokens."""
+    """Choose the right one of each text's label words. A word's score is the sum of log p over its tokens,
+    divided by its length where the texts have lengths."""
 
     texts: WordTexts
     weights: NDArray[np.float32]  # (C,) how much a text of each class counts
@@ -87,10 +90,11 @@ class LabelWords:
         return Validation(float(loss / total), float(correct / total))
 
     def _scores(self, model: Transformer, batch: WordBatch) -> Tensor:
-        """(B, C) log p of each label word with all its tokens."""
+        """(B, C) log p of each label word with all its tokens, by its length."""
         log_probs = batch.spans.log_probs(model)  # (M,)
         scores = log_probs.new_zeros(len(batch.classes) * len(self.weights))
-        return scores.index_add(0, batch.spans.spans, log_probs).view(len(batch.classes), -1)
+        scores = scores.index_add(0, batch.spans.spans, log_probs).view(len(batch.classes), -1)
+        return scores if batch.lengths is None else scores / batch.lengths
 
     def _micro_batches(
         self, texts: WordTexts, rows: NDArray[np.int64], sizes: Sequence[int], at_once: int
@@ -99,11 +103,10 @@ class LabelWords:
         for part in in_rows([sizes[row] for row in rows], min(at_once, LONGEST_ROW)):
             spans = [span for row in rows[part] for span in texts.options[row]]
             classes = texts.classes[rows[part]]
-            both = (
-                machine.to_device(torch.from_numpy(array), self.epochs.device)
-                for array in (classes, self.weights[classes])
-            )
-            batches.append(WordBatch(SpanBatch(spans, self.causal, self.epochs.device), *both))
+            columns = [classes, self.weights[classes]]
+            columns += [] if texts.lengths is None else [texts.lengths[rows[part]]]
+            tensors = (machine.to_device(torch.from_numpy(array), self.epochs.device) for array in columns)
+            batches.append(WordBatch(SpanBatch(spans, self.causal, self.epochs.device), *tensors))
         return batches
 
     @cached_property

@@ -4,7 +4,7 @@ What is estimated is the expected accuracy over draws of N labels from this pool
 `docs/statistics.md` explains each method and publishes its simulated coverage.
 """
 
-from chainrule.uncertainty.differences import Difference, adjusted_together, difference, holm, mcnemar, tango
+from chainrule.uncertainty.differences import Difference, Direction, adjusted_together, difference, holm, mcnemar, tango
 from chainrule.uncertainty.intervals import Estimate, accuracy, macro_f1, wilson
 from chainrule.uncertainty.label_sets import macro_f1_of_labels, micro_f1, ranking_precision
 from chainrule.uncertainty.numbers import r_squared, rmse, spearman
@@ -18,6 +18,7 @@ __all__ = [
     "Bin",
     "Calibration",
     "Difference",
+    "Direction",
     "Estimate",
     "SeedVariance",
     "Spread",

@@ -13,6 +13,7 @@ from chainrule.uncertainty.intervals import wilson
 
 BINS = 10
 SIMULATIONS = 1000
+NUMBERS_IN_MEMORY = 2**18  # of some simulations together
 
 
 class Bin(NamedTuple):
@@ -51,15 +52,25 @@ def calibration(probabilities: ArrayLike, truth: ArrayLike, seed: int = 0) -> Ca
     order = np.argsort(p.max(axis=1), kind="stable")
     confidence, right = p.max(axis=1)[order], (p.argmax(axis=1) == classes)[order]
     starts = _bin_starts(confidence)
-    ece = _calibration_error(confidence, right, starts)
-    rng = np.random.default_rng(seed)
-    simulated = [_calibration_error(confidence, rng.random(len(p)) < confidence, starts) for _ in range(SIMULATIONS)]
+    ece = float(_calibration_errors(confidence, right[None], starts)[0])
 
     bins = []
     for some_confidence, some_right in zip(np.split(confidence, starts[1:]), np.split(right, starts[1:]), strict=True):
         n, n_right = len(some_right), int(some_right.sum())
         bins.append(Bin(float(some_confidence.mean()), n_right / n, *wilson(n_right, n), n))
-    return Calibration(brier, log_loss, ece, float(np.mean(simulated)), bins)
+    return Calibration(brier, log_loss, ece, _expected_error(confidence, starts, seed), bins)
+
+
+def _expected_error(confidence: NDArray[np.float64], starts: NDArray[np.int64], seed: int) -> float:
+    """The mean calibration error of simulations in which the confidences are exactly right, some at once."""
+    rng, block = np.random.default_rng(seed), max(1, NUMBERS_IN_MEMORY // len(confidence))
+    errors = [
+        _calibration_errors(
+            confidence, rng.random((min(block, SIMULATIONS - first), len(confidence))) < confidence, starts
+        )
+        for first in range(0, SIMULATIONS, block)
+    ]
+    return float(np.concatenate(errors).mean())
 
 
 def _check(p: NDArray[np.float64], classes: NDArray[np.int64]) -> None:
@@ -79,6 +90,10 @@ def _bin_starts(confidence: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.unique(np.append(0, np.searchsorted(confidence, edges, side="left")))
 
 
-def _calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], starts: NDArray[np.int64]) -> float:
-    """The mean over items of |accuracy - confidence| of their bin; the bins begin at `starts`."""
-    return float(np.abs(np.add.reduceat(right - confidence, starts)).sum()) / len(confidence)
+def _calibration_errors(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_], starts: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """(R, M) of which items are right to (R,): the mean over items of |accuracy - confidence| of their bin; the bins
+    begin at `starts`."""
+    errors: NDArray[np.float64] = np.abs(np.add.reduceat(right - confidence, starts, axis=1)).sum(axis=1)
+    return errors / len(confidence)

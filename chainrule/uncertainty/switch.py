@@ -1,6 +1,7 @@
 """From how many labels on one method stays ahead of another. Knows the grid's sizes, not the methods."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,16 +55,21 @@ def _first_stable(leads: NDArray[np.float64]) -> NDArray[np.int64]:
 def _resampled(lead: NDArray[np.float64], resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Sums of (sizes, S, M) over seeds and items drawn with replacement, in blocks (R, sizes)."""
     _, S, M = lead.shape
+    for seeds, items in _drawn(resamples, S, M, seed):
+        by_seed = np.tensordot(items.astype(np.float64), lead, axes=(1, 2))  # (R, sizes, S)
+        yield np.einsum("rns,rs->rn", by_seed, seeds.astype(np.float64))
+
+
+@lru_cache(maxsize=1)  # all pairs of a table have the same
+def _drawn(resamples: int, S: int, M: int, seed: int) -> list[tuple[NDArray[np.uint16], NDArray[np.uint16]]]:
+    """How often each seed (R, S) and each item (R, M) is drawn, in blocks of R resamples."""
     rng = np.random.default_rng(seed)
     block = max(1, WEIGHTS_IN_MEMORY // M)
-    for start in range(0, resamples, block):
-        R = min(block, resamples - start)
-        seeds, items = _times_drawn(rng, R, S), _times_drawn(rng, R, M)
-        by_seed = np.tensordot(items, lead, axes=(1, 2))  # (R, sizes, S)
-        yield np.einsum("rns,rs->rn", by_seed, seeds)
+    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
+    return [(_times_drawn(rng, R, S), _times_drawn(rng, R, M)) for R in sizes]
 
 
-def _times_drawn(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.float64]:
+def _times_drawn(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.uint16]:
     """(R, n): how often each of n is among n draws with replacement."""
     draws = rng.integers(n, size=(resamples, n)) + n * np.arange(resamples)[:, None]
-    return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+    return np.bincount(draws.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.uint16)

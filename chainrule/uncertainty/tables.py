@@ -34,7 +34,7 @@ class MeanError(NamedTuple):
 
     def half_width(self) -> float:
         """The distance that the error exceeds with probability .05."""
-        distance = 0.0
+        distance = 1.9 * float(self.deviations.min())  # short of the solution, were this the only one
         for _ in range(100):  # Newton's steps; `beyond` falls and is convex, so each stays short of the solution
             density = 2 * np.exp(-((distance / self.deviations) ** 2) / 2) / (self.deviations * (2 * np.pi) ** 0.5)
             step = (self.beyond(distance) - 0.05) / float(density @ self.weights)

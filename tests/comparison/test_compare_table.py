@@ -226,7 +226,7 @@ def test_every_line_has_every_column(table: Table) -> None:
 
 
 def test_tables_of_unfinished_rows_can_be_drawn() -> None:
-    task, seen = made_task(), []
+    task, seen = made_task(trains=16), []
 
     def show(comparison: Comparison) -> None:
         assert printed_rows(comparison.table) and comparison.advice

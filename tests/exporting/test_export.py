@@ -21,6 +21,7 @@ from chainrule.language_model import LanguageModel
 from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.model.transformer import Transformer, initialise
 from chainrule.tokens import bytepair
+from chainrule.tokens.gguf_metadata import tokenizer_metadata
 from chainrule.tokens.make import byte_tokenizer, character_tokenizer, train_bpe
 from chainrule.tokens.tokenizer import Tokenizer
 
@@ -152,7 +153,7 @@ def test_what_cannot_be_exported_is_refused_in_one_line_and_nothing_is_left(
 
 def test_a_file_that_is_read_back_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     language_model(train_bpe(["some 12345 text " * 9], 270)).save(tmp_path / "run")
-    right = chainrule.exporting.export.tokenizer_metadata
+    right = tokenizer_metadata
 
     def wrong(*given: Any) -> dict[str, Any]:
         return {**right(*given), "tokenizer.ggml.merges": [], "tokenizer.ggml.pre": "gpt-2"}

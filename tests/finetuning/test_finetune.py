@@ -22,9 +22,10 @@ from chainrule.finetuning.problems import Computing, OneLabel
 from chainrule.finetuning.recipes import recipe
 from chainrule.finetuning.trained import AllWeights, ClassifierTraining
 from chainrule.language_model import LanguageModel
+from chainrule.model.config import Config
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import padded
-from chainrule.model.transformer import Config, Transformer, initialise
+from chainrule.model.transformer import Transformer, initialise
 from chainrule.scoring.features import Features
 from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer

@@ -11,7 +11,8 @@ from conftest import random_model
 import chainrule
 from chainrule.cli import main
 from chainrule.finetuning.classifier import Classifier
-from chainrule.finetuning.finetune import FinetuneOptions, open_finetuning
+from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, open_finetuning
+from chainrule.finetuning.recipes import lora_recipe, recipe
 from chainrule.language_model import make_language_model
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tokens.make import byte_tokenizer
@@ -75,6 +76,43 @@ def test_without_a_step_that_moves_anything_it_is_the_same_classifier(folder: Pa
             ids = torch.from_numpy(np.asarray(text, np.int64))[None]
             found = training.model(ids, torch.tensor([ids.shape[1] - 1])).softmax(-1)[0].numpy()
             np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_one_step_on_a_few_rows_does_not_throw_a_finished_classifier_off(seed: int, folder: Path) -> None:
+    lm = chainrule.load("qwen3", device="cpu", dtype="float32")
+    task = chainrule.Task.load("rows3.csv", text="text", label="colour")
+    first = chainrule.finetune(lm, task, train="head")
+    assert isinstance(first, Classifier)
+    rows, others = task.train.rows, chainrule.finetune(first, task, labels=16, epochs=1, seed=seed, dtype="float32")
+    assert isinstance(others, Classifier)
+    before, after = first.predict_proba(rows), others.predict_proba(rows)
+    assert 0 < np.abs(after - before).max() < 0.2
+
+
+def test_going_on_takes_a_tenth_of_the_rate_unless_another_is_named(folder: Path) -> None:
+    lm = chainrule.load("qwen3", device="cpu", dtype="float32")
+    task = chainrule.Task.load("rows3.csv", text="text", label="colour")
+    first = chainrule.finetune(lm, task, train="head")
+    rates = []
+    for start, named in ((lm, None), (first, None), (first, 0.01)):
+        finetuning = open_finetuning(start, task, FinetuneOptions("full", learning_rate=named, dtype="float32"))
+        assert isinstance(finetuning, Finetuning)
+        made = finetuning._recipe(20, 64)
+        rates.append((made.rate, made.head_rate))
+    assert rates[1] == pytest.approx([0.1 * rate for rate in rates[0]])
+    assert rates[2] == pytest.approx((0.01, 0.1))
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_a_finetuning_of_a_few_steps_takes_none_at_the_peak_rate(train: str) -> None:
+    make = lora_recipe if train == "lora" else recipe
+    for n, epochs in ((16, 1.0), (4, 1.0), (16, 4.0)):
+        made = make(n, 128, epochs=epochs, learning_rate=None, seed=0)
+        assert made.schedule(0) <= 1 / 11
+        assert max(map(made.schedule, range(made.steps))) < 1
+    whole = make(16, 128, epochs=None, learning_rate=None, seed=0)
+    assert max(map(whole.schedule, range(whole.steps))) == 1
 
 
 def test_what_cannot_go_on_is_refused_in_a_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,9 +29,7 @@ TEXTS = ["a red thing", "so blue"]
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for count in (2, 3, 7):
-        rows = [
-            (f"{number} a {COLOURS[number % count]} thing", COLOURS[number % count]) for number in range(12 * count)
-        ]
+        rows = [(f"{number} a {COLOURS[number % count]} thing", COLOURS[number % count]) for number in range(6 * count)]
         with (tmp_path / f"rows{count}.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("text", "colour"), *rows])
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,8 @@ from tokenizers import models, pre_tokenizers, processors
 
 import chainrule
 from chainrule.finetuning.classifier import Form, load_classifier
-from chainrule.language_model import MaskedLanguageModel, make_language_model
+from chainrule.language_model import make_language_model
+from chainrule.masked_language_model import MaskedLanguageModel
 from chainrule.scoring.features import Features, reads_pairs
 from chainrule.tokens.make import byte_tokenizer
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer

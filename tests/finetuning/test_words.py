@@ -22,6 +22,7 @@ from chainrule.prompting.in_context import zero_shot
 from chainrule.prompting.prompted import Prompted
 from chainrule.tasks.examples import Task
 from chainrule.tokens.make import byte_tokenizer
+from chainrule.training.words import LabelWords
 
 WORDS = ("red", "green", "blue sky", "white", "x", "pink", "brown")  # of several tokens, and of one
 TEXTS = ["a red thing", "so blue"]
@@ -60,6 +61,49 @@ def test_without_a_step_it_is_zero_shot(family: str, train: Any, tmp_path: Path)
     lm = chainrule.load(save_base(tmp_path, family), device="cpu", dtype="float32")
     expected = zero_shot(lm, task).predict_proba(TEXTS)
     np.testing.assert_array_equal(started(lm, task, train=train).current().predict_proba(TEXTS), expected)
+
+
+@pytest.mark.parametrize("normalise", ["sum", "token", "byte"])
+@pytest.mark.parametrize(("family", "count"), [("qwen3", 3), ("gpt2", 7), ("bert", 2), ("modernbert", 7)])
+def test_it_learns_the_scores_that_zero_shot_compares(family: str, count: int, normalise: Any, tmp_path: Path) -> None:
+    task = make_task(tmp_path, count)
+    lm = chainrule.load(save_base(tmp_path, family), device="cpu", dtype="float32")
+    finetuning = started(lm, task, train="lora", labels=14, normalise=normalise)
+    expected = zero_shot(lm, task, normalise=normalise)
+    np.testing.assert_array_equal(finetuning.current().predict_proba(TEXTS), expected.predict_proba(TEXTS))
+    objective = finetuning._trainer and finetuning._trainer.objective
+    assert isinstance(objective, LabelWords)
+    rows = finetuning._examples.rows
+    right = np.log(expected.predict_proba(rows))[np.arange(len(rows)), objective.texts.classes]
+    with torch.no_grad():  # the loss is that of the predictor, without smoothing
+        loss = objective.validate(finetuning._trained.transformer, objective.texts).loss
+    assert loss == pytest.approx(-right.mean(), rel=1e-4)
+    if normalise != "sum":
+        assert np.abs(zero_shot(lm, task).predict_proba(rows) - expected.predict_proba(rows)).max() > 1e-3
+
+
+def test_a_normalised_predictor_is_saved_loaded_and_told_from_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_task(tmp_path, 3)
+    base = save_base(tmp_path, "qwen3")
+    monkeypatch.chdir(tmp_path)
+    asked = f"finetune {base} task.toml --train lora --labels 6 --epochs 1 --dtype float32 --out out".split()
+    main([*asked, "--by", "words", "--normalise", "byte"])
+    made = chainrule.load_classifier("out", device="cpu", dtype="float32")
+    assert isinstance(made, Prompted) and made.asking.normalise == "byte"
+    lm = chainrule.load("out", device="cpu", dtype="float32")
+    same = zero_shot(lm, Task.load("task.toml"), normalise="byte")
+    np.testing.assert_array_equal(made.predict_proba(TEXTS), same.predict_proba(TEXTS))
+    capsys.readouterr()
+    for more, message in (
+        (["--by", "words", "--normalise", "token"], "normalise"),
+        (["--normalise", "byte"], "--normalise: wanted --by words beside it"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main([*asked, *more])
+        error = capsys.readouterr().err.strip()
+        assert ended.value.code == 2 and message in error and "\n" not in error
 
 
 @pytest.mark.parametrize(

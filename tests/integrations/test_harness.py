@@ -59,6 +59,7 @@ TASKS: dict[str, dict[str, Any]] = {
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder of the tasks' YAML files (JSON is YAML), whose rows lie beside them."""
     import datasets
+    from lm_eval.tasks import TaskManager
 
     from chainrule.integrations import harness
 
@@ -73,7 +74,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
         # Its own fourteen thousand tasks take the harness 10 seconds and more to list.
-        patch.setattr(harness, "TaskManager", partial(harness.TaskManager, include_defaults=False))
+        patch.setattr(harness, "TaskManager", partial(TaskManager, include_defaults=False))
         yield folder
 
 

@@ -1,8 +1,8 @@
 """A finetuning by several processes is that of one."""
 
 import json
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -44,11 +44,16 @@ def finetuned(folder: Path, name: str, world: int, options: str) -> dict[str, to
     return load_file(folder / name / f"{file}.safetensors")
 
 
+@cache
+def of_one(folder: Path, train: str) -> dict[str, torch.Tensor]:
+    return finetuned(folder, f"alone-{train}", 1, f"--train {train}")
+
+
 @pytest.mark.parametrize(
     ("world", "train", "shard"), [(2, "full", "on"), (3, "full", "off"), (2, "lora", "off"), (2, "head", "auto")]
 )
 def test_processes_finetune_to_the_weights_of_one(world: int, train: str, shard: str, folder: Path) -> None:
-    alone: dict[str, Any] = finetuned(folder, f"alone-{world}-{train}", 1, f"--train {train}")
+    alone = of_one(folder, train)
     made = finetuned(folder, f"{world}-{train}", world, f"--train {train} --shard {shard}")
     assert made.keys() == alone.keys()
     for name, tensor in alone.items():

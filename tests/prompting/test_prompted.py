@@ -31,6 +31,8 @@ TEXTS = [
 ]
 ROWS = ["a good mess", "{label} bad", "z", "the charming film was long"]
 PROMPT = Prompt("Review: {text}\nSentiment: {label}", words={"0": "terrible", "1": "great"})
+# For what is about prompts and answers; a model of any family generates alike: tests/generation.
+GENERATING = ("qwen3", "mistral", "gemma2", "gpt2")
 
 
 def examples(pairs: list[tuple[str, str]]) -> Examples:
@@ -279,6 +281,7 @@ def test_of_two_texts_the_longer_is_cut_first(make_model: Callable[..., object],
 # Generated answers.
 
 
+@pytest.mark.parametrize("family", GENERATING)
 def test_the_most_probable_word_is_what_greedy_generation_says(byte_lm: LanguageModel) -> None:
     predictor = in_context(byte_lm, TASK, 2, answer="vocabulary")
     words = list(predictor.answers(ROWS))
@@ -324,6 +327,7 @@ def test_a_word_ends_where_more_text_cannot_change_it(text: str, word: str, ende
         assert all(first_word(text + more, words) == word for more in ("a", " ", ",", "\n"))
 
 
+@pytest.mark.parametrize("family", GENERATING)
 def test_free_answers_are_generated_greedily_to_the_end_of_the_line_or_the_separator(byte_lm: LanguageModel) -> None:
     predictor = in_context(byte_lm, FREE, 2)
     for row, answer in zip(ROWS, predictor.predict(ROWS), strict=True):
@@ -338,6 +342,7 @@ def test_free_answers_are_generated_greedily_to_the_end_of_the_line_or_the_separ
     assert predictor.labels == ()
 
 
+@pytest.mark.parametrize("family", GENERATING)
 def test_a_generated_answer_is_the_same_alone_and_in_a_batch(byte_lm: LanguageModel) -> None:
     rows = [f"{'long ' * (number % 5)}row {number}" for number in range(40)]
     for task in (TASK, FREE):

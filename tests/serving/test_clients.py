@@ -143,6 +143,8 @@ ROWS = [("a charming film", 1), ("a mess, too long", 0), ("so good and so  warm"
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Tasks of the harness (their YAML is JSON), of each kind."""
     datasets = pytest.importorskip("datasets")
+    from lm_eval.tasks import TaskManager
+
     from chainrule.integrations import harness
 
     folder = tmp_path_factory.mktemp("tasks")
@@ -177,7 +179,7 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / f"{name}.yaml").write_text(json.dumps({"task": name, **common, **cast(Any, task)}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(harness, "TaskManager", partial(harness.TaskManager, include_defaults=False))
+        patch.setattr(harness, "TaskManager", partial(TaskManager, include_defaults=False))
         yield folder
 
 

@@ -158,7 +158,7 @@ def test_no_tokenizer_is_made_of_a_lone_surrogate(make):
         make(["a\ud800"])
 
 
-@pytest.mark.parametrize("text", [" " * 1_200_000, "\n " * 600_000, "a" * 600_000, "a " * 300_000, "x\n" * 300_000])
+@pytest.mark.parametrize("text", [" " * 600_000, "\n " * 300_000, "a" * 600_000, "a " * 300_000, "x\n" * 300_000])
 def test_a_text_of_any_length_is_encoded(text: str):
     tokenizer = ours("bpe")
     assert len(text) > LONGEST

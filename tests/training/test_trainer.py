@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import random_model
+from conftest import SHAPES, random_model
 from torch import Tensor
 
 from chainrule.model.linear import linear_maps
@@ -84,7 +84,13 @@ def test_the_loss_is_the_mean_over_tokens_of_minus_log_p(family: str) -> None:
     assert float(next_token_loss(model, tokens)) == pytest.approx(total / (ROWS * 8), rel=1e-5)
 
 
-@pytest.mark.parametrize("sizes", [[1] * ROWS, [4, 4], [5, 1, 2]])
+EVEN = ([1] * ROWS, [4, 4])
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [*((family, [5, 1, 2]) for family in SHAPES), *((each, sizes) for each in ("qwen3", "gpt2") for sizes in EVEN)],
+)
 def test_accumulation_equals_the_full_batch_whatever_the_sizes(sizes: list[int], family: str) -> None:
     whole = random_model(family, vocabulary_size=11, context=8).train()
     parts = copy.deepcopy(whole)

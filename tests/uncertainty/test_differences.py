@@ -1,13 +1,14 @@
 """Differences of predictors, their tests, and families of tests."""
 
 import itertools
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 from scipy.special import expit
 from scipy.stats import binom, binomtest, ttest_1samp
 
-from chainrule.uncertainty import accuracy, adjusted_together, difference, holm, mcnemar, tango
+from chainrule.uncertainty import Direction, accuracy, adjusted_together, difference, holm, mcnemar, tango
 
 
 @pytest.mark.parametrize(
@@ -165,6 +166,27 @@ def test_adjusted_together_lies_between_the_raw_value_and_holms_and_keeps_the_or
     assert (np.diff(np.array(adjusted)[values.argsort()]) >= 0).all()
     turned = adjusted_together(list(values[::-1]), 100 * (loadings @ loadings.T)[::-1, ::-1])
     assert turned[::-1] == pytest.approx(adjusted, abs=1e-12)  # the order and the scale change nothing
+
+
+def test_the_level_is_divided_between_the_directions_as_asked() -> None:
+    values, errors = [0.01, 0.2, 0.04, 0.6], np.diag([1.0, 4.0, 0.5, 9.0])
+    plain = adjusted_together(values, errors)
+    assert adjusted_together(values, errors, [Direction(False), *[Direction(True)] * 3]) == plain
+    above, below = (adjusted_together(values, errors, [Direction(way, 0.9)] * 4) for way in (True, False))
+    assert above[0] == pytest.approx(1 - (1 - 0.005 / 0.9) ** 4, abs=0.004)
+    assert below[0] == pytest.approx(1 - (1 - 0.005 / 0.1) ** 4, abs=0.01)
+    assert all(value <= one <= other for value, one, other in zip(values, above, below, strict=True))
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.7])
+def test_a_family_errs_as_seldom_whatever_share_a_direction_has(correlation: float) -> None:
+    rng, n, errors = np.random.default_rng(8), 4, 0
+    covariance = correlation + (1 - correlation) * np.eye(n)
+    for drawn in rng.multivariate_normal(np.zeros(n), covariance, 200):
+        p_values = [2 * NormalDist().cdf(-abs(value)) for value in drawn]
+        directions = [Direction(value > 0, (0.5, 0.9, 1.0)[i % 3]) for i, value in enumerate(drawn)]
+        errors += min(adjusted_together(p_values, covariance, directions)) <= 0.05
+    assert errors / 200 <= 0.085  # at most .05 in the long run; .085 is more than two standard errors above
 
 
 def test_adjusted_together_of_nothing_of_one_and_of_errors_without_variance() -> None:
