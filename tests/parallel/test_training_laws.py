@@ -133,7 +133,7 @@ def short_in_a_block(words: str, errors: Path, where: str, windows: int, micro_t
             x.register_hook(fails)
         return forward(block, x, context, cache, layer)
 
-    Block.forward = limited  # type: ignore[method-assign]
+    Block.forward = limited  # type: ignore[method-assign, assignment]
     return command(words, errors, micro_tokens)
 
 

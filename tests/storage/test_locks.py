@@ -14,8 +14,8 @@ import pytest
 from chainrule.cli import main
 from chainrule.errors import FolderError
 from chainrule.storage import locks
-from chainrule.storage.files import nothing_left_if_refused, sweep
-from chainrule.storage.locks import LOCK, only_writer
+from chainrule.storage.files import LOCK, nothing_left_if_refused, sweep
+from chainrule.storage.locks import only_writer
 
 HOLD = "import sys, time; from pathlib import Path; from chainrule.storage.locks import only_writer\n"
 HOLD += "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -69,7 +69,7 @@ def test_what_cannot_be_locked_is_left_to_what_is_done_with_it(tmp_path: Path, m
     def refuse(handle: int, operation: int) -> None:
         raise OSError(95, "Operation not supported")  # as a file system without locks
 
-    monkeypatch.setattr(locks.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with only_writer(tmp_path / "run"), only_writer(tmp_path / "run"):
         pass
     monkeypatch.setattr(locks, "fcntl", None)
