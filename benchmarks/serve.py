@@ -8,7 +8,7 @@ and {directory} for a Hugging Face folder of the model:
     llama-server -m {model} --port {port} --parallel 32 -c 32768
     python benchmarks/llama_server.py {model} {port} 32
     python -m llama_cpp.server --model {model} --port {port} --n_ctx 8192 --interrupt_requests false
-    transformers serve {directory} --port {port} --device cpu --dtype float32
+    transformers serve {directory} --port {port} --device cpu --dtype float32   (beside --ours '--quantize none')
 
 Clients ask at once, each one request after another, for streams of at most --tokens tokens after prompts of their own,
 then after prompts with a common beginning of 500 tokens. Each server is measured alone. --many N: then N clients at
@@ -235,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=MODEL)
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND")
+    parser.add_argument("--ours", default="", metavar="OPTIONS", help="options of chainrule serve")
     parser.add_argument("--clients", type=int, nargs="*", default=[1, 8, 32])
     parser.add_argument("--common", choices=COMMON_KINDS, default="both", help="a beginning in common, or none")
     parser.add_argument("--each", type=int, default=2, help="requests of each client")
@@ -253,7 +254,8 @@ def main() -> None:
 def run(options: argparse.Namespace) -> None:
     """What was asked for."""
     print("chainrule")
-    ours = measure(OURS, options) if options.clients else {}
+    own = f"{OURS} {options.ours}"
+    ours = measure(own, options) if options.clients else {}
     for each in options.peer:
         name, _, command = each.partition("=")
         print(name)
@@ -265,7 +267,7 @@ def run(options: argparse.Namespace) -> None:
                 failed = f"; {theirs[kind]['failed']} of its answers failed" if theirs[kind]["failed"] else ""
                 record("serve", mine, peer, round(mine / peer, 2) if peer else None, f"{unit}, {limit}{failed}")
     if options.many or options.memory:
-        with started(OURS, options.model, options.start) as (url, process):
+        with started(own, options.model, options.start) as (url, process):
             if options.many:
                 outcomes = asyncio.run(crowd(url, options.many, options.tokens))
                 record("serve", dict(outcomes), None, None, f"{options.many} clients at once, by what became of them")

@@ -1,6 +1,7 @@
 """This machine: device, precision, threads, the rate of its matrix products, how many tokens one call should process.
 Knows no model."""
 
+import ctypes
 import shutil
 import time
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from chainrule.errors import ChainruleError
+from chainrule.errors import ChainruleError, OptionError
 
 Phase = Literal["prefill", "scoring", "features", "finetuning", "pretraining"]
 
@@ -25,6 +26,9 @@ TOKENS_AT_ONCE: Mapping[Phase, Mapping[str, int]] = {
     "finetuning": {"cpu": 384, "cpu bfloat16": 2**12, "cuda": 2**16, "mps": 2**13},
     "pretraining": {"cpu": 2**13, "cuda": 2**16, "mps": 2**14},
 }
+
+
+_PAUSE_SOFT = 1  # omp.h: settings stay
 
 
 def tokens_at_once(phase: Phase, device: torch.device, dtype: torch.dtype | None = None) -> int:
@@ -93,6 +97,20 @@ def compiler() -> bool:
     return any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
 
 
+def release_threads() -> None:
+    """End the threads that OpenMP keeps for the calling thread, which are made again when it next computes.
+
+    OpenMP (libgomp) counts those of all threads. Where they are more than the processors, threads that wait for each
+    other sleep at once instead of watching for a few microseconds, and a step of decoding takes up to twice as long. So
+    a thread that will compute no more, or not soon, releases its own.
+    """
+    try:
+        pause = ctypes.CDLL(None).omp_pause_resource_all
+    except (AttributeError, OSError, TypeError):
+        return  # another library, or one that is not linked so
+    pause(_PAUSE_SOFT)
+
+
 def to_device(tensor: torch.Tensor, where: torch.device | str) -> torch.Tensor:
     """A CPU's tensor on a device. A GPU is not waited for: a copy from memory that may be swapped out would be."""
     where = torch.device(where)
@@ -122,6 +140,23 @@ def free_memory(device: torch.device = torch.device("cpu")) -> float:
         return float("inf")
     free = 1024.0 * next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), 2**60)
     return min(free, control_group_memory())
+
+
+def require_memory(purpose: str, sizes: Mapping[str, float], device: torch.device, cure: str) -> None:
+    """OptionError where `sizes`, by what they are for, are together more than `device` has free. `cure`: what would
+    take less."""
+    needed, free = sum(sizes.values()), free_memory(device)
+    if needed > free:
+        parts = ", ".join(f"{name} {shown_bytes(size)}" for name, size in sizes.items())
+        where = "on the GPU" if device.type == "cuda" else "of memory"
+        raise OptionError(
+            f"{purpose}: wanted about {shown_bytes(needed)} {where} ({parts}), got {shown_bytes(free)} free; {cure}"
+        )
+
+
+def shown_bytes(size: float) -> str:
+    """Bytes as people read them."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def control_group_memory(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:

@@ -1,10 +1,19 @@
-"""Prints the tables of docs/huggingface.md from the code's own: python docs/tables.py. A test holds them together."""
+"""Prints the tables of docs/huggingface.md and docs/gguf.md from the code's own: python docs/tables.py. Tests hold them
+together."""
+
+import sys
+from collections.abc import Collection
+from pathlib import Path
 
 from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.family import Family
+from chainrule.model.formats.gguf_layout import ARCHITECTURES
+from chainrule.model.formats.gguf_write import EXPORTED
 from chainrule.model.formats.layer_fields import SCALINGS
 
 COLUMNS = ("`model_type`", "models", "class in transformers", "its classifier", "what varies beside the sizes")
+
+WITHOUT_CLASSIFIER = ("granite",)  # in transformers
 
 
 def features(family: Family) -> str:
@@ -43,7 +52,7 @@ def families() -> str:
             f"`{name}`",
             family.models,
             f"`{family.architecture}`",
-            f"`{family.classifier}`" if family.shared_classifier else "none: it loads here alone",
+            f"`{family.classifier}`" if name not in WITHOUT_CLASSIFIER else "none: it loads here alone",
             features(family),
         )
         for name, family in FAMILIES.items()
@@ -52,5 +61,36 @@ def families() -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+GGUF_COLUMNS = ("`model_type`", "llama.cpp's name", "read from a GGUF", "exported as one", "held to llama.cpp by tests")
+# llama.cpp's names of the families that no GGUF is read of here; it has none for OPT and GPT-Neo.
+OTHERS_IN_LLAMA_CPP = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "distilbert"), "bert"),
+    "modernbert": "modern-bert",
+}
+
+
+def llama_cpp_name(model_type: str) -> str | None:
+    """llama.cpp's name of a family's architecture; None where it has none."""
+    return EXPORTED.get(model_type) or OTHERS_IN_LLAMA_CPP.get(model_type)
+
+
+def gguf(tested: Collection[str]) -> str:
+    """`tested`: the families whose exported files the tests run in llama.cpp."""
+    rows = []
+    for name in FAMILIES:
+        theirs = llama_cpp_name(name)
+        architecture = ARCHITECTURES.get(theirs or "")
+        read = "no"
+        if architecture is not None:
+            read = "yes" if architecture.model_type == name else f"yes, as `{architecture.model_type}`"
+        others = ("yes" if name in families else "no" for families in (EXPORTED, tested))
+        rows.append((f"`{name}`", f"`{theirs}`" if theirs else "none", read, *others))
+    lines = [GGUF_COLUMNS, ("---",) * len(GGUF_COLUMNS), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 if __name__ == "__main__":
-    print(families())
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from conftest import GGUF_FAMILIES
+
+    print(families(), gguf(GGUF_FAMILIES), sep="\n\n")

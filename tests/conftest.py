@@ -1,5 +1,6 @@
 """How the tests run, and small random models of each family for what must hold whatever the weights are."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -134,6 +135,12 @@ def pytest_configure() -> None:
     """One thread each, for what the tests start too: they run beside each other, a process a core."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests live to the end: the garbage collector need not look through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

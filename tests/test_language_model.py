@@ -104,16 +104,16 @@ def test_evaluate_is_the_mean_of_log_prob_over_tokens(lm: LanguageModel) -> None
 
 def test_a_text_is_the_same_alone_and_in_a_batch_and_streamed(byte_lm: LanguageModel) -> None:
     for seed in range(2):
-        together = byte_lm.completions(PROMPTS, samples=2, max_tokens=15, seed=seed)
+        together = byte_lm.completions(PROMPTS, samples=2, max_tokens=30, seed=seed)
         assert len({completion.text for completion in together}) == 8
         for place, prompt in enumerate(PROMPTS):
             assert (
-                byte_lm.completions([prompt], samples=2, max_tokens=15, seed=seed)[1].text
+                byte_lm.completions([prompt], samples=2, max_tokens=30, seed=seed)[1].text
                 == together[2 * place + 1].text
             )
-            alone = byte_lm.generate(prompt, max_tokens=15, seed=seed)
+            alone = byte_lm.generate(prompt, max_tokens=30, seed=seed)
             assert alone == together[2 * place].text
-            assert "".join(byte_lm.stream(prompt, max_tokens=15, seed=seed)) == alone
+            assert "".join(byte_lm.stream(prompt, max_tokens=30, seed=seed)) == alone
 
 
 def test_more_prompts_than_one_batch_holds_are_continued_in_order(byte_lm: LanguageModel) -> None:

@@ -29,9 +29,9 @@ TEXT = "Hello, it isn't 1234 à la carte.\n\n  No?"
 class LlamaCpp:
     """One model in llama.cpp."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, context: int = 256) -> None:
         self.inner = llama_cpp.Llama(
-            str(path), n_ctx=256, n_threads=1, logits_all=True, type_k=_F32, type_v=_F32, verbose=False
+            str(path), n_ctx=context, n_threads=1, logits_all=True, type_k=_F32, type_v=_F32, verbose=False
         )
 
     def encode(self, text: str) -> list[int]:
@@ -81,14 +81,18 @@ def test_each_family_has_the_same_logits_and_greedy_text(gguf_family: str, tmp_p
     agree(lm, LlamaCpp(tmp_path / "model.gguf"), 0.02 if family in table else 1e-4)
 
 
-def test_rotations_of_a_lengthened_phi_3_are_the_same(tmp_path: Path) -> None:
-    context = 256  # the least that llama.cpp takes; above the original one it would take the other factors
-    slowed = LongRope((1.0, 1.1, 1.5), (1.0, 3.0, 9.0), 1.19, context, 4 * context)
+def test_rotations_of_a_lengthened_phi_3_are_the_same_on_both_sides_of_its_original_context(tmp_path: Path) -> None:
+    original = 256  # the least context that llama.cpp takes; with a longer one it takes the other factors for all texts
+    slowed = LongRope((1.0, 1.1, 1.5), (1.0, 3.0, 9.0), 1.19, original, 4 * original)
     kinds = (LayerKind(rope=Rope(scaling=slowed, width=6)),)
-    lm = LanguageModel(random_model("phi3", 257, context, layer_kinds=kinds), byte_tokenizer(), "phi3")
+    lm = LanguageModel(random_model("phi3", 257, 4 * original, layer_kinds=kinds), byte_tokenizer(), "phi3")
     lm.save(tmp_path / "model")
     export_gguf(tmp_path / "model", tmp_path / "model.gguf", "f32")
-    agree(lm, LlamaCpp(tmp_path / "model.gguf"), 1e-4)
+    for length, context in ((60, original), (original + 20, 2 * original)):
+        tokens = [lm.tokenizer.bos_id, *lm.tokenizer.encode(TEXT * 10)][:length]
+        with torch.no_grad():
+            ours = lm.model.logits(lm.model.features(torch.tensor([tokens])))[0].numpy()
+        assert np.abs(LlamaCpp(tmp_path / "model.gguf", context).logits(tokens) - ours).max() < 1e-4
     back = load(tmp_path / "model.gguf", device="cpu")
     assert back.model.config == lm.model.config
 

@@ -52,7 +52,7 @@ def peer() -> Iterator[tuple[Any, Any]]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))  # which it makes again and again, 4 s each
+        patch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))  # one for tokenizer, settings and weights
         tokenizer = AutoTokenizer.from_pretrained(FOLDER, gguf_file=NAME)
         model = AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME, dtype=torch.float32).eval()
     yield tokenizer, model

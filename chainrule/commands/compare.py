@@ -3,7 +3,7 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from chainrule.arguments import Help
 from chainrule.commands.options import Bos, Columns, Device, Dtype, Folder, Json, Limit, Model, TaskFile
@@ -31,6 +31,7 @@ def compare(
     seeds: int = 5,
     limit: Limit = None,
     minutes: float | None = None,
+    quantize: Literal["none", "auto", "int8", "int4"] = "none",
     sharing: Sharing = Sharing(),
     bos: Bos = None,
     device: Device = "auto",
@@ -49,6 +50,8 @@ def compare(
         sizes: Numbers of labels to learn from (default 4, 16, 64 ... and all).
         seeds: Random choices of the labels at each size.
         minutes: Leave out rows that would end after X minutes.
+        quantize: Keep the model in 8 or 4 bits; auto keeps those of its file. Methods that train all weights are left
+            out.
 
     Example:
         chainrule compare runs/books reviews.toml --out compared --seeds 2
@@ -62,7 +65,7 @@ def compare(
     from chainrule.terminal import print_json, print_table
 
     bounds = Bounds(methods or None, sizes or None, seeds, limit, minutes)  # refused before anything is loaded
-    source = ModelSource(model, device, dtype, bos)
+    source = ModelSource(model, device, dtype, bos, quantize)
     lm, read = source.load(), columns.load(task)
     study = Study(lm, read)
     with shared(sharing, device=lm.device.type) as share:

@@ -71,7 +71,9 @@ class Folder:
         record = find_record(path, (RECORD,), "a comparison")
         known = {name: value for name, value in identity.items() if value is not None}
         if record is not None:
-            require_same(path, read_record(record, "a comparison"), known, {"model": "the model", "task": "the task"})
+            require_same(
+                path, read_record(record, "a comparison"), identity, {"model": "the model", "task": "the task"}
+            )
         else:
             path.mkdir(parents=True, exist_ok=True)
             write_text(path / RECORD, tomli_w.dumps(known))

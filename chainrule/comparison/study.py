@@ -14,6 +14,7 @@ from torch import Tensor
 from chainrule import machine
 from chainrule.finetuning.classifier import form_of
 from chainrule.language_model import Pretrained
+from chainrule.model.quantised import blocks_of, count_weights, is_quantised
 from chainrule.scoring.features import Features, Text
 from chainrule.tasks.examples import Row, Task
 
@@ -44,23 +45,29 @@ class Study:
     def model(self) -> str:
         """The model in words."""
         config = self.lm.model.config
-        parameters = sum(parameter.numel() for parameter in self.lm.model.parameters())
-        return f"{self.lm.family}, {_short(parameters)} parameters, {config.layers} layers, context {config.context}"
+        parameters = _short(count_weights(self.lm.model))
+        kept = ", quantised" if is_quantised(self.lm.model) else ""
+        return f"{self.lm.family}, {parameters} parameters{kept}, {config.layers} layers, context {config.context}"
 
     @property
     def megabytes(self) -> float:
         """The size of all weights as finetuning saves them, in float32."""
-        return sum(parameter.numel() for parameter in self.lm.model.parameters()) * 4 / 1e6
+        return count_weights(self.lm.model) * 4 / 1e6
 
     @property
-    def identity(self) -> dict[str, str]:
-        """What the rows depend on: a hash of the model (of some of each tensor's weights), and its precision."""
+    def identity(self) -> dict[str, str | None]:
+        """What the rows depend on: a hash of the model (of some of each tensor's weights), its precision, and how it is
+        quantised."""
         digest = hashlib.sha256(repr(self.lm.model.config).encode() + self.lm.tokenizer.hash.encode())
         for name, weights in self.lm.model.state_dict().items():
             digest.update(name.encode())
             digest.update(_some(weights).tobytes())
+        for name, blocks in blocks_of(self.lm.model):
+            digest.update(name.encode())
+            digest.update(_some(blocks).tobytes())
         kept, computed = self.lm.model.dtype, self.lm.model.compute_dtype
         return {
+            "quantize": None if self.lm.quantize == "none" else self.lm.quantize,
             "model": digest.hexdigest()[:16],
             "dtype": str(computed or kept).removeprefix("torch."),
             "device": self.lm.device.type,

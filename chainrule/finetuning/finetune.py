@@ -102,7 +102,8 @@ def open_finetuning(
     if isinstance(lm, Classifier):
         task = going_on(lm, task, options)
         return Finetuning(model_of(lm), task, options, out, features, processes, parallel, start=lm)
-    if options.train != "lora":
+    saved = features is None or out is not None  # a head on features that are given may be kept without the model
+    if options.train == "full" or (options.train == "head" and saved):
         refuse_quantised(lm.model, "finetune")
     if options.by == "words" and task.kind != "classification":
         raise OptionError(

@@ -206,6 +206,7 @@ class LanguageFinetuning:
             weights_of_classes(texts.classes, len(self.task.labels), balanced=self.options.class_weights),
             self._epochs([len(span.tokens) for each in texts.options for span in each], len(texts), dtype),
             causal=model.config.causal,
+            original_context=model.config.original_context,
             smoothing=SMOOTHING,
         )
         return objective, partial(objective.validate, model, others, self._processes) if len(others) else None
@@ -220,7 +221,8 @@ class LanguageFinetuning:
         self._left_out = len(examples) + len(validating) - len(texts) - len(others)
         self._longest = max(len(text.targets) for text in texts)
         self._one_line = all(map(self._start.is_one_line, examples.labels))
-        objective = Answers(texts, self._epochs([len(text.tokens) for text in texts], len(texts), dtype))
+        epochs = self._epochs([len(text.tokens) for text in texts], len(texts), dtype)
+        objective = Answers(texts, epochs, model.config.original_context)
         return objective, partial(objective.validate, model, others, self._processes) if others else None
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from chainrule.finetuning.options import FinetuneOptions
+from chainrule.machine import require_memory
 from chainrule.model.quantised import is_quantised
 from chainrule.model.transformer import Transformer
-from chainrule.training.footprint import of_weights, require_memory, require_step
+from chainrule.training.footprint import of_weights, require_step
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.spans import Span, SpanBatch
 
@@ -53,6 +54,7 @@ class Memory:
 
 def packed_loss(transformer: Transformer, length: int) -> Tensor:
     """A loss of sequences of so many tokens together, whichever they are: two where the model is causal."""
-    half = length // 2 if transformer.config.causal else 0
+    config = transformer.config
+    half = length // 2 if config.causal else 0
     spans = [Span([token] * size, [size - 1], [0]) for token, size in ((0, half), (1, length - half)) if size]
-    return SpanBatch(spans, transformer.config.causal, transformer.device).mean_loss(transformer)
+    return SpanBatch(spans, config.causal, transformer.device, config.original_context).mean_loss(transformer)

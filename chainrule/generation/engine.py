@@ -139,6 +139,7 @@ class Engine:
         """A token of each sequence that runs, and of each that joins. Empty where none does, while prompts are still
         being processed in chunks too."""
         features = []
+        self._process_longer_anew()
         if self._running:
             self._grow()
             newest = to_device(torch.tensor([[each.tokens[-1]] for each in self._running]), self.model.device)
@@ -241,6 +242,18 @@ class Engine:
             rows = max(needed_rows, min(rows, self.cache_tokens // columns))
         self._cache.reserve(rows, columns)
 
+    def _process_longer_anew(self) -> None:
+        """Let sequences wait again whose next token makes them longer than the original context: from then on all of
+        their tokens are rotated otherwise."""
+        original = self.model.config.original_context
+        if original is None:
+            return
+        for row in reversed(range(len(self._running))):
+            if self._cache.lengths[row] == original:
+                sequence = self._running[row]
+                self._leave(row)
+                self._waiting = {sequence.id: sequence, **self._waiting}
+
     def _grow(self) -> None:
         """Make room for another token of each sequence; where there is none, the youngest waits again."""
         while self._cache.length >= self._cache.capacity[1]:
@@ -294,7 +307,10 @@ class Engine:
         assert self.known is not None
         length = self._cache.lengths[row]
         columns = torch.arange(length, device=self.model.device)
-        self.known.save(self._running[row].text[:length], self._cache.keys[:, row], self._cache.values[:, row], columns)
+        original = self.model.config.original_context
+        long = original is not None and length > original
+        text = self._running[row].text[:length]
+        self.known.save(text, self._cache.keys[:, row], self._cache.values[:, row], columns, long)
 
     def _empty_cache(self) -> BatchCache:
         model, config = self.model, self.model.config

@@ -34,10 +34,13 @@ def prefill(
     A prompt longer than a chunk is processed as its beginnings of one chunk, two, three …: they share all they can.
     """
     beginnings: list[tuple[int, ...]] = []
+    lengths, original = [len(prompt) for prompt in prompts], model.config.original_context
     if chunk is not None:
         for prompt in prompts:
-            start = 0 if known is None else known.match(np.array(prompt, np.int32), len(prompt) - 1)
-            beginnings += [prompt[:end] for end in range(start + chunk, len(prompt), chunk)]
+            long = original is not None and len(prompt) > original
+            start = 0 if known is None else known.match(np.array(prompt, np.int32), len(prompt) - 1, long)
+            more = [prompt[:end] for end in range(start + chunk, len(prompt), chunk)]
+            beginnings, lengths = beginnings + more, lengths + [len(prompt)] * len(more)
     sequences = [*prompts, *beginnings]
     for part in read_all(
         model,
@@ -45,6 +48,7 @@ def prefill(
         chunk or tokens_at_once("prefill", model.device),
         [len(sequence) - 1 for sequence in sequences],
         known,
+        lengths,
     ):
         yield [
             Prefilled(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from chainrule.generation.sampling import Sampling, choose, penalise_repetition, random_numbers
+from chainrule.model.native import operations
+from chainrule.model.native.products import usable
 
 _AHEAD = 512  # for so many tokens more than a sequence has, its cache is made at once
 
@@ -56,17 +58,19 @@ Best = tuple[tuple[int, float], ...]  # the most probable tokens, and log p of e
 def choose_tokens(logits: Tensor, sequences: Sequence[GrowingSequence]) -> tuple[list[int], list[float], list[Best]]:
     """The next token of each sequence by its logits (B, V); log p of it, in nats; and the most probable tokens."""
     adjusted = _with_penalties(logits, sequences)
+    greatest, totals = best_of(logits)
     alike: dict[Sampling, list[int]] = {}
     for row, sequence in enumerate(sequences):
         alike.setdefault(sequence.sampling, []).append(row)
     chosen = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     for sampling, rows in alike.items():
         random = [sequences[row].random for row in rows]
-        if len(alike) == 1:
+        if sampling.greedy and adjusted is logits:
+            chosen[rows] = greatest[rows]
+        elif len(alike) == 1:
             chosen = choose(adjusted, sampling, random)
         else:
             chosen[rows] = choose(adjusted[rows], sampling, random)
-    totals = logits.logsumexp(-1)
     log_probs = logits.gather(1, chosen[:, None])[:, 0] - totals
     best: list[Best] = [()] * len(logits)
     for row, sequence in enumerate(sequences):
@@ -74,6 +78,13 @@ def choose_tokens(logits: Tensor, sequences: Sequence[GrowingSequence]) -> tuple
             values, tokens = logits[row].topk(sequence.top)
             best[row] = tuple(zip(tokens.tolist(), (values - totals[row]).tolist(), strict=True))
     return chosen.tolist(), log_probs.tolist(), best
+
+
+def best_of(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The most probable tokens (B,) by logits (B, V), and log Σ e^u (B,)."""
+    if logits.dtype == torch.float32 and usable(logits):
+        return operations.best(logits)
+    return logits.argmax(-1), logits.logsumexp(-1)
 
 
 def _with_penalties(logits: Tensor, sequences: Sequence[GrowingSequence]) -> Tensor:

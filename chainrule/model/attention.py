@@ -69,6 +69,7 @@ def attention_contexts(
     `last` (B,) is that of `Transformer.forward`.
     """
     positions = token_positions(T, cache, device)
+    lengths = None if config.original_context is None else _sequence_lengths(T, cache, last, device)
 
     def context(kind: LayerKind) -> AttentionContext:
         if cache is not None:
@@ -78,10 +79,17 @@ def attention_contexts(
         else:
             mask = _near(_real_tokens(T, last, device), T, kind.window, device)
         rope = kind.rope
-        turn = None if rope is None else rotation(positions, config.head_width, rope, dtype)
+        turn = None if rope is None else rotation(positions, config.head_width, rope, dtype, lengths)
         return AttentionContext(_pattern(config.causal and T > 1, mask is not None), mask, turn)
 
     return [context(kind) for kind in config.layer_kinds]
+
+
+def _sequence_lengths(T: int, cache: Cache | None, last: Tensor | None, device: torch.device) -> Tensor:
+    """(1 or B, 1 or T): how many tokens the sequence of each has."""
+    if cache is not None:
+        return cache.sequence_lengths(T)
+    return torch.full((1, 1), T, device=device) if last is None else (last + 1)[:, None]
 
 
 def _pattern(causal: bool, masked: bool) -> Pattern:

@@ -96,6 +96,10 @@ class BatchCache:
         columns = torch.arange(self.length, self.length + T, device=self.keys.device)[None]
         return columns if self._shorter_tensor is None else columns - self._shorter_tensor[:, None]
 
+    def sequence_lengths(self, T: int) -> Tensor:
+        """(1 or B, T): how many tokens each sequence has, up to each of the next T."""
+        return self.positions(T) + 1
+
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
         """(1 or B, 1, T, S): True for what a new position attends to; None where that is all."""
         assert T == 1, "prompts are processed in a cache of their own"

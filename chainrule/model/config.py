@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from chainrule.errors import ModelError
-from chainrule.model.rotary import Rope
+from chainrule.model.rotary import LongRope, Rope
 
 Residual = Literal["pre", "parallel", "post", "reordered", "sandwich"]
 
@@ -96,6 +96,14 @@ class Config:
     def kind_of(self, layer: int) -> LayerKind:
         """The kind of a layer, counted from 0."""
         return self.layer_kinds[layer % len(self.layer_kinds)]
+
+    @property
+    def original_context(self) -> int | None:
+        """How many tokens a sequence may have that is rotated as in pretraining; a longer one is rotated otherwise from
+        its first token on (LongRoPE). None where that makes no difference."""
+        ropes = [kind.rope.scaling for kind in self.layer_kinds if kind.rope is not None]
+        found = [each.original_context for each in ropes if isinstance(each, LongRope) and each.long != each.short]
+        return min(found) if found and min(found) < self.context else None
 
     def check_language_head(self) -> None:
         """ModelError for a model that has hidden states and no logits."""

@@ -31,26 +31,31 @@ class Forest:
     s are the columns after it up to `ends[s]`. `columns[i]` are those of sequence i.
     """
 
-    def __init__(self, sequences: Sequence[Tokens], device: torch.device) -> None:
-        """Sequences of at least one token each; of those in common at the beginning the row has one copy."""
+    def __init__(self, sequences: Sequence[Tokens], device: torch.device, original_context: int | None = None) -> None:
+        """Sequences of at least one token each; of those in common at the beginning the row has one copy, but for those
+        longer than the original context, which have nothing in common with others."""
         texts = [np.asarray(sequence, np.int64) for sequence in sequences]
-        order = sorted(range(len(texts)), key=lambda index: texts[index].astype(">i8").tobytes())
-        size, before, shared = 0, texts[order[0]][:0], []
+        longer = [original_context is not None and len(text) > original_context for text in texts]
+        order = sorted(range(len(texts)), key=lambda index: (longer[index], texts[index].astype(">i8").tobytes()))
+        size, before, shared = 0, order[0], []
         for index in order:
-            shared.append(common_beginning(before, texts[index]))
-            size, before = size + len(texts[index]) - shared[-1], texts[index]
+            alike = longer[before] == longer[index] and index != order[0]
+            shared.append(common_beginning(texts[before], texts[index]) if alike else 0)
+            size, before = size + len(texts[index]) - shared[-1], index
         tokens, depths, ends = np.empty(size, np.int64), np.empty(size, np.int64), np.full(size, size)
+        lengths = np.empty(size, np.int64)
         self.columns: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(texts)
         path, end = np.empty(0, np.int64), 0
         for index, common in zip(order, shared, strict=True):
             text = texts[index]
             start, end = end, end + len(text) - common
             tokens[start:end], depths[start:end] = text[common:], np.arange(common, len(text))
+            lengths[start:end] = len(text)
             ends[path[common:]] = start
             path = np.concatenate((path[:common], np.arange(start, end)))
             self.columns[index] = path
-        self.tokens, self.depths, self.ends = (
-            machine.to_device(torch.from_numpy(array), device) for array in (tokens[None], depths, ends)
+        self.tokens, self.depths, self.ends, self._lengths = (
+            machine.to_device(torch.from_numpy(array), device) for array in (tokens[None], depths, ends, lengths)
         )
         self.length = 0  # of what came before: nothing
         self._longest = max(map(len, texts))
@@ -69,6 +74,10 @@ class Forest:
     def positions(self, T: int) -> Tensor:
         """(1, T) the position of each token in its own sequence."""
         return self.depths[None]
+
+    def sequence_lengths(self, T: int) -> Tensor:
+        """(1, T): how many tokens a sequence of each token has."""
+        return self._lengths[None]
 
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
         """(1, 1, T, T): True for what a token attends to, its sequence up to itself, at most `window` tokens in all.

@@ -55,6 +55,10 @@ class KVCache:
         """(1, T) positions of the next T tokens."""
         return torch.arange(self.length, self.length + T, device=self.keys.device)[None]
 
+    def sequence_lengths(self, T: int) -> Tensor:
+        """(1, 1): how many tokens each sequence has with the next T."""
+        return torch.full((1, 1), self.length + T, device=self.keys.device)
+
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
         """(1, 1, T, S): True for what a new position attends to; None where the causal mask is enough."""
         reaches = window is None or self.length + T <= window
@@ -79,9 +83,13 @@ class TreeCache:
     (T,), ancestors. The cache's own length does not change.
     """
 
-    def __init__(self, cache: KVCache, depths: NDArray[np.int64], ends: NDArray[np.int64]) -> None:
+    def __init__(
+        self, cache: KVCache, depths: NDArray[np.int64], ends: NDArray[np.int64], length: int | None = None
+    ) -> None:
+        """`length`: of the sequences, where it is not that of the deepest path."""
         assert cache.keys.shape[1] == 1, "a tree has a cache of one sequence"
         self.cache, self.length = cache, cache.length
+        self._sequence_length = length or int(depths.max()) + 1
         self.deepest, self.chain = int(depths.max()), bool((ends == len(ends)).all())
         self.shared = int((ends[: self.length] == len(ends)).cumprod().sum())  # columns in front that all attend to
         self.depths, self.ends = (torch.from_numpy(x).to(cache.keys.device) for x in (depths, ends))
@@ -97,6 +105,10 @@ class TreeCache:
     def positions(self, T: int) -> Tensor:
         """(1, T) positions of the new tokens, each in its own sequence."""
         return self.depths[None]
+
+    def sequence_lengths(self, T: int) -> Tensor:
+        """(1, 1): how many tokens the sequences have, as far as it makes a difference."""
+        return torch.full((1, 1), self._sequence_length, device=self.ends.device)
 
     def mask(self, T: int, window: int | None = None) -> Tensor | None:
         """(1, 1, T, M): True for the last M columns that a token attends to, itself and its ancestors, at most `window`

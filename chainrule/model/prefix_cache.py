@@ -1,8 +1,9 @@
 """Keys and values of prefixes that were computed before, kept in blocks up to a number of tokens. Knows no model.
 
 A block has the keys and values of BLOCK tokens. It is found by its tokens and the block before it, both compared, so
-that no hash has to be trusted. The block that was used least recently is the first to be overwritten; a block is always
-used with those before it, so it is never one that another still needs.
+that no hash has to be trusted. Of a model with an original context (`Config.original_context`), sequences longer than
+that have blocks of their own: `long`. The block that was used least recently is the first to be overwritten; a block is
+always used with those before it, so it is never one that another still needs.
 
 Shapes: L layers, G key-value heads, K head width, T tokens.
 """
@@ -18,6 +19,7 @@ from torch import Tensor
 BLOCK = 32  # tokens
 
 _Key = tuple[int, bytes]  # the number of the block before, and the tokens
+_BEFORE_FIRST = {False: 0, True: -1}  # blocks are numbered from 1 on
 
 
 class PrefixCache:
@@ -38,16 +40,18 @@ class PrefixCache:
         """How many tokens are in the cache."""
         return len(self._blocks) * BLOCK
 
-    def match(self, tokens: NDArray[np.int32], most: int) -> int:
+    def match(self, tokens: NDArray[np.int32], most: int, long: bool = False) -> int:
         """How many of the first `most` tokens are in the cache: whole blocks."""
-        return len(self._chain(tokens, most)) * BLOCK
+        return len(self._chain(tokens, most, long)) * BLOCK
 
-    def load(self, tokens: NDArray[np.int32], start: int, most: int, keys: Tensor, values: Tensor) -> int:
+    def load(
+        self, tokens: NDArray[np.int32], start: int, most: int, keys: Tensor, values: Tensor, long: bool = False
+    ) -> int:
         """Write the cached tokens' keys and values from column `start` on into (L, G, S, K); where they end.
 
         They are at most the first `most` tokens. `start` where no later column is cached.
         """
-        chain = self._chain(tokens, most)
+        chain = self._chain(tokens, most, long)
         self.asked += len(tokens) - start
         end = len(chain) * BLOCK
         if end <= start:
@@ -61,9 +65,16 @@ class PrefixCache:
             wanted[:, :, start:end] = blocks[:, :, start - first * BLOCK :]
         return end
 
-    def save(self, tokens: Sequence[int] | NDArray[np.int32], keys: Tensor, values: Tensor, columns: Tensor) -> None:
+    def save(
+        self,
+        tokens: Sequence[int] | NDArray[np.int32],
+        keys: Tensor,
+        values: Tensor,
+        columns: Tensor,
+        long: bool = False,
+    ) -> None:
         """Keep the whole blocks of `tokens`, whose keys and values are in these columns (T,) of (L, G, S, K)."""
-        ids, before = np.asarray(tokens, np.int32), 0
+        ids, before = np.asarray(tokens, np.int32), _BEFORE_FIRST[long]
         chain: list[_Key] = []
         for start in range(0, len(ids) - BLOCK + 1, BLOCK):
             key = (before, ids[start : start + BLOCK].tobytes())
@@ -86,9 +97,9 @@ class PrefixCache:
         self._free += [row for _, row in self._blocks.values()]
         self._blocks.clear()
 
-    def _chain(self, tokens: NDArray[np.int32], most: int) -> list[_Key]:
+    def _chain(self, tokens: NDArray[np.int32], most: int, long: bool) -> list[_Key]:
         chain: list[_Key] = []
-        before = 0
+        before = _BEFORE_FIRST[long]
         for start in range(0, min(most, len(tokens)) - BLOCK + 1, BLOCK):
             key = (before, tokens[start : start + BLOCK].tobytes())
             block = self._blocks.get(key)

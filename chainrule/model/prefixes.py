@@ -43,25 +43,32 @@ def read_all(
     at_once: int,
     wanted: Sequence[int] | None = None,
     known: PrefixCache | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> Iterator[Part]:
     """Compute sequences of at least one token each, sorted so that every common prefix is computed once.
 
     A part has at most `at_once` new tokens, or one sequence; the cache has room for these and one sequence. `wanted`:
     for each sequence the position from which on its features are wanted, by default all; the last layer is computed at
     these positions alone. `known`: prefixes computed before, of which positions before the wanted ones are copied; all
-    that is computed is added to it. Raises ChainruleError for a sequence longer than the context.
+    that is computed is added to it. `lengths`: of the texts that they are beginnings of, by default their own: in some
+    models (`Config.original_context`) they make a difference, and nothing is shared across it. Raises ChainruleError
+    for a sequence longer than the context.
     """
     if not sequences:
         return
     texts = [np.array(sequence, np.int32) for sequence in sequences]
-    order = sorted(range(len(texts)), key=lambda sequence: texts[sequence].astype(">i4").tobytes())
-    texts = [texts[sequence] for sequence in order]
+    lengths, most = lengths or [len(text) for text in texts], model.config.original_context
+    longer = [most is not None and length > most for length in lengths]
+    order = sorted(range(len(texts)), key=lambda sequence: (longer[sequence], texts[sequence].astype(">i4").tobytes()))
+    texts, longer = [texts[sequence] for sequence in order], [longer[sequence] for sequence in order]
     shared = [0, *(common_beginning(one, other) for one, other in pairwise(texts))]
+    if True in longer:
+        shared[longer.index(True)] = 0
     needed = _needed([len(text) for text in texts], shared, [wanted[index] for index in order] if wanted else None)
     # How many tokens may be copied: those before the first of which features are wanted.
     copied = [int(flags.argmax()) if flags.any() else len(flags) - 1 for flags in needed]
     if known is None:
-        capacity = _capacity(texts, shared, at_once)
+        capacity = _capacity(texts, shared, at_once, longer)
     else:
         capacity = min(sum(map(len, texts)), max(map(len, texts)) + at_once)
     cache = empty_cache(model, capacity)
@@ -73,10 +80,10 @@ def read_all(
         cache.keep(columns[:kept])
         features = features[torch.from_numpy(columns[:kept]).to(device)]
         if known is not None:
-            loaded = known.load(texts[first], kept, copied[first], cache.keys[:, 0], cache.values[:, 0])
+            loaded = known.load(texts[first], kept, copied[first], cache.keys[:, 0], cache.values[:, 0], longer[first])
             features = torch.cat((features, features.new_zeros(loaded - kept, features.shape[1])))
             cache.length = kept = loaded
-        part, size = _part(texts, shared, copied, first, kept, at_once, known)
+        part, size = _part(texts, shared, copied, first, kept, at_once, known, longer)
         columns, paths, end = np.arange(kept), [], kept
         tokens, depths, ends = np.empty(size, np.int64), np.empty(size, np.int64), np.full(kept + size, kept + size)
         chosen = np.empty(size, bool)
@@ -89,7 +96,8 @@ def read_all(
             ends[columns[common:]] = start
             columns = np.concatenate((columns[:common], np.arange(start, end)))
             paths.append(columns)
-        tree, inputs = TreeCache(cache, depths, ends), torch.from_numpy(tokens[None]).to(device)
+        length = lengths[order[first]] if longer[first] else None
+        tree, inputs = TreeCache(cache, depths, ends, length), torch.from_numpy(tokens[None]).to(device)
         if chosen.all():
             computed = model.features(inputs, tree)[0]  # (T, D)
         else:
@@ -98,7 +106,8 @@ def read_all(
         features = torch.cat((features, computed))  # (S, D)
         if known is not None:
             for index, path in zip(part, paths, strict=True):
-                known.save(texts[index], cache.keys[:, 0], cache.values[:, 0], torch.from_numpy(path).to(device))
+                there = torch.from_numpy(path).to(device)
+                known.save(texts[index], cache.keys[:, 0], cache.values[:, 0], there, longer[index])
         yield Part(order[part.start : part.stop], paths, features, cache)
         first = part.stop
 
@@ -120,24 +129,26 @@ def _part(
     kept: int,
     at_once: int,
     known: PrefixCache | None,
+    longer: Sequence[bool],
 ) -> tuple[range, int]:
     """The sequences from `first` on that have at most `at_once` tokens to compute, or the first alone, and their number
-    of tokens; `kept` of the first are computed. One of which more is known than the path begins another part."""
+    of tokens; `kept` of the first are computed. One of which more is known than the path begins another part, and so
+    does the first that is longer than the original context."""
     size, end = len(texts[first]) - kept, first + 1
-    while end < len(texts):
+    while end < len(texts) and longer[end] == longer[first]:
         more = len(texts[end]) - shared[end]
         if more and size + more > at_once:
             break
-        if more and known is not None and known.match(texts[end], copied[end]) > shared[end]:
+        if more and known is not None and known.match(texts[end], copied[end], longer[end]) > shared[end]:
             break
         size, end = size + more, end + 1
     return range(first, end), size
 
 
-def _capacity(texts: Sequence[NDArray[np.int32]], shared: Sequence[int], at_once: int) -> int:
+def _capacity(texts: Sequence[NDArray[np.int32]], shared: Sequence[int], at_once: int, longer: Sequence[bool]) -> int:
     """The most columns that a part has where no prefix is known."""
     first, most = 0, 0
     while first < len(texts):
-        part, size = _part(texts, shared, (), first, shared[first], at_once, None)
+        part, size = _part(texts, shared, (), first, shared[first], at_once, None, longer)
         first, most = part.stop, max(most, shared[first] + size)
     return most

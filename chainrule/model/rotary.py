@@ -27,10 +27,11 @@ class RopeScaling:
 
 @dataclass(frozen=True)
 class LongRope:
-    """Rotations each slowed by a number of its own (LongRoPE: Ding et al., 2024), in the original context."""
+    """Rotations each slowed by a number of its own (LongRoPE: Ding et al., 2024). A sequence longer than the original
+    context is rotated by other numbers, from its first token on."""
 
-    short: tuple[float, ...]  # by how much each is slowed
-    long: tuple[float, ...]  # the same for texts longer than the original context, which are not computed
+    short: tuple[float, ...]  # by how much each is slowed in sequences of up to the original context
+    long: tuple[float, ...]  # in longer ones
     magnitude: float  # what cosines and sines are multiplied by
     original_context: int
     whole_context: int
@@ -45,22 +46,32 @@ class Rope:
     width: int | None = None  # None: all of it
 
 
-def frequencies(width: int, rope: Rope, device: torch.device) -> Tensor:
-    """(K/2,): by how many radians a position turns each pair, θ^(-2i/K)."""
+def frequencies(width: int, rope: Rope, device: torch.device, long: bool = False) -> Tensor:
+    """(K/2,): by how many radians a position turns each pair, θ^(-2i/K). `long`: in a sequence longer than a LongRope's
+    original context."""
     exponents = torch.arange(0, width, 2, device=device, dtype=torch.float32) / width
     plain, scaling = 1.0 / rope.theta**exponents, rope.scaling
     if scaling is None:
         return plain
     if isinstance(scaling, LongRope):
-        return plain / torch.tensor(scaling.short, device=device)
+        return plain / torch.tensor(scaling.long if long else scaling.short, device=device)
     turns = scaling.original_context * plain / (2 * math.pi)
     kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
     return (1 - kept) * plain / scaling.factor + kept * plain
 
 
-def rotation(positions: Tensor, head_width: int, rope: Rope, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The cosines and sines that `rotate` takes, (1 or B, T, 1, K) each, at positions (1 or B, T)."""
-    turns = frequencies(rope.width or head_width, rope, positions.device)
+def rotation(
+    positions: Tensor, head_width: int, rope: Rope, dtype: torch.dtype, lengths: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The cosines and sines that `rotate` takes, (1 or B, T, 1, K) each, at positions (1 or B, T).
+
+    `lengths` (1 or B, 1 or T): of each token's sequence, for a LongRope; by default within the original context.
+    """
+    width = rope.width or head_width
+    turns = frequencies(width, rope, positions.device)
+    if isinstance(rope.scaling, LongRope) and lengths is not None:
+        longer = lengths > rope.scaling.original_context
+        turns = torch.where(longer[..., None], frequencies(width, rope, positions.device, long=True), turns)
     angles = positions[..., None].float() * turns  # float32: late positions need it
     angles = torch.cat((angles, angles), dim=-1)[:, :, None]
     if isinstance(rope.scaling, LongRope):

@@ -88,7 +88,8 @@ class Transformer(nn.Module):
         "next logits", of `features`, are the logits by functions that are fast for the few rows of a step of decoding.
 
         `cache`: the tokens follow those it holds, and are added to it. `last` (B,): the position of each sequence's
-        last token, where padding follows it; in a causal model it is needed for "summary" alone.
+        last token, where padding follows it; in a causal model it is needed for "summary", and in one with an original
+        context (see Config).
         `output_positions` (B, N): compute the output at these positions only, (B, N, …).
 
         Raises ChainruleError for more tokens than the context, a cache of a model that is not causal, and logits of one

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
+from chainrule.machine import require_memory
 from chainrule.model.transformer import Transformer
 from chainrule.pretraining.decide import make_config
 from chainrule.pretraining.options import PretrainOptions
 from chainrule.pretraining.run import Decided
-from chainrule.training.footprint import of_weights, require_memory, require_step
+from chainrule.training.footprint import of_weights, require_step
 
 
 def require_memory_of_weights(vocabulary_size: int, options: PretrainOptions, device: torch.device) -> None:

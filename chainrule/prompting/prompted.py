@@ -5,7 +5,7 @@ Knows rows, prompts and log-probabilities; nothing is trained. Shapes: N rows, C
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from chainrule.errors import ChainruleError
 from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.model.formats.adapter_files import Adapter
 from chainrule.prompting import demonstrations
-from chainrule.prompting.answers import first_word, generate_answers, word_ended
+from chainrule.prompting.answers import finished, first_word, generate_answers, word_ended
 from chainrule.prompting.asking import Answer, Asking
 from chainrule.prompting.calibrate import CONTENT_FREE, Floats, bias, probabilities
 from chainrule.prompting.demonstrations import Choose
@@ -142,16 +142,25 @@ class Prompted:
         """Label and probabilities (C,) of each row, for any number of rows; no probabilities of generated answers."""
         for prompts in self._prompts(rows):
             if self.generates:
-                yield from ((self.label_of(answer), np.empty(0)) for answer in self._generate(prompts))
+                yield from ((self.label_of(answer), np.empty(0)) for answer in finished(self._generate(prompts)))
             else:
                 yield from ((self.labels[found.argmax()], found) for found in self._probabilities(prompts))
+
+    def predict_in_steps(self, rows: Iterable[Row | str]) -> Generator[None, None, list[str]]:
+        """As `predict`; where answers are generated it yields after each token, for others to have their turn."""
+        if not self.generates:
+            return self.predict(rows)
+        found: list[str] = []
+        for prompts in self._prompts(rows):
+            found += map(self.label_of, (yield from self._generate(prompts)))
+        return found
 
     def answers(self, rows: Iterable[Row | str]) -> Iterator[str]:
         """The generated answer for each row: a word, or a free answer. ChainruleError where a label is chosen."""
         if not self.generates:
             raise ChainruleError("answers: wanted answers that are generated, got labels to choose from; use predict")
         for prompts in self._prompts(rows):
-            yield from self._generate(prompts)
+            yield from finished(self._generate(prompts))
 
     def label_of(self, answer: str) -> str:
         """The label with the word `answer`, "" if none has it; the answer itself where answers are free."""
@@ -161,7 +170,7 @@ class Prompted:
         """The exact prompt of a row, and its answer."""
         (prompt,) = self.prompts([self.task.row(row)])
         if self.generates:
-            return Shown(prompt.prompt, self._generate([prompt])[0], {})
+            return Shown(prompt.prompt, finished(self._generate([prompt]))[0], {})
         (found,) = self._probabilities([prompt])
         named = dict(zip(self.labels, found.tolist(), strict=True))
         return Shown(prompt.prompt, self.labels[found.argmax()], named)
@@ -236,15 +245,17 @@ class Prompted:
         """A row with `text` in every text column."""
         return dict.fromkeys(self.task.text, text)
 
-    def _generate(self, prompts: Sequence[RowPrompt]) -> list[str]:
+    def _generate(self, prompts: Sequence[RowPrompt]) -> Generator[None, None, list[str]]:
         assert self._generator is not None
         tokens = [prompt.tokens for prompt in prompts]
         if self.task.kind == "free":
             most, after = self._maker.answer_tokens, self._prompt.after(self._blank(""))
-            texts = generate_answers(self._generator, tokens, lambda text: self._ended(text), most)
+            texts = yield from generate_answers(self._generator, tokens, lambda text: self._ended(text), most)
             return [self._before_stop(text).strip().removesuffix(after.strip()).strip() for text in texts]
         words = list(self._words)
-        texts = generate_answers(self._generator, tokens, lambda text: word_ended(text, words), _ANSWER_TOKENS)
+        texts = yield from generate_answers(
+            self._generator, tokens, lambda text: word_ended(text, words), _ANSWER_TOKENS
+        )
         return [first_word(text, words) for text in texts]
 
     def _ended(self, text: str) -> bool:

@@ -162,8 +162,8 @@ def score_sections(model: Transformer, group: Sequence[Section], top: int = 0) -
 
 def _features(model: Transformer, parts: list[tuple[NDArray[np.int64], Window]]) -> tuple[Tensor, Tensor]:
     """φ (N, D) at the positions that predict a scored token, and these tokens, (N,)."""
-    tokens, _ = padded([document[window.start : window.end] for document, window in parts], model.device)
-    features = model.features(tokens)  # (B, T, D)
+    tokens, last = padded([document[window.start : window.end] for document, window in parts], model.device)
+    features = model(tokens, output="features", last=last)  # (B, T, D)
     scored = [
         row[window.first - 1 - window.start : window.length] for row, (_, window) in zip(features, parts, strict=True)
     ]

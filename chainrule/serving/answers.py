@@ -9,6 +9,7 @@ from uuid import uuid4
 from chainrule.tokens.tokenizer import Tokenizer
 
 _LEAST = -9999.0  # what stands for log 0, which JSON has not
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def new_id(kind: str) -> str:
@@ -42,4 +43,4 @@ def finite(log_prob: float) -> float:
 
 def event(data: Mapping[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + _to_json(data).encode() + b"\n\n"

@@ -78,8 +78,9 @@ def _embed(
             if not mean:
                 found[rows] = model.summary(*padded([texts[row] for row in rows], model.device)).float().cpu().numpy()
             elif model.config.causal:
-                tokens, _ = padded([texts[row] for row in rows], model.device)
-                for row, features in zip(rows, model.features(tokens).float().cpu().numpy(), strict=True):
+                tokens, last = padded([texts[row] for row in rows], model.device)
+                every = model(tokens, output="features", last=last).float().cpu().numpy()
+                for row, features in zip(rows, every, strict=True):
                     length = len(texts[row])
                     found[row] = features[int(length > 1 and texts[row][0] == special[0]) : length].mean(0)
             else:  # each alone: a masked model's tokens would attend to the padding

@@ -90,8 +90,6 @@ async def generate(model: ServedModel, wanted: Generation) -> AsyncGenerator[Pie
 
     Raises RequestError where the engine fails or the time is over, FullError where too many wait.
     """
-    loop = asyncio.get_running_loop()
-    until = loop.time() + wanted.seconds
     arrived: asyncio.Queue[tuple[int, NewToken | Exception]] = asyncio.Queue()
     every = list(product(wanted.prompts, range(wanted.asked.samples)))
     texts = [
@@ -114,18 +112,18 @@ async def generate(model: ServedModel, wanted: Generation) -> AsyncGenerator[Pie
         [partial(_put, arrived, index) for index in range(len(every))],
     )
     left = set(range(len(every)))
+    late = RequestError(
+        f"the request took more than {wanted.seconds:g} seconds; ask for fewer tokens",
+        status=504,
+        type="timeout",
+        headers={"x-should-retry": "false"},
+    )
+    limit = asyncio.get_running_loop().call_later(wanted.seconds, _put, arrived, 0, late)
     try:
         while left:
-            try:
-                async with asyncio.timeout_at(until):
-                    index, new = await arrived.get()
-            except TimeoutError:
-                raise RequestError(
-                    f"the request took more than {wanted.seconds:g} seconds; ask for fewer tokens",
-                    status=504,
-                    type="timeout",
-                    headers={"x-should-retry": "false"},
-                ) from None
+            index, new = await arrived.get()
+            if new is late:
+                raise late
             if index not in left:
                 continue  # more tokens came while its stop string was found
             if isinstance(new, EngineError):
@@ -139,6 +137,7 @@ async def generate(model: ServedModel, wanted: Generation) -> AsyncGenerator[Pie
             if piece.text or piece.tokens or piece.finish_reason is not None:
                 yield piece
     finally:
+        limit.cancel()
         model.thread.counts.cancelled += len(left)
         model.thread.cancel(started)
 

@@ -1,6 +1,6 @@
 """Loads what is to be served, by name: language models, adapters over one base, classifiers, tasks."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,15 +49,12 @@ def load_served(
     log: Callable[[str], None] = lambda line: None,
 ) -> Served:
     """Load everything; `log` gets a line about each. `died` is called where a model's thread ends by a fault.
-    `quantize`: as for `load`; where adapters are served, all weights are whole.
+    `quantize`: as for `load`; with "auto" all weights are whole where adapters are served.
 
     Raises OptionError for two of the same name, and what `load` and `load_classifier` raise.
     """
     paths = named(models)
-    if any(is_adapter(model_directory(path)) for path in paths.values()):
-        if quantize in ("int8", "int4"):
-            raise OptionError(f"--quantize: wanted models without adapters, got an adapter; leave {quantize} out")
-        quantize = "none"
+    quantize = _for_adapters(paths.values(), quantize)
     tasks_by_name = _load_tasks(tasks)
     lms: dict[str, LanguageModel] = {}
     masked: dict[str, MaskedLanguageModel] = {}
@@ -74,10 +71,12 @@ def load_served(
                 masked[name] = lm
             else:
                 lms[name] = lm
+    machine.release_threads()  # loading has used this thread's; from here on the models' threads compute
     for name in masked:
         log(f"{name}: {masked[name].family}, a masked model: embeddings, tasks, and the page")
     for name, classifier in classifiers.items():
-        log(f"{name}: a classifier of {len(classifier.labels)} labels")
+        told = f"{len(classifier.labels)} labels" if classifier.labels else "a number"
+        log(f"{name}: {classifier.family}, a classifier of {told}")
     return Served(
         {name: serve_model(name, lm, limits, died=died, log=log) for name, lm in lms.items()},
         {
@@ -93,12 +92,32 @@ def load_served(
     )
 
 
+def _for_adapters(paths: Iterable[str], quantize: Quantize) -> Quantize:
+    """How models are kept where some of them are adapters, which stand beside a base that others may name too.
+
+    Raises OptionError for bits that an adapter was not trained beside: its base would have other weights.
+    """
+    adapters = [(path, read_adapter(found)) for path in paths if is_adapter(found := model_directory(path))]
+    for path, adapter in adapters:
+        exact = "base_sha256" in adapter.extra and not adapter.is_classifier
+        if quantize in ("int8", "int4") and exact and adapter.quantized != quantize:
+            raise OptionError(
+                f"--quantize: wanted adapters that were trained beside {quantize} weights, got {path};"
+                f" leave {quantize} out"
+            )
+    return "none" if quantize == "auto" and adapters else quantize
+
+
 def _load_tasks(files: Sequence[Path]) -> dict[str, Task]:
     """The tasks of files, by the files' names; OptionError for two of the same name."""
     found: dict[str, Task] = {}
     for file in files:
         if file.stem in found:
             raise OptionError(f"--task: wanted files of different names, got {file.stem} twice; rename one")
+        if file.suffix != ".toml":
+            raise OptionError(
+                f"--task: wanted a task file (.toml), got {file}; chainrule task {file} --out FILE.toml writes one"
+            )
         found[file.stem] = Task.load(str(file))
     return found
 

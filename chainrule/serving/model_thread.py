@@ -5,23 +5,24 @@ What arrives for a sequence is delivered on the thread of the event loop that st
 """
 
 import asyncio
-import inspect
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast, overload
+from dataclasses import dataclass
+from typing import Any, TypeVar, overload
 
 from chainrule.errors import ChainruleError
 from chainrule.generation.engine import Engine, NewToken
 from chainrule.generation.sampling import Sampling
+from chainrule.machine import release_threads
+from chainrule.serving.jobs import Job
 
 T = TypeVar("T")
 Receive = Callable[[NewToken | Exception], None]
 _PATIENCE = 10.0  # seconds that a step may still take when the thread is to end
+_IDLE = 1.0  # seconds without work after which the threads that compute with this one are released
 log = logging.getLogger(__name__)
 
 
@@ -57,14 +58,6 @@ class Started:
     ended: bool = False  # it got its last token, or was cancelled
 
 
-@dataclass(eq=False)
-class _Job:
-    function: Callable[[], Any]
-    future: Future[Any] = field(default_factory=Future)
-    parts: Generator[None, None, Any] | None = None  # of a function that gives way between its parts
-    left: bool = False  # nobody waits for it any more
-
-
 @dataclass
 class Counts:
     """What a model's thread has done so far."""
@@ -89,7 +82,7 @@ class ModelThread:
         self.dead: BaseException | None = None
         self.died = died
         self._at_once = engine.batch_size if engine is not None else 1
-        self._jobs: deque[_Job] = deque()
+        self._jobs: deque[Job] = deque()
         self._new: deque[Started] = deque()
         self._cancelled: deque[Started] = deque()
         self._open: set[Started] = set()  # wait or run
@@ -116,7 +109,7 @@ class ModelThread:
         At each `yield` of a function that has some, the engine makes a step; its value is what it returns. One that
         nobody waits for any more is not begun, or not continued. Raises FullError where too many wait.
         """
-        job = _Job(function)
+        job = Job(function)
         with self._changed:
             self._check(len(self._jobs) + 1 > self.waiting)
             self._jobs.append(job)
@@ -180,15 +173,16 @@ class ModelThread:
             self._jobs.clear()
         self._deliver([(each, EngineError("the model's thread has ended")) for each in left])
         for job in jobs:
-            if job.parts is not None or job.future.set_running_or_notify_cancel():
-                job.future.set_exception(EngineError("the model's thread has ended"))
+            job.fail(EngineError("the model's thread has ended"))
         if self.dead is not None and self.died is not None:
             self.died()
 
     def _round(self) -> bool:
         """What arrived, a part of a job, and a step of the engine; False at the end."""
         with self._changed:
-            self._changed.wait_for(self._anything)
+            if not self._changed.wait_for(self._anything, _IDLE):
+                release_threads()  # for the threads of other models
+                self._changed.wait_for(self._anything)
             if self._stopping:
                 return False
             new, cancelled = list(self._new), list(self._cancelled)
@@ -200,7 +194,7 @@ class ModelThread:
         for each in cancelled:
             if self.engine is not None and each.id is not None and self._by_id.pop(each.id, None) is not None:
                 self.engine.cancel(each.id)
-        if job is not None and not self._advance(job):
+        if job is not None and not job.advance():
             with self._changed:
                 self._jobs.appendleft(job)
         if self.engine:
@@ -236,33 +230,6 @@ class ModelThread:
         self._by_id[started.id] = started
         self.counts.prompt_tokens += len(wanted.prompt)
         self.counts.sequences += 1
-
-    def _advance(self, job: _Job) -> bool:
-        """Call a job's function, or go on with it; whether it is done."""
-        if job.left and job.parts is not None:
-            job.parts.close()
-            return True
-        if job.left:
-            job.future.cancel()
-        if job.parts is None and not job.future.set_running_or_notify_cancel():
-            return True
-        try:
-            if job.parts is None:
-                found = job.function()
-                if not inspect.isgenerator(found):
-                    job.future.set_result(found)
-                    return True
-                job.parts = cast(Generator[None, None, Any], found)
-            next(job.parts)
-        except StopIteration as stop:
-            job.future.set_result(stop.value)
-        except Exception as error:
-            if not isinstance(error, ChainruleError):
-                log.exception("a function on a model's thread failed")
-            job.future.set_exception(error)
-        else:
-            return False
-        return True
 
     def _step(self, engine: Engine) -> None:
         try:

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from chainrule.drawing.charts import STYLE
 from chainrule.errors import ChainruleError
 from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.model.quantised import weight_count
 from chainrule.scoring.documents import TokenScore, given_tokens
 from chainrule.serving.endpoints import Endpoint, Get, Post
 from chainrule.serving.fields import Fields
@@ -54,7 +55,8 @@ def endpoints(served: Served, link: Callable[[str], str]) -> list[Endpoint]:
 
     async def about(request: Request) -> Response:
         every = [*map(_described, served.models.values()), *map(_described, served.masked.values())]
-        return JSONResponse({"models": every, "tasks": sorted(served.tasks), "runs": served.runs is not None})
+        found = {"models": every, "classifiers": list(served.classifiers), "tasks": sorted(served.tasks)}
+        return JSONResponse({**found, "runs": served.runs is not None})
 
     async def next_word(fields: Fields) -> Any:
         model = served.pretrained(fields.text("model"))
@@ -99,7 +101,7 @@ def _described(model: ServedModel | ServedMasked) -> dict[str, Any]:
         "mask": model.lm.tokenizer.named["mask_token"] if masked else None,
         "family": model.lm.family,
         "chat": model.lm.tokenizer.chat_template is not None and not masked,
-        "parameters": sum(parameter.numel() for parameter in model.lm.model.parameters()),
+        "parameters": weight_count(model.lm.model),
         "context": config.context,
         "vocabulary_size": config.vocabulary_size,
     }
@@ -191,7 +193,14 @@ def last_logits(model: ServedModel, tokens: Sequence[int]) -> Generator[None, No
     beginnings = [tokens[:end] for end in range(model.at_once, len(tokens), model.at_once)]
     sequences = [*beginnings, tokens]
     known = None if model.thread.engine is None else model.thread.engine.known
-    parts = read_all(model.lm.model, sequences, model.at_once, [len(each) - 1 for each in sequences], known)
+    parts = read_all(
+        model.lm.model,
+        sequences,
+        model.at_once,
+        [len(each) - 1 for each in sequences],
+        known,
+        [len(tokens)] * len(sequences),
+    )
     while True:
         with torch.inference_mode():  # not over a yield, as other functions run there
             part = next(parts)

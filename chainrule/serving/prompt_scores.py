@@ -48,7 +48,8 @@ def score_prompts(
     found: dict[int, PromptScores] = {}
     # A long prompt is processed as its beginnings of one part, two, three …, with which it shares all it can.
     beginnings = [prompt[:end] for prompt in prompts for end in range(at_once, len(prompt), at_once)]
-    parts = read_all(model, [*prompts, *beginnings], at_once, None, known)
+    lengths = [*map(len, prompts), *(len(prompt) for prompt in prompts for _ in range(at_once, len(prompt), at_once))]
+    parts = read_all(model, [*prompts, *beginnings], at_once, None, known, lengths)
     while True:
         with torch.inference_mode():  # not around the yield: others have the thread then
             part = next(parts, None)

@@ -26,14 +26,18 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; OptionError where it cannot. Nothing is loaded for a port that is taken, and a second
     server is refused although the first still loads. Who connects before everything is loaded waits for an answer."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # TCP by its name: else asyncio leaves TCP_NODELAY off, and the pieces of a stream wait for acknowledgements.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
         bound.listen(_BACKLOG)  # two sockets may be bound to one port while none of them listens
     except (OSError, OverflowError) as error:
         bound.close()
-        raise OptionError(f"--host, --port: wanted an address to listen on, got {host} port {port}: {error}") from None
+        raise OptionError(
+            f"--host, --port: wanted an address to listen on, got {host} port {port}: {error};"
+            " name another, or --port 0 for a free one"
+        ) from None
     return bound
 
 

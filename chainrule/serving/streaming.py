@@ -13,7 +13,6 @@ from chainrule.errors import ChainruleError
 from chainrule.serving.answers import event
 from chainrule.serving.requests import RequestError
 
-_END = b""
 KEEPALIVE = 15.0  # seconds without an event after which a comment is sent
 log = logging.getLogger(__name__)
 
@@ -28,60 +27,52 @@ class Streamed(Response):
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-cache"})
         del self.headers["content-length"]
         self._chunks = chunks
+        self._begun, self._latest = False, 0.0  # whether the status was sent; when something was
+        self._sending = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         writing = asyncio.ensure_future(self._write(send))
-        leaving = asyncio.ensure_future(_left(receive))
+        others = [asyncio.ensure_future(_left(receive)), asyncio.ensure_future(self._fill_pauses(send))]
         try:
-            await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if writing.done():
-                writing.result()
+            done, _ = await asyncio.wait([writing, *others], return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
         finally:
-            leaving.cancel()
-            writing.cancel()
-            await asyncio.gather(writing, leaving, return_exceptions=True)
+            for each in (writing, *others):
+                each.cancel()
+            await asyncio.gather(writing, *others, return_exceptions=True)
 
     async def _write(self, send: Send) -> None:
-        begun = False
-
-        async def put(data: bytes, more: bool = True) -> None:
-            nonlocal begun
-            if not begun:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                begun = True
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-
-        async with aclosing(self._chunks) as chunks, aclosing(_with_pauses(chunks)) as parts:
+        async with aclosing(self._chunks) as chunks:
             while True:
                 try:
-                    part = await anext(parts, _END)
+                    chunk = await anext(chunks, None)
                 except Exception as error:
-                    if not begun:
+                    if not self._begun:
                         raise  # the application answers it, with its own status
-                    part = event(_shown(error).body())
-                if part is _END:
+                    chunk = _shown(error).body()
+                if chunk is None:
                     break
-                await put(part)
-        await put(b"data: [DONE]\n\n", more=False)
+                await self._put(send, event(chunk))
+        await self._put(send, b"data: [DONE]\n\n", more=False)
 
-
-async def _with_pauses(chunks: AsyncGenerator[Mapping[str, Any], None]) -> AsyncGenerator[bytes, None]:
-    """The chunks as events, and a comment where there is none for `KEEPALIVE` seconds."""
-    following = asyncio.ensure_future(anext(chunks, None))
-    try:
+    async def _fill_pauses(self, send: Send) -> None:
+        """A comment where nothing was sent for `KEEPALIVE` seconds."""
+        loop = asyncio.get_running_loop()
+        self._latest = loop.time()
         while True:
-            done, _ = await asyncio.wait({following}, timeout=KEEPALIVE)
-            if not done:
-                yield b": keepalive\n\n"
-                continue
-            chunk = following.result()
-            if chunk is None:
-                return
-            yield event(chunk)
-            following = asyncio.ensure_future(anext(chunks, None))
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+            pause = self._latest + KEEPALIVE - loop.time()
+            if pause <= 0 and not self._sending.locked():
+                await self._put(send, b": keepalive\n\n")
+            await asyncio.sleep(pause if pause > 0 else KEEPALIVE)
+
+    async def _put(self, send: Send, data: bytes, more: bool = True) -> None:
+        async with self._sending:
+            if not self._begun:
+                self._begun = True
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            self._latest = asyncio.get_running_loop().time()
+            await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
 def _shown(error: Exception) -> RequestError:

@@ -13,6 +13,7 @@ from chainrule.errors import ModelError
 from chainrule.storage.gguf import GGUFFile, read_gguf
 from chainrule.tokens import bytepair, tables
 from chainrule.tokens.gguf_patterns import SPLITTINGS, Splitting
+from chainrule.tokens.score_merges import merges_by_scores
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token_type
 NFC_KEY = "chainrule.tokenizer.nfc"  # whether the text is normalised, which llama.cpp's keys don't say
@@ -99,12 +100,17 @@ class Vocabulary:
     @cached_property
     def size(self) -> int:
         """Without the unused tokens at the end, which only fill the model's matrix."""
-        return next((id + 1 for id in reversed(range(len(self.types))) if self.types[id] != UNUSED), 0)
+        used = np.flatnonzero(np.array(self.types) != UNUSED)
+        return int(used[-1]) + 1 if len(used) else 0
+
+    def of_types(self, *types: int) -> list[int]:
+        """The tokens of these types."""
+        found: list[int] = np.flatnonzero(np.isin(np.array(self.types[: self.size]), types)).tolist()
+        return found
 
     def added(self) -> list[dict[str, Any]]:
         """Control, unknown and user-defined tokens, as tokenizer.json lists them."""
-        kinds = (CONTROL, UNKNOWN, USER_DEFINED)
-        found = [id for id in range(self.size) if self.types[id] in kinds]
+        found = self.of_types(CONTROL, UNKNOWN, USER_DEFINED)
         flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         return [
             {"id": id, "content": self.tokens[id], **flags, "special": self.types[id] != USER_DEFINED} for id in found
@@ -135,7 +141,7 @@ class Vocabulary:
     def ends(self) -> list[int]:
         """The tokens that end a generated text: eos, the ends of a turn and of a message, and those of ENDS."""
         named = [id for role in ("eos", "eot", "eom") if (id := self.id_of(role)) is not None]
-        spelled = [id for id in range(self.size) if self.types[id] == CONTROL and self.tokens[id] in ENDS]
+        spelled = [id for id in self.of_types(CONTROL) if self.tokens[id] in ENDS]
         return list(dict.fromkeys(named + spelled))
 
     def generation(self) -> dict[str, Any]:
@@ -217,7 +223,7 @@ class Vocabulary:
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:
-        return {token: id for id, token in enumerate(self.tokens[: self.size])}
+        return dict(zip(self.tokens[: self.size], range(self.size), strict=True))
 
     def merges(self) -> list[str] | None:
         """The merges, a space between two tokens; None for a vocabulary of characters, which are made of bytes that are
@@ -282,29 +288,18 @@ class Vocabulary:
         }
 
     def merges_of_scores(self) -> list[str]:
-        """SentencePiece joins the two neighbours that make the token of the greatest score: each way to make one is a
-        merge, in the order of the scores."""
+        """As `merges_by_scores` has them."""
         scores = self.column("scores", float)
         if not scores:
             raise ModelError(
                 f"{self.file.path}: wanted tokenizer.ggml.scores for a tokenizer of the kind llama, got none"
             )
         # a text has ▁ in place of a space
-        joined = [id for id in range(self.size) if self.types[id] in (NORMAL, USER_DEFINED)]
-        ids = {token: id for id in joined if " " not in (token := self.tokens[id])}
-        tokens, numbers = list(ids), np.fromiter(ids.values(), np.int64, len(ids))
-        found: list[str] = []
-        for index in np.lexsort((numbers, -np.array(scores)[numbers])).tolist():
-            token, lefts = tokens[index], list[str]()
-            for cut in range(1, len(token)):
-                left = token[:cut]
-                if left in ids and token[cut:] in ids:
-                    lefts.append(left)
-            if len(lefts) > 1:
-                lefts.sort(key=ids.__getitem__)
-            for left in lefts:
-                found.append(f"{left} {token[len(left) :]}")
-        return found
+        joined = self.of_types(NORMAL, USER_DEFINED)
+        ids = dict(zip([self.tokens[id] for id in joined], joined, strict=True))
+        if any(" " in token for token in ids):
+            ids = {token: id for token, id in ids.items() if " " not in token}
+        return merges_by_scores(ids, np.array(scores))
 
 
 def _special(token: str) -> dict[str, Any]:

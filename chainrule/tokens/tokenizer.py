@@ -48,7 +48,7 @@ class Tokenizer:
         self.hash = self._hash_with(bos_id)
         self._added = set(self._inner.get_added_tokens_decoder())
         self._hidden = {token.id for token in self.special.values()}
-        self.vocabulary_size = max(self._inner.get_vocab(with_added_tokens=True).values()) + 1
+        self.vocabulary_size = _greatest_id(self._inner) + 1
 
     @property
     def bos(self) -> str:
@@ -256,6 +256,14 @@ class Tokenizer:
         for name, content in self._files.items():
             with atomic_write(directory / name) as beside:
                 beside.write_bytes(content)
+
+
+def _greatest_id(inner: tokenizers.Tokenizer) -> int:
+    """Asked for, a vocabulary is copied: not where its tokens have all ids from 0 on, as most have."""
+    size: int = inner.get_vocab_size(with_added_tokens=True)
+    if size and None not in list(map(inner.id_to_token, range(size))):
+        return size - 1
+    return max(inner.get_vocab(with_added_tokens=True).values())
 
 
 def _parts(pre_tokenizer: Any) -> list[dict[str, Any]]:

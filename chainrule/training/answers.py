@@ -25,6 +25,7 @@ class Answers:
 
     texts: Sequence[Span]
     epochs: Epochs
+    original_context: int | None = None  # as in the model's config
 
     @property
     def longest(self) -> int:
@@ -50,4 +51,5 @@ class Answers:
 
     def _packed(self, texts: Sequence[Span], rows: NDArray[np.int64], at_once: int) -> list[SpanBatch]:
         groups = in_rows([len(texts[row].tokens) for row in rows], min(at_once, LONGEST_ROW))
-        return [SpanBatch([texts[row] for row in rows[part]], True, self.epochs.device) for part in groups]
+        device, original = self.epochs.device, self.original_context
+        return [SpanBatch([texts[row] for row in rows[part]], True, device, original) for part in groups]

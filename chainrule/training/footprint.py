@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule import machine
-from chainrule.errors import OptionError
+from chainrule.machine import require_memory
 from chainrule.model.adapter import AdaptedLinear
 from chainrule.model.transformer import Transformer
 from chainrule.training.activations import activation_bytes
@@ -92,20 +92,3 @@ def require_step(
         model.checkpoint_activations = True
         sizes = {**weights, **of_activations(forward, model, tokens, longest)}
     require_memory(purpose, sizes, model.device, cure)
-
-
-def require_memory(purpose: str, sizes: Mapping[str, float], device: torch.device, cure: str) -> None:
-    """OptionError where `sizes`, by what they are for, are together more than `device` has free. `cure`: what would
-    take less."""
-    needed, free = sum(sizes.values()), machine.free_memory(device)
-    if needed > free:
-        parts = ", ".join(f"{name} {_shown(size)}" for name, size in sizes.items())
-        where = "on the GPU" if device.type == "cuda" else "of memory"
-        raise OptionError(
-            f"{purpose}: wanted about {_shown(needed)} {where} ({parts}), got {_shown(free)} free; {cure}"
-        )
-
-
-def _shown(size: float) -> str:
-    """Bytes as people read them."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"

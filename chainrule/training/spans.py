@@ -37,13 +37,16 @@ class SpanBatch:
     which of the hidden states (N, D) predicts it.
     """
 
-    def __init__(self, spans: Sequence[Span], causal: bool, device: torch.device) -> None:
+    def __init__(
+        self, spans: Sequence[Span], causal: bool, device: torch.device, original_context: int | None = None
+    ) -> None:
+        """`original_context` as in the model's config."""
         numbers = [np.full(len(span.targets), number) for number, span in enumerate(spans)]
         self.targets = machine.to_device(torch.tensor([target for span in spans for target in span.targets]), device)
         self.spans = machine.to_device(torch.from_numpy(np.concatenate(numbers)), device)
         self.forest: Forest | None = None
         if causal:
-            self.forest = Forest([span.tokens for span in spans], device)
+            self.forest = Forest([span.tokens for span in spans], device, original_context)
             places = np.concatenate(
                 [columns[list(span.positions)] for columns, span in zip(self.forest.columns, spans, strict=True)]
             )

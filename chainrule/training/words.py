@@ -53,6 +53,7 @@ class LabelWords:
     weights: NDArray[np.float32]  # (C,) how much a text of each class counts
     epochs: Epochs
     causal: bool
+    original_context: int | None = None
     smoothing: float = 0.0  # share of a label that is spread over all classes
 
     @property
@@ -106,7 +107,8 @@ class LabelWords:
             columns = [classes, self.weights[classes]]
             columns += [] if texts.lengths is None else [texts.lengths[rows[part]]]
             tensors = (machine.to_device(torch.from_numpy(array), self.epochs.device) for array in columns)
-            batches.append(WordBatch(SpanBatch(spans, self.causal, self.epochs.device), *tensors))
+            batch = SpanBatch(spans, self.causal, self.epochs.device, self.original_context)
+            batches.append(WordBatch(batch, *tensors))
         return batches
 
     @cached_property

@@ -118,7 +118,7 @@ def test_every_head_is_charged_for_the_features_that_are_computed_once(lm: Langu
 
 
 def test_other_weights_are_another_model_and_the_same_ones_the_same(lm: LanguageModel) -> None:
-    def identity(seed: int) -> dict[str, str]:
+    def identity(seed: int) -> dict[str, str | None]:
         model = random_model("qwen3", vocabulary_size=257, context=128, seed=seed)
         return Study(LanguageModel(model, lm.tokenizer, "qwen3"), TASK).identity
 

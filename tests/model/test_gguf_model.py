@@ -70,7 +70,7 @@ def test_the_configuration_comes_back(gguf_family: str, tmp_path: Path) -> None:
 
 def test_a_lengthened_phi_3_and_one_with_a_window_come_back(tmp_path: Path) -> None:
     slowed = LongRope((1.0, 1.1, 1.5), (1.0, 3.0, 9.0), 1.19, 32, 128)
-    model = random_model("phi3", layer_kinds=(LayerKind(rope=Rope(scaling=slowed, width=6)),))
+    model = random_model("phi3", context=128, layer_kinds=(LayerKind(rope=Rope(scaling=slowed, width=6)),))
     back, _ = load_model(written(model, "phi3", tmp_path / "model.gguf"), CPU)
     assert back.config == model.config
     windowed, _ = load_model(written(random_model("phi3"), "phi3", tmp_path / "windowed.gguf"), CPU)

@@ -113,6 +113,40 @@ def test_products_of_few_rows_are_torchs_alone_and_in_a_batch(dtype: torch.dtype
 
 
 @compiled
+@pytest.mark.parametrize("inputs", [32, 40, 61, 576])
+def test_products_in_bfloat16_are_those_of_the_rounded_numbers(inputs: int) -> None:
+    generator = torch.Generator().manual_seed(inputs)
+    weight = torch.randn(71, inputs, generator=generator).bfloat16()
+    x = torch.randn(FEW, inputs, generator=generator)
+    described = products.matrix(weight, rounded=True)
+    assert described is not None
+    for rows in (1, 4, 5, 6, 7, 16, FEW):
+        with torch.inference_mode():
+            found = products._few(x[:rows], described)
+            exact = products._few(x[:rows].bfloat16().float(), described)
+        # Of few rows, and where the processor has no products of bfloat16, activations are not rounded.
+        plain, rounded = (each @ weight.float().T for each in (x[:rows], x[:rows].bfloat16().float()))
+        assert torch.allclose(found, plain, atol=1e-4) or torch.allclose(found, rounded, atol=1e-4)
+        torch.testing.assert_close(exact, rounded, atol=1e-4, rtol=1e-5)
+
+
+@compiled
+@pytest.mark.parametrize("width", [2, 15, 16, 61, 5000])
+def test_the_best_tokens_and_the_sum_are_torchs(width: int) -> None:
+    logits = 9 * torch.randn(5, width, generator=torch.Generator().manual_seed(width))
+    logits[0, width // 2 :] = logits[0].max() + 1  # several are the greatest
+    logits[1, 0], logits[2, width - 1] = -torch.inf, torch.inf
+    logits[3, width - 1] = torch.nan
+    logits[4, 0], logits[4, 1:] = 0, -torch.inf
+    with torch.inference_mode():
+        tokens, totals = operations.best(logits)
+    assert tokens.tolist() == logits.argmax(-1).tolist()
+    finite = torch.tensor([0, 1, 4])
+    torch.testing.assert_close(totals[finite], logits.logsumexp(-1)[finite], atol=1e-5, rtol=1e-6)
+    assert totals[3].isnan()
+
+
+@compiled
 @pytest.mark.parametrize("kind", KINDS)
 def test_products_with_blocks_are_those_with_the_dequantised_matrix(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)

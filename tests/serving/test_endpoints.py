@@ -5,12 +5,15 @@ from pathlib import Path
 
 import httpx
 import pytest
+from conftest import random_model
 from small_server import PROMPT, Running, language_model, one, running
 
 import chainrule
 from chainrule.cli import main
 from chainrule.errors import OptionError
 from chainrule.finetuning.classifier import load_classifier
+from chainrule.language_model import LanguageModel
+from chainrule.model.quantised import blocks_of
 from chainrule.serving.load import Limits, load_served, named
 from chainrule.serving.served import Served
 from chainrule.serving.server import listen
@@ -140,6 +143,28 @@ def test_an_adapter_of_peft_shares_its_base_s_memory_and_gives_what_the_merged_o
     assert texts == [lm.completions([PROMPT], chainrule.Sampling(0), max_tokens=9)[0].text for lm in (own, merged)]
 
 
+def test_an_adapter_that_was_trained_beside_a_quantised_base_is_served_beside_it(folder: Path, tmp_path: Path) -> None:
+    own = language_model()
+    model = random_model("qwen3", vocabulary_size=300, context=96, width=64, hidden=64, head_width=32)
+    LanguageModel(model, own.tokenizer, "qwen3").save(tmp_path / "owl")
+    task, names = Task.load(str(folder / "moods.toml")), ("owl", "poet", "whole")
+    for name, bits in (("poet", "int8"), ("whole", "none")):
+        base = chainrule.load(tmp_path / "owl", quantize=bits)  # type: ignore[arg-type]
+        options = {"train": "lora", "by": "words", "rank": 2, "epochs": 1, "labels": 4}
+        chainrule.finetune(base, task, **options).save(tmp_path / name)  # type: ignore[arg-type]
+    owl, poet, whole = (str(tmp_path / name) for name in names)
+    served = load_served([owl, poet], [], None, Limits(), quantize="int8")
+    plain, adapted = served.models["owl"].lm, served.models["poet"].lm
+    (_, blocks), (_, shared) = (next(blocks_of(each.model)) for each in (plain, adapted))
+    assert blocks.data_ptr() == shared.data_ptr(), "in memory once"
+    assert adapted.log_prob(PROMPT) == pytest.approx(chainrule.load(poet, quantize="int8").log_prob(PROMPT), abs=1e-4)
+    assert adapted.log_prob(PROMPT) != pytest.approx(plain.log_prob(PROMPT), abs=1e-3)
+    with pytest.raises(OptionError, match=r"wanted adapters that were trained beside int8 weights, got .*whole"):
+        load_served([owl, whole], [], None, Limits(), quantize="int8")
+    for each in served.threads.values():
+        each.stop()
+
+
 def test_texts_become_tokens_and_back(server: Running) -> None:
     tokenizer = server.served.models["owl"].lm.tokenizer
     ids = tokenizer.encode("né owl")
@@ -216,7 +241,12 @@ def test_names_are_folders_or_given() -> None:
         ("serve owl --host nowhere.invalid --api-key k", "wanted an address to listen on"),
         ("serve nothing --port 0", "nothing"),
         ("serve owl owl --port 0", "different names"),
+        ("serve owl owl2=owl owl=moods --port 0", "different names"),
         ("serve owl --port 0 --task none.toml", "none.toml"),
+        ("serve owl --port 0 --task days.tsv", "chainrule task days.tsv --out"),
+        ("serve owl --prot 3", "did you mean --port?"),
+        ("serve owl --port 0 --quantize int8", "a multiple of 32"),
+        ("serve days.tsv --port 0", "found a file of text or rows"),
         ("serve owl --runs none", "--runs: wanted a folder"),
     ],
 )
@@ -235,5 +265,5 @@ def test_what_cannot_be_served_is_one_line(
 def test_a_second_server_on_a_port_is_refused_while_the_first_still_loads() -> None:
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with pytest.raises(OptionError, match=f"127.0.0.1 port {port}"):
+        with pytest.raises(OptionError, match=f"127.0.0.1 port {port}.*--port 0"):
             listen("127.0.0.1", port)

@@ -22,7 +22,7 @@ import torch
 from small_server import PROMPT, Running, language_model, one, running
 
 from chainrule.generation.engine import Engine
-from chainrule.serving import safety
+from chainrule.serving import model_thread, safety, streaming
 from chainrule.serving.load import Limits, serve_model
 from chainrule.serving.model_thread import FullError, ModelThread
 from chainrule.serving.served import Served
@@ -118,6 +118,40 @@ def test_one_that_does_not_read_holds_nobody_up_and_is_cut_off(monkeypatch: pyte
             while part := stalled.recv(2**20):
                 received = received[-9:] + part
         assert b"[DONE]" not in received
+        assert server.made(PATH, prompt=PROMPT, max_tokens=3)["choices"]
+
+
+def test_a_piece_of_a_stream_is_sent_without_waiting_for_an_acknowledgement(gate: threading.Semaphore) -> None:
+    with one(language_model()) as server:
+        connection = begin(server, **LONG, stream=True)
+        until(lambda: server.served.models["owl"].thread.open > 0)
+        (found,) = server.server.server_state.connections
+        accepted = found.transport.get_extra_info("socket")
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+        connection.close()
+        gate.release(10**4)
+
+
+def test_a_pause_of_a_stream_is_filled_with_comments(
+    gate: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "KEEPALIVE", 0.05)
+    with one(language_model()) as server, server.client as client:
+        fields = {**LONG, "max_tokens": 3, "stream": True}
+        with client.stream("POST", PATH, json=fields) as answer:
+            lines = answer.iter_lines()
+            assert [next(lines) for _ in range(3)] == [": keepalive", "", ": keepalive"]
+            gate.release(10**4)
+            data = [line for line in lines if line.startswith("data: ")]
+        assert data[-1] == "data: [DONE]" and len(data) >= 2
+
+
+def test_threads_that_compute_are_released_while_there_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(model_thread, "_IDLE", 0.02)
+    monkeypatch.setattr(model_thread, "release_threads", released.set)
+    with one(language_model()) as server:
+        assert released.wait(20)
         assert server.made(PATH, prompt=PROMPT, max_tokens=3)["choices"]
 
 

@@ -30,6 +30,7 @@ from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from chainrule.generation.sampling import Sampling, probabilities
 from chainrule.masked_language_model import MaskedLanguageModel
+from chainrule.prompting.in_context import zero_shot
 from chainrule.serving.app import make_app
 from chainrule.serving.model_thread import ModelThread
 from chainrule.serving.page_views import next_blank
@@ -224,7 +225,7 @@ def test_a_text_is_coloured_token_by_token_and_two_models_stand_side_by_side(
     page.keyboard.press("ArrowRight")
     expect(tokens.nth(1)).to_be_focused()
     _, log_prob = scores[1].alternatives[0]
-    expect(page.locator(".alternatives .was").first).to_have_text(f"{log_prob:.2f}".replace("-", "−"))
+    expect(page.locator(".alternatives .bars .was").first).to_have_text(f"{log_prob:.2f}".replace("-", "−"))
     page.get_by_label("beside it").select_option("other")
     expect(page.locator(".panel")).to_have_count(2)
     expect(page.locator(".chain > .summary")).to_contain_text("0.000 bits per byte")
@@ -249,7 +250,7 @@ def test_a_task_is_edited_measured_and_saved(page: Page, opened: SimpleNamespace
     expect(panels.nth(1).locator("thead")).to_contain_text("bias")
     after = panels.nth(1).locator("tbody tr td:last-child .p").all_inner_texts()
     assert sum(map(float, after)) == pytest.approx(1, abs=2e-4)
-    page.get_by_role("button", name="Measure accuracy").click()
+    page.get_by_role("button", name="Measure", exact=True).click()
     expect(page.locator(".tasks .summary")).to_contain_text(
         re.compile("On 32 test rows zero-shot .* paired difference")
     )
@@ -271,6 +272,30 @@ def test_a_task_is_edited_measured_and_saved(page: Page, opened: SimpleNamespace
     page.get_by_label("Template").fill("{text} So: {label}")
     rows.fill("".join(f"film {number} fine\tgood\nfilm {number} dull\tbad\n" for number in range(9)))
     expect(panels.first.locator(".prompt")).to_contain_text("So:")  # what was written about the rows stays
+
+
+def test_a_free_answer_stands_beside_the_expected_one(opened: SimpleNamespace, tmp_path: Path) -> None:
+    rows = "".join(f"a {('fine', 'grim')[n % 2]} day {n}\tday {n}\n" for n in range(20))
+    (tmp_path / "days.tsv").write_text(f"text\tanswer\n{rows}")
+    (tmp_path / "days.toml").write_text(
+        'kind = "free"\ntrain = "days.tsv"\ntext = "text"\nlabel = "answer"\n[prompt]\ntemplate = "{text}: {label}"\n'
+    )
+    task, model = Task.load(tmp_path / "days.toml"), opened.server.served.models["small"]
+    server = Server(Served({"small": model}, tasks={"days": task}))
+    page = opened.page.context.browser.new_context().new_page()
+    page.goto(f"http://127.0.0.1:{server.port}/#tasks")
+    panel = page.locator(".tasks .panel").first
+    shown = zero_shot(model.lm, task).show(task.test.rows[0])
+    expect(panel.locator("dd").nth(1)).to_have_text(task.test.labels[0])
+    expect(panel.locator("dd").first).to_contain_text((shown.answer.split() or ["nothing"])[0])
+    expect(panel).to_contain_text("it counts as wrong")
+    expect(page.get_by_label("Calibration")).to_be_hidden()
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.locator(".tasks .panel dl")).to_have_count(2)
+    page.get_by_role("button", name="Measure", exact=True).click()
+    expect(page.locator(".tasks .summary")).to_contain_text(re.compile("On 4 test rows .* 1 demonstration on"))
+    page.context.close()
+    server.stop()
 
 
 def test_a_run_is_followed_while_it_trains_and_a_report_runs_apart(page: Page, opened: SimpleNamespace) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
+from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role, trained_whole
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
@@ -76,6 +76,7 @@ FULL = Method(
     seconds_of_training,
     _full,
     kinds=LABELLED,
+    obstacle=trained_whole,
     notes=texts_cut,
     megabytes=lambda study: study.megabytes,
 )

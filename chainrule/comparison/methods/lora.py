@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from chainrule.comparison.methods.finetuned import megabytes_of_head, seconds_of_recipe, texts_cut
 from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 def megabytes_of_matrices(study: Study) -> float:
     """LoRA's matrices, in float32."""
     from chainrule.model.formats.adapter import adapter_parts
+    from chainrule.model.linear import Linear
     from chainrule.training.low_rank import RANK
 
     model = study.lm.model
     sizes = [
-        RANK * (model.get_submodule(name).get_parameter("weight").shape[1] * len(parts) + sum(parts))
+        RANK * (cast(Linear, model.get_submodule(name)).in_features * len(parts) + sum(parts))  # or a quantised one
         for name, parts in adapter_parts(model, study.lm.family).items()
         if name.startswith("blocks.")
     ]

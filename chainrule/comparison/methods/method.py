@@ -47,6 +47,15 @@ def no_obstacle(study: Study) -> None:
     """For methods that any model and any task of their kinds will do for."""
 
 
+def trained_whole(study: Study) -> str | None:
+    """For methods that train all weights."""
+    from chainrule.model.quantised import is_quantised
+
+    if is_quantised(study.lm.model):
+        return "training all weights wants --quantize none, as quantised weights stay as they are"
+    return None
+
+
 def every_size(study: Study, sizes: Sequence[int]) -> Sequence[int]:
     return sizes
 

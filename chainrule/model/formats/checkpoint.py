@@ -19,6 +19,7 @@ from chainrule.model.formats.family import TensorLocation
 from chainrule.model.formats.gguf_tensors import Blocks, GGUFTensors, gguf_config
 from chainrule.model.formats.layer_fields import Fields
 from chainrule.model.formats.left_tensors import check_left, refuse_foreign_prefix
+from chainrule.model.formats.load_memory import LoadMemory, Planned
 from chainrule.model.formats.others import what_it_is
 from chainrule.model.formats.tensors import Tensors
 from chainrule.model.quantise import put_blocks
@@ -245,9 +246,7 @@ def load_weights(
         refuse_foreign_prefix(tensors, embedding, prefix)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     left = set(tensors.stored) - set(others)
-    state = {}
-    blocks: dict[str, Blocks] = {}
-    reads = []
+    planned = []
     for name, location in _locations(model, family).items():
         names = [theirs.removeprefix(prefix) if bare else theirs for theirs in location.names]
         if output_alone and name == "embedding.weight":
@@ -256,21 +255,29 @@ def load_weights(
             shape = (rows, *shapes[name][1:])
             stored = tensors.check(theirs, shape[::-1] if location.transposed else shape)
         left.difference_update(names)
-        kept = tensors.kept_blocks(names, keep) if isinstance(tensors, GGUFTensors) and keep else None
-        if kept is not None and not location.transposed:
-            blocks[name] = kept._replace(blocks=in_our_layout(kept.blocks, location).contiguous().to(device))
+        planned.append(Planned(name, location, names, shapes[name], stored, device, dtype, keep))
+    memory = LoadMemory(tensors.directory, device)
+    for one in planned:
+        memory.add(*one.size(tensors))
+    memory.check()
+    state = {}
+    blocks: dict[str, Blocks] = {}
+    reads = []
+    for one in planned:
+        if one.kept(tensors) and isinstance(tensors, GGUFTensors):
+            kept = tensors.kept_blocks(one.names, keep)
+            assert kept is not None, "`keeps` has said so"
+            blocks[one.name] = kept._replace(blocks=in_our_layout(kept.blocks, one.location).contiguous().to(device))
             continue
-        same_layout = not location.transposed and not location.interleaved
-        as_stored = device.type == "cpu" and dtype in (None, stored) and same_layout
-        whole = tensors.mapped(names) if as_stored else None
+        whole = tensors.mapped(one.names) if one.as_stored else None
         if whole is None:
-            whole = torch.empty(shapes[name], dtype=dtype or stored, device=device)
-            for theirs, part in zip(names, whole.split(location.parts), strict=True):
-                if as_stored:
+            whole = torch.empty(one.shape, dtype=dtype or one.stored, device=device)
+            for theirs, part in zip(one.names, whole.split(one.location.parts), strict=True):
+                if one.as_stored:
                     reads.append((theirs, part))
                 else:
-                    part.copy_(in_our_layout(tensors.to_copy(theirs), location))
-        state[name] = torch.nn.Parameter(whole)
+                    part.copy_(in_our_layout(tensors.to_copy(theirs), one.location))
+        state[one.name] = torch.nn.Parameter(whole)
     check_left(tensors, left, model.config, family)
     tensors.fill(reads)
     put_blocks(model, blocks, state)

@@ -18,6 +18,7 @@ from torch import Tensor
 from chainrule.errors import MissingPackageError, ModelError
 from chainrule.model.formats.gguf_fields import Hyperparameters, architecture_of, config_json
 from chainrule.model.formats.gguf_layout import ARCHITECTURES, FACTORS, Layout, is_weight, to_huggingface
+from chainrule.model.formats.tensors import map_file
 from chainrule.storage.gguf import GGUFFile, StoredTensor, read_gguf
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -115,16 +116,28 @@ class GGUFTensors:
         """A quantised matrix as stored, (rows, bytes of a row)."""
         return self._blocks(self.stored[name].stored)
 
+    def keeps(self, names: Sequence[str], kinds: Collection[str]) -> bool:
+        """Whether `kept_blocks` has them."""
+        found = [self.stored[name] for name in names]
+        kind = found[0].stored.type.name
+        return kind in kinds and all(
+            each.stored.type.name == kind and len(each.shape) == 2 and each.layout not in ("transposed", "offset")
+            for each in found
+        )
+
+    def block_bytes(self, names: Sequence[str]) -> tuple[int, bool]:
+        """How many bytes they are as stored, and whether they stay in the file."""
+        found = [self.stored[name] for name in names]
+        size = sum(each.stored.end - each.stored.start for each in found)
+        return size, len(found) == 1 and found[0].layout == "same"
+
     def kept_blocks(self, names: Sequence[str], kinds: Collection[str]) -> Blocks | None:
         """Matrices whose rows follow one another as blocks of one of these kinds, (rows, bytes of a row), in Hugging
         Face's order of rows: for layers that compute with them. None where they are not all of one such kind."""
+        if not self.keeps(names, kinds):
+            return None
         found = [self.stored[name] for name in names]
         kind = found[0].stored.type.name
-        if kind not in kinds or any(
-            each.stored.type.name != kind or len(each.shape) != 2 or each.layout in ("transposed", "offset")
-            for each in found
-        ):
-            return None
         parts = [
             to_huggingface(self._mapped_blocks(each.stored), each.layout, self.heads, self.key_value_heads)
             for each in found
@@ -136,8 +149,7 @@ class GGUFTensors:
 
     def _file(self) -> Tensor:
         """Its bytes, mapped to memory; changes stay in memory."""
-        size = self.directory.stat().st_size
-        return torch.from_file(str(self.directory), shared=False, size=size, dtype=torch.uint8)
+        return map_file(self.directory)
 
     def _blocks(self, stored: StoredTensor) -> NDArray[np.uint8]:
         row = stored.shape[-1] // stored.type.block * stored.type.size

@@ -23,7 +23,8 @@ from chainrule.storage.gguf_writer import TensorToWrite
 
 Type = Literal["f32", "f16", "bf16", "q8_0", "q4_0"]
 _FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # general.file_type
-_OTHER_TYPES = {"mistral": "llama"}  # model_type -> llama.cpp's architecture, beside those of ARCHITECTURES
+# model_type -> llama.cpp's architecture, of what is written
+EXPORTED = {**{each.model_type: name for name, each in ARCHITECTURES.items()}, "mistral": "llama"}
 # What llama.cpp computes, whatever a config.json says.
 _COMPUTED: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     "llama": {"hidden_act": ("silu",)},
@@ -52,11 +53,10 @@ _LARGEST_IN_Q4 = "Q8_0"  # the embedding and output matrices, which quantising h
 def architecture_for(fields: Fields) -> str:
     """llama.cpp's architecture for a config.json. ModelError where it has none, or computes something else."""
     model_type = fields["model_type"]
-    names = {each.model_type: name for name, each in ARCHITECTURES.items()} | _OTHER_TYPES
-    name = names.get(model_type)
+    name = EXPORTED.get(model_type)
     if name is None:
         raise ModelError(
-            f"export: wanted a model of a family that can be written as GGUF ({', '.join(names)}), got {model_type};"
+            f"export: wanted a model of a family that can be written as GGUF ({', '.join(EXPORTED)}), got {model_type};"
             " export --to huggingface"
         )
     for field, values in _COMPUTED[name].items():

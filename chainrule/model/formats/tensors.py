@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from chainrule.errors import ModelError
+from chainrule.machine import shown_bytes
 from chainrule.model.formats.others import CONVERT, holds_pickle
 
 _PRECISIONS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -81,13 +82,13 @@ class Tensors:
             return None
         whole = parts[0]._replace(end=parts[-1].end, shape=[sum(part.shape[0] for part in parts), *parts[0].shape[1:]])
         if whole.path not in self._mapped:
-            self._mapped[whole.path] = _map(whole.path)
+            self._mapped[whole.path] = map_file(whole.path)
         return _view(self._mapped[whole.path], whole)
 
     def to_copy(self, name: str) -> Tensor:
         """A tensor to copy from, with a mapping of its own, so that its memory is freed with it."""
         stored = self.stored[name]
-        return _view(_map(stored.path), stored)
+        return _view(map_file(stored.path), stored)
 
     def fill(self, parts: Iterable[tuple[str, Tensor]]) -> None:
         """Read tensors, by name, into contiguous ones in the CPU's memory, of the stored shapes and precisions."""
@@ -128,9 +129,19 @@ def _header(path: Path) -> dict[str, Stored]:
     return found
 
 
-def _map(path: Path) -> Tensor:
-    """A file's bytes; changes stay in memory."""
-    return torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+def map_file(path: Path) -> Tensor:
+    """A file's bytes, mapped to memory; changes stay in memory. ModelError where the system refuses: most do where a
+    file is larger than all memory."""
+    size = path.stat().st_size
+    try:
+        return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except RuntimeError as error:
+        if "mmap" not in str(error):
+            raise
+        raise ModelError(
+            f"{path}: wanted to map {shown_bytes(size)} to memory, which the system refused; take a file of"
+            " fewer bits, or a smaller model"
+        ) from None
 
 
 def _view(file: Tensor, stored: Stored) -> Tensor:

@@ -169,6 +169,7 @@ class _Description:
         self.tensors: list[_Watched] = []
         self.modules: list[tuple[dict[str, Any], str, nn.Module]] = []
         self.possible = _possible(model)
+        self.rounded = (model.compute_dtype or model.dtype) == torch.bfloat16
         self.made: _Described | None = None
         if not self.possible:
             return
@@ -231,7 +232,7 @@ class _Description:
         if weight is None:
             self.possible = False
             return Matrix()
-        described = matrix(weight, getattr(layer, "kind", None), self.wide(held, "bias"))
+        described = matrix(weight, getattr(layer, "kind", None), self.wide(held, "bias"), self.rounded)
         self.watch(held, weight_name)
         if described is None:
             self.possible = False
@@ -299,7 +300,7 @@ def _rotations(model: Transformer, positions: Tensor, B: int) -> tuple[Tensor, T
     turns = [
         (torch.zeros(1, 1, 1, width),) * 2
         if rope is None
-        else rotation(positions, config.head_width, rope, torch.float32)
+        else rotation(positions, config.head_width, rope, torch.float32, positions + 1)
         for rope in ropes
     ]
     cosine, sine = (

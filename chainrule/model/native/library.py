@@ -76,6 +76,7 @@ def library() -> ctypes.CDLL | None:
         {
             "linear": (pointer, pointer, number, pointer, number),
             "widen": (pointer, pointer, number),
+            "best": (pointer, number, number, pointer, pointer, number),
             "forward": (pointer, pointer, pointer, pointer, number),
             "attend": (pointer, number),
             "norm": (pointer, number, pointer, pointer, number, number, number),

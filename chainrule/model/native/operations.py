@@ -63,6 +63,17 @@ def gate(x: Tensor, activation: str) -> Tensor:
     return y
 
 
+def best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Of logits (B, V) in float32: the most probable tokens (B,), the first of several, and log Σ e^u (B,)."""
+    logits = logits.contiguous()
+    tokens, totals = torch.empty(len(logits), dtype=torch.long), torch.empty(len(logits))
+    rows, width = logits.shape
+    _compiled().chainrule_best(
+        logits.data_ptr(), rows, width, tokens.data_ptr(), totals.data_ptr(), torch.get_num_threads()
+    )
+    return tokens, totals
+
+
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """As `chainrule.model.rotary.rotate`: (B, T, heads, K), by cosines and sines (1 or B, T, 1, R)."""
     B, T, heads, K = x.shape

@@ -18,6 +18,7 @@ from chainrule.model.packed import Packing
 FEW = 32  # rows: with more, the products of torch are as fast
 OUTPUTS_AT_ONCE = 2**12  # rows of weights widened at once for more activations
 _NUMBERS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_BOTH_BFLOAT16 = 6
 
 
 def usable(x: Tensor) -> bool:
@@ -31,10 +32,13 @@ def usable(x: Tensor) -> bool:
     )
 
 
-def matrix(weight: Tensor, kind: str | None = None, bias: Tensor | None = None) -> Matrix | None:
+def matrix(weight: Tensor, kind: str | None = None, bias: Tensor | None = None, rounded: bool = False) -> Matrix | None:
     """Contiguous weights (O, I), or blocks of a kind, as the compiled functions take them; the caller keeps them. None
-    for others. The bias is float32."""
+    for others. The bias is float32. `rounded`: activations may be rounded to bfloat16, as weights in
+    bfloat16 are."""
     number = _NUMBERS.get(weight.dtype) if kind is None else KINDS[kind].number
+    if rounded and kind is None and weight.dtype == torch.bfloat16:
+        number = _BOTH_BFLOAT16
     if number is None or not weight.is_contiguous():
         return None
     columns = weight.shape[1] if kind is None else weight.shape[1] // KINDS[kind].size * BLOCK
@@ -59,7 +63,7 @@ def multiply(
     narrow = kind is not None or weight.dtype != x.dtype
     if (narrow or few) and 0 < rows <= FEW and usable(x):
         wide = None if bias is None else bias.float().contiguous()
-        described = matrix(weight, kind, wide)
+        described = matrix(weight, kind, wide, rounded=x.dtype == torch.bfloat16)
         if described is not None:
             return _few(x, described)
     if packing is not None and (packed := packing.multiply(x, weight, bias)) is not None:

@@ -1,7 +1,8 @@
 // Inference of a causal Transformer on a CPU: linear maps of several kinds of weights, and all layers in one call.
 //
 // Activations are float32. Weights stay as they are stored and are widened to float32 in registers, so that the result
-// is that of the widened matrix whatever the kind.
+// is that of the widened matrix whatever the kind. Of one kind, activations are rounded to bfloat16 as well where there
+// are many rows and the processor multiplies bfloat16.
 //
 // Shapes: N rows of activations (tokens), D width, H heads, G key-value heads, K head width.
 
@@ -165,7 +166,9 @@ inline Four sums(Floats x0, Floats x1, Floats x2, Floats x3) {
 template <class W, int O, int R>
 inline void tile(const uint8_t* weights, long stride, const float* x, long x_stride, long columns, float (*result)[4]) {
     Floats total[4][R];
+#pragma GCC unroll 4
     for (int o = 0; o < 4; o++)
+#pragma GCC unroll 4
         for (int r = 0; r < R; r++) total[o][r] = Floats{};
     const long blocks = columns / BLOCK;
     for (long block = 0; block < blocks; block++) {
@@ -185,6 +188,7 @@ inline void tile(const uint8_t* weights, long stride, const float* x, long x_str
             }
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
         Four four = sums(total[0][r], total[1][r], total[2][r], total[3][r]);
         std::memcpy(result[r], &four, sizeof four);
@@ -263,6 +267,88 @@ void streamed(
         }
 }
 
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+
+constexpr long PAIRED = 2 * V;  // bfloat16 numbers of a register
+
+// Products of O rows of bfloat16 weights and R rows of activations, whose columns are zero from `columns` on to the next
+// multiple of PAIRED.
+template <int O, int R>
+inline void paired_tile(
+    const uint8_t* weights, long stride, const uint16_t* x, long x_stride, long columns, float (*result)[4]) {
+    __m512 total[4][R];
+#pragma GCC unroll 4
+    for (int o = 0; o < 4; o++)
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) total[o][r] = _mm512_setzero_ps();
+    for (long i = 0; i < columns; i += PAIRED) {
+        const __mmask32 inside = columns - i >= PAIRED ? ~__mmask32(0) : (__mmask32(1) << (columns - i)) - 1;
+        __m512bh input[R];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) input[r] = (__m512bh)_mm512_loadu_si512(x + r * x_stride + i);
+#pragma GCC unroll 4
+        for (int o = 0; o < O; o++) {
+            __m512bh weight = (__m512bh)_mm512_maskz_loadu_epi16(inside, weights + o * stride + 2 * i);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) total[o][r] = _mm512_dpbf16_ps(total[o][r], weight, input[r]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+        Four four = sums((Floats)total[0][r], (Floats)total[1][r], (Floats)total[2][r], (Floats)total[3][r]);
+        std::memcpy(result[r], &four, sizeof four);
+    }
+}
+
+template <int O>
+void paired_rows(
+    int rows, const uint8_t* weights, long stride, const uint16_t* x, long x_stride, long columns, float (*result)[4]) {
+    switch (rows) {
+        case 1: return paired_tile<O, 1>(weights, stride, x, x_stride, columns, result);
+        case 2: return paired_tile<O, 2>(weights, stride, x, x_stride, columns, result);
+        case 3: return paired_tile<O, 3>(weights, stride, x, x_stride, columns, result);
+        default: return paired_tile<O, 4>(weights, stride, x, x_stride, columns, result);
+    }
+}
+
+void multiply_paired(
+    const uint8_t* weights, long columns, const float* x, long x_stride, long rows, long first, long last,
+    const Target& target) {
+    const long stride = 2 * columns, room = (columns + PAIRED - 1) / PAIRED * PAIRED;
+    static thread_local Memory memory;
+    uint16_t* rounded_x = reinterpret_cast<uint16_t*>(memory.floats(rows * room / 2));
+    for (long row = 0; row < rows; row++)
+        for (long i = 0; i < room; i += V) {
+            const long left = std::max(0L, std::min(long(V), columns - i));
+            const __m512 wide = _mm512_maskz_loadu_ps(__mmask16((1u << left) - 1), x + row * x_stride + i);
+            const __m256bh narrow = _mm512_cvtneps_pbh(wide);
+            std::memcpy(rounded_x + row * room + i, &narrow, sizeof narrow);
+        }
+    float result[4][4];
+    for (long output = first; output < last; output += 4) {
+        const int O = int(std::min(4L, last - output));
+        const uint8_t *from = weights + output * stride, *next = from + 8 * stride, *end = weights + last * stride;
+        for (long row = 0; row < rows; row += 4) {
+            const long lines = (4 * stride / 64 + 1) * 4 / rows + 1;  // of weights that are needed soon
+            for (long line = 0; line < lines && next < end; line++, next += 64) __builtin_prefetch(next, 0, 2);
+            const int R = int(std::min(4L, rows - row));
+            const uint16_t* input = rounded_x + row * room;
+            if (O == 4) {
+                paired_rows<4>(R, from, stride, input, room, columns, result);
+                for (int r = 0; r < R; r++)
+                    for (int o = 0; o < 4; o++) target.put(row + r, output + o, result[r][o]);
+                continue;
+            }
+            for (int o = 0; o < O; o++) {
+                paired_rows<1>(R, from + o * stride, stride, input, room, columns, result);
+                for (int r = 0; r < R; r++) target.put(row + r, output + o, result[r][0]);
+            }
+        }
+    }
+}
+
+#endif
+
 template <class W>
 void widen(const uint8_t* row, long columns, float* to) {
     for (long block = 0; block < columns / BLOCK; block++) {
@@ -306,7 +392,8 @@ void multiply_kind(
 extern "C" {
 
 struct Matrix {
-    int64_t kind;  // 0 float32, 1 bfloat16, 2 float16, 3 Q8_0, 4 Q4_0, 5 Q4_1
+    // 0 float32, 1 bfloat16, 2 float16, 3 Q8_0, 4 Q4_0, 5 Q4_1, 6 bfloat16 where activations may be rounded to it too
+    int64_t kind;
     int64_t rows, columns;
     const uint8_t* data;  // (rows, columns), row after row
     const float* bias;    // (rows), or null
@@ -357,9 +444,14 @@ namespace {
 void multiply(const Matrix& matrix, const float* x, long x_stride, long rows, long first, long last, Target target) {
     if (first >= last) return;
     target.bias = matrix.bias;
+#if defined(__AVX512BF16__) && defined(__AVX512BW__)
+    if (matrix.kind == 6 && rows > 4)
+        return multiply_paired(matrix.data, matrix.columns, x, x_stride, rows, first, last, target);
+#endif
     switch (matrix.kind) {
         case 0: return multiply_kind<Float32>(matrix.data, matrix.columns, x, x_stride, rows, first, last, target);
-        case 1: return multiply_kind<BFloat16>(matrix.data, matrix.columns, x, x_stride, rows, first, last, target);
+        case 1:
+        case 6: return multiply_kind<BFloat16>(matrix.data, matrix.columns, x, x_stride, rows, first, last, target);
         case 2: return multiply_kind<Float16>(matrix.data, matrix.columns, x, x_stride, rows, first, last, target);
         case 3: return multiply_kind<Q8_0>(matrix.data, matrix.columns, x, x_stride, rows, first, last, target);
         case 4: return multiply_kind<Q4_0>(matrix.data, matrix.columns, x, x_stride, rows, first, last, target);
@@ -371,7 +463,8 @@ void widen_row(const Matrix& matrix, long row, float* to) {
     const long columns = matrix.columns;
     switch (matrix.kind) {
         case 0: return widen<Float32>(matrix.data + row * Float32::bytes(columns), columns, to);
-        case 1: return widen<BFloat16>(matrix.data + row * BFloat16::bytes(columns), columns, to);
+        case 1:
+        case 6: return widen<BFloat16>(matrix.data + row * BFloat16::bytes(columns), columns, to);
         case 2: return widen<Float16>(matrix.data + row * Float16::bytes(columns), columns, to);
         case 3: return widen<Q8_0>(matrix.data + row * Q8_0::bytes(columns), columns, to);
         case 4: return widen<Q4_0>(matrix.data + row * Q4_0::bytes(columns), columns, to);
@@ -721,6 +814,39 @@ void Pass::run(int thread, int threads) {
     if (model.norm.gain) norm_rows(model.norm, stream, stream, count, D, thread, threads);
 }
 
+void summarise(const float* logits, long width, int64_t* best, float* total) {
+    Floats greatest = Floats{} - INFINITY;
+    Ints broken{};  // where a number is none
+    long i = 0;
+    for (; i + V <= width; i += V) {
+        Floats value = load<Floats>(logits + i);
+        greatest = value > greatest ? value : greatest;
+        broken |= value != value;
+    }
+    for (int lane = 0; lane < V; lane++)
+        if (broken[lane]) i = 0;
+    float most = greatest[0];
+    for (int lane = 1; lane < V; lane++) most = std::max(most, float(greatest[lane]));
+    for (; i < width; i++) {
+        if (std::isnan(logits[i])) {
+            *best = i, *total = NAN;
+            return;
+        }
+        most = std::max(most, logits[i]);
+    }
+    *best = 0;
+    while (*best + 1 < width && logits[*best] != most) ++*best;
+    double all = 0;
+    for (i = 0; i + V <= width;) {
+        Floats part{};
+        for (const long stop = std::min(i + 64 * V, width); i + V <= stop; i += V)
+            part += exponential(load<Floats>(logits + i) - most);
+        all += sum(part);
+    }
+    for (; i < width; i++) all += std::exp(logits[i] - most);
+    *total = most + float(std::log(all));
+}
+
 }  // namespace
 
 #include "attention.h"
@@ -744,6 +870,12 @@ void chainrule_widen(const Matrix* matrix, float* to, int64_t threads) {
         Share mine = share(matrix->rows, thread_number(), thread_count());
         for (long row = mine.first; row < mine.last; row++) widen_row(*matrix, row, to + row * matrix->columns);
     }
+}
+
+// Of each row of logits (rows, width): the first column of the greatest, and log Σ e^logit.
+void chainrule_best(const float* logits, int64_t rows, int64_t width, int64_t* best, float* total, int64_t threads) {
+#pragma omp parallel for num_threads(threads)
+    for (int64_t row = 0; row < rows; row++) summarise(logits + row * width, width, best + row, total + row);
 }
 
 // All layers and the last norm: x (count, D) to hidden states, in x itself.

@@ -108,6 +108,7 @@ function panel(name) {
     fill(beside,
       h("h3", null, h("i", null, "x"), h("sub", null, index + 1), " is ", h("span", { class: "token" }, visible(text)),
         `: p = ${probability(Math.exp(logProb))}, log p = ${number(logProb)}`),
+      h("div", { class: "heads", "aria-hidden": "true" }, ["most probable there", "", "p", "log p"].map((text, index) => h("span", { class: index === 3 ? "was" : null }, text))),
       h("ol", { class: "bars", "aria-label": "Most probable there" },
         rows.map(([word, value]) => bar(visible(word), Math.exp(value), value, word === text && value === logProb ? "truth" : null)),
         bar("all others", Math.max(0, rest), null, "rest")));

@@ -9,9 +9,9 @@ import { runs } from "./runs.js";
 import { tasks } from "./tasks.js";
 
 const VIEWS = {
-  next: { title: "Next word", make: nextWord },
+  next: { title: "Next word", make: nextWord, wanted: about => about.models.length },
   chain: { title: "Chain rule", make: chainRule, wanted: about => about.models.some(model => !model.mask) },
-  tasks: { title: "Tasks", make: tasks },
+  tasks: { title: "Tasks", make: tasks, wanted: about => about.models.length || (about.tasks.length && about.classifiers.length) },
   runs: { title: "Runs and reports", make: runs, wanted: about => about.runs },
   chat: { title: "Chat", make: chat, wanted: about => about.models.some(model => model.chat) },
 };
@@ -63,7 +63,7 @@ async function start() {
   });
   if (about.models.length) describe();
 
-  const names = Object.keys(VIEWS).filter(name => about.models.length || name === "runs").filter(name => VIEWS[name].wanted?.(about) ?? true);
+  const names = Object.keys(VIEWS).filter(name => VIEWS[name].wanted(about));
   const links = Object.fromEntries(names.map(name => [name, h("a", { href: `#${name}` }, VIEWS[name].title)]));
   fill(nav, Object.values(links));
   const made = {};
@@ -72,7 +72,7 @@ async function start() {
     const asked = location.hash.slice(1);
     if (asked === "view") return; // the link that skips the navigation
     const name = names.includes(asked) ? asked : names[0];
-    if (name === undefined) fill(main, h("p", { class: "under" }, "No language model is served, and no folder of runs: there is nothing to look at here."));
+    if (name === undefined) fill(main, h("p", { class: "under" }, "No language model is served, no task with a classifier, and no folder of runs: there is nothing to look at here."));
     if (name === current || name === undefined) return;
     made[current]?.hide?.();
     current = name;

@@ -1,12 +1,13 @@
-// Tasks: a template, label words and demonstrations to edit; the prompt of a row as tokens; each label's probability;
-// accuracy on the test rows while it is measured. Zero-shot and in-context beside each other.
+// Tasks: a template, label words and demonstrations to edit; a row, and what each predictor answers; how good the answers
+// to the test rows are, while they are counted.
 
 import { events, Latest, postJson } from "./api.js";
-import { count, field, fill, h, later, number, percent, probability, tokenList, visible } from "./dom.js";
+import { field, fill, h, later } from "./dom.js";
+import { drawAnswers, drawFigures, inWords, sentence } from "./task_answers.js";
 
 const PASTED = "a wonderful film\tpositive\ndull and far too long\tnegative\nI laughed and cried\tpositive\na waste of an evening\tnegative\nthe actors are superb\tpositive\nthe plot makes no sense\tnegative\nbeautiful to look at\tpositive\nI left after an hour\tnegative\none of the best this year\tpositive\nnothing in it works\tnegative";
 const CALIBRATIONS = { none: "no calibration", "content-free": "calibrated on content-free texts", train: "calibrated on training texts" };
-const TITLES = { zero_shot: "Zero-shot", in_context: "In-context" };
+const EXPECTED = { classification: "its label: ", free: "the expected answer: ", multilabel: "its labels: ", regression: "its number: " };
 
 export function tasks(context) {
   const [latest, describing, measuring] = [new Latest(), new Latest(), new Latest()];
@@ -28,9 +29,12 @@ export function tasks(context) {
   const rowChoice = h("select", { "aria-label": "Test row", on: { change: () => chooseRow(Number(rowChoice.value)) } });
   const rowFields = h("div");
   const truth = h("p", { class: "truth-label" });
-  const asked = h("div", { class: "panels", "aria-live": "off" });
+  const classifier = h("select", { on: { change: edited } });
+  const classifiers = field("Finetuned classifier", classifier, "trained for such a task; it answers the same rows");
+  const asked = h("div", { class: "panels" });
+  const told = h("p", { class: "unseen", role: "status" });
   const limit = h("input", { type: "number", min: 1, step: 1, value: 100 });
-  const start = h("button", { type: "button", on: { click: measure } }, "Measure accuracy");
+  const start = h("button", { type: "button", on: { click: measure } }, "Measure");
   const stop = h("button", { type: "button", hidden: true, on: { click: () => measuring.stop() } }, "Stop");
   const measured = h("div", { class: "measured" });
   const said = h("p", { class: "summary", role: "status" });
@@ -38,7 +42,7 @@ export function tasks(context) {
 
   const prompt = () => ({ template: template.value, separator: unescaped(separator.value), words });
   const named = () => (source.value ? { task: source.value } : { rows: rows.value });
-  const request = () => ({ ...named(), prompt: prompt(), model: context.model.name, demonstrations, calibrate: calibrate.value });
+  const request = () => ({ ...named(), prompt: prompt(), model: context.model?.name, demonstrations, calibrate: calibrate.value, classifier: classifier.value || undefined });
   const failed = error => fill(problem, error.message);
 
   function insertTab(event) {
@@ -68,12 +72,19 @@ export function tasks(context) {
       failed(error);
       latest.stop();
       task = null;
-      [wordFields, candidates, rowChoice, rowFields, truth, shots, asked, files].forEach(each => fill(each));
+      [wordFields, candidates, rowChoice, rowFields, truth, shots, asked, told, files].forEach(each => fill(each));
     });
   }
 
   function drawTask() {
     demonstrations = [];
+    const free = task.kind === "free", asksModel = task.prompted && context.model;
+    promptParts.forEach(each => { each.hidden = !asksModel; });
+    [wordsTitle, wordFields, calibration, perLabel].forEach(each => { each.hidden = !asksModel || free; });
+    fill(unprompted, !task.prompted && `A prompt can ask for one label or a free answer; of ${task.kind === "regression" ? "numbers" : "several labels at once"} only a finetuned classifier can be asked.`,
+      task.prompted && !context.model && "No language model is served: a finetuned classifier answers.");
+    fill(classifier, task.classifiers.map(name => h("option", { value: name }, name)), task.classifiers.length && asksModel ? h("option", { value: "" }, "none") : null);
+    classifiers.hidden = !task.classifiers.length;
     fill(wordFields, task.labels.map(label => {
       const input = h("input", { class: "code", value: words[label], "aria-label": `Label word of ${label}`, on: { input: () => {
         words[label] = input.value;
@@ -81,8 +92,9 @@ export function tasks(context) {
       } } });
       return h("label", { class: "pair" }, h("span", { class: "label-name" }, label), h("span", { "aria-hidden": "true" }, "→"), input);
     }));
-    fill(candidates, task.train.rows.map(({ index, row, label }) => h("option", { value: index }, `${label}: ${short(row)}`)));
-    fill(rowChoice, task.test.rows.map(({ row, label }, index) => h("option", { value: index }, `${index + 1}. ${label}: ${short(row)}`)));
+    const listed = (row, label) => task.kind === "classification" ? `${label}: ${short(row)}` : `${short(row)} → ${short({ label })}`;
+    fill(candidates, task.train.rows.map(({ index, row, label }) => h("option", { value: index }, listed(row, label))));
+    fill(rowChoice, task.test.rows.map(({ row, label }, index) => h("option", { value: index }, `${index + 1}. ${listed(row, label)}`)));
     drawShots();
   }
 
@@ -97,7 +109,7 @@ export function tasks(context) {
     at = (index + task.test.rows.length) % task.test.rows.length;
     rowChoice.value = at;
     const { row, label } = task.test.rows[at];
-    fill(truth, "its label: ", h("b", null, label));
+    fill(truth, EXPECTED[task.kind], h("b", null, label));
     fill(rowFields, task.text.map(column => {
       const input = h("textarea", { rows: 2, value: row[column], "data-column": column, on: { input: () => {
         fill(truth, "a text of your own");
@@ -122,31 +134,10 @@ export function tasks(context) {
   function drawAsked(found) {
     const { row, label } = task.test.rows[at];
     const unchanged = Object.entries(currentRow()).every(([column, text]) => row[column] === text);
-    fill(asked, Object.keys(TITLES).map(kind => {
-      if (!found[kind]) return h("div", { class: "panel empty" }, h("h3", null, TITLES[kind]), h("p", { class: "under" }, "Add demonstrations: they stand in front of the row, each with its label word."));
-      const { tokens, labels, demonstrations: fitted, cut } = found[kind];
-      const best = labels.reduce((a, b) => (b.after > a.after ? b : a));
-      const calibrated = calibrate.value !== "none";
-      const notes = [kind === "in_context" && fitted < demonstrations.length && `${fitted} of ${demonstrations.length} demonstrations fitted into the context.`,
-        cut && "The text’s beginning was cut: it is longer than the context."].filter(Boolean);
-      return h("div", { class: "panel" },
-        h("h3", null, TITLES[kind], h("span", { class: "quiet" }, ` ${count(tokens.length)} tokens`)),
-        h("div", { class: "tokens prompt", tabindex: 0, role: "group", "aria-label": `The exact prompt, ${TITLES[kind]}` }, tokenList(tokens), h("span", { class: "ask" }, "?")),
-        notes.map(note => h("p", { class: "note" }, note)),
-        h("table", { class: "labels" },
-          h("thead", null, h("tr", null, h("th", { scope: "col" }, "label"), h("th", { scope: "col" }, "log p"),
-            calibrated && [h("th", { scope: "col", title: "p before calibration" }, "p before"), h("th", { scope: "col", title: "what calibration subtracts, in nats" }, "bias")], h("th", { scope: "col" }, calibrated ? "after" : "p"))),
-          h("tbody", null, labels.map(each => h("tr", { class: each === best ? "best" : null },
-            h("th", { scope: "row" }, h("span", { class: "label-name" }, each.label), unchanged && each.label === label && h("span", { class: "right", role: "img", "aria-label": "its label" }, " ✓"),
-              " ", h("span", { class: "token" }, visible(each.word))),
-            h("td", null, number(each.log_prob, 2)),
-            calibrated && [h("td", null, share(each.before)), h("td", null, number(each.bias, 2))],
-            h("td", null, share(each.after)))))));
-    }));
-    for (const each of asked.querySelectorAll(".tokens")) each.scrollTop = each.scrollHeight; // to the row, after its demonstrations
+    const shown = { task, expected: unchanged ? label : null, demonstrations: demonstrations.length, calibrated: calibrate.value !== "none" };
+    drawAnswers(asked, found, shown);
+    fill(told, inWords(found, shown));
   }
-
-  const share = p => h("span", { class: "share" }, h("span", { class: "p" }, probability(p)), h("span", { class: "track" }, h("i", { class: "now", style: { "--p": p } })));
 
   // Demonstrations.
 
@@ -207,32 +198,14 @@ export function tasks(context) {
     await measuring.run(async signal => {
       for await (const found of events("/page/task/accuracy", { ...request(), limit: Number(limit.value) || undefined }, signal)) {
         last = found;
-        drawMeasured(found);
+        drawFigures(measured, found);
       }
-      if (last?.ended) fill(said, sentence(last));
+      if (last?.ended) fill(said, sentence(last, demonstrations.length));
     }, failed);
     if (last && !last.ended) fill(said, `Stopped after ${last.done} of ${last.n} rows.`);
     start.hidden = false;
     stop.hidden = true;
   }
-
-  function drawMeasured(found) {
-    fill(measured,
-      h("p", { class: "quiet" }, `${count(found.done)} of ${count(found.n)} test rows`), h("progress", { max: found.n, value: found.done, "aria-label": "Test rows done" }),
-      Object.keys(TITLES).filter(kind => found[kind]).map(kind => {
-        const { right, accuracy, low, high } = found[kind];
-        return h("div", { class: `interval ${kind === "zero_shot" ? "first" : "second"}` }, h("span", { class: "name" }, TITLES[kind]),
-          h("span", { class: "axis" }, h("i", { style: { "--low": low, "--high": high } }), h("b", { style: { "--at": accuracy } })),
-          h("span", { class: "figure" }, h("b", null, `${percent(accuracy)} %`), ` (${percent(low)} to ${percent(high)}), ${right} right`));
-      }));
-  }
-
-  const sentence = ({ n, zero_shot: zero, in_context: shown, difference }) => [
-    `On ${count(n)} test rows zero-shot is right on ${percent(zero.accuracy)} % (95 % interval ${percent(zero.low)} to ${percent(zero.high)})`,
-    shown && `, in-context with ${demonstrations.length} demonstrations on ${percent(shown.accuracy)} % (${percent(shown.low)} to ${percent(shown.high)})`,
-    difference && `; paired difference ${number(100 * difference.value, 1)} points (${number(100 * difference.low, 1)} to ${number(100 * difference.high, 1)}), p = ${difference.p_value.toPrecision(2)}`,
-    ".",
-  ].filter(Boolean).join("");
 
   // The task as files.
 
@@ -248,42 +221,48 @@ export function tasks(context) {
     }, failed);
   }
 
+  const promptPart = (...children) => h("div", null, children);
+  const wordsTitle = h("h3", null, "Label words"), unprompted = h("p", { class: "note" });
+  const perLabel = h("button", { type: "button", on: { click: addOnePerLabel } }, "Add one of each label");
+  const calibration = field("Calibration", calibrate, "subtracts what the prompt prefers whatever the text is");
+  const promptParts = [
+    promptPart(field("Template", template, "{column} is a row’s text, {label} is where the answer goes"),
+      field("Separator", separator, "between demonstrations; \\n is a newline"), wordsTitle, wordFields,
+      h("h3", null, "Demonstrations"), shots,
+      h("div", { class: "buttons" }, candidates, h("button", { type: "button", on: { click: () => {
+        if (!task) return;
+        add(Number(candidates.value));
+        const next = task.train.rows.find(each => !demonstrations.includes(each.index));
+        if (next) candidates.value = next.index;
+        changedShots();
+      } } }, "Add")),
+      h("div", { class: "buttons" }, perLabel,
+        h("button", { type: "button", class: "link", on: { click: () => {
+          if (!task) return;
+          demonstrations = [];
+          changedShots();
+        } } }, "Remove all"))),
+    promptPart(h("h3", null, "Keep it"),
+      h("p", { class: "note" }, "As a file that the command line reads. Demonstrations are drawn there, by --shots."),
+      h("div", { class: "buttons" }, h("button", { type: "button", on: { click: save } }, "Make the files")), files),
+  ];
   const element = h("section", { class: "tasks" },
-    h("h1", null, "Ask for a label"),
-    h("p", { class: "under" }, "Zero-shot: the task as a text to be continued; the answer is the most probable label word. In-context: labelled examples stand in front. Nothing is trained."),
+    h("h1", null, "Ask for an answer"),
+    h("p", { class: "under" }, "Zero-shot: the task as a text to be continued; the answer is the most probable label word, or what the model writes. In-context: labelled examples stand in front. Nothing is trained."),
     problem,
     h("div", { class: "columns tasks-columns" },
       h("div", { class: "edit" },
         h("h2", null, "The task"),
-        field("Task", source), pasted,
-        field("Template", template, "{column} is a row’s text, {label} is where the answer goes"),
-        field("Separator", separator, "between demonstrations; \\n is a newline"),
-        h("h3", null, "Label words"), wordFields,
-        h("h3", null, "Demonstrations"), shots,
-        h("div", { class: "buttons" }, candidates, h("button", { type: "button", on: { click: () => {
-          if (!task) return;
-          add(Number(candidates.value));
-          changedShots();
-        } } }, "Add")),
-        h("div", { class: "buttons" },
-          h("button", { type: "button", on: { click: addOnePerLabel } }, "Add one of each label"),
-          h("button", { type: "button", class: "link", on: { click: () => {
-            if (!task) return;
-            demonstrations = [];
-            changedShots();
-          } } }, "Remove all")),
-        h("h3", null, "Keep it"),
-        h("p", { class: "note" }, "As a file that the command line reads. Demonstrations are drawn there, by --shots."),
-        h("div", { class: "buttons" }, h("button", { type: "button", on: { click: save } }, "Make the files")), files),
+        field("Task", source), pasted, unprompted, classifiers, promptParts),
       h("div", null,
         h("h2", null, "A row, and what the model answers"),
         h("div", { class: "buttons rows" },
           h("button", { type: "button", "aria-label": "Row before", on: { click: () => chooseRow(at - 1) } }, "‹"), rowChoice,
           h("button", { type: "button", "aria-label": "Next row", on: { click: () => chooseRow(at + 1) } }, "›")),
         rowFields, truth,
-        field("Calibration", calibrate, "subtracts what the prompt prefers whatever the text is"),
-        asked,
-        h("h2", null, "Accuracy on the test rows"),
+        calibration,
+        asked, told,
+        h("h2", null, "On the test rows"),
         h("div", { class: "buttons" }, field("Rows", limit), start, stop),
         measured, said)));
   context.onModel(edited);

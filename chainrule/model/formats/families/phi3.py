@@ -55,14 +55,7 @@ class _LongRopeFields(RopeFields):
 
 
 class _Phi3(Family):
-    """A context of which only the original part is used, where it was made longer: the rotations of longer texts are
-    others from their first position on, and a text would have other logits in a batch with a longer one."""
-
-    def read(self, fields: Fields) -> Config:
-        """A config.json as ours; see `Family.read`."""
-        config = super().read(fields)
-        scaling = _scaling(config)
-        return config if scaling is None else replace(config, context=min(config.context, scaling.original_context))
+    """Its config.json has the original context of a LongRope outside of rope_parameters too."""
 
     def write(self, config: Config) -> dict[str, Any]:
         """Our config as a config.json that `read` takes back."""
