@@ -10,10 +10,12 @@ import sys
 sys.path[0] = sys.path[0].removesuffix("benchmarks")  # this folder's tokenize.py would hide Python's own
 
 import argparse
+import itertools
 import json
 import os
 import random
 import signal
+import statistics
 import subprocess
 import tempfile
 import time
@@ -24,6 +26,7 @@ from typing import Any
 from benchmarks.record import record
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SHAPE = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
 TINY = "--tokenizer byte --depth 2 --width 64 --heads 2 --context 64 --batch-tokens 512 --compile off --dtype float32"
 
 
@@ -57,18 +60,19 @@ def side(folder: Path, shard: str, steps: int) -> None:
         run = open_run([str(folder / "shards")], out, options, CorpusOptions(), device="cpu", dtype="float32",
                        processes=processes, parallel=ParallelOptions(shard))  # type: ignore[arg-type]  # fmt: skip
         run.trainer.validating = None
-        made = run.advance()
-        started = time.perf_counter()
+        made, middle, stall, ends = run.advance(), steps // 2, 0.0, []
         for number, progress in enumerate(made, 1):
-            if number == 3:
-                started, rest = time.perf_counter(), 0.0
-            if number == steps // 2:
+            if number == middle:
                 begun = time.perf_counter()
                 run.trainer._start_saving(None)
-                rest = time.perf_counter() - begun
+                stall = time.perf_counter() - begun
+            ends.append(time.perf_counter())
             if progress.step == steps - 1:
                 break
-        seconds = time.perf_counter() - started
+        # The first two steps are left out; in those after the middle a thread may write the checkpoint.
+        took = [end - start for start, end in itertools.pairwise(ends)][1:]
+        took[middle - 3] -= stall
+        before, after = took[: middle - 2], took[middle - 2 :]
         optimizer = run.trainer.optimizer.adamw.state
         states = sum(local(parameter.detach()).nbytes for parameter in run.model.parameters())
         states += sum(tensor.nbytes for tensors in optimizer.values() for tensor in tensors.values())
@@ -76,8 +80,9 @@ def side(folder: Path, shard: str, steps: int) -> None:
         momentum = muon.momentum if hasattr(muon, "momentum") else muon.alone.momentum
         states += sum(tensor.nbytes for tensor in (momentum.values() if isinstance(momentum, dict) else momentum))
         made.close()
-        pace = seconds / (steps - 3)
-        found = {"tokens_per_second": 2048 / pace, "stall": rest, "step": pace, "states": states}
+        pace = (sum(took) + stall) / len(took)
+        slower = sum(after) - len(after) * statistics.median(before)
+        found = {"tokens_per_second": 2048 / pace, "stall": stall, "slower": slower, "step": pace, "states": states}
         if processes.first:
             print(json.dumps(found))
 
@@ -127,7 +132,7 @@ def wait_until(met: Callable[[], bool], run: "subprocess.Popen[bytes]", said: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=11)
     parser.add_argument("--restart", action="store_true", help="measure also how long a restart takes")
     parser.add_argument("--ray", action="store_true", help="measure Ray's overhead alone")
     parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
@@ -147,22 +152,27 @@ def main() -> None:
         words = ["-m", "chainrule", "tokenize", str(folder / "text.txt"), "--out", str(folder / "shards")]
         words += ["--vocabulary-size", "2048", "--validation", "0.01"]
         subprocess.run([sys.executable, *words], env=environment(2), check=True, capture_output=True)
-        one = measured(folder, 1, "off", options.steps)
-        whole, cut = (measured(folder, 2, shard, options.steps) for shard in ("off", "on"))
-        seconds = restart(folder) if options.restart else None
-    shape = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
-    for name, found in (("replicated", whole), ("sharded", cut)):
-        ours, peer = found["tokens_per_second"], one["tokens_per_second"]
+        found = {}
+        for name, world, shard in (("alone", 1, "off"), ("replicated", 2, "off"), ("sharded", 2, "on")):
+            found[name] = measured(folder, world, shard, options.steps)
+            recorded(name, found[name], found["alone"])
+        cut, whole = found["sharded"]["states"], found["replicated"]["states"]
+        what = f"bytes of weights and optimizer in each of 2 processes, sharded beside replicated; {SHAPE}"
+        record("parallel memory", cut, whole, round(cut / whole, 2), what)
+        if options.restart:
+            what = "seconds from a kill to going on, torchrun, 2 processes"
+            record("parallel restart", round(restart(folder), 1), None, None, what)
+
+
+def recorded(name: str, found: dict[str, float], alone: dict[str, float]) -> None:
+    """Record a side's speed beside that of one process, and its wait for a checkpoint."""
+    record(f"parallel checkpoint {name}", round(found["stall"], 3), round(found["step"], 3), None,
+           f"seconds that the training waited for a checkpoint, and those of a step; the steps after it took"
+           f" {found['slower']:+.2f} s together; {SHAPE}")  # fmt: skip
+    if name != "alone":
+        ours, peer = found["tokens_per_second"], alone["tokens_per_second"]
         record(f"parallel {name}", round(ours), round(peer), round(ours / peer, 2),
-               f"tokens/s, 2 processes of 1 thread beside 1 of 2; {shape}")  # fmt: skip
-        record(f"parallel checkpoint {name}", round(found["stall"], 3), round(found["step"], 3), None,
-               f"seconds that the training waited for a checkpoint, and those of a step; {shape}")  # fmt: skip
-    record("parallel memory", cut["states"], whole["states"], round(cut["states"] / whole["states"], 2),
-           f"bytes of weights and optimizer in each of 2 processes, sharded beside replicated; {shape}")  # fmt: skip
-    if seconds is not None:
-        record(
-            "parallel restart", round(seconds, 1), None, None, "seconds from a kill to going on, torchrun, 2 processes"
-        )
+               f"tokens/s, 2 processes of 1 thread beside 1 of 2; {SHAPE}")  # fmt: skip
 
 
 if __name__ == "__main__":

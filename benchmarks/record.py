@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,10 @@ def hardware() -> str:
 
 def record(path: str, ours: Any, peer: Any, ratio: float | None, limit: str) -> None:
     """`limit`: what the measurement holds for."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout
+    commit = ""
+    with suppress(FileNotFoundError):  # a machine without git
+        asked = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
     line = {
         "path": path,
         "commit": commit.strip(),

@@ -93,9 +93,11 @@ def _compared(study: "Study", bounds: "Bounds", out: Path, join: bool, work: "Ke
     from chainrule.comparison.run import run
     from chainrule.comparison.sharing import by_workers, join_rows
     from chainrule.storage.files import nothing_left_if_refused
+    from chainrule.storage.locks import only_writer
     from chainrule.terminal import live_table, log
 
     with (
+        only_writer(out),
         nothing_left_if_refused(out, saved=("rows.jsonl",)),
         live_table(printed_columns(study.task.kind)) as draw,
     ):

@@ -25,10 +25,12 @@ def demo(
     """
     from chainrule.demo.story import run_demo
     from chainrule.storage.files import nothing_left_if_refused
+    from chainrule.storage.locks import only_writer
     from chainrule.terminal import print_json
 
     check_seed(seed)
-    with nothing_left_if_refused(out, saved=("run/training/*/state.json",), underway=("run/data/*.bin",)):
+    saved, underway = ("run/training/*/state.json",), ("run/data/*.bin",)
+    with only_writer(out), nothing_left_if_refused(out, saved=saved, underway=underway):
         results = run_demo(out, seed, full=full, quiet=json)
     if json:
         print_json(results)

@@ -68,8 +68,8 @@ def finetune(
         chainrule finetune runs/books reviews.toml --out runs/stars --train head
         chainrule finetune runs/books reviews.toml --out runs/words --by words --train lora
     """
+    from chainrule.commands.writing import writing
     from chainrule.finetuning.finetune import open_finetuning
-    from chainrule.storage.files import nothing_left_if_refused
     from chainrule.tasks.figures import measure_figures
     from chainrule.tasks.measure import measure
     from chainrule.training.torchrun import joined
@@ -91,10 +91,8 @@ def finetune(
             lm = _load(model, bos, quantize, device)
             if options.by == "head" and read.kind != "free":
                 _check_rows(lm, read, options.longer, limit)
-        cleared = nothing_left_if_refused(
-            out, saved=("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
-        )
-        with cleared if processes.first else nullcontext():
+        saved = ("training/*/state.json", "model.safetensors", "adapter_model.safetensors")
+        with writing(out, processes, saved=saved):
             started = time.monotonic()
             finetuning = open_finetuning(lm, read, options, out, processes=processes, parallel=parallel)
             shown = finetuning.shown(show)

@@ -41,15 +41,14 @@ def pretrain(
     Example:
         chainrule pretrain books.txt --out runs/books --minutes 10
     """
+    from chainrule.commands.writing import writing
     from chainrule.pretraining.start import open_run
-    from chainrule.storage.files import nothing_left_if_refused
     from chainrule.terminal import log, print_json
     from chainrule.training.torchrun import joined
 
     with joined(device, parallel.wait) as processes:
         tell = log if processes.first else lambda line: None
-        cleared = nothing_left_if_refused(out, saved=("training/*/state.json",), underway=("data/*.bin",))
-        with cleared if processes.first else nullcontext():
+        with writing(out, processes, saved=("training/*/state.json",), underway=("data/*.bin",)):
             run = open_run(
                 data,
                 out,

@@ -24,7 +24,7 @@ def shared(sharing: Sharing, *, workers: int | None = None, device: str | None =
     if sharing.cluster is None:
         yield None
         return
-    from chainrule.workers.ray_cluster import cluster
+    from chainrule.workers.ray_connection import cluster
 
     with cluster(sharing.cluster) as found:
         yield partial(found.map, whole_nodes=device is not None, device=device or "cpu", workers=workers)

@@ -22,13 +22,14 @@ from chainrule.corpus.shards import FORMAT, MANIFEST, SPLITS, Shards, Split
 from chainrule.errors import DataError, FolderError
 from chainrule.storage.files import (
     atomic_write,
-    is_partial,
     nothing_left_if_refused,
     sha256,
+    sweep,
     write_json,
 )
 from chainrule.storage.hub import model_directory
 from chainrule.storage.inputs import find_files, source_of
+from chainrule.storage.locks import only_writer
 from chainrule.storage.records import Log, no_log
 from chainrule.storage.remote import without_secrets
 from chainrule.storage.run_folder import find_record, read_record, require_same
@@ -79,8 +80,8 @@ def write_shards(
     """
     started = time.monotonic()
     files, given = find_files(inputs, log), given_tokenizer(options)
-    made = _made(out)
-    with nothing_left_if_refused(out, underway=("*.bin",)):
+    with only_writer(out), nothing_left_if_refused(out, underway=("*.bin",)):
+        made = _made(out)
         out.mkdir(parents=True, exist_ok=True)
         with _readable(files, out) as (paths, sources):
             asked = kept_options(options, given)
@@ -153,8 +154,7 @@ def _require_same(out: Path, made: dict[str, Any], plan: dict[str, Any]) -> None
 @contextmanager
 def _readable(files: Sequence[str], out: Path) -> Iterator[tuple[list[str], list[dict[str, Any]]]]:
     """Paths that can be read more than once (standard input is copied), and what identifies the files next time."""
-    for leftover in filter(is_partial, list(out.iterdir())):
-        leftover.unlink()
+    sweep(out)
     spooled = out / ".standard-input.partial"
     try:
         sources = []

@@ -11,6 +11,8 @@ from typing import Any
 
 from chainrule.errors import ChainruleError, FolderError, WorkerKilledError
 
+LOCK = ".lock.partial"  # in a folder that a command writes to, while it does (chainrule/storage/locks.py)
+
 
 def _sync(path: Path) -> None:
     """Flush a file or a directory's entries to the disk."""
@@ -112,7 +114,8 @@ def is_partial(entry: Path) -> bool:
 def sweep(directory: Path) -> None:
     """Remove what killed processes left in a directory that no other process writes to."""
     for entry in directory.glob(".*.partial"):
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if entry.name != LOCK:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -15,12 +15,13 @@ from chainrule.storage.files import atomic_write, check_file
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _HTTP = ("http://", "https://")
+_BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
 _USER = re.compile(r"\b((?:https?|s?ftp|ssh|smb)://)[^/@\s]*@")
 _QUERY = re.compile(r"(https?://[^\s?#'\"]*)[?#][^\s'\")]*")
 # What else than an OSError a scheme's library raises for a server's answer, or for none.
 _LIBRARIES = (
     *("aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "httpx", "httpcore"),
-    *("huggingface_hub", "requests", "s3fs", "urllib3"),
+    *("httpx2", "httpcore2", "huggingface_hub", "requests", "s3fs", "urllib3"),
 )
 _VERSIONS = ("ETag", "etag", "generation", "LastModified", "last_modified", "mtime", "updated", "modified", "blob_id")
 
@@ -142,7 +143,8 @@ def remote_files(url: str) -> list[str]:
 
 def check_output(out: str | Path) -> None:
     """Refuse, before anything is computed, an output that `written_output` cannot write: FolderError for a path as in
-    `atomic_write`, DataError for a web server, MissingPackageError for a scheme whose library is not installed."""
+    `atomic_write`, DataError for a web server and a bucket that is not there, MissingPackageError for a scheme whose
+    library is not installed."""
     url = str(out)
     if not is_remote(url):
         check_file(Path(out))
@@ -150,7 +152,16 @@ def check_output(out: str | Path) -> None:
         raise DataError(f"--out {without_secrets(url)}: wanted a bucket or a path, got a web server; choose another")
     else:
         with answering(url, "write"):
-            _at(url)
+            system, path = _at(url)
+            if url.startswith(_BUCKETS):
+                bucket = path.partition("/")[0]
+                try:
+                    with suppress(PermissionError):  # to look; to write may be allowed
+                        system.info(bucket)
+                except FileNotFoundError:
+                    raise DataError(
+                        f"--out {url}: wanted a bucket that is there, got {bucket}; make it first"
+                    ) from None
 
 
 @contextmanager

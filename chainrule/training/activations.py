@@ -4,7 +4,7 @@ A block's activations are kept for the backward pass, or, with activation checkp
 alone, and computed again: a third more work, the same bits. Shapes: T positions, D width, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -96,12 +96,22 @@ def tokens_in_memory(
     return tokens if size == most else size * longest
 
 
-def compute_less_at_once(model: nn.Module, objective: "Objective[Any]", step: int, rank: int, world: int) -> str | None:
+def compute_less_at_once(
+    model: nn.Module,
+    objective: "Objective[Any]",
+    step: int,
+    rank: int,
+    world: int,
+    largest: Callable[[int], int] = lambda number: number,
+) -> str | None:
     """Make the micro-batches of this step and of all later ones smaller; where they are the smallest already, let the
-    model checkpoint its activations. Returns what changed, for a message; None where nothing is left to change."""
-    before = sum(1 for _ in objective.batches(step, rank, world))
+    model checkpoint its activations. Returns what changed, for a message; None where nothing is left to change.
+
+    `largest`: of a number of each process, where all change alike.
+    """
+    before = largest(sum(1 for _ in objective.batches(step, rank, world)))
     while (size := objective.halve()) is not None:
-        if sum(1 for _ in objective.batches(step, rank, world)) > before:
+        if largest(sum(1 for _ in objective.batches(step, rank, world))) > before:
             return f"{size} at once"
     for part in model.modules():
         if isinstance(part, Transformer) and part.checkpoint_activations is None:

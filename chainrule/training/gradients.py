@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from chainrule.training.objectives import Objective
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import local
+from chainrule.training.stopping import Passes
 
 
 def accumulate(
@@ -28,20 +29,22 @@ def accumulate(
 
 
 def accumulate_cut(
-    model: Any, objective: Objective[Any], step: int, processes: Processes, once_a_step: bool
+    model: Any, objective: Objective[Any], step: int, passes_of_all: Passes, once_a_step: bool
 ) -> tuple[Tensor, Tensor]:
     """`accumulate` where each process has a part of the weights, which are put together by all: each process makes as
     many passes as the one with the most. `once_a_step`: gradients are sent after the last pass, not after each."""
+    processes = passes_of_all.processes
     batches = list(objective.batches(step, processes.rank, processes.world))
     passes = processes.largest(len(batches))
     total = count = torch.zeros((), device=next(model.parameters()).device)
-    for number in range(passes):
-        model.set_requires_gradient_sync(number + 1 == passes or not once_a_step)
-        part, size = objective.loss(model, batches[min(number, len(batches) - 1)])
-        if number >= len(batches):
-            part, size = part * 0, size * 0
-        part.backward()
-        total, count = total + part.detach(), count + size
+    with passes_of_all.together():
+        for number in range(passes):
+            model.set_requires_gradient_sync(number + 1 == passes or not once_a_step)
+            part, size = objective.loss(model, batches[min(number, len(batches) - 1)])
+            if number >= len(batches):
+                part, size = part * 0, size * 0
+            part.backward()
+            total, count = total + part.detach(), count + size
     return total, count
 
 

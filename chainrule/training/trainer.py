@@ -23,6 +23,7 @@ from chainrule.training.objectives import Objective, Validation
 from chainrule.training.optimizer import Optimizer, part_of
 from chainrule.training.parallel import ALONE, Processes
 from chainrule.training.sharding import gradients_fit, load_own, local, release, sharded, whole
+from chainrule.training.stopping import Passes, StoppedElsewhereError
 
 SAVE_SECONDS = 300.0  # a checkpoint at least so often, beside those at each validation
 NOT_FINITE = 10  # steps in a row that end the training
@@ -120,6 +121,7 @@ class Trainer:
         self.ahead = device.type == "cuda"
         self._skipped, self._in_a_row = (torch.zeros((), dtype=torch.long, device=device) for _ in range(2))
         self._once_a_step = not sharded(model) or gradients_fit(model, processes)
+        self._passes = Passes(model, processes) if sharded(model) else None
         self.writer = None
         if saving is not None:
             beside = self.ahead or processes.world > 1
@@ -264,24 +266,29 @@ class Trainer:
         """The sum and the count of this process's losses, whose gradients are added to the parameters; where memory
         runs out, again in smaller parts, of which the steps after this one are too.
 
-        Each process finds its own size: sums and counts are the same. Raises ChainruleError where the parts are the
-        smallest already, and where weights are cut, as a process that tries again would keep the others waiting.
+        Each process finds its own size: sums and counts are the same. Where weights are cut, all try again together.
+        Raises ChainruleError where the parts are the smallest already.
         """
         device, (rank, world) = self._skipped.device, (self.processes.rank, self.processes.world)
-        cut = sharded(self.model)
         while True:
             try:
-                if cut:
-                    return accumulate_cut(self.model, self.objective, self.step, self.processes, self._once_a_step)
+                if self._passes is not None:
+                    return accumulate_cut(self.model, self.objective, self.step, self._passes, self._once_a_step)
                 return accumulate(self.model, self.objective, self.step, rank, world)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not machine.is_out_of_memory(error):
+                elsewhere = isinstance(error, StoppedElsewhereError)
+                if not elsewhere and not machine.is_out_of_memory(error):
                     raise
             # The error, and with it whatever its frames hold, is gone here.
             for parameter in parameters:
                 parameter.grad = None
             machine.empty_cache(device)
-            less = None if cut else compute_less_at_once(self.model, self.objective, self.step, rank, world)
+            if self._passes is None:
+                less = compute_less_at_once(self.model, self.objective, self.step, rank, world)
+            else:
+                less = self._less_together(self._passes)
+            if elsewhere and less is not None:
+                continue
             if less is None:
                 raise ChainruleError(
                     f"training: wanted memory for the smallest part of a step on {device}, got too little; take"
@@ -289,6 +296,14 @@ class Trainer:
                 )
             where = f"{device}" if world == 1 else f"{device} of process {rank}"
             self.log(f"out of memory on {where} at step {self.step + 1}: going on with {less}; the steps stay the same")
+
+    def _less_together(self, passes: Passes) -> str | None:
+        """`compute_less_at_once` by all processes alike, as each makes as many passes as the others."""
+        if not passes.can_be_repeated:
+            return None
+        passes.forget()
+        rank, world, largest = self.processes.rank, self.processes.world, self.processes.largest
+        return compute_less_at_once(self.model, self.objective, self.step, rank, world, largest)
 
     def _validate(self, validating: Validating) -> Validation:
         self.model.eval()

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from chainrule.errors import ChainruleError, DataError, FolderError, WorkerKilledError
 from chainrule.storage.files import publish
+from chainrule.storage.locks import locked
 from chainrule.storage.run_folder import shown
 from chainrule.workers.options import Part
 
@@ -63,17 +64,39 @@ def write_part(
 
     `work`: from pieces to their results, in order. `made_with`: `identity(...)`, which all parts must share.
     `attached`: files that the join needs. A part that is done already is left alone; one that was interrupted goes on
-    after its last whole piece. Raises FolderError for a part that is there and was made with something else; a
-    ChainruleError of the work leaves nothing, but for a WorkerKilledError.
+    after its last whole piece. Raises FolderError for a part that was made with something else, or that another command
+    does now; a ChainruleError of the work leaves nothing, but for a WorkerKilledError.
     """
     if not out.name or not out.parent.is_dir():
         got = f"no {out.parent}; make it first" if out.name else "none; name one"
         raise FolderError(f"--out {out}: wanted a name in a folder that is there, got {got}")
     path = part.path(out)
-    if path.exists():
-        with _Reader(path) as done:
-            _require_same(done, made_with)
-            return sum(1 for _ in done.results())
+
+    def refusal(other: str) -> FolderError:
+        return FolderError(
+            f"--part {part}: wanted a part that no other command does, got one that {other} does now; wait until it has"
+            " ended"
+        )
+
+    with locked(path.with_name(f".{path.name}.lock"), refusal):
+        if path.exists():
+            with _Reader(path) as done:
+                _require_same(done, made_with)
+                return sum(1 for _ in done.results())
+        return _write(path, part, made_with, work, pieces, packed, attached, show)
+
+
+def _write(
+    path: Path,
+    part: Part,
+    made_with: Mapping[str, Any],
+    work: Callable[[Iterable[Piece]], Iterator[Result]],
+    pieces: Iterable[Piece],
+    packed: Packed,
+    attached: Mapping[str, bytes] | None,
+    show: Callable[[int], None],
+) -> int:
+    """`write_part` of one that is not done yet."""
     header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
     header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
     partial = path.with_name(f".{path.name}.partial")

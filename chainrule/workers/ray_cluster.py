@@ -1,98 +1,28 @@
-"""Work that was cut into pieces, done by the workers of a Ray cluster. Knows neither the pieces nor the work.
+"""Work that was cut into pieces, done by the workers of a Ray cluster. Knows neither the pieces nor the work, nor how
+the cluster was found.
 
 `begin` and the pieces are as in `chainrule.workers.processes`. Each worker is a Ray actor that calls `begin` once. A
 worker that dies costs the piece that it had: another does it again, and a new worker is asked for.
 """
 
-import logging
-import os
 import socket
 import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from chainrule import errors
-from chainrule.errors import ChainruleError, MissingPackageError, OptionError, WorkerKilledError
+from chainrule.errors import ChainruleError, OptionError, WorkerKilledError
 from chainrule.workers.processes import Begin
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
-ANSWER_SECONDS = 10.0  # for an address to answer
 START_SECONDS = 300.0  # for the first worker to be there: it may load a large model
 _TRIES = 3  # of a piece whose workers die
 _AHEAD = 4  # pieces a worker that are read before their turn: bounds the memory
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
-
-
-@contextmanager
-def cluster(address: str) -> Iterator["Cluster"]:
-    """The cluster at HOST:PORT, or for "auto" the one of RAY_ADDRESS or that this machine belongs to.
-
-    Raises MissingPackageError without Ray, and OptionError where no Ray answers within ANSWER_SECONDS.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingPackageError(
-            f"--cluster: wanted Ray, got {error}; install it with pip install 'chainrule[ray]'"
-        ) from None
-    if ray.is_initialized():  # by the caller
-        yield Cluster(ray)
-        return
-    _require_answer(address)
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:  # Ray exits where nothing answers
-        raise _silent(address, " ".join(str(error).split()) if isinstance(error, Exception) else "no answer") from None
-    try:
-        yield Cluster(ray)
-    finally:
-        ray.shutdown()
-
-
-def _silent(address: str, why: str) -> OptionError:
-    return OptionError(
-        f"--cluster {address}: wanted the address of a Ray cluster that this machine belongs to, got {why}; start one"
-        " with ray start --head, or see ray status"
-    )
-
-
-def _require_answer(address: str) -> None:
-    """OptionError where nothing that could be Ray answers: Ray itself would try for minutes, then end the process.
-
-    Its head is a gRPC server: it answers the beginning of HTTP/2 with a frame of settings (RFC 9113, 3.4).
-    """
-    asked = (os.environ.get("RAY_ADDRESS") or address) if address == "auto" else address  # as Ray chooses
-    if asked == "auto":
-        from ray._private import services
-
-        try:
-            asked = services.get_ray_address_from_environment("auto", None)
-        except ConnectionError:
-            raise _silent(address, "none that runs here") from None
-    host, colon, port = asked.rpartition(":")
-    if not colon or not port.isdigit() or "/" in asked or not 0 < int(port) < 2**16:
-        raise OptionError(
-            f"--cluster: wanted auto or HOST:PORT (the port of ray start --head, 6379), got {asked}; from a machine"
-            " outside of the cluster, give the command to ray job submit"
-        )
-    try:
-        with socket.create_connection((host.strip("[]"), int(port)), ANSWER_SECONDS) as connection:
-            connection.settimeout(ANSWER_SECONDS)
-            connection.sendall(_PREFACE)
-            head = b""
-            while len(head) < 4 and (more := connection.recv(9)):
-                head += more
-    except OSError as error:
-        why = "no answer" if isinstance(error, TimeoutError) else str(error.strerror or error)
-        raise _silent(address, why.lower()) from None
-    if head[3:4] != b"\x04":
-        raise _silent(address, "something else there")
 
 
 class Worker:

@@ -10,6 +10,7 @@ import pytest
 from groups import Group, command
 
 from chainrule.cli import main
+from chainrule.storage.locks import only_writer
 from chainrule.training import parallel
 from chainrule.training.parallel import LostProcessError, Processes
 
@@ -116,3 +117,22 @@ def test_a_message_says_of_a_lost_process_what_is_known_and_no_limit_that_was_no
         ("Timed out waiting 9000ms for recv", "ended, could not be reached or did not answer within 600 s (--wait); "),
     ):
         assert what in str(processes.lost(RuntimeError(said)))
+
+
+def impatient(words: str, errors: Path) -> int:
+    """The command, whose processes do not wait for those that they may replace."""
+    from chainrule.storage import locks
+
+    locks._PATIENCE = 0.0
+    return command(words, errors)
+
+
+def test_a_folder_that_another_command_writes_to(folder: Path) -> None:
+    words, errors = f"pretrain {folder}/text.txt --out {folder}/busy {SHAPE} --batch-tokens 64", folder / "busy-errors"
+    with only_writer(folder / "busy"):
+        group = Group(2, impatient, words, errors, seconds=30)
+    said = [(errors / str(rank)).read_text() for rank in range(2)]
+    assert group.results == [2, 2], said
+    assert said[0].startswith("chainrule: --out ") and said[0].count("\n") == 1 and "no other command" in said[0]
+    assert said[1] == ""
+    assert not (folder / "busy").exists()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from groups import Group, command
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
 SHAPE = "--tokenizer byte --depth 2 --width 16 --heads 2 --context 16 --compile off --dtype float32"
 OPTIONS = f"{SHAPE} --batch-tokens 192 --steps 6 --validate-every 3"  # 12 windows a step
@@ -111,6 +112,65 @@ def test_a_process_out_of_memory_goes_on_in_smaller_parts_and_the_others_as_they
     said = "out of memory on cpu of process 1 at step 1: going on with {} windows at once; the steps stay the same\n"
     assert (folder / "short.errors/1").read_text() == said.format(3) + said.format(2)
     same(folder / "short", alone)
+
+
+def short_in_a_block(words: str, errors: Path, where: str, windows: int, micro_tokens: int) -> int:
+    """The command, where the last process has no memory for more than some windows at once from the second micro-batch
+    on: in the forward or the backward pass of the second block, or at the end of the backward pass."""
+    from chainrule.model.layers import Block
+
+    forward, calls = Block.forward, [0]
+
+    def fails(gradient: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def limited(block: Block, x: torch.Tensor, context: Any, cache: Any, layer: int) -> torch.Tensor:
+        calls[0] += layer == 0
+        short = len(x) > windows and calls[0] > 1 and os.environ["RANK"] != "0" and torch.is_grad_enabled()
+        if short and where == "forward" and layer == 1:
+            fails(x)
+        if short and layer == (where == "backward") and where != "forward":
+            x.register_hook(fails)
+        return forward(block, x, context, cache, layer)
+
+    Block.forward = limited  # type: ignore[method-assign, assignment]
+    return command(words, errors, micro_tokens)
+
+
+@pytest.mark.skipif(not hasattr(FSDPModule, "reset_iter_state"), reason="torch 2.13 has it")
+@pytest.mark.parametrize(("where", "dtype"), [("forward", "float32"), ("backward", "float32"), ("end", "bfloat16")])
+def test_out_of_memory_with_a_model_that_is_cut_all_make_the_step_again_together(
+    where: str, dtype: str, folder: Path
+) -> None:
+    alone = folder / f"cut_{dtype}"
+    options = f"{OPTIONS.replace('float32', dtype)} --shard on"
+    if not alone.exists():
+        pretrain(folder, alone.name, 2, options, 48)
+    words = f"pretrain {folder / 'text.txt'} --out {folder / where} {options}"
+    group = Group(2, short_in_a_block, words, folder / f"{where}.errors", where, 2, 48)
+    said = [(folder / f"{where}.errors/{rank}").read_text() for rank in range(2)]
+    assert group.results == [0, 0], said
+    assert said[1] == (
+        "out of memory on cpu of process 1 at step 1: going on with 2 windows at once; the steps stay the same\n"
+    )
+    assert "out of memory" not in said[0]
+    if dtype == "float32":
+        same(folder / where, alone)
+    else:
+        assert [line[1] for line in losses(folder / where)] == pytest.approx(
+            [line[1] for line in losses(alone)], abs=0.05
+        )
+
+
+@pytest.mark.skipif(not hasattr(FSDPModule, "reset_iter_state"), reason="torch 2.13 has it")
+def test_a_model_that_is_cut_and_fits_in_no_part_is_refused_by_all(folder: Path) -> None:
+    words = f"pretrain {folder / 'text.txt'} --out {folder / 'none'} {OPTIONS} --shard on"
+    group = Group(2, short_in_a_block, words, folder / "none.errors", "forward", 0, 48)
+    said = [(folder / f"none.errors/{rank}").read_text() for rank in range(2)]
+    assert group.results == [2, 2], said
+    assert said[0].splitlines()[-1].startswith("chainrule: training: wanted memory for the smallest part of a step")
+    assert "going on with activation checkpointing" in said[1]
+    assert not (folder / "none").exists()
 
 
 def told_to_stop(words: str, errors: Path, steps: int) -> int:

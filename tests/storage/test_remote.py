@@ -166,7 +166,11 @@ def test_a_scheme_without_its_library_is_told_with_the_cure(monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [(PermissionError("Forbidden"), "wanted permission to read it, got Forbidden"), (TimeoutError(), "TimeoutError")],
+    [
+        (PermissionError("Forbidden"), "wanted permission to read it, got Forbidden"),
+        (TimeoutError(), "TimeoutError"),
+        (type("ConnectError", (Exception,), {"__module__": "httpx2"})("no such host"), "cannot be read .no such host."),
+    ],
 )
 def test_a_bucket_that_may_not_be_read_is_told(
     error: Exception, said: str, bucket: str, monkeypatch: pytest.MonkeyPatch
@@ -257,3 +261,61 @@ def test_scores_are_written_from_url_to_url(bucket: str, tmp_path: Path) -> None
     main(["score", str(tmp_path / "run"), *rows, str(tmp_path / "here.csv")])
     main(["score", str(tmp_path / "run"), *rows, f"{bucket}/there.csv"])
     assert fsspec.filesystem("memory").cat("/bucket/there.csv") == (tmp_path / "here.csv").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A bucket of a local server that speaks S3's protocol."""
+    pytest.importorskip("s3fs")
+    boto3 = pytest.importorskip("boto3")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "AKIAOWL")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "hidden")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="owls")
+        client.put_object(Bucket="owls", Key="rows.jsonl", Body=JSONL)
+        client.put_object(Bucket="owls", Key="deep/owls.txt", Body=b"the owl sees " * 300)
+        yield "s3://owls"
+    server.stop()
+
+
+def test_a_bucket_is_read_and_written_as_a_folder_is(s3: str, tmp_path: Path) -> None:
+    assert find_files([s3]) == [f"{s3}/deep/owls.txt", f"{s3}/rows.jsonl"]
+    assert find_files([f"{s3}/*.jsonl"]) == [f"{s3}/rows.jsonl"]
+    assert [record.values for record in read_records(f"{s3}/rows.jsonl") if not isinstance(record, DataError)] == ROWS
+    assert "".join(read_blocks(f"{s3}/deep/owls.txt")) == "the owl sees " * 300
+    assert source_of(f"{s3}/rows.jsonl")["modified"]
+    with written_output(f"{s3}/new/out.csv") as beside:
+        beside.write_text("whole")
+    assert "".join(read_blocks(f"{s3}/new/out.csv")) == "whole"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("s3://owls/none.jsonl", "no such file there: check the name"),
+        ("s3://nobody/rows.jsonl", "The specified bucket does not exist"),
+    ],
+)
+def test_what_a_bucket_lacks_is_one_line(name: str, said: str, s3: str) -> None:
+    with pytest.raises(DataError, match=said) as refused:
+        find_files([name])
+    assert "\n" not in str(refused.value) and "hidden" not in str(refused.value)
+    with pytest.raises(DataError, match=r"--out s3://nobody/out\.csv: wanted a bucket that is there"):
+        written_output("s3://nobody/out.csv").__enter__()
+
+
+def test_keys_that_the_bucket_does_not_know_are_one_line_without_them(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    core, settings = pytest.importorskip("moto.core.responses"), pytest.importorskip("moto.settings")
+    monkeypatch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0.0)
+    monkeypatch.setattr(core.ActionAuthenticatorMixin, "request_count", 0)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAMOUSE")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(DataError, match=r"wanted permission to read it, .*; set the credentials for s3://") as refused:
+        find_files([f"{s3}/rows.jsonl"])
+    assert "hidden" not in str(refused.value) and "AKIA" not in str(refused.value)

@@ -358,3 +358,24 @@ def test_the_join_is_refused_with_other_options_and_other_text(world: Path, caps
     assert "wanted a part with the input" in capsys.readouterr().err
     assert not (world / "changed").exists()
     assert issubclass(FolderError, ChainruleError)
+
+
+def test_a_part_that_another_command_does_is_refused_and_left_alone(tmp_path: Path) -> None:
+    left: list[list[Path]] = []
+
+    def meanwhile(numbers: Iterable[int]) -> Iterator[int]:
+        for number in numbers:
+            yield number**2
+            with pytest.raises(
+                FolderError, match=r"--part 1/2: wanted a part that no other command does, got one that"
+            ):
+                write_part(tmp_path / "out", Part(1, 2), MADE_WITH, squares, range(7))
+            write_part(tmp_path / "out", Part(2, 2), MADE_WITH, squares, range(7))
+            left.append(sorted(tmp_path.iterdir()))
+
+    write_part(tmp_path / "out", Part(1, 2), MADE_WITH, meanwhile, range(7))
+    assert [path.name for path in left[0]] == [
+        ".out.part-1-of-2.lock", ".out.part-1-of-2.partial", "out.part-2-of-2",
+    ]  # fmt: skip
+    assert list(Joined(tmp_path / "out", MADE_WITH).work(range(7))) == [number**2 for number in range(7)]
+    assert len(list(tmp_path.iterdir())) == 2, "no lock stays"

@@ -20,8 +20,9 @@ from chainrule.cli import main
 from chainrule.corpus import documents, write
 from chainrule.errors import ChainruleError, DataError, MissingPackageError, OptionError
 from chainrule.tasks import row_file
-from chainrule.workers import ray_cluster
-from chainrule.workers.ray_cluster import Cluster, _Workers, cluster
+from chainrule.workers import ray_connection
+from chainrule.workers.ray_cluster import Cluster, _Workers
+from chainrule.workers.ray_connection import cluster
 
 ray: Any = pytest.importorskip("ray")
 TINY = "--depth 1 --width 16 --heads 2 --context 64 --batch-tokens 128 --steps 1 --compile off --dtype float32"
@@ -263,7 +264,7 @@ def test_an_address_where_no_ray_answers_is_told_at_once(
 
 
 def test_an_address_that_is_silent_is_given_up(unconnected: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(ray_connection, "ANSWER_SECONDS", 0.2)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(OptionError, match="got no answer"),
@@ -286,3 +287,67 @@ def test_without_ray_the_cure_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'chainrule\[ray\]'"), cluster("auto"):
         pass
+
+
+class Guarded:
+    """In the place of Ray's client of a cluster: one that lets in whoever shows a token, or needs none."""
+
+    token_needed = True
+
+    def __init__(self, address: str, cluster_id: str) -> None:
+        pass
+
+    def check_alive(self, nodes: list[Any], timeout: float) -> None:
+        said = "WrongClusterID: Perhaps the client is accessing GCS after it has restarted"
+        if self.token_needed and os.environ.get("RAY_AUTH_MODE") != "token":
+            said = "InvalidAuthToken: Authentication token is missing or incorrect"
+        raise ray.exceptions.AuthenticationError(said)
+
+
+@pytest.mark.parametrize(
+    ("address", "there", "mode", "needed", "said"),
+    [
+        ("127.0.0.1:1", True, None, True, "got none; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what ray get"),
+        ("127.0.0.1:1", True, "token", True, None),
+        ("127.0.0.1:1", False, "token", True, "got none or another one; set RAY_AUTH_MODE=token"),
+        ("127.0.0.1:1", True, None, False, None),
+        ("auto", True, None, True, None),  # as Ray itself: a cluster of this machine is shown this machine's token
+        ("auto", False, None, True, "got none; set RAY_AUTH_MODE=token"),
+        ("auto", True, None, False, None),
+    ],
+)
+def test_a_cluster_that_wants_a_token_is_told_in_one_line_and_at_once(
+    address: str, there: bool, mode: str | None, needed: bool, said: str | None, unconnected: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    tokens = pytest.importorskip("ray._private.authentication.authentication_token_setup")
+    connected: list[str] = []
+
+    def enable() -> bool:
+        if there and "RAY_AUTH_MODE" not in os.environ:
+            os.environ["RAY_AUTH_MODE"] = "token"
+        return there
+
+    def ensure(create_token_if_missing: bool) -> None:
+        if os.environ.get("RAY_AUTH_MODE") == "token" and not there:
+            raise ray.exceptions.AuthenticationError("token is enabled but no authentication token was found")
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is put back
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    if mode is not None:
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(Guarded, "token_needed", needed)
+    monkeypatch.setattr("ray._raylet.GcsClient", Guarded)
+    monkeypatch.setattr(tokens, "maybe_enable_token_auth_if_token_available", enable)
+    monkeypatch.setattr(tokens, "ensure_token_if_auth_enabled", ensure)
+    monkeypatch.setattr(ray_connection, "_require_answer", lambda asked: "127.0.0.1:1")
+    monkeypatch.setattr(ray, "init", lambda address, **options: connected.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    if said is None:
+        with cluster(address):
+            assert connected == [address]
+        assert os.environ.get("RAY_AUTH_MODE") in ((None, "token") if needed or address != "auto" else ("disabled",))
+        return
+    with pytest.raises(OptionError, match=f"wanted the token of this cluster, {said}"), cluster(address):
+        pass
+    assert not connected

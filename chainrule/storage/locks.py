@@ -1,0 +1,92 @@
+"""Locks, so that two commands never write the same files at once. Knows files and processes, not what is written.
+
+A lock is a file that its command holds by flock, beside what it writes: the system lets go of it when the process ends,
+however it does, so that nothing stays locked after a kill. Where a file system has no such locks, nothing is locked.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from chainrule.errors import FolderError
+from chainrule.storage.files import LOCK
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# A process that torchrun starts again, perhaps on another host, may come before the one that it replaces has ended.
+_PATIENCE = 40.0  # seconds; torchrun gives a process 30 s to end
+
+
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Within, no other command writes to the folder `out`, which is made if need be, and removed if it stays empty.
+
+    Raises FolderError where another does. An `out` that cannot be a folder, or not be written to, is not locked: what
+    is done with it refuses that.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+
+    def refusal(other: str) -> FolderError:
+        return FolderError(
+            f"--out {out}: wanted a folder that no other command writes to, got one that {other} writes to now; wait"
+            " until it has ended, or choose another"
+        )
+
+    with suppress(OSError):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(out / LOCK, refusal):
+            yield
+    finally:
+        for folder in made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
+def locked(path: Path, refusal: Callable[[str], FolderError]) -> Iterator[None]:
+    """Hold the lock file `path`, which is removed at the end. Where another process holds it, `refusal` of that one's
+    name is raised."""
+    handle = _taken(path, refusal)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            path.unlink(missing_ok=True)  # while it is held: nobody else can have taken it
+            os.close(handle)
+
+
+def _taken(path: Path, refusal: Callable[[str], FolderError]) -> int | None:
+    """The open lock file; None where there can be none."""
+    ends = time.monotonic() + (_PATIENCE if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0.0)
+    while fcntl is not None:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.read(handle, 200).decode(errors="replace") or "another process"
+            os.close(handle)
+            if time.monotonic() >= ends:
+                raise refusal(other) from None
+            time.sleep(0.2)
+            continue
+        except OSError:  # this file system has no locks
+            os.close(handle)
+            path.unlink(missing_ok=True)
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                os.truncate(handle, 0)
+                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                return handle
+        os.close(handle)  # the other command has removed it meanwhile
+    return None
