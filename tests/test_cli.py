@@ -238,6 +238,7 @@ def test_the_help_lists_every_command_with_what_it_does(capsys: Capture) -> None
         "accuracy",
         "sharing",
         "model-work",
+        "writing",
     } == set(COMMANDS)
 
 
