@@ -21,6 +21,7 @@ except ImportError:  # Windows
 
 # A process that torchrun starts again, perhaps on another host, may come before the one that it replaces has ended.
 _PATIENCE = 40.0  # seconds; torchrun gives a process 30 s to end
+_TRIES = 100  # to make a folder and the lock in it, while others remove the folder
 
 
 @contextmanager
@@ -30,7 +31,11 @@ def only_writer(out: Path) -> Iterator[None]:
     Raises FolderError where another does. An `out` that cannot be a folder, or not be written to, is not locked: what
     is done with it refuses that.
     """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    made: list[Path] = []
+
+    def make() -> None:
+        made.extend(folder for folder in (out, *out.parents) if not folder.exists() and folder not in made)
+        out.mkdir(parents=True, exist_ok=True)
 
     def refusal(other: str) -> FolderError:
         return FolderError(
@@ -38,10 +43,8 @@ def only_writer(out: Path) -> Iterator[None]:
             " until it has ended, or choose another"
         )
 
-    with suppress(OSError):
-        out.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(out / LOCK, refusal):
+        with locked(out / LOCK, refusal, make):
             yield
     finally:
         for folder in made:
@@ -50,10 +53,12 @@ def only_writer(out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, refusal: Callable[[str], FolderError]) -> Iterator[None]:
+def locked(
+    path: Path, refusal: Callable[[str], FolderError], make: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold the lock file `path`, which is removed at the end. Where another process holds it, `refusal` of that one's
-    name is raised."""
-    handle = _taken(path, refusal)
+    name is raised. `make` makes its folder, if need be."""
+    handle = _taken(path, refusal, make)
     try:
         yield
     finally:
@@ -62,13 +67,12 @@ def locked(path: Path, refusal: Callable[[str], FolderError]) -> Iterator[None]:
             os.close(handle)
 
 
-def _taken(path: Path, refusal: Callable[[str], FolderError]) -> int | None:
+def _taken(path: Path, refusal: Callable[[str], FolderError], make: Callable[[], None]) -> int | None:
     """The open lock file; None where there can be none."""
     ends = time.monotonic() + (_PATIENCE if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0.0)
     while fcntl is not None:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError:
+        handle = _opened(path, make)
+        if handle is None:
             return None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -89,4 +93,19 @@ def _taken(path: Path, refusal: Callable[[str], FolderError]) -> int | None:
                 os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return handle
         os.close(handle)  # the other command has removed it meanwhile
+    with suppress(OSError):
+        make()
+    return None
+
+
+def _opened(path: Path, make: Callable[[], None]) -> int | None:
+    """The lock file, opened; None where it cannot be made."""
+    for _ in range(_TRIES):
+        try:
+            make()
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:  # another command that ended has removed the folder meanwhile, or it cannot be made
+            continue
+        except OSError:
+            return None
     return None

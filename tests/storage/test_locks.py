@@ -91,6 +91,26 @@ def test_of_many_that_begin_together_one_writes_at_a_time(tmp_path: Path) -> Non
     assert (tmp_path / "number").read_text() == "450"
 
 
+def test_a_folder_that_another_command_removes_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, times = os.open, list[Path]()
+
+    def remove_and_open(path: Path, flags: int, mode: int = 0o777) -> int:
+        if not times:
+            (tmp_path / "deep/run").rmdir()
+            (tmp_path / "deep").rmdir()
+        times.append(path)
+        return opened(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", remove_and_open)
+    with only_writer(tmp_path / "deep/run"):
+        assert len(times) == 2 and (tmp_path / "deep/run" / LOCK).is_file()
+        with pytest.raises(FolderError), only_writer(tmp_path / "deep/run"):
+            pytest.fail("two write at once")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_processes_of_torchrun_wait_for_those_they_replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with another_writer(tmp_path) as other:
