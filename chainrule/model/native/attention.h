@@ -179,24 +179,36 @@ extern "C" {
 void chainrule_attend(const Attention* attention, int64_t threads) {
     const Attention& all = *attention;
     const long K = all.head_width, room = rounded(all.keys, KEYS), width = rounded(K, KEYS);
+    const long rows = all.queries * (all.heads / all.key_value_heads), together = 8L * QUERIES;
+    const long pairs = all.sequences * all.key_value_heads;
+    // Of short texts a thread takes whole heads of its own: shared among threads, most of their time would be waiting.
+    const bool apart = rows < 2 * together * threads && pairs >= 4 * threads;
     static thread_local Memory shared;
-    float* floats = shared.floats(room * (K + width));
-    const Panel panel{floats, floats + room * K, width};
-    const long rows = all.queries * (all.heads / all.key_value_heads);
+    float* common = apart ? nullptr : shared.floats(room * (K + width));
 #pragma omp parallel num_threads(threads)
     {
         const int thread = thread_number(), count = thread_count();
-        static thread_local Memory memory;
-        const Share keys = share(room, thread, count, KEYS);
-        for (long b = 0; b < all.sequences; b++)
-            for (long g = 0; g < all.key_value_heads; g++) {
+        static thread_local Memory memory, own;
+        float* floats = apart ? own.floats(room * (K + width)) : common;
+        const Panel panel{floats, floats + room * K, width};
+        if (apart)
+            for (long pair = thread; pair < pairs; pair += count) {
+                const long b = pair / all.key_value_heads, g = pair % all.key_value_heads;
+                gather(all, b, g, panel, 0, room);
+                attend_shared(all, b, g, panel, 0, rows, memory);
+            }
+        else {
+            const Share keys = share(room, thread, count, KEYS);
+            for (long pair = 0; pair < pairs; pair++) {
+                const long b = pair / all.key_value_heads, g = pair % all.key_value_heads;
                 gather(all, b, g, panel, keys.first, keys.last);
                 wait();
                 // Later queries see more keys, so that the threads take turns.
-                for (long first = thread * 8L * QUERIES; first < rows; first += count * 8L * QUERIES)
-                    attend_shared(all, b, g, panel, first, std::min(first + 8L * QUERIES, rows), memory);
+                for (long first = thread * together; first < rows; first += count * together)
+                    attend_shared(all, b, g, panel, first, std::min(first + together, rows), memory);
                 wait();
             }
+        }
     }
 }
 
