@@ -14,7 +14,6 @@ SHORTER = (
     ("--vocabulary-size 4096", "--vocabulary-size 300"),
     ("--sizes 16 64 256 1024 6920 --seeds 5", "--sizes 8 --seeds 1"),
     ("--sizes 16 64 256 --seeds 5", "--sizes 8 --seeds 1"),
-    ("--sizes 16 64 --seeds 3", "--sizes 8 --seeds 1"),
     ("--sizes 16 64 --seeds 5", "--sizes 8 --seeds 1"),
     ("--dtype bfloat16", "--dtype float32"),
     ("SmolLM2.gguf", "tiny"),
