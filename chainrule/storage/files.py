@@ -95,9 +95,10 @@ def nothing_left_if_refused(out: Path, *, saved: Sequence[str] = (), underway: S
 
 
 def _remove(out: Path, above: Sequence[Path]) -> None:
-    """Remove what is in `out`, and those folders above it that are then empty."""
+    """Remove what is in `out` but its lock, which keeps others away until all is done, and those folders above it that
+    are then empty."""
     if out.is_dir():
-        for entry in list(out.iterdir()):
+        for entry in [entry for entry in out.iterdir() if entry.name != LOCK]:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     else:
         out.unlink(missing_ok=True)

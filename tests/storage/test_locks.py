@@ -55,9 +55,11 @@ def test_nothing_stays_of_a_lock_and_of_the_folders_made_for_it(tmp_path: Path) 
         sweep(tmp_path / "deep/run")
         assert (tmp_path / "deep/run" / LOCK).exists(), "a sweep leaves the lock"
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(KeyError), only_writer(tmp_path / "run"), nothing_left_if_refused(tmp_path / "run"):
-        (tmp_path / "run/half").touch()
-        raise KeyError
+    with only_writer(tmp_path / "run"):
+        with pytest.raises(KeyError), nothing_left_if_refused(tmp_path / "run"):
+            (tmp_path / "run/half").touch()
+            raise KeyError
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK], "locked until all else is removed"
     assert list(tmp_path.iterdir()) == []
 
 
