@@ -4,6 +4,7 @@ A lock is a file that its command holds by flock, beside what it writes: the sys
 however it does, so that nothing stays locked after a kill. Where a file system has no such locks, nothing is locked.
 """
 
+import errno
 import os
 import socket
 import time
@@ -63,13 +64,14 @@ def locked(
         yield
     finally:
         if handle is not None:
-            path.unlink(missing_ok=True)  # while it is held: nobody else can have taken it
+            with suppress(OSError):  # the folder is gone, or cannot be written to any more
+                path.unlink()  # while it is held: nobody else can have taken it
             os.close(handle)
 
 
 def _taken(path: Path, refusal: Callable[[str], FolderError], make: Callable[[], None]) -> int | None:
     """The open lock file; None where there can be none."""
-    ends = time.monotonic() + (_PATIENCE if int(os.environ.get("WORLD_SIZE", 1)) > 1 else 0.0)
+    ends = time.monotonic() + (_PATIENCE if os.environ.get("WORLD_SIZE", "1") != "1" else 0.0)
     while fcntl is not None:
         handle = _opened(path, make)
         if handle is None:
@@ -77,25 +79,35 @@ def _taken(path: Path, refusal: Callable[[str], FolderError], make: Callable[[],
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            other = os.read(handle, 200).decode(errors="replace") or "another process"
+            other = _owner(handle)
             os.close(handle)
             if time.monotonic() >= ends:
                 raise refusal(other) from None
             time.sleep(0.2)
             continue
-        except OSError:  # this file system has no locks
+        except OSError as error:
             os.close(handle)
-            path.unlink(missing_ok=True)
+            if error.errno == errno.ESTALE:  # NFS: the other command, on another host, has removed it meanwhile
+                continue
+            path.unlink(missing_ok=True)  # this file system has no locks
             return None
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(handle), path.stat()):
-                os.truncate(handle, 0)
-                os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                with suppress(OSError):  # on a full disk the owner has no name, but it is locked
+                    os.truncate(handle, 0)
+                    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return handle
         os.close(handle)  # the other command has removed it meanwhile
     with suppress(OSError):
         make()
     return None
+
+
+def _owner(handle: int) -> str:
+    """The name of the process that holds a lock file, as it has written it there."""
+    with suppress(OSError):
+        return os.read(handle, 200).decode(errors="replace") or "another process"
+    return "another process"
 
 
 def _opened(path: Path, make: Callable[[], None]) -> int | None:

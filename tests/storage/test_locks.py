@@ -1,5 +1,6 @@
 """Two commands never write the same files at once: the second is refused in one line, and harms nothing."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -63,6 +64,37 @@ def test_nothing_stays_of_a_lock_and_of_the_folders_made_for_it(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_is_held_where_the_disk_is_too_full_for_its_owners_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    named = pytest.raises(FolderError, match="one that another process writes")
+    with only_writer(tmp_path / "run"), named, only_writer(tmp_path / "run"):
+        pytest.fail("two write at once")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_another_host_has_removed_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl, tries = pytest.importorskip("fcntl"), list[int]()
+    flock = fcntl.flock
+
+    def removed_by_another(handle: int, operation: int) -> None:
+        tries.append(handle)
+        if len(tries) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")  # as NFS
+        flock(handle, operation)
+
+    monkeypatch.setattr(fcntl, "flock", removed_by_another)
+    with only_writer(tmp_path / "run"), pytest.raises(FolderError), only_writer(tmp_path / "run"):
+        pytest.fail("two write at once")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_locked_is_left_to_what_is_done_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     with only_writer(tmp_path / "file"), only_writer(tmp_path / "file/below"):
@@ -122,6 +154,7 @@ def test_processes_of_torchrun_wait_for_those_they_replace(tmp_path: Path, monke
         with only_writer(tmp_path):
             assert time.monotonic() - ended > 0.2
     monkeypatch.setattr(locks, "_PATIENCE", 0.0)
+    monkeypatch.setenv("WORLD_SIZE", "many")
     with only_writer(tmp_path), pytest.raises(FolderError, match="wait until it has ended"), only_writer(tmp_path):
         pass
 
