@@ -74,11 +74,11 @@ def join_shards(
     files, given = find_files(inputs, log), given_tokenizer(options)
     joined = Joined(out, _made_with(files, options, given), _PACKED)
     try:
-        tokenizer, done = Encoding(joined.attached).tokenizer(), batches_done(out)
 
         def from_parts(begin: Encoding, batches: Iterable[list[TextPart]]) -> Iterator[tuple[Tokens, Tokens]]:
-            return joined.work(batches, done)
+            return joined.work(batches, batches_done(out))  # asked once no other command writes to `out`
 
+        tokenizer = Encoding(joined.attached).tokenizer()
         found = write_shards(files, out, options, progress, log, from_parts, tokenizer)
     finally:
         joined.close()

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from chainrule.corpus.parts import join_shards, tokenize_part
 from chainrule.errors import ChainruleError, DataError, FolderError, ModelError, OptionError, WorkerKilledError
 from chainrule.model.formats.same_model import ForWorkers, model_fingerprint
 from chainrule.model_source import ModelSource
+from chainrule.storage.locks import only_writer
 from chainrule.tasks import row_file
 from chainrule.workers.options import Part, Sharing
 from chainrule.workers.parts import Joined, identity, write_part
@@ -218,21 +219,33 @@ def test_each_command_in_parts_gives_the_bytes_of_the_whole(
         assert joined.out == printed.out
 
 
-def test_a_join_that_was_killed_goes_on_after_its_last_shard(world: Path) -> None:
+def test_a_join_that_was_killed_goes_on_after_its_last_shard(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, options = ["owls.txt", "days.jsonl"], write.CorpusOptions("byte")
     write.write_shards(inputs, Path("never-killed"), options)
-    for number in (1, 2):
-        tokenize_part(inputs, Path("killed"), options, Part(number, 2))
+    for name, number in (("killed", 1), ("killed", 2), ("waited", 1), ("waited", 2)):
+        tokenize_part(inputs, Path(name), options, Part(number, 2))
 
-    def stop(done: int, total: int) -> None:
-        if list(world.glob("killed/train-00000.bin")):
-            raise KeyboardInterrupt
+    def killed(out: Path) -> None:
+        def stop(done: int, total: int) -> None:
+            if list(out.glob("train-00000.bin")):
+                raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        join_shards(inputs, Path("killed"), options, stop)
-    assert json.loads((world / "killed/state.json").read_text())["batches"] > 0
+        with pytest.raises(KeyboardInterrupt):
+            join_shards(inputs, out, options, stop)
+        assert json.loads((out / "state.json").read_text())["batches"] > 0
+
+    killed(Path("killed"))
     join_shards(inputs, Path("killed"), options)
     assert content(world / "killed") == content(world / "never-killed")
+
+    def after_another(out: Path) -> AbstractContextManager[None]:
+        monkeypatch.setattr(write, "only_writer", only_writer)
+        killed(out)
+        return only_writer(out)
+
+    monkeypatch.setattr(write, "only_writer", after_another)
+    join_shards(inputs, Path("waited"), options)
+    assert content(world / "waited") == content(world / "never-killed"), "another was killed after this one began"
 
 
 def test_the_parts_of_evaluate_stay_until_its_file_is_written(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
