@@ -83,50 +83,36 @@ def write_part(
             with _Reader(path) as done:
                 _require_same(done, made_with)
                 return sum(1 for _ in done.results())
-        return _write(path, part, made_with, work, pieces, packed, attached, show)
+        header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
+        header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
+        partial = path.with_name(f".{path.name}.partial")
+        written = before = _whole_pieces(partial, header)
+        total = 0
 
+        def own() -> Iterator[Piece]:
+            nonlocal total
+            for index, piece in enumerate(pieces):
+                total = index + 1
+                if index % part.count == part.number - 1 and index // part.count >= before:
+                    yield piece
 
-def _write(
-    path: Path,
-    part: Part,
-    made_with: Mapping[str, Any],
-    work: Callable[[Iterable[Piece]], Iterator[Result]],
-    pieces: Iterable[Piece],
-    packed: Packed,
-    attached: Mapping[str, bytes] | None,
-    show: Callable[[int], None],
-) -> int:
-    """`write_part` of one that is not done yet."""
-    header = {"format": _FORMAT, "part": part.number, "of": part.count, "made_with": dict(made_with)}
-    header["attached"] = {name: b64encode(content).decode() for name, content in (attached or {}).items()}
-    partial = path.with_name(f".{path.name}.partial")
-    written = before = _whole_pieces(partial, header)
-    total = 0
-
-    def own() -> Iterator[Piece]:
-        nonlocal total
-        for index, piece in enumerate(pieces):
-            total = index + 1
-            if index % part.count == part.number - 1 and index // part.count >= before:
-                yield piece
-
-    try:
-        with partial.open("ab") as file:
-            if not file.tell():
-                file.write(_line(header))
-            for result in work(own()):
-                file.write(_framed(packed.pack(result)))
-                file.flush()
-                written += 1
-                show(written)
-            file.write(_END.to_bytes(8, "little") + _line({"pieces": total}))
-    except WorkerKilledError:
-        raise  # the same command goes on
-    except ChainruleError:
-        partial.unlink(missing_ok=True)
-        raise
-    publish(partial, path)
-    return written
+        try:
+            with partial.open("ab") as file:
+                if not file.tell():
+                    file.write(_line(header))
+                for result in work(own()):
+                    file.write(_framed(packed.pack(result)))
+                    file.flush()
+                    written += 1
+                    show(written)
+                file.write(_END.to_bytes(8, "little") + _line({"pieces": total}))
+        except WorkerKilledError:
+            raise  # the same command goes on
+        except ChainruleError:
+            partial.unlink(missing_ok=True)
+            raise
+        publish(partial, path)
+        return written
 
 
 def _framed(content: bytes) -> bytes:
