@@ -1,8 +1,8 @@
 """Processes that share one sharded model (FSDP2) give a pass up together, where one of them runs out of memory in it.
 
 Weights that are cut are put together by all: a process that stopped alone would leave the others waiting in a
-collective. So each collective of a pass begins with a small sum over the processes, of how many have given up; one that
-has takes part in the next of these sums, and all others stop there too. Knows FSDP's collectives, no model.
+collective. So before each collective of a pass all tell each other whether they have given up; one that has does so at
+once, in place of its next collective, and all others stop there too. Knows FSDP's collectives, no model.
 """
 
 from collections.abc import Iterator, Sequence

@@ -60,7 +60,7 @@ class Group:
 
 def _run(rank: int, world: int, port: int, pipe: Any, function: Callable[..., Any], arguments: Any) -> None:
     torch.set_num_threads(1)
-    pytest.MonkeyPatch().setattr(machine, "matmul_rate", lambda device, dtype, seconds=0.05: 100000000000.0)
+    pytest.MonkeyPatch().setattr(machine, "matmul_rate", lambda device, dtype, seconds=0.05: 1e11)
     os.environ |= {
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world),
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
