@@ -9,7 +9,6 @@ from chainrule.model.formats.families import FAMILIES
 from chainrule.model.formats.family import Family
 from chainrule.model.formats.gguf_layout import ARCHITECTURES
 from chainrule.model.formats.gguf_write import EXPORTED
-from chainrule.model.formats.layer_fields import SCALINGS
 
 COLUMNS = ("`model_type`", "models", "class in transformers", "its classifier", "what varies beside the sizes")
 
@@ -32,7 +31,7 @@ def features(family: Family) -> str:
     found = [words for field, words in names.items() if field in family.fields and not _settled(family, field)]
     layers = family.layers
     kinds = {
-        f"RoPE θ and scaling ({', '.join(SCALINGS)})": layers.rope is not None,
+        f"RoPE θ and scaling ({', '.join(layers.rope.kinds if layers.rope else ())})": layers.rope is not None,
         "partial rotary": layers.rope is not None and layers.rope.share is not None,
         "sliding window": layers.window is not None,
         "window by layer": layers.shared_rope,

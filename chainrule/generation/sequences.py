@@ -64,13 +64,11 @@ def choose_tokens(logits: Tensor, sequences: Sequence[GrowingSequence]) -> tuple
         alike.setdefault(sequence.sampling, []).append(row)
     chosen = torch.empty(len(logits), dtype=torch.long, device=logits.device)
     for sampling, rows in alike.items():
-        random = [sequences[row].random for row in rows]
+        these = slice(None) if len(alike) == 1 else rows  # a list is copied to a GPU, each time it is an index
         if sampling.greedy and adjusted is logits:
-            chosen[rows] = greatest[rows]
-        elif len(alike) == 1:
-            chosen = choose(adjusted, sampling, random)
+            chosen[these] = greatest[these]
         else:
-            chosen[rows] = choose(adjusted[rows], sampling, random)
+            chosen[these] = choose(adjusted[these], sampling, [sequences[row].random for row in rows])
     log_probs = logits.gather(1, chosen[:, None])[:, 0] - totals
     best: list[Best] = [()] * len(logits)
     for row, sequence in enumerate(sequences):

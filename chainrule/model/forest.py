@@ -32,8 +32,9 @@ class Forest:
     """
 
     def __init__(self, sequences: Sequence[Tokens], device: torch.device, original_context: int | None = None) -> None:
-        """Sequences of at least one token each; of those in common at the beginning the row has one copy, but for those
-        longer than the original context, which have nothing in common with others."""
+        """Sequences of at least one token each; of the tokens that some begin with in common the row has one copy.
+        Sequences longer than the original context, whose rotations are others, have theirs in common with one another
+        alone."""
         texts = [np.asarray(sequence, np.int64) for sequence in sequences]
         longer = [original_context is not None and len(text) > original_context for text in texts]
         order = sorted(range(len(texts)), key=lambda index: (longer[index], texts[index].astype(">i8").tobytes()))

@@ -85,14 +85,14 @@ def blocks_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def count_weights(model: nn.Module) -> int:
-    """How many weights a model has, those in blocks counted like others."""
-    in_blocks = 0
+    """How many weights a model has; those in blocks are counted by the values that they stand for."""
+    total = sum(parameter.numel() for parameter in model.parameters())
     for module in model.modules():
-        if isinstance(module, QuantisedLinear):
-            in_blocks += module.in_features * module.out_features + (0 if module.bias is None else module.bias.numel())
-        elif isinstance(module, QuantisedEmbedding):
-            in_blocks += module.blocks.shape[0] * (module.blocks.shape[1] // KINDS[module.kind].size * BLOCK)
-    return in_blocks + sum(parameter.numel() for parameter in model.parameters())
+        if isinstance(module, QuantisedLinear | QuantisedEmbedding):
+            total += len(module.blocks) * (module.blocks.shape[1] // KINDS[module.kind].size * BLOCK)
+            if isinstance(module, QuantisedLinear) and module.bias is not None:
+                total += len(module.bias)
+    return total
 
 
 def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -105,17 +105,6 @@ def weights_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
             if isinstance(module, QuantisedLinear) and module.bias is not None:
                 yield f"{start}bias", module.bias
         yield from ((f"{start}{kind}", tensor) for kind, tensor in module.named_parameters(recurse=False))
-
-
-def weight_count(model: nn.Module) -> int:
-    """How many weights it has; those in blocks are counted by the values that they stand for."""
-    total = sum(parameter.numel() for parameter in model.parameters())
-    for module in model.modules():
-        if isinstance(module, QuantisedLinear | QuantisedEmbedding):
-            total += len(module.blocks) * (module.blocks.shape[1] // KINDS[module.kind].size * BLOCK)
-            if isinstance(module, QuantisedLinear) and module.bias is not None:
-                total += len(module.bias)
-    return total
 
 
 def refuse_quantised(model: nn.Module, purpose: str) -> None:

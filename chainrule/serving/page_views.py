@@ -19,7 +19,7 @@ from starlette.routing import Route
 from chainrule.drawing.charts import STYLE
 from chainrule.errors import ChainruleError
 from chainrule.masked_language_model import MaskedLanguageModel
-from chainrule.model.quantised import weight_count
+from chainrule.model.quantised import count_weights
 from chainrule.scoring.documents import TokenScore, given_tokens
 from chainrule.serving.endpoints import Endpoint, Get, Post
 from chainrule.serving.fields import Fields
@@ -101,7 +101,7 @@ def _described(model: ServedModel | ServedMasked) -> dict[str, Any]:
         "mask": model.lm.tokenizer.named["mask_token"] if masked else None,
         "family": model.lm.family,
         "chat": model.lm.tokenizer.chat_template is not None and not masked,
-        "parameters": weight_count(model.lm.model),
+        "parameters": count_weights(model.lm.model),
         "context": config.context,
         "vocabulary_size": config.vocabulary_size,
     }

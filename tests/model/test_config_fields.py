@@ -78,7 +78,7 @@ def small(family: str) -> dict[str, Any]:
             {"rope_parameters": LONGROPE, "original_max_position_embeddings": "4"},
             "wanted original_max_position",
         ),
-        ("phi3", {"rope_parameters": {"rope_type": "dynamic"}}, "wanted a rope_type of .*, got 'dynamic'"),
+        ("phi3", {"rope_parameters": {"rope_type": "dynamic"}}, "wanted a rope_type of .*, longrope, got 'dynamic'"),
         ("olmo2", {"layer_types": ["sliding_attention"] * 2}, "wanted layer_types to be .*, got 'sliding_attention'"),
         ("gemma2", {"final_logit_softcapping": 0}, "wanted logit_cap to be a number above 0, got 0"),
         ("gemma2", {"attn_logit_softcapping": "5"}, "wanted attention_cap to be a number above 0, got '5'"),

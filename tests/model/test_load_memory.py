@@ -67,6 +67,25 @@ def test_what_is_added_up_is_what_is_loaded(
     assert (memory.mapped == 0) == (dtype == "bfloat16")  # what is converted is copied
 
 
+def test_weights_that_begin_between_two_numbers_are_counted_as_copied(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = load("phi3", device="cpu", dtype="float32").model.state_dict()
+    wanted = {name: each.clone() for name, each in before.items()}
+    path = folder / "phi3" / "model.safetensors"
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip()
+    header += b" " * (-len(header) % 4 + 1)  # as GPT-2's has it on the Hub
+    path.unlink()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    seen: list[LoadMemory] = []
+    monkeypatch.setattr(LoadMemory, "check", lambda memory: seen.append(memory))
+    found = load("phi3", device="cpu", dtype="float32").model.state_dict()
+    assert seen[0].mapped == 0 and seen[0].copied > 0
+    assert all(torch.equal(found[name], each) for name, each in wanted.items())
+
+
 def test_blocks_are_counted_as_they_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[LoadMemory] = []
     monkeypatch.setattr(LoadMemory, "check", lambda memory: seen.append(memory))

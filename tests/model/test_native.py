@@ -235,12 +235,13 @@ def test_attention_of_many_queries_is_torchs(
     with torch.inference_mode():
         found = operations.attend(query, key, value, causal, mask, cap)
         alone = operations.attend(query[1:], key[1:], value[1:], causal, None if mask is None else mask[-1:], cap)
-        torch.set_num_threads(3)  # which share each head; one thread takes whole heads where queries are few
         try:
-            shared = operations.attend(query, key, value, causal, mask, cap)
+            for threads in (2, 3):  # where queries are few, one or two take whole heads each; three share each head
+                torch.set_num_threads(threads)
+                assert torch.equal(operations.attend(query, key, value, causal, mask, cap), found)
         finally:
             torch.set_num_threads(1)
-    assert found.dtype == dtype and torch.equal(alone, found[1:]) and torch.equal(shared, found)
+    assert found.dtype == dtype and torch.equal(alone, found[1:])
     torch.testing.assert_close(found.double(), wanted, atol=1e-5 if dtype == torch.float32 else 2e-2, rtol=0)
 
 

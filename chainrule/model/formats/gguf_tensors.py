@@ -94,6 +94,8 @@ class GGUFTensors:
         found = self.stored[names[0]]
         if len(names) > 1 or found.layout != "same" or _PLAIN.get(found.stored.type.name) != self.precision:
             return None
+        if found.stored.start % self.precision.itemsize:
+            return None
         return self._plain(found)
 
     def to_copy(self, name: str) -> Tensor:

@@ -33,6 +33,11 @@ class RopeFields:
     share: str | None = None  # the share of a head's width that is rotated; None: all of it
     default_theta: float = 10_000.0
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What rope_type may be."""
+        return tuple(SCALINGS)
+
     def read(self, fields: Fields, parameters: Any, head_width: int) -> Rope:
         """`parameters` is what `rope_scaling` or `rope_parameters` holds.
 
@@ -44,7 +49,7 @@ class RopeFields:
         kind = rope.get("rope_type") or rope.get("type") or "default"
         if not isinstance(kind, str) or kind not in SCALINGS:
             raise ModelError(
-                f"config.json: wanted a rope_type of {', '.join(SCALINGS)}, got {kind!r}, which is not supported"
+                f"config.json: wanted a rope_type of {', '.join(self.kinds)}, got {kind!r}, which is not supported"
             )
         known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *SCALINGS[kind].values()}
         for name in rope:

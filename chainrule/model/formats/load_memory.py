@@ -18,7 +18,7 @@ from chainrule.model.formats.gguf_tensors import GGUFTensors
 from chainrule.model.formats.tensors import Tensors
 from chainrule.terminal import log
 
-ASKED_FROM = 2**26  # bytes: whether less is free is not asked
+ASKED_FROM = 2**26  # bytes of weights: whether there is room for fewer is not asked
 
 
 class LoadMemory:
@@ -36,8 +36,7 @@ class LoadMemory:
             self.copied += size
 
     def check(self, say: Callable[[str], None] = log) -> None:
-        """OptionError where what is copied does not fit; a line where what is mapped fits only in part, and is read
-        again and again."""
+        """OptionError where what is copied does not fit; a line where what is mapped fits only in part."""
         if self.copied + self.mapped < ASKED_FROM:
             return
         cure = "take fewer bits (--quantize int8 or int4, --dtype bfloat16) or a smaller model"
@@ -46,8 +45,8 @@ class LoadMemory:
         if self.mapped and self.copied + self.mapped > free:
             shown = machine.shown_bytes
             say(
-                f"{self.path}: {shown(self.mapped)} of weights stay in the file, {shown(free)} of memory are free: they"
-                f" are read from the disk again and again; {cure}"
+                f"{self.path}: {shown(self.mapped)} of weights stay in the file, {shown(free)} of memory are free: what"
+                f" does not fit is read from the disk each time it is used; {cure}"
             )
 
 

@@ -74,11 +74,14 @@ class Tensors:
         return _PRECISIONS[stored.precision]
 
     def mapped(self, names: Sequence[str]) -> Tensor | None:
-        """Tensors that are one after another in a file as one tensor, memory-mapped; None if they are not."""
+        """Tensors that are one after another in a file as one tensor, memory-mapped; None if they are not, or begin
+        between two multiples of their precision, as in files of other writers."""
         parts = [self.stored[name] for name in names]
         if any(
             (one.path, one.end, one.precision) != (two.path, two.start, two.precision) for one, two in pairwise(parts)
         ):
+            return None
+        if parts[0].start % _PRECISIONS[parts[0].precision].itemsize:
             return None
         whole = parts[0]._replace(end=parts[-1].end, shape=[sum(part.shape[0] for part in parts), *parts[0].shape[1:]])
         if whole.path not in self._mapped:

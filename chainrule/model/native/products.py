@@ -34,8 +34,7 @@ def usable(x: Tensor) -> bool:
 
 def matrix(weight: Tensor, kind: str | None = None, bias: Tensor | None = None, rounded: bool = False) -> Matrix | None:
     """Contiguous weights (O, I), or blocks of a kind, as the compiled functions take them; the caller keeps them. None
-    for others. The bias is float32. `rounded`: activations may be rounded to bfloat16, as weights in
-    bfloat16 are."""
+    for others. The bias is float32. `rounded`: activations may be rounded to bfloat16 where the weights are in it."""
     number = _NUMBERS.get(weight.dtype) if kind is None else KINDS[kind].number
     if rounded and kind is None and weight.dtype == torch.bfloat16:
         number = _BOTH_BFLOAT16

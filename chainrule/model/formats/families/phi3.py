@@ -18,6 +18,11 @@ _ORIGINAL = "original_max_position_embeddings"
 class _LongRopeFields(RopeFields):
     """A rope_type of longrope (su and yarn in the first files), beside what every family has."""
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What rope_type may be."""
+        return (*super().kinds, "longrope")
+
     def read(self, fields: Fields, parameters: Any, head_width: int) -> Rope:
         """As `RopeFields.read`; ModelError also for lists that are not one number above 0 for each rotation."""
         kind = parameters.get("rope_type", parameters.get("type")) if isinstance(parameters, dict) else None
