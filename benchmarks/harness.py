@@ -62,7 +62,8 @@ def measure(side: str, folder: Path, directory: Path, limit: int | None) -> tupl
     model: Any
     if side == "ours":
         keep_freed_memory()  # as the command line does
-        bos = json.loads((directory / "tokenizer_config.json").read_text())["bos_token"]  # that the peer puts in front
+        bos = json.loads((directory / "tokenizer_config.json").read_text()).get("bos_token")  # as the peer
+        bos = bos["content"] if isinstance(bos, dict) else bos
         lm = load(directory, device="cpu", dtype="float32", quantize="auto", bos=bos)
         model = HarnessModel(lm)  # type: ignore[arg-type]
     else:
