@@ -17,6 +17,7 @@ from chainrule.comparison.rows import Outcome, rounded
 from chainrule.tasks.answers import Answer
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.figures import MAIN, estimates_of
+from chainrule.tasks.measure import right_answers
 from chainrule.tasks.predictor import Predictor
 from chainrule.uncertainty import Estimate, accuracy, calibration, macro_f1
 
@@ -90,8 +91,7 @@ def _judged(task: Task, items: Examples, found: _Answers) -> _Judged:
         estimate = estimates.pop(MAIN[task.kind])
         figures = {name: one.value for name, one in estimates.items()}
         return _Judged(estimate, figures.pop("macro_f1", None), figures=figures)
-    correct = [one.strip() == label.strip() for one, label in zip(found.answers, items.labels, strict=True)]
-    estimate = accuracy(np.array(correct), items.groups)
+    estimate = accuracy(right_answers(found.answers, items), items.groups)
     if task.kind != "classification":
         return _Judged(estimate)
     number = {label: index for index, label in enumerate(task.labels)}

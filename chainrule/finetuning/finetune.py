@@ -15,7 +15,7 @@ from chainrule.corpus.batches import share
 from chainrule.errors import DataError, OptionError
 from chainrule.finetuning.centred import HeadWeights
 from chainrule.finetuning.classifier import Classifier, form_of, load_classifier
-from chainrule.finetuning.folder import check_together, dtype_name, holds_weights, keep, open_together, require_file
+from chainrule.finetuning.folder import check_base, check_together, dtype_name, holds_weights, keep, open_together
 from chainrule.finetuning.further import GOING_ON, going_on, head_hash, model_of
 from chainrule.finetuning.language import LanguageFinetuning
 from chainrule.finetuning.memory import Memory
@@ -141,7 +141,7 @@ class Finetuning:
         self.lm, self.form, self.options = lm, form_of(task, lm.model, lm.tokenizer), options
         self.out = None if out is None else Path(out)
         if options.train == "lora":
-            require_file(lm, self.out)
+            check_base(lm, self.out)
         pairs = self.form.pair
         self._features = features or self._reader()
         examples = task.subset(options.labels, options.seed)

@@ -15,6 +15,7 @@ from chainrule import machine
 from chainrule.errors import ModelError, OptionError
 from chainrule.finetuning.options import FinetuneOptions
 from chainrule.language_model import Pretrained
+from chainrule.model.adapter import is_adapted
 from chainrule.model.formats.adapter_files import WEIGHTS
 from chainrule.model.quantised import blocks_of
 from chainrule.storage.files import write_text
@@ -97,13 +98,19 @@ def open_together(
     return decided
 
 
-def require_file(lm: Pretrained, out: Path | None) -> None:
-    """ModelError for a model of no file, where an adapter is to be saved, which names its base."""
+def check_base(lm: Pretrained, out: Path | None) -> None:
+    """ModelError for a model that has adapters beside its weights already, and for one of no file where the adapter is
+    to be saved, which names its base."""
     if out is not None and lm.path is None:
         raise ModelError(
             "--train lora: wanted a model in a file of its own, which the new adapter names, got an adapter, or a model"
             " made in Python; merge the adapter (chainrule export ADAPTER --to huggingface --out FOLDER), or save the"
             " model, and take that"
+        )
+    if is_adapted(lm.model):
+        raise ModelError(
+            "--train lora: wanted a model without adapter, got one beside quantised weights; load it without quantize,"
+            " which merges it"
         )
 
 

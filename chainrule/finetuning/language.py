@@ -14,7 +14,7 @@ import torch
 from chainrule import machine
 from chainrule.errors import OptionError
 from chainrule.finetuning.answers import answer_spans, fitting_spans
-from chainrule.finetuning.folder import check_together, dtype_name, holds_weights, keep, open_together, require_file
+from chainrule.finetuning.folder import check_base, check_together, dtype_name, holds_weights, keep, open_together
 from chainrule.finetuning.memory import Memory, packed_loss
 from chainrule.finetuning.options import VALIDATED, FinetuneOptions
 from chainrule.finetuning.recipes import SMALL_BATCH, SMOOTHING, Recipe, language_recipe
@@ -74,7 +74,7 @@ class LanguageFinetuning:
         self._processes, self._parallel = processes, parallel
         self.out = None if out is None else Path(out)
         if options.train == "lora":
-            require_file(lm, self.out)
+            check_base(lm, self.out)
             check_rank(options.rank, lm.model)
         self._start = self._asking(lm)
         self._left_out, self._longest, self._one_line = 0, 0, True

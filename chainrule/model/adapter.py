@@ -129,6 +129,11 @@ def with_adapters(
     return adapted
 
 
+def is_adapted(model: nn.Module) -> bool:
+    """Whether adapters stand beside its weights; one that was merged does not."""
+    return any(isinstance(module, AdaptedLinear) for module in model.modules())
+
+
 def merged(model: Transformer) -> Transformer:
     """A Transformer without adapters whose weights contain them, those that changed and those that were in blocks in
     float32; others are shared."""

@@ -49,7 +49,8 @@ def load_served(
     log: Callable[[str], None] = lambda line: None,
 ) -> Served:
     """Load everything; `log` gets a line about each. `died` is called where a model's thread ends by a fault.
-    `quantize`: as for `load`; with "auto" all weights are whole where adapters are served.
+    `quantize`: as for `load`; with "auto" all weights are whole where adapters are served, but for the base
+    of one that was trained beside quantised ones.
 
     Raises OptionError for two of the same name, and what `load` and `load_classifier` raise.
     """

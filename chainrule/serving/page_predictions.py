@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chainrule.errors import ChainruleError
 from chainrule.finetuning.classifier import Classifier
@@ -25,7 +26,7 @@ from chainrule.serving.served import ServedClassifier, ServedMasked, ServedModel
 from chainrule.tasks.answers import Answer, in_words
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.figures import TITLES, estimates_of, in_unit
-from chainrule.tasks.measure import held_out
+from chainrule.tasks.measure import held_out, right_answers
 from chainrule.training.spans import Span
 from chainrule.uncertainty import accuracy, difference
 
@@ -141,7 +142,7 @@ async def figures_so_far(
         for name in asks:
             said[name] = await asyncio.to_thread(_figures, task, done, answers[name], outputs[name])
         if len(done) == len(items) and {"zero_shot", "in_context"} <= set(asks):
-            said["difference"] = _difference(task, items, answers)
+            said["difference"] = _difference(items, answers)
         yield said
 
 
@@ -171,8 +172,8 @@ async def _ask_classifier(classifier: ServedClassifier, rows: Sequence[Row]) -> 
 def _figures(task: Task, items: Examples, answers: Sequence[Answer], outputs: Sequence[Any]) -> dict[str, Any]:
     """Of labels and free answers how many are right, and the accuracy; of others the figures of their kind."""
     if task.kind in PROMPTED:
-        right = _right(answers, items)
-        return {"right": sum(right), **_accuracy(right, items)}
+        right = right_answers(answers, items)
+        return {"right": int(right.sum()), **_accuracy(right, items)}
     try:
         found = estimates_of(task.kind, task.labels, items, [answers], np.array([outputs]))
     except ChainruleError:  # too few rows so far, or all the same
@@ -186,21 +187,16 @@ def _figures(task: Task, items: Examples, answers: Sequence[Answer], outputs: Se
     }  # fmt: skip
 
 
-def _right(answers: Sequence[Answer], items: Examples) -> list[bool]:
-    """Whether each answer is the expected one, spaces around it aside, as `chainrule zero-shot` counts it."""
-    return [one.strip() == truth.strip() for one, truth in zip(answers, items.labels, strict=True)]
-
-
-def _accuracy(right: Sequence[bool], items: Examples) -> dict[str, Any]:
+def _accuracy(right: NDArray[np.bool_], items: Examples) -> dict[str, Any]:
     """With an interval, unless all rows so far are of one group."""
     if items.groups is not None and len(set(items.groups)) == 1:
-        return {"accuracy": sum(right) / len(right), "low": 0.0, "high": 1.0}
+        return {"accuracy": float(right.mean()), "low": 0.0, "high": 1.0}
     value, low, high = accuracy([right], items.groups)
     return {"accuracy": value, "low": low, "high": high}
 
 
-def _difference(task: Task, items: Examples, answers: dict[str, list[Answer]]) -> dict[str, Any] | None:
+def _difference(items: Examples, answers: dict[str, list[Answer]]) -> dict[str, Any] | None:
     if items.groups is not None and len(set(items.groups)) == 1:
         return None
-    right = {name: _right(answers[name], items) for name in ("in_context", "zero_shot")}
+    right = {name: right_answers(answers[name], items) for name in ("in_context", "zero_shot")}
     return difference([right["in_context"]], [right["zero_shot"]], items.groups)._asdict()

@@ -103,8 +103,9 @@ def _who(
     if classifier is not None and not answers_task(classifier.classifier, task):
         raise ChainruleError(f"classifier: wanted one of this task's kind, labels and columns, got {name!r}")
     if model is None and classifier is None:
+        answering = "a language model or a finetuned classifier" if task.kind in PROMPTED else "a finetuned classifier"
         raise ChainruleError(
-            f"task: a task of kind {task.kind!r} is answered by a finetuned classifier; serve one of it beside it:"
+            f"task: a task of kind {task.kind!r} is answered by {answering}; serve one of it beside it:"
             " chainrule serve MODEL CLASSIFIER --task FILE"
         )
     return model, classifier

@@ -55,14 +55,14 @@ def measure(predictor: Predictor, task: Task, limit: int | None = None) -> Score
     else:
         predictions = predictor.predict(items.rows)
     seconds = time.perf_counter() - start
-    right = _right(predictions, items)
+    right = right_answers(predictions, items)
     estimate = accuracy(right[None], items.groups)
     most_frequent, _ = Counter(sorted(task.train.labels)).most_common(1)[0]
     return Score(
         estimate.value,
         (estimate.low, estimate.high),
         len(items),
-        chance=float(_right([most_frequent] * len(items), items).mean()),
+        chance=float(right_answers([most_frequent] * len(items), items).mean()),
         seconds=seconds,
         predictions=predictions,
         right=right,
@@ -83,9 +83,13 @@ def correctness(
         raise DataError(f"spread: wanted at least 1 set of demonstrations and 1 order, got {sets} and {orders}")
     items = held_out(task, limit)
     return np.array(
-        [[_right(make(seed, order).predict(items.rows), items) for order in range(orders)] for seed in range(sets)]
+        [
+            [right_answers(make(seed, order).predict(items.rows), items) for order in range(orders)]
+            for seed in range(sets)
+        ]
     )
 
 
-def _right(predictions: Sequence[str], items: Examples) -> NDArray[np.bool_]:
+def right_answers(predictions: Sequence[str], items: Examples) -> NDArray[np.bool_]:
+    """(n,): which predictions are the expected ones, spaces around them aside."""
     return np.array([one.strip() == label.strip() for one, label in zip(predictions, items.labels, strict=True)])

@@ -118,8 +118,8 @@ def adjusted_together(
     p_values: n two-sided ones. covariance: (n, n), of the errors of what is tested. The step-down of least p-values by
     Westfall and Young (1993), their joint distribution simulated by normals with these correlations. `directions`: a
     test that spends a share s of its level on differences above 0 counts one of these as p / 2s, and one below as
-    p / 2(1 - s), so that what is asked for is found more often at the same rate of errors. None is smaller than its
-    p-value, nor larger than Holm's of the values so weighted.
+    p / 2(1 - s), so that what is asked for is found more often at the same rate of errors. None is larger than Holm's
+    of the values so weighted, but where that is below the p-value itself, which is the least.
     """
     values, errors = np.asarray(p_values, dtype=np.float64), np.asarray(covariance, dtype=np.float64)
     if errors.shape != (len(values), len(values)):

@@ -11,6 +11,9 @@ from chainrule.errors import ChainruleError
 from chainrule.uncertainty.tables import group_sums
 
 WEIGHTS_IN_MEMORY = 2**20  # of one block of resamples
+KEPT_IN_MEMORY = 2**26  # draws of items, of two bytes, that are kept for other pairs
+
+_Draws = tuple[NDArray[np.uint16], NDArray[np.uint16]]  # how often each seed (R, S) and each item (R, M) is drawn
 
 
 class SwitchPoint(NamedTuple):
@@ -55,18 +58,24 @@ def _first_stable(leads: NDArray[np.float64]) -> NDArray[np.int64]:
 def _resampled(lead: NDArray[np.float64], resamples: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Sums of (sizes, S, M) over seeds and items drawn with replacement, in blocks (R, sizes)."""
     _, S, M = lead.shape
-    for seeds, items in _drawn(resamples, S, M, seed):
+    draw = _drawn_once if resamples * M <= KEPT_IN_MEMORY else _drawn
+    for seeds, items in draw(resamples, max(1, WEIGHTS_IN_MEMORY // M), S, M, seed):
         by_seed = np.tensordot(items.astype(np.float64), lead, axes=(1, 2))  # (R, sizes, S)
         yield np.einsum("rns,rs->rn", by_seed, seeds.astype(np.float64))
 
 
-@lru_cache(maxsize=1)  # all pairs of a table have the same
-def _drawn(resamples: int, S: int, M: int, seed: int) -> list[tuple[NDArray[np.uint16], NDArray[np.uint16]]]:
-    """How often each seed (R, S) and each item (R, M) is drawn, in blocks of R resamples."""
+def _drawn(resamples: int, block: int, S: int, M: int, seed: int) -> Iterator[_Draws]:
+    """Of S seeds and M items with replacement, in blocks of R resamples, at most `block`."""
     rng = np.random.default_rng(seed)
-    block = max(1, WEIGHTS_IN_MEMORY // M)
-    sizes = [min(block, resamples - start) for start in range(0, resamples, block)]
-    return [(_times_drawn(rng, R, S), _times_drawn(rng, R, M)) for R in sizes]
+    for start in range(0, resamples, block):
+        R = min(block, resamples - start)
+        yield _times_drawn(rng, R, S), _times_drawn(rng, R, M)
+
+
+@lru_cache(maxsize=1)
+def _drawn_once(resamples: int, block: int, S: int, M: int, seed: int) -> list[_Draws]:
+    """The same, which all pairs of a table have in common."""
+    return list(_drawn(resamples, block, S, M, seed))
 
 
 def _times_drawn(rng: np.random.Generator, resamples: int, n: int) -> NDArray[np.uint16]:

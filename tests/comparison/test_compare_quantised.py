@@ -117,6 +117,19 @@ def test_an_adapter_is_compared_beside_blocks(folder: Path) -> None:
     assert set(found(folder, "out")) == {"head", "lora", "zero-shot"}
 
 
+def test_no_second_adapter_is_trained_beside_one_that_stays_beside_blocks(folder: Path) -> None:
+    lora = "--train lora --quantize int8 --rank 2 --epochs 1 --dtype float32"
+    main(f"finetune qwen3 rows.toml --by words {lora} --out beside".split())
+    lm, task = chainrule.load("beside", device="cpu", dtype="float32", quantize="int8"), Task.load("rows.toml")
+    for by in ("head", "words"):
+        with pytest.raises(chainrule.ChainruleError, match="wanted a model without adapter"):
+            chainrule.finetune(lm, task, train="lora", by=by)
+    main((CLASSES.format("beside", "out", "int8") + " --methods head zero-shot majority").split())
+    for name in ("lora", "words-lora"):
+        method = next(method for method in METHODS if method.name == name)
+        assert "--quantize none" in str(method.obstacle(Study(lm, task)))
+
+
 def test_weights_in_blocks_are_counted_as_those_that_they_stand_for() -> None:
     for family in ("qwen3", "gpt2", "gemma3_text"):
         model = random_model(family, **WIDE)

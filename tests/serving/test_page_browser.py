@@ -285,6 +285,10 @@ def test_a_free_answer_stands_beside_the_expected_one(opened: SimpleNamespace, t
     page = opened.page.context.browser.new_context().new_page()
     page.goto(f"http://127.0.0.1:{server.port}/#tasks")
     panel = page.locator(".tasks .panel").first
+    page.get_by_label("Task", exact=True).select_option("pasted rows")
+    page.get_by_label("Calibration").select_option("content-free")
+    expect(panel.locator("thead")).to_contain_text("bias")
+    page.get_by_label("Task", exact=True).select_option("days")  # calibration is left behind
     shown = zero_shot(model.lm, task).show(task.test.rows[0])
     expect(panel.locator("dd").nth(1)).to_have_text(task.test.labels[0])
     expect(panel.locator("dd").first).to_contain_text((shown.answer.split() or ["nothing"])[0])

@@ -126,3 +126,10 @@ def test_the_figures_of_a_kind_are_those_of_finetune(client: TestClient, served:
 def test_who_cannot_answer_is_said(client: TestClient, fields: dict[str, str], message: str) -> None:
     answer = client.post("/page/task/row", json={**fields, "row": {"day": "x"}})
     assert answer.status_code in (400, 404) and message in answer.json()["error"]["message"]
+
+
+def test_a_task_with_labels_may_be_answered_by_either(served: Served) -> None:
+    with TestClient(make_app(Served({}, {}, served.tasks)), base_url="http://127.0.0.1") as client:
+        answer = client.post("/page/task/row", json={"task": "classification", "row": {"day": "x"}})
+    assert answer.status_code == 400
+    assert "is answered by a language model or a finetuned classifier" in answer.json()["error"]["message"]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chainrule.uncertainty import SwitchPoint, switch_point
+from chainrule.uncertainty import SwitchPoint, switch, switch_point
 
 SIZES = (4, 16, 64, 256)
 
@@ -43,6 +43,15 @@ def test_the_same_seed_gives_the_same_bracket_and_other_blocks_too(monkeypatch: 
     monkeypatch.setattr("chainrule.uncertainty.switch.WEIGHTS_IN_MEMORY", 300 * 100)
     pieces = switch_point(SIZES, a, b, seed=1)  # other draws of the same distribution
     assert pieces.at == whole.at and pieces.never == pytest.approx(whole.never, abs=0.03)
+
+
+def test_draws_of_many_items_are_not_kept_and_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = curves(np.random.default_rng(3), (-0.1, 0.0, 0.01, 0.05))
+    kept = switch_point(SIZES, a, b, seed=2)
+    switch._drawn_once.cache_clear()
+    monkeypatch.setattr(switch, "KEPT_IN_MEMORY", 1000)
+    assert switch_point(SIZES, a, b, seed=2) == kept
+    assert switch._drawn_once.cache_info().currsize == 0
 
 
 def test_groups_of_copies_are_items() -> None:

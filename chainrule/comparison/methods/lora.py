@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from chainrule.comparison.methods.finetuned import megabytes_of_head, seconds_of_recipe, texts_cut
-from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
+from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role, trained_beside
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
@@ -47,6 +47,7 @@ LORA = Method(
     _seconds,
     _fit,
     kinds=LABELLED,
+    obstacle=trained_beside,
     notes=texts_cut,
     megabytes=lambda study: megabytes_of_matrices(study) + megabytes_of_head(study),
 )

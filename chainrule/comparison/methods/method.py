@@ -56,6 +56,20 @@ def trained_whole(study: Study) -> str | None:
     return None
 
 
+def trained_beside(study: Study) -> str | None:
+    """For methods that train LoRA's matrices beside the weights."""
+    from chainrule.model.adapter import is_adapted
+
+    if is_adapted(study.lm.model):
+        return "LoRA wants --quantize none, which merges the model's adapter; beside quantised weights it stays apart"
+    return None
+
+
+def first_of(*obstacles: Callable[[Study], str | None]) -> Callable[[Study], str | None]:
+    """The first obstacle that there is."""
+    return lambda study: next((found for one in obstacles if (found := one(study)) is not None), None)
+
+
 def every_size(study: Study, sizes: Sequence[int]) -> Sequence[int]:
     return sizes
 

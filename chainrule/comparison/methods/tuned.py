@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from chainrule.comparison.methods.lora import megabytes_of_matrices
-from chainrule.comparison.methods.method import Colour, Method, Role, trained_whole
+from chainrule.comparison.methods.method import Colour, Method, Role, first_of, trained_beside, trained_whole
 from chainrule.comparison.methods.prompted import prompt_obstacle
 from chainrule.errors import ChainruleError
 
@@ -24,14 +24,6 @@ def _answers_obstacle(study: Study) -> str | None:
     except ChainruleError as error:
         return str(error)
     return prompt_obstacle(study)
-
-
-def _words_obstacle(study: Study) -> str | None:
-    return trained_whole(study) or prompt_obstacle(study)
-
-
-def _whole_answers_obstacle(study: Study) -> str | None:
-    return trained_whole(study) or _answers_obstacle(study)
 
 
 def _seconds(study: Study, labels: int, tests: int, train: Literal["full", "lora"]) -> float:
@@ -61,7 +53,7 @@ WORDS = Method(
     partial(_seconds, train="full"),
     partial(_fit, train="full"),
     kinds=("classification",),
-    obstacle=_words_obstacle,
+    obstacle=first_of(trained_whole, prompt_obstacle),
     megabytes=lambda study: study.megabytes,
 )
 WORDS_LORA = Method(
@@ -72,7 +64,7 @@ WORDS_LORA = Method(
     partial(_seconds, train="lora"),
     partial(_fit, train="lora"),
     kinds=("classification",),
-    obstacle=prompt_obstacle,
+    obstacle=first_of(trained_beside, prompt_obstacle),
     megabytes=megabytes_of_matrices,
 )
 ANSWERS = Method(
@@ -83,7 +75,7 @@ ANSWERS = Method(
     partial(_seconds, train="full"),
     partial(_fit, train="full"),
     kinds=("free",),
-    obstacle=_whole_answers_obstacle,
+    obstacle=first_of(trained_whole, _answers_obstacle),
     megabytes=lambda study: study.megabytes,
 )
 ANSWERS_LORA = Method(
@@ -94,6 +86,6 @@ ANSWERS_LORA = Method(
     partial(_seconds, train="lora"),
     partial(_fit, train="lora"),
     kinds=("free",),
-    obstacle=_answers_obstacle,
+    obstacle=first_of(trained_beside, _answers_obstacle),
     megabytes=megabytes_of_matrices,
 )

@@ -42,7 +42,8 @@ export function tasks(context) {
 
   const prompt = () => ({ template: template.value, separator: unescaped(separator.value), words });
   const named = () => (source.value ? { task: source.value } : { rows: rows.value });
-  const request = () => ({ ...named(), prompt: prompt(), model: context.model?.name, demonstrations, calibrate: calibrate.value, classifier: classifier.value || undefined });
+  const calibratedBy = () => (task?.kind === "classification" ? calibrate.value : "none"); // of others the choice is hidden
+  const request = () => ({ ...named(), prompt: prompt(), model: context.model?.name, demonstrations, calibrate: calibratedBy(), classifier: classifier.value || undefined });
   const failed = error => fill(problem, error.message);
 
   function insertTab(event) {
@@ -134,7 +135,7 @@ export function tasks(context) {
   function drawAsked(found) {
     const { row, label } = task.test.rows[at];
     const unchanged = Object.entries(currentRow()).every(([column, text]) => row[column] === text);
-    const shown = { task, expected: unchanged ? label : null, demonstrations: demonstrations.length, calibrated: calibrate.value !== "none" };
+    const shown = { task, expected: unchanged ? label : null, demonstrations: demonstrations.length, calibrated: calibratedBy() !== "none" };
     drawAnswers(asked, found, shown);
     fill(told, inWords(found, shown));
   }
