@@ -27,20 +27,21 @@ import numpy as np
 import torch
 from benchmarks.record import record
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "train.tsv"
+DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 BATCH = 32
 WARMUP = 3  # steps that are not measured
 RANK = 16
 SHAPE = {"n_layer": 6, "n_embd": 384, "n_head": 6, "n_positions": 256}
 
 
-def rows() -> tuple[list[str], list[int]]:
+def rows(data: Path) -> tuple[list[str], list[int]]:
     """Sentences and their classes."""
-    texts, labels = zip(*(line.split("\t") for line in DATA.read_text(encoding="utf-8").splitlines()), strict=True)
+    lines = (data / "train.tsv").read_text(encoding="utf-8").splitlines()
+    texts, labels = zip(*(line.split("\t") for line in lines), strict=True)
     return list(texts), [int(label) for label in labels]
 
 
-def write_model(directory: Path, vocabulary_size: int) -> None:
+def write_model(directory: Path, data: Path, vocabulary_size: int) -> None:
     """Random weights, and a tokenizer trained on the sentences."""
     from chainrule.language_model import LanguageModel
     from chainrule.model.formats.families import FAMILIES
@@ -48,7 +49,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
     from chainrule.tokens.make import train_bpe
     from transformers import GPT2Config
 
-    tokenizer = train_bpe(rows()[0], vocabulary_size)
+    tokenizer = train_bpe(rows(data)[0], vocabulary_size)
     special = {"bos_token_id": tokenizer.bos_id, "eos_token_id": tokenizer.bos_id}
     config = GPT2Config(vocab_size=tokenizer.vocabulary_size, **SHAPE, **special)
     model = Transformer(FAMILIES["gpt2"].read(config.to_dict()))
@@ -65,7 +66,7 @@ def order(n: int) -> np.ndarray:
     return np.random.default_rng([0, 0]).permutation(n)
 
 
-def our_training(directory: Path, dtype: str, steps: int, lora: bool = False) -> tuple[float, list[float]]:
+def our_training(directory: Path, data: Path, dtype: str, steps: int, lora: bool = False) -> tuple[float, list[float]]:
     """Texts a second, and each step's loss without smoothed labels."""
     from chainrule import machine
     from chainrule.finetuning.centred import HeadWeights
@@ -81,7 +82,7 @@ def our_training(directory: Path, dtype: str, steps: int, lora: bool = False) ->
 
     keep_freed_memory()  # as the command line does
     lm = load(directory, device="cpu", dtype="float32")
-    texts, classes = rows()
+    texts, classes = rows(data)
     documents = Features(lm.model, lm.tokenizer).tokens(texts)
     bare, precision = without_output(lm.model), getattr(torch, dtype)
     problem, recipe = OneLabel(("0", "1"), False, 0), Recipe(10**6, BATCH, 1e-4, 1e-4, seed=0, smoothing=0.0)
@@ -104,11 +105,11 @@ def our_training(directory: Path, dtype: str, steps: int, lora: bool = False) ->
     return BATCH * steps / (ends[-1] - ends[WARMUP - 1]), losses
 
 
-def our_lora(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
-    return our_training(directory, dtype, steps, lora=True)
+def our_lora(directory: Path, data: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
+    return our_training(directory, data, dtype, steps, lora=True)
 
 
-def peer_training(directory: Path, dtype: str, steps: int, lora: bool = False) -> tuple[float, list[float]]:
+def peer_training(directory: Path, data: Path, dtype: str, steps: int, lora: bool = False) -> tuple[float, list[float]]:
     from torch.utils.data import SequentialSampler
     from transformers import (
         AutoModelForSequenceClassification,
@@ -129,7 +130,7 @@ def peer_training(directory: Path, dtype: str, steps: int, lora: bool = False) -
 
         kind = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules="all-linear", task_type="SEQ_CLS")
         model = get_peft_model(model, kind)
-    texts, classes = rows()
+    texts, classes = rows(data)
     chosen = order(len(texts))[: BATCH * (steps + WARMUP)]
     encoded = tokenizer([texts[row] for row in chosen])["input_ids"]
     examples = [{"input_ids": ids, "labels": classes[row]} for ids, row in zip(encoded, chosen, strict=True)]
@@ -161,11 +162,11 @@ def peer_training(directory: Path, dtype: str, steps: int, lora: bool = False) -
     return BATCH * steps / (ends[-1] - ends[WARMUP - 1]), []
 
 
-def peer_lora(directory: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
-    return peer_training(directory, dtype, steps, lora=True)
+def peer_lora(directory: Path, data: Path, dtype: str, steps: int) -> tuple[float, list[float]]:
+    return peer_training(directory, data, dtype, steps, lora=True)
 
 
-def our_features(directory: Path, dtype: str, count: int) -> tuple[float, list[float]]:
+def our_features(directory: Path, data: Path, dtype: str, count: int) -> tuple[float, list[float]]:
     """Texts a second, and the first features of each text."""
     from chainrule.scoring.features import Features
     from chainrule.language_model import load
@@ -173,7 +174,7 @@ def our_features(directory: Path, dtype: str, count: int) -> tuple[float, list[f
 
     keep_freed_memory()
     lm = load(directory, device="cpu", dtype=dtype)
-    texts = rows()[0][:count]
+    texts = rows(data)[0][:count]
     features = Features(lm.model, lm.tokenizer)
     features(texts[: 4 * BATCH])
     start = time.perf_counter()
@@ -181,12 +182,12 @@ def our_features(directory: Path, dtype: str, count: int) -> tuple[float, list[f
     return len(texts) / (time.perf_counter() - start), found[:, 0].tolist()
 
 
-def peer_features(directory: Path, dtype: str, count: int) -> tuple[float, list[float]]:
+def peer_features(directory: Path, data: Path, dtype: str, count: int) -> tuple[float, list[float]]:
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModel.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
-    texts = rows()[0][:count]
+    texts = rows(data)[0][:count]
 
     @torch.inference_mode()
     def features(texts: list[str]) -> torch.Tensor:
@@ -213,14 +214,14 @@ SIDES = {
 }
 
 
-def measure(what: str, dtype: str, directory: Path, name: str, amount: int, rounds: int) -> None:
+def measure(what: str, dtype: str, directory: Path, data: Path, name: str, amount: int, rounds: int) -> None:
     """Rates of both sides in turn; their median ratio is recorded."""
     rates: dict[str, list[float]] = {"ours": [], "peer": []}
     values: dict[str, list[float]] = {}
     for _ in range(rounds):
         for side, found in rates.items():
             command = [sys.executable, __file__, "--side", side, "--what", what, "--dtypes", dtype]
-            command += ["--model", str(directory), "--amount", str(amount)]
+            command += ["--model", str(directory), "--data", str(data), "--amount", str(amount)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rate, values[side] = json.loads(done.stdout.splitlines()[-1])
             found.append(rate)
@@ -243,21 +244,22 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--vocabulary-size", type=int, default=8192)
     parser.add_argument("--model", type=Path, help="the directory to measure on; made if it is not given")
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of SST-2's train.tsv")
     parser.add_argument("--side", choices=["ours", "peer"], help="measure one side in this process and print it")
     options = parser.parse_args()
     amounts = {what: options.amount or {"train": 30, "lora": 30, "features": 6920}[what] for what in options.what}
     if options.side:
         what = options.what[0]
-        print(json.dumps(SIDES[what, options.side](options.model, options.dtypes[0], amounts[what])))
+        print(json.dumps(SIDES[what, options.side](options.model, options.data, options.dtypes[0], amounts[what])))
         return
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.model or Path(temporary)
         name = "GPT-2 6 x 384" if options.model is None else directory.name
         if options.model is None:
-            write_model(directory, options.vocabulary_size)
+            write_model(directory, options.data, options.vocabulary_size)
         for what in options.what:
             for dtype in options.dtypes:
-                measure(what, dtype, directory, name, amounts[what], options.rounds)
+                measure(what, dtype, directory, options.data, name, amounts[what], options.rounds)
 
 
 if __name__ == "__main__":

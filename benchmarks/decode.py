@@ -34,7 +34,7 @@ TOKENS = 48  # decoded
 SEQUENCES = 16
 PREFILL = 512
 SENTENCES = 512  # of SST-2, whose hidden states are computed; transformers takes them 32 at once, padded
-DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "dev.tsv"
+DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 # side -> (its file, dtype, the peers that it is compared with). Where there are several, the best counts.
 OURS = {
     "ours float32": ("safetensors", "float32", ("transformers float32",)),
@@ -67,8 +67,9 @@ def tokens() -> list[int]:
     return found[: PREFILL + 8]
 
 
-def sentences() -> list[str]:
-    return [line.split("\t")[0] for line in DATA.read_text(encoding="utf-8").splitlines()[:SENTENCES]]
+def sentences(data: Path) -> list[str]:
+    lines = (data / "dev.tsv").read_text(encoding="utf-8").splitlines()[:SENTENCES]
+    return [line.split("\t")[0] for line in lines]
 
 
 class Ours:
@@ -203,7 +204,7 @@ def read_rate() -> float:
     return array.numel() * 4 / min(_times(array.sum, 6))
 
 
-def measure(side: str, folder: Path, what: list[str]) -> dict[str, float]:
+def measure(side: str, folder: Path, data: Path, what: list[str]) -> dict[str, float]:
     """Figures of one side, in this process."""
     program, _, kind = side.partition(" ")
     text, found = tokens(), {}
@@ -219,9 +220,10 @@ def measure(side: str, folder: Path, what: list[str]) -> dict[str, float]:
     if "prefill" in what:
         model.prefill(text[:64])
         found["prefill"] = PREFILL / statistics.median(model.prefill(text[:PREFILL]) for _ in range(5))
-    if "features" in what and program != "llama.cpp" and DATA.is_file():
-        model.features(sentences()[:64])
-        found["features"] = SENTENCES / model.features(sentences())
+    if "features" in what and program != "llama.cpp":
+        texts = sentences(data)
+        model.features(texts[:64])
+        found["features"] = len(texts) / model.features(texts)
     return found
 
 
@@ -259,11 +261,15 @@ def main() -> None:
     parser.add_argument("--what", nargs="+", default=["decode", "batch", "prefill", "features", "first"])
     parser.add_argument("--sides", nargs="+", default=EVERY)
     parser.add_argument("--files", type=Path, help="where the files are that the sides read, or are written")
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of SST-2's dev.tsv, for features")
     parser.add_argument("--measure", help="one side, in this process")
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure, options.files, options.what)))
+        print(json.dumps(measure(options.measure, options.files, options.data, options.what)))
         return
+    if "features" in options.what and not (options.data / "dev.tsv").is_file():
+        print(f"features are left out: {options.data} has no dev.tsv; name another folder with --data")
+        options.what = [each for each in options.what if each != "features"]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.files or Path(temporary)
         folder.mkdir(exist_ok=True)
@@ -277,7 +283,8 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     found: dict[str, list[dict[str, float]]] = {side: [] for side in options.sides if what}
     for _ in range(options.rounds):
         for side, figures in found.items():
-            command = [sys.executable, __file__, "--files", str(folder), "--what", *what, "--measure", side]
+            command = [sys.executable, __file__, "--files", str(folder), "--data", str(options.data)]
+            command += ["--what", *what, "--measure", side]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode and "No module named 'llama_cpp'" in done.stderr:
                 continue

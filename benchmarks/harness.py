@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import record
-from benchmarks.score import SHOTS, rows, write_model
+from benchmarks.score import DATA, SHOTS, rows, write_model
 
 
-def write_task(folder: Path, shots: int) -> None:
+def write_task(folder: Path, data: Path, shots: int) -> None:
     """As one writes a task of one's own; JSON is YAML."""
     files = {}
     for split in ("train", "dev"):
         files[split] = str(folder / f"{split}.jsonl")
-        lines = (json.dumps({"text": text, "label": int(label)}) for text, label in rows(split))
+        lines = (json.dumps({"text": text, "label": int(label)}) for text, label in rows(data, split))
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     task = {
         "task": "sst2_words",
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, help="how many we evaluate; by default all")
     parser.add_argument("--model", type=Path, help="a folder; by default a GPT-2 of random weights")
     parser.add_argument("--shots", type=int, default=SHOTS)
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of SST-2's train.tsv and dev.tsv")
     parser.add_argument("--side", choices=["ours", "peer"], help="measure one side in this process and print it")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
@@ -92,8 +93,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.model is None:
-            write_model(folder / "gpt2", 5000)
-        write_task(folder, options.shots)
+            write_model(folder / "gpt2", options.data, 5000)
+        write_task(folder, options.data, options.shots)
         rates, answers = [], []
         for side in ("ours", "peer"):
             command = [sys.executable, *sys.argv, "--side", side, "--folder", str(folder)]

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.record import record
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "train.tsv"
+DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 TEMPLATE = "Review: {sentence}\nSentiment: {label}"
 WARMUP = 2  # steps that are not timed
 
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--task", help="its file; made for SST-2 where it is left out", default="")
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of SST-2's train.tsv")
     parser.add_argument("--one", action="store_true", help="measure here, and print nothing else")
     given = parser.parse_args()
     if given.one:
@@ -91,7 +92,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sst2.toml"
         path.write_text(
-            f'train = "{DATA}"\ncolumns = ["sentence", "label"]\ntext = "sentence"\nlabel = "label"\n[prompt]\n'
+            f"train = {json.dumps(str(given.data.resolve() / 'train.tsv'))}\n"
+            'columns = ["sentence", "label"]\ntext = "sentence"\nlabel = "label"\n[prompt]\n'
             f"template = {json.dumps(TEMPLATE)}\n" + '[prompt.words]\n0 = "negative"\n1 = "positive"\n'
         )
         found = {}

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.record import record
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2" / "train.tsv"
+DATA = Path(__file__).parents[2] / "shared" / "data" / "sst2"
 CHILD = """
 import json, resource, subprocess, sys
 done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, text=True, check=True)
@@ -29,7 +29,7 @@ print(json.dumps({**json.loads(done.stdout), "peak": resource.getrusage(resource
 """
 
 
-def write_classifier(directory: Path) -> None:
+def write_classifier(directory: Path, sentences: list[str]) -> None:
     import torch
 
     from chainrule.finetuning.classifier import Classifier, Form
@@ -38,7 +38,7 @@ def write_classifier(directory: Path) -> None:
     from chainrule.model.transformer import Transformer, initialise
     from chainrule.tokens.make import train_bpe
 
-    tokenizer = train_bpe(sentences(), 8192)
+    tokenizer = train_bpe(sentences, 8192)
     shape = {"width": 128, "layers": 4, "heads": 4, "key_value_heads": 4, "head_width": 32, "hidden": 352}
     model = Transformer(Config(tokenizer.vocabulary_size, 256, **shape))
     initialise(model, 0)
@@ -47,22 +47,21 @@ def write_classifier(directory: Path) -> None:
     )
 
 
-def sentences() -> list[str]:
-    return [line.split("\t")[0] for line in DATA.read_text(encoding="utf-8").splitlines()]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of SST-2's train.tsv")
     options = parser.parse_args()
+    lines = (options.data / "train.tsv").read_text(encoding="utf-8").splitlines()
+    sentences = [line.split("\t")[0] for line in lines]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_classifier(folder / "classifier")
+        write_classifier(folder / "classifier", sentences)
         for rows in options.rows:
             with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 writer.writerow(["number", "text"])
-                writer.writerows(enumerate(islice(cycle(sentences()), rows)))
+                writer.writerows(enumerate(islice(cycle(sentences), rows)))
             command = [sys.executable, "-m", "chainrule", "predict", str(folder / "classifier"), "--json"]
             command += ["--input", str(folder / "rows.csv"), "--out", str(folder / "out.csv")]
             done = subprocess.run(

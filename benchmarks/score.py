@@ -30,7 +30,7 @@ TWO_TOKENS = {"0": " very terrible", "1": " really great"}
 WEIGHTS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def write_model(directory: Path, vocabulary_size: int) -> None:
+def write_model(directory: Path, data: Path, vocabulary_size: int) -> None:
     """GPT-2 small with random weights, none at its initial value, and a tokenizer trained on the sentences."""
     from chainrule.model.formats.checkpoint import save_model
     from chainrule.model.formats.families import FAMILIES
@@ -38,7 +38,7 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
     from chainrule.tokens.make import train_bpe
     from transformers import GPT2Config
 
-    tokenizer = train_bpe([prompt_of(text, " " + label) for text, label in rows("train")], vocabulary_size)
+    tokenizer = train_bpe([prompt_of(text, " " + label) for text, label in rows(data, "train")], vocabulary_size)
     model = Transformer(FAMILIES["gpt2"].read(GPT2Config().to_dict()))
     initialise(model, 0)
     with torch.no_grad():
@@ -48,9 +48,9 @@ def write_model(directory: Path, vocabulary_size: int) -> None:
     save_model(model, "gpt2", directory, tokenizer.bos_id)
 
 
-def rows(split: str) -> list[tuple[str, str]]:
+def rows(data: Path, split: str) -> list[tuple[str, str]]:
     """Sentences with their labels."""
-    lines = (DATA / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (data / f"{split}.tsv").read_text(encoding="utf-8").splitlines()
     return [(text, label) for text, label in (line.split("\t") for line in lines)]
 
 
@@ -58,10 +58,10 @@ def prompt_of(text: str, word: str = "") -> str:
     return f"Review: {text}\nSentiment:{word}"
 
 
-def questions(words: dict[str, str], sentences: int | None) -> list[tuple[str, str]]:
+def questions(data: Path, words: dict[str, str], sentences: int | None) -> list[tuple[str, str]]:
     """(prompt, label word) for each sentence and label, after the first training rows."""
-    demonstrations = "".join(prompt_of(text, words[label]) + "\n\n" for text, label in rows("train")[:SHOTS])
-    prompts = [demonstrations + prompt_of(text) for text, _ in rows("dev")[:sentences]]
+    demonstrations = "".join(prompt_of(text, words[label]) + "\n\n" for text, label in rows(data, "train")[:SHOTS])
+    prompts = [demonstrations + prompt_of(text) for text, _ in rows(data, "dev")[:sentences]]
     return [(prompt, word) for prompt in prompts for word in words.values()]
 
 
@@ -118,11 +118,13 @@ def main() -> None:
     parser.add_argument("--vocabulary-size", type=int, default=5000, help="of the tokenizer; the model has GPT-2's")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--model", type=Path, help="a directory to write the model to, or one written before")
+    parser.add_argument("--data", type=Path, default=DATA, help="the folder of SST-2's train.tsv and dev.tsv")
     parser.add_argument("--side", choices=["ours", "peer"], help="measure one side in this process and print it")
     options = parser.parse_args()
     words = TWO_TOKENS if options.two_tokens else WORDS
     if options.side:
-        asked = questions(words, options.sentences if options.side == "ours" else options.peer_sentences)
+        sentences = options.sentences if options.side == "ours" else options.peer_sentences
+        asked = questions(options.data, words, sentences)
         if options.side == "ours":
             found = ours(options.model, options.dtypes[0], asked, options.profile)
         else:
@@ -133,7 +135,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.model or Path(temporary) / "gpt2"
         if not directory.exists():
-            write_model(directory, options.vocabulary_size)
+            write_model(directory, options.data, options.vocabulary_size)
         rates: dict[tuple[str, str], float] = {}
         for dtype in options.dtypes:
             log_probs = {}
