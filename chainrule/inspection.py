@@ -2,13 +2,14 @@
 
 import math
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ChainruleError
 from chainrule.model.formats.adapter_files import Adapter, base_directory, is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import described, is_classifier, open_tensors, read_config, with_tensors
-from chainrule.model.formats.classifier import classes
+from chainrule.model.formats.classifier import classes, kind_of
 from chainrule.storage.hub import model_directory, tensor_shapes
 from chainrule.storage.run_folder import unaltered
 from chainrule.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -52,10 +53,19 @@ def inspect_model(model: str | Path) -> dict[str, Any]:
         "common_words_of_one_token": f"{single} of {len(COMMON_WORDS)}",
     }
     if is_classifier(fields):
-        found["classes"] = ", ".join(classes(fields, directory))
+        found |= _learned(fields.get("problem_type"), directory, lambda least: classes(fields, directory, least))
     elif not config.language_head:
         found["language_model_head"] = "none: features, and finetuning"
     return found | _training(directory / "run.toml", config.context)
+
+
+def _learned(problem_type: Any, directory: Path, outputs: Callable[[int], tuple[str, ...]]) -> dict[str, str]:
+    """What a classifier tells. `outputs`: the names of its outputs, which are at least so many."""
+    kind = kind_of(problem_type, directory)
+    if kind == "regression":
+        return {"number": ", ".join(outputs(1))}
+    several = {"classes_of_a_text": "several at once, or none"} if kind == "multilabel" else {}
+    return {"classes": ", ".join(outputs(2 if kind == "classification" else 1)), **several}
 
 
 def _base(directory: Path, adapter: Adapter) -> dict[str, Any]:
@@ -75,7 +85,7 @@ def _adapter(directory: Path) -> dict[str, Any]:
         "adapter_parameters": sum(tensor.numel() for tensor in adapter.tensors.values()),
     }
     if adapter.is_classifier:
-        found["classes"] = ", ".join(adapter.labels)
+        found |= _learned(adapter.extra.get("problem_type"), directory, lambda least: adapter.labels)
     return found | _training(directory / "run.toml", found["context"])
 
 

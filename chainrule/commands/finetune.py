@@ -4,8 +4,9 @@ import sys
 import time
 from contextlib import nullcontext
 from shlex import quote
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from chainrule.arguments import Help
 from chainrule.commands.accuracy import print_figures, print_score
 from chainrule.commands.options import (
     Bos,
@@ -15,7 +16,6 @@ from chainrule.commands.options import (
     Json,
     Limit,
     Model,
-    TaskFile,
     check_at_least,
     check_seed,
 )
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 def finetune(
     model: Model,
-    task: TaskFile,
+    task: Annotated[
+        str,
+        Help("TASK", "A task file (.toml), a data file with --text and --label, or a .jsonl of conversations."),
+    ],
     /,
     out: Folder,
     columns: Columns = Columns(),

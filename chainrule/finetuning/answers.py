@@ -8,12 +8,13 @@ from chainrule.training.spans import Span
 
 
 def answer_spans(start: Prompted, examples: Examples) -> list[Span]:
-    """`fitting_spans`; DataError where no answer fits."""
+    """`fitting_spans`; DataError where no answer fits beside its prompt."""
     spans = fitting_spans(start, examples)
     if not spans:
         raise DataError(
-            f"finetune: wanted answers that fit into the context of {start.lm.model.config.context} tokens, got none of"
-            f" {len(examples)}; shorten them, or take a model with a longer context"
+            f"finetune: wanted answers that fit into the context of {start.lm.model.config.context} tokens with the"
+            f" prompt before them, got none of {len(examples)}; shorten the prompt's template or the answers, or take a"
+            " model with a longer context"
         )
     return spans
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from chainrule.errors import ChainruleError
+from chainrule.errors import ChainruleError, ModelError
 from chainrule.language_model import LanguageModel, Pretrained, require_causal
 from chainrule.model.formats.adapter_files import Adapter
 from chainrule.prompting import demonstrations
@@ -25,11 +25,13 @@ from chainrule.prompting.label_scores import label_scores
 from chainrule.prompting.row_prompts import PromptMaker, RowPrompt
 from chainrule.tasks.examples import Examples, Row, Task
 from chainrule.tasks.prompt import Prompt
+from chainrule.tokens.chat import Chat
 
 _ROWS_AT_ONCE = 1024  # in memory, at most
 _OPTIONS_AT_ONCE = 4096  # label words in memory, at most, each with its prompt's tokens
 _REFERENCES = 128  # training texts used by calibration
 _ANSWER_TOKENS = 64  # the most of a generated answer
+ANOTHER = "take another model"
 
 
 class Shown(NamedTuple):
@@ -79,7 +81,7 @@ class Prompted:
         self._generator = self._checked_generator(prompt) if self.generates else None
         self._choose = choose
         chat = asking.chat or prompt.history  # messages before a row's have no other place
-        self._chat = require_causal(lm, "chat", "leave --chat out, or take another model").chat if chat else None
+        self._chat = self._checked_chat(prompt) if chat else None
         self._prompt, self._pool = prompt, pool
         self._maker = self.maker(min(_ANSWER_TOKENS, lm.model.config.context // 4))
         self._words = {prompt.word(label).strip(): label for label in self.labels}
@@ -108,11 +110,21 @@ class Prompted:
         """Whether an answer has nothing that would end it before its end."""
         return self._stop not in answer
 
+    def _checked_chat(self, prompt: Prompt) -> Chat:
+        """The model's chat template. ModelError where it has none."""
+        asked = "chat" if self.asking.chat else "messages"
+        lm = require_causal(self.lm, asked, "leave --chat out, or take another model" if self.asking.chat else ANOTHER)
+        if prompt.history and lm.tokenizer.chat_template is None:
+            raise ModelError(
+                f"{self.task.path or 'task'}: wanted a model with a chat_template, as instruct models have, for its messages,"
+                " got one without; take another model, or write prompt and completion as texts"
+            )
+        return lm.chat
+
     def _checked_generator(self, prompt: Prompt) -> LanguageModel:
         """The language model, if it can generate this task's answers."""
-        lm = require_causal(
-            self.lm, "answer", "take another model, or a task of kind classification with --answer labels"
-        )
+        chosen = "" if self.task.kind == "free" else ", or --answer labels"
+        lm = require_causal(self.lm, "answer", ANOTHER + chosen)
         self.asking.check_generated()
         if not prompt.ends_with_answer:
             raise ChainruleError(

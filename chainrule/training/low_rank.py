@@ -18,7 +18,10 @@ ALPHA = 32.0  # the scale is this / rank: the learning rate need not change with
 def check_rank(rank: int | None, model: Transformer) -> None:
     """OptionError for a rank above the model's width."""
     if rank is not None and rank > model.config.width:
-        raise OptionError(f"--rank: wanted at most {model.config.width} (the model's width), got {rank}")
+        raise OptionError(
+            f"--rank: wanted at most {model.config.width} (the model's width), got {rank}; take less, or leave --rank"
+            " out"
+        )
 
 
 class LowRankMatrices:

@@ -178,9 +178,8 @@ def test_rows_whose_answers_do_not_fit_are_left_out_and_counted(tmp_path: Path) 
     assert made.left_out == too_long > 0
     assert f"{too_long} training rows were left out: their answers do not fit" in made.notes[-1]
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**line, "a": "long " * 20}) for line in lines))
-    with pytest.raises(
-        chainrule.ChainruleError, match="wanted answers that fit into the context of 64 tokens, got none"
-    ):
+    message = "wanted answers that fit into the context of 64 tokens with the prompt before them, got none"
+    with pytest.raises(chainrule.ChainruleError, match=message):
         finetune(lm, Task.load(tmp_path / "task.toml"))
 
 
@@ -280,10 +279,17 @@ def test_a_conversation_without_an_answer_is_refused_with_its_line(row: Any, mes
     assert len(task.train) + len(task.test) == 9 and "of 10 rows 1 skipped" in logged[0]
 
 
+def test_messages_for_a_model_without_a_chat_template_are_refused_by_the_files_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "said.jsonl", [{"messages": said(f"{number} ok?", "yes")} for number in range(9)])
+    with pytest.raises(chainrule.ChainruleError, match=r"said\.jsonl: wanted a model with a chat_template"):
+        finetune(load(save_base(tmp_path)), Task.load(path), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_masked_model_and_a_head_are_refused(tmp_path: Path) -> None:
     task = Task.load(make_task(tmp_path))
     masked = make_language_model(random_model("bert", 258, context=64), byte_tokenizer(mask=True), "bert")
-    with pytest.raises(chainrule.ChainruleError, match="wanted a causal language model, got a masked one"):
+    with pytest.raises(chainrule.ChainruleError, match=r"wanted a causal .* got a masked one .*; take another model$"):
         finetune(masked, task)
     with pytest.raises(chainrule.ChainruleError, match="wanted full or lora where the language model itself learns"):
         finetune(load(save_base(tmp_path)), task, train="head")
