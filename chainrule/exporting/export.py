@@ -11,12 +11,14 @@ import torch
 from chainrule.errors import ChainruleError, FolderError, ModelError, OptionError
 from chainrule.exporting.modelfile import modelfile
 from chainrule.finetuning.classifier import Classifier, load_classifier
-from chainrule.language_model import LanguageModel, load
+from chainrule.language_model import LanguageModel, Pretrained, load
+from chainrule.model.formats.adapter import load_unmerged
 from chainrule.model.formats.adapter_files import is_adapter, read_adapter
 from chainrule.model.formats.checkpoint import config_fields, is_classifier, read_config, weights
 from chainrule.model.formats.gguf_write import Type, model_metadata, tensors_to_write
 from chainrule.prompting.files import is_prompted, read_form
 from chainrule.scoring.documents import score_documents
+from chainrule.scoring.features import Features
 from chainrule.storage.files import atomic_directory, atomic_write, nothing_left_if_refused, write_text
 from chainrule.storage.gguf_writer import write_gguf
 from chainrule.storage.hub import model_directory
@@ -81,24 +83,45 @@ def export_gguf(model: str | Path, out: Path, kind: Type) -> dict[str, Any]:
 
 def export_huggingface(model: str | Path, out: Path) -> dict[str, Any]:
     """Write a Hugging Face directory, weights in the precision of the model's own file (float32 if quantised, of a
-    classifier, or if an adapter was merged into them)."""
+    classifier, or if an adapter was merged into them). Of a merged adapter the largest change of a logit is told."""
     if out.is_symlink() or not out.name or out.name == ".." or (out.exists() and not out.is_dir()):
         raise FolderError(f"{out}: wanted the name of a folder, got a file or a link; choose another")
     if out.exists() and any(out.iterdir()):
         raise FolderError(f"{out}: wanted a folder that is empty or not there yet, got one that holds something")
     lm = _as_stored(model)
+    directory = model_directory(model)
+    merged = {"largest_change_of_a_logit": _change_by_merging(directory, lm)} if is_adapter(directory) else {}
     if out.is_dir():
         out.rmdir()
     with nothing_left_if_refused(out), atomic_directory(out) as beside:
         lm.save(beside)
-        if is_prompted(model_directory(model)):
-            read_form(model_directory(model)).save(beside)
+        if is_prompted(directory):
+            read_form(directory).save(beside)
     transformer = lm.features.model if isinstance(lm, Classifier) else lm.model
     return {
         "folder": str(out),
         "family": lm.family,
         "dtype": str(transformer.embedding.weight.dtype).removeprefix("torch."),
+        **merged,
     }
+
+
+@torch.inference_mode()
+def _change_by_merging(directory: Path, made: Pretrained | Classifier) -> float:
+    """By how much a logit of `made` differs, at most, from that of the adapter beside its base, on sample text; of a
+    classifier an output of its head. Rounded to 2 digits."""
+    beside = load_unmerged(directory, read_adapter(directory), torch.device("cpu"))
+    if isinstance(made, Classifier):
+        read, pairs = made.features, made.features.pairs
+        texts = [(text, text) if pairs else text for text in sample_texts(read.tokenizer)]
+        one, other = (Features(model, read.tokenizer, pairs=pairs)(texts) for model in (read.model, beside))
+        changes = torch.from_numpy(one - other) @ made.w.T
+    else:
+        most = min(_SCORED, made.model.config.context)
+        ids = [[made.tokenizer.bos_id, *made.tokenizer.encode(text)][:most] for text in sample_texts(made.tokenizer)]
+        sequences = [torch.tensor([each]) for each in ids]
+        changes = torch.cat([(made.model(tokens) - beside(tokens)).flatten() for tokens in sequences])
+    return float(f"{changes.abs().max():.2g}")
 
 
 def _as_stored(model: str | Path) -> Any:

@@ -3,6 +3,7 @@
 Knows layers, neither their files nor what is learned. Shapes: I inputs, O outputs of a map, R rank.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chainrule.model.config import Config
 from chainrule.model.linear import Linear
 from chainrule.model.quantised import QuantisedEmbedding, QuantisedLinear
 from chainrule.model.transformer import Transformer
@@ -129,6 +131,13 @@ def with_adapters(
     return adapted
 
 
+def untied(model: Transformer) -> Transformer:
+    """The same Transformer with an output layer of its own, equal to the embedding; all weights are shared."""
+    state = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    state["output.weight"] = model.output_weight.detach()
+    return _holding(state, model, config=dataclasses.replace(model.config, tied=False))
+
+
 def is_adapted(model: nn.Module) -> bool:
     """Whether adapters stand beside its weights; one that was merged does not."""
     return any(isinstance(module, AdaptedLinear) for module in model.modules())
@@ -182,11 +191,13 @@ def adapters_of(model: nn.Module) -> dict[str, dict[int, LowRank]]:
     return found
 
 
-def _holding(state: Mapping[str, Tensor], model: Transformer, quantised: bool = True) -> Transformer:
-    """A Transformer of these parameters, otherwise like `model`. It shares their memory and, if it is to be `quantised`
-    as that is, its blocks; nothing else."""
+def _holding(
+    state: Mapping[str, Tensor], model: Transformer, quantised: bool = True, config: Config | None = None
+) -> Transformer:
+    """A Transformer of these parameters, otherwise like `model`, but for another `config`. It shares their memory and,
+    if it is to be `quantised` as that is, its blocks; nothing else."""
     with torch.device("meta"):
-        made = Transformer(model.config)
+        made = Transformer(config or model.config)
     if quantised:
         share_layers(model, made)
     made.load_state_dict(state, assign=True)

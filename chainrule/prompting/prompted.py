@@ -116,8 +116,8 @@ class Prompted:
         lm = require_causal(self.lm, asked, "leave --chat out, or take another model" if self.asking.chat else ANOTHER)
         if prompt.history and lm.tokenizer.chat_template is None:
             raise ModelError(
-                f"{self.task.path or 'task'}: wanted a model with a chat_template, as instruct models have, for its messages,"
-                " got one without; take another model, or write prompt and completion as texts"
+                f"{self.task.path or 'task'}: wanted a model with a chat_template, as instruct models have, for its"
+                " messages, got one without; take another model, or write prompt and completion as texts"
             )
         return lm.chat
 

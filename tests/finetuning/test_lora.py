@@ -96,7 +96,7 @@ def test_an_adapter_is_written_read_found_finished_and_merged(
     found = answer(capsys, "info out")
     assert (found["classes"], found["finetuned"], found["adapter_rank"]) == (", ".join(labels), "lora", 4)
 
-    main(["export", "out", "--to", "huggingface", "--out", "merged"])
+    assert 0 <= answer(capsys, "export out --to huggingface --out merged")["largest_change_of_a_logit"] < 1e-3
     merged = chainrule.load_classifier("merged", device="cpu", dtype="float32")
     np.testing.assert_array_equal(merged.predict_proba(TEXTS), expected)
 

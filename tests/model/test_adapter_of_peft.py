@@ -91,6 +91,43 @@ def test_an_adapter_of_the_output_layer_too_where_it_is_not_tied(tmp_path: Path)
     torch.testing.assert_close(ours.model(TOKENS), theirs(TOKENS).logits, atol=5e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
+@torch.no_grad()
+def test_an_adapter_of_a_tied_output_unties_it(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = byte_tokenizer()
+    model = random_model(family, tokenizer.vocabulary_size, context=64, tied=True)
+    make_language_model(model, tokenizer, family).save("base")
+    theirs = their_causal(Path("base"), tmp_path / "adapter", target_modules=["lm_head"])
+    logits = theirs(TOKENS).logits
+    ours = chainrule.load("adapter", device="cpu")
+    torch.testing.assert_close(ours.model(TOKENS), logits, atol=5e-4, rtol=1e-4)
+    assert torch.equal(ours.model.embedding.weight, model.embedding.weight)
+    main(["export", "adapter", "--to", "huggingface", "--out", "merged", "--json"])
+    assert json.loads(capsys.readouterr().out)["largest_change_of_a_logit"] < 1e-3
+    merged = transformers.AutoModelForCausalLM.from_pretrained("merged")
+    assert not merged.config.tie_word_embeddings
+    torch.testing.assert_close(merged(TOKENS).logits, logits, atol=5e-4, rtol=1e-4)
+
+
+def test_export_tells_by_how_much_a_logit_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    base = save_base(tmp_path, "llama")
+    their_causal(base, tmp_path / "adapter", target_modules="all-linear")
+    main(["export", "adapter", "--to", "huggingface", "--out", "merged"])
+    assert "largest change of a logit" in capsys.readouterr().out
+    plain = chainrule.load(base, device="cpu").model  # as if the merged model were another one
+    monkeypatch.setattr("chainrule.exporting.export.load_unmerged", lambda *given: plain)
+    main(["export", "adapter", "--to", "huggingface", "--out", "again", "--json"])
+    assert json.loads(capsys.readouterr().out)["largest_change_of_a_logit"] > 0.1
+    main(["export", "merged", "--to", "huggingface", "--out", "copy", "--json"])
+    assert "largest_change_of_a_logit" not in json.loads(capsys.readouterr().out)
+
+
 def test_the_commands_take_an_adapter_and_export_merges_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MASKED, random_model
+from conftest import MASKED, SHAPES, random_model
 
 import chainrule
 from chainrule.finetuning.finetune import finetune
@@ -19,7 +19,7 @@ EXAMPLES = Examples([{"text": f"{number} {'ab'[number % 2]}"} for number in rang
 TASK = Task("classification", ("text",), "label", EXAMPLES, EXAMPLES, ("no", "yes"), Prompt("{text}: {label}"))
 
 
-@pytest.mark.parametrize("family", ["qwen3", "gpt2", "gemma3_text", "phi3", "gpt_neox", "bert", "modernbert"])
+@pytest.mark.parametrize("family", [*SHAPES, *MASKED])
 def test_peft_gives_the_logits_of_an_adapter_that_learned_label_words(family: str, tmp_path: Path) -> None:
     tokenizer = byte_tokenizer(mask=family in MASKED)
     made = make_language_model(random_model(family, tokenizer.vocabulary_size, context=64), tokenizer, family)

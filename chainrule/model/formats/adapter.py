@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chainrule.errors import ModelError, OptionError
-from chainrule.model.adapter import LowRank, merged, with_adapters
+from chainrule.model.adapter import LowRank, merged, untied, with_adapters
 from chainrule.model.formats.adapter_files import CLASSIFICATION, PREFIX, Adapter, base_directory, weights_hash
 from chainrule.model.formats.checkpoint import empty_model, in_file_layout, in_our_layout, load_model
 from chainrule.model.formats.classifier import (
@@ -146,10 +146,24 @@ def load_adapted(
             f"{directory}: wanted a language model, got the adapter of a classifier; use it with chainrule predict"
             f" {directory}"
         )
+    model, family, where = _language_beside(directory, adapter, device)
+    return _ready(model, dtype, beside=quantize in ("auto", adapter.quantized)), family, where
+
+
+def _language_beside(directory: Path, adapter: Adapter, device: torch.device) -> tuple[Transformer, str, Path]:
     base, family, where = _base(directory, adapter, device)
     model, left = attached(directory, adapter, base, family)
     _refuse_left(directory, left, family)
-    return _ready(model, dtype, beside=quantize in ("auto", adapter.quantized)), family, where
+    return model, family, where
+
+
+def load_unmerged(directory: Path, adapter: Adapter, device: torch.device) -> Transformer:
+    """The model of an adapter, its matrices beside the weights of the base, computed in float32; of a classifier
+    without its head. Raises ModelError as `load_adapted` and `load_adapted_classifier` do."""
+    beside = _classifier_beside if adapter.is_classifier else _language_beside
+    model: Transformer = beside(directory, adapter, device)[0]
+    model.compute_dtype = torch.float32
+    return model.requires_grad_(False).eval()
 
 
 def load_beside(directory: Path, adapter: Adapter, base: Transformer, family: str) -> Transformer:
@@ -172,6 +186,11 @@ def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.dev
             f"{directory}: wanted a classifier, got the adapter of a language model; finetune it first,"
             " or prompt it with predict --task"
         )
+    found = _classifier_beside(directory, adapter, device)
+    return found._replace(model=_ready(found.model, dtype, beside=True))
+
+
+def _classifier_beside(directory: Path, adapter: Adapter, device: torch.device) -> Loaded:
     base, family, _ = _base(directory, adapter, device)
     bare = without_output(base)
     model, left = attached(directory, adapter, bare, family)
@@ -191,7 +210,7 @@ def load_adapted_classifier(directory: Path, adapter: Adapter, device: torch.dev
                 model.get_submodule("pooler").register_parameter(part, nn.Parameter(left.pop(PREFIX + name).to(device)))
     _refuse_left(directory, left, family)
     added = None if added is None else added.to(device)
-    return Loaded(_ready(model, dtype, beside=True), w.float().to(device), family, labels, kind, added)
+    return Loaded(model, w.float().to(device), family, labels, kind, added)
 
 
 def _ready(model: Transformer, dtype: torch.dtype, *, beside: bool) -> Transformer:
@@ -207,8 +226,11 @@ def _ready(model: Transformer, dtype: torch.dtype, *, beside: bool) -> Transform
 def attached(
     directory: Path, adapter: Adapter, base: Transformer, family: str
 ) -> tuple[Transformer, dict[str, Tensor]]:
-    """The base with the adapter's matrices beside its layers, and the tensors that are none of these."""
+    """The base with the adapter's matrices beside its layers, and the tensors that are none of these. Where the output
+    has some and is the embedding too, it becomes a layer of its own: the embedding stays as it is."""
     left = dict(adapter.tensors)
+    if base.config.causal and base.config.tied and _keys(_output_module(base, family), FAMILIES[family].prefix, left):
+        base = untied(base)
     adapters: dict[str, dict[int, LowRank]] = {}
     for name, location in _layers(base, family).items():
         for index, (theirs, rows) in enumerate(zip(location.names, location.parts, strict=True)):
@@ -234,6 +256,12 @@ def attached(
     if not adapters:
         raise ModelError(f"{directory}: wanted LoRA matrices of layers of a {family} model, got none")
     return with_adapters(base, adapter_parts(base, family), adapters), left
+
+
+def _output_module(model: Transformer, family: str) -> str:
+    """What the output layer of a causal model is called in a file, where it is not tied."""
+    own = empty_model(dataclasses.replace(model.config, tied=False))
+    return FAMILIES[family].locations(own, own.config.heads)["output.weight"].names[0].removesuffix(".weight")
 
 
 def _keys(module: str, prefix: str, tensors: Mapping[str, Tensor]) -> tuple[str, str] | None:
