@@ -12,6 +12,10 @@ class OptionError(ChainruleError):
     """An option or an argument is out of range, unknown, or at odds with another."""
 
 
+class NotEnoughMemoryError(OptionError):
+    """What is asked for needs more memory than is free; raised before it is begun."""
+
+
 class DataError(ChainruleError):
     """A file of texts, rows or tokens, or a task, cannot be read or used."""
 

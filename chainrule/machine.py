@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from chainrule.errors import ChainruleError, OptionError
+from chainrule.errors import ChainruleError, NotEnoughMemoryError
 
 Phase = Literal["prefill", "scoring", "features", "finetuning", "pretraining"]
 
@@ -143,13 +143,13 @@ def free_memory(device: torch.device = torch.device("cpu")) -> float:
 
 
 def require_memory(purpose: str, sizes: Mapping[str, float], device: torch.device, cure: str) -> None:
-    """OptionError where `sizes`, by what they are for, are together more than `device` has free. `cure`: what would
-    take less."""
+    """NotEnoughMemoryError where `sizes`, by what they are for, are together more than `device` has free. `cure`: what
+    would take less."""
     needed, free = sum(sizes.values()), free_memory(device)
     if needed > free:
         parts = ", ".join(f"{name} {shown_bytes(size)}" for name, size in sizes.items())
         where = "on the GPU" if device.type == "cuda" else "of memory"
-        raise OptionError(
+        raise NotEnoughMemoryError(
             f"{purpose}: wanted about {shown_bytes(needed)} {where} ({parts}), got {shown_bytes(free)} free; {cure}"
         )
 

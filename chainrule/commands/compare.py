@@ -41,7 +41,7 @@ def compare(
     """Compare prompting and finetuning on your labels: a table, a report, advice.
 
     Every method runs on the same test items, from 0 labels to all of them, cheapest first; the plan with its estimated
-    time is printed before. Interrupted, the same command continues.
+    time, and what so many minutes leave out, is printed before. Interrupted, the same command continues.
 
     Options:
         out: Folder for the results and report.html.

@@ -19,10 +19,11 @@ from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds, Planned
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method
+from chainrule.comparison.plan_in_words import plan_in_words, rows_in_words
 from chainrule.comparison.rows import Folder, Outcome
 from chainrule.comparison.run_row import run_row
 from chainrule.comparison.table import Table
-from chainrule.errors import ChainruleError, OptionError
+from chainrule.errors import ChainruleError, NotEnoughMemoryError, OptionError
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.figures import MAIN, constant_answer, estimates_of
 from chainrule.tasks.measure import held_out
@@ -86,7 +87,8 @@ def run(
     setting = _setting(study, items)
     done = [known[row.key] for row in rows if row.key in known]
     left = [row for row in rows if row.key not in known]
-    log(_plan_in_words(rows, left))
+    for line in plan_in_words(rows, left, bounds.minutes):
+        log(line)
     if 1 < bounds.seeds < _ENOUGH_SEEDS:
         log(f"with {bounds.seeds} seeds only large differences are significant; use {_ENOUGH_SEEDS} or more")
 
@@ -106,12 +108,24 @@ def run(
             running.append(left.pop(0))
             yield running[-1]
 
-    def here(some: Iterable[Planned]) -> Iterator[Outcome]:
-        return (run_row(study, items, row.method, row.key) for row in some)
+    def here(some: Iterable[Planned]) -> Iterator[Outcome | NotEnoughMemoryError]:
+        for row in some:
+            try:
+                yield run_row(study, items, row.method, row.key)
+            except NotEnoughMemoryError as error:
+                if bounds.methods is not None:  # asked for by name
+                    raise
+                yield error
 
     try:
         for outcome in (work or here)(to_run()):
             row = running.popleft()
+            if isinstance(outcome, NotEnoughMemoryError):
+                name = row.key.method
+                left_out[name] = str(outcome)
+                log(f"{name} is left out: {outcome}")
+                left[:] = [each for each in left if each.key.method != name]
+                continue
             pace.note(row, outcome, len(items))
             if folder is not None:
                 folder.append(outcome)
@@ -123,7 +137,9 @@ def run(
             log(f"stopped after {len(done)} of {len(rows)} rows; the same command continues from there")
         raise
     if skipped:
-        log(f"{len(skipped)} of {len(rows)} rows are left out: they would end after {bounds.minutes:g} minutes")
+        which = rows_in_words(skipped, rows)
+        late = f"they would end after {bounds.minutes:g} minutes"
+        log(f"{len(skipped)} of {len(rows)} rows are left out: {late} ({which})")
     if out is not None:
         so_far().save(out)
     return so_far()
@@ -205,24 +221,6 @@ def _sizes(task: Task, bounds: Bounds) -> tuple[int, ...]:
     if bounds.sizes is None:
         return grid.grid_sizes(task.smallest, len(task.train))
     return grid.checked_sizes(bounds.sizes, task.fewest, len(task.train))
-
-
-def _plan_in_words(rows: Sequence[Planned], left: Sequence[Planned]) -> str:
-    sizes = sorted({row.key.labels for row in rows})
-    count = f"{len(rows)} rows" if len(left) == len(rows) else f"{len(left)} of {len(rows)} rows are left"
-    about = duration(sum(row.seconds for row in left))
-    return f"{count}: N = {', '.join(map(str, sizes))} labels; about {about}, cheapest first"
-
-
-def duration(seconds: float) -> str:
-    """A time for a person.
-
-    >>> [duration(seconds) for seconds in (3.2, 200, 9000)]
-    ['3 s', '3 min', '2.5 h']
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _setting(study: "Study", items: Examples) -> Setting:

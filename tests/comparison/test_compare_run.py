@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from comparison_fakes import FAKE_METHODS, Fakes, made_task, run_fakes
+from comparison_fakes import FAKE_METHODS, SKILLS, Fake, Fakes, made_task, run_fakes
 
 from chainrule.comparison.comparison import Comparison
-from chainrule.comparison.grid import Bounds
+from chainrule.comparison.grid import Bounds, Key, Planned
+from chainrule.comparison.plan_in_words import plan_in_words, too_late
+from chainrule.errors import NotEnoughMemoryError
 
 FEW = Bounds(seeds=2)
 
@@ -98,7 +100,63 @@ def test_rows_that_would_end_too_late_are_left_out_and_said() -> None:
     said: list[str] = []
     comparison = run_fakes(Fakes(task), Bounds(minutes=1e-4), log=said.append)
     assert comparison.table.left and all(row.seconds > 0 for row in comparison.table.left)
-    assert "are left out: they would end after 0.0001 minutes" in said[-1]
+    assert "are left out: they would end after 0.0001 minutes (" in said[-1]
+
+
+def made_plan(seconds: dict[tuple[str, int], float], seeds: int = 2) -> list[Planned]:
+    methods = {method.name: method for method in FAKE_METHODS}
+    rows = [
+        Planned(Key(name, labels, seed), methods[name], each)
+        for (name, labels), each in seconds.items()
+        for seed in range(seeds)
+    ]
+    return sorted(rows, key=lambda row: row.seconds)
+
+
+def test_the_plan_names_what_a_budget_leaves_out() -> None:
+    rows = made_plan(
+        {("head", 4): 1, ("head", 16): 2, ("full", 4): 100, ("full", 16): 300, ("random-weights", 16): 400}
+    )
+    said = plan_in_words(rows, rows, 10.0)
+    assert said[0] == "10 rows: N = 4, 16 labels; about 27 min, cheapest first"
+    assert said[1:] == ["--minutes 10 leaves out full with 16 (1 of 2 seeds) labels; random-weights"]
+    assert plan_in_words(rows, rows, 30.0) == said[:1]
+    assert plan_in_words(rows, rows[:4], None) == ["4 of 10 rows are left: N = 4, 16 labels; about 6 s, cheapest first"]
+    of_budgets = plan_in_words(rows, rows, None)[1:]
+    assert of_budgets == ["--minutes 5 would leave out full with 16 labels; random-weights"]
+
+
+@pytest.mark.parametrize("minutes", [0.001, 0.004, 0.02])
+def test_what_the_plan_leaves_out_are_the_rows_that_do_not_fit_one_after_another(minutes: float) -> None:
+    rows = made_plan({(name, n): 0.01 * n for name in ("head", "full", "words") for n in (4, 16, 64)}, seeds=3)
+    late = too_late(rows, 60 * minutes)
+    run = [row for row in rows if row not in late]
+    assert sum(row.seconds for row in run) <= 60 * minutes
+    for row in late:
+        before = sum(each.seconds for each in run if rows.index(each) < rows.index(row))
+        assert before + row.seconds > 60 * minutes
+
+
+def test_a_method_that_finds_no_memory_is_left_out_and_the_others_are_compared(tmp_path: Path) -> None:
+    class Small(Fakes):
+        def fit(self, name: str, labels: int, seed: int) -> Fake:
+            if name == "full":
+                raise NotEnoughMemoryError("finetune --train full: wanted about 9 GB of memory, got 1 GB free")
+            return super().fit(name, labels, seed)
+
+    said: list[str] = []
+    task = made_task()
+    comparison = run_fakes(Small(task), FEW, out=tmp_path, log=said.append)
+    expected = run_fakes(Fakes(task), Bounds(tuple(name for name in SKILLS if name != "full"), seeds=2))
+    assert "full" in comparison.table.left_out and not comparison.table.left
+    assert [line for line in said if line.startswith("full is left out: ")] == [
+        "full is left out: finetune --train full: wanted about 9 GB of memory, got 1 GB free"
+    ]
+    found = {outcome.key: outcome.accuracy for outcome in comparison.table.outcomes}
+    assert all(found[outcome.key] == outcome.accuracy for outcome in expected.table.outcomes)
+    assert "full</b> was left out" in (tmp_path / "report.html").read_text()
+    with pytest.raises(NotEnoughMemoryError):
+        run_fakes(Small(task), Bounds(methods=("full",)))
 
 
 def test_ctrl_c_leaves_a_report_of_the_rows_there_are(tmp_path: Path) -> None:

@@ -53,6 +53,22 @@ def trained_whole(study: Study) -> str | None:
 
     if is_quantised(study.lm.model):
         return "training all weights wants --quantize none, as quantised weights stay as they are"
+    return copied_whole(study)
+
+
+def copied_whole(study: Study) -> str | None:
+    """For methods that train a copy of all weights: where there is no memory for those of the blocks alone, with their
+    gradients and moments."""
+    from chainrule.errors import NotEnoughMemoryError
+    from chainrule.machine import require_memory
+    from chainrule.model.quantised import count_weights
+    from chainrule.training.footprint import of_weights
+
+    blocks = count_weights(study.lm.model.blocks)
+    try:
+        require_memory("training all weights", of_weights(blocks, copied=True), study.lm.device, "take a smaller model")
+    except NotEnoughMemoryError as error:
+        return str(error)
     return None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from chainrule.comparison.methods.finetuned import seconds_of_training, texts_cut
-from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role
+from chainrule.comparison.methods.method import LABELLED, Colour, Method, Role, copied_whole
 
 if TYPE_CHECKING:
     from chainrule.comparison.study import Study
@@ -40,6 +40,7 @@ RANDOM_WEIGHTS = Method(
     seconds_of_training,
     _fit,
     kinds=LABELLED,
+    obstacle=copied_whole,
     notes=texts_cut,
     megabytes=lambda study: study.megabytes,
 )
