@@ -138,8 +138,10 @@ def test_the_command_writes_a_language_model_that_is_evaluated_and_goes_on_where
     make_task(tmp_path)
     base = save_base(tmp_path, family)
     monkeypatch.chdir(tmp_path)
+    untouched = contents(tmp_path / family)
     asked = f"finetune {base} task.toml --train {train} --epochs 2 --dtype float32".split()
     main([*asked, "--out", "out", "--show", "1"])
+    assert contents(tmp_path / family) == untouched
     told = capsys.readouterr().out
     assert "|A|:|[ ]|[" in told and "[⊥]" in told and "accuracy" in told and "95 %" in told
     before = contents(tmp_path / "out")

@@ -6,6 +6,7 @@ from conftest import SHAPES, random_model
 
 from chainrule.model.adapter import AdaptedLinear, LowRank, adapters_of, merged, random_adapter, with_adapters
 from chainrule.model.formats.adapter import adapter_parts
+from chainrule.model.linear import Linear
 from chainrule.model.transformer import Transformer
 
 TOKENS = torch.randint(0, 61, (3, 20), generator=torch.Generator().manual_seed(2))
@@ -64,6 +65,47 @@ def test_a_base_in_bfloat16_is_merged_in_float32() -> None:
     (adapter,) = adapters_of(model)["blocks.0.mlp.down"].values()
     assert (weight.dtype, adapter.A.dtype) == (torch.float32, torch.float32)
     assert torch.equal(weight, base.get_parameter("blocks.0.mlp.down.weight").float() + 2.0 * (adapter.B @ adapter.A))
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2", "phi3", "bert"])
+@torch.no_grad()
+def test_at_full_rank_any_change_of_the_linear_layers_is_represented(family: str) -> None:
+    base, changed = random_model(family), random_model(family)
+    parts, generator, adapters = adapter_parts(base, family), torch.Generator().manual_seed(5), {}
+    for name, rows in parts.items():
+        if not name.startswith("blocks."):
+            continue
+        weight = changed.get_parameter(f"{name}.weight")
+        change = 0.1 * torch.randn(weight.shape, generator=generator)
+        weight.add_(change)
+        eye = torch.eye(weight.shape[1])
+        adapters[name] = {index: LowRank(eye, part / 2, 2.0) for index, part in enumerate(change.split(list(rows)))}
+    logits = changed(TOKENS)
+    assert (logits - base(TOKENS)).abs().max() > 0.1
+    torch.testing.assert_close(with_adapters(base, parts, adapters)(TOKENS), logits, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_all_linear_weights_and_lora_at_full_rank_reach_the_same_loss(family: str) -> None:
+    tokens = TOKENS[:2, :12]
+
+    def least(model: Transformer, trained: list[torch.nn.Parameter], steps: int = 40, rate: float = 0.02) -> float:
+        optimizer = torch.optim.Adam(trained)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+            loss = model(tokens[:, :-1], targets=tokens[:, 1:])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return float(loss.detach())
+
+    base, whole = random_model(family, layers=1), random_model(family, layers=1).requires_grad_(False)
+    linear = [layer.weight for layer in whole.blocks.modules() if isinstance(layer, Linear)]
+    start = float(base(tokens[:, :-1], targets=tokens[:, 1:]).detach())
+    of_all = least(whole, [weight.requires_grad_(True) for weight in linear])
+    made = adapted(base, family, rank=48, scale=32 / 48)
+    full = least(made, [each for each in made.parameters() if each.requires_grad])
+    assert max(of_all, full) < 0.05 * start and abs(full - of_all) < 0.02 * start
 
 
 @torch.no_grad()
