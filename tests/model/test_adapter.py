@@ -1,5 +1,7 @@
 """LoRA's layers: nothing changes until something is learned, and merging changes nothing but the last digits."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from conftest import SHAPES, random_model
@@ -89,7 +91,7 @@ def test_at_full_rank_any_change_of_the_linear_layers_is_represented(family: str
 def test_all_linear_weights_and_lora_at_full_rank_reach_the_same_loss(family: str) -> None:
     tokens = TOKENS[:2, :12]
 
-    def least(model: Transformer, trained: list[torch.nn.Parameter], steps: int = 40, rate: float = 0.02) -> float:
+    def least(model: Transformer, trained: Sequence[torch.Tensor], steps: int = 40, rate: float = 0.02) -> float:
         optimizer = torch.optim.Adam(trained)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
