@@ -15,7 +15,7 @@ from chainrule import machine
 from chainrule.finetuning.classifier import form_of
 from chainrule.language_model import Pretrained
 from chainrule.model.quantised import blocks_of, count_weights, is_quantised
-from chainrule.scoring.features import Features, Text
+from chainrule.scoring.features import Features, Text, last_features
 from chainrule.tasks.examples import Row, Task
 
 MOST_SHOTS = 16  # demonstrations in a prompt
@@ -133,11 +133,12 @@ class Study:
         """Seconds that the sample took to be read, and how many tokens it is."""
         texts = self.texts(self._sample)
         features = Features(self.lm.model, self.lm.tokenizer, pairs=self.form.pair)
-        features(texts[:1])  # what is made at the first call
+        documents = features.tokens(texts)
+        last_features(features.model, documents[:1])  # what is made at the first call
         machine.synchronise(self.lm.device)
         start = time.perf_counter()
-        features(texts)
-        return time.perf_counter() - start, sum(map(len, features.tokens(texts)))
+        last_features(features.model, documents, share=False)  # trainings read all of each text
+        return time.perf_counter() - start, sum(map(len, documents))
 
 
 def _some(weights: Tensor) -> NDArray[np.float32]:

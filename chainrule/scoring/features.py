@@ -12,11 +12,15 @@ from torch import Tensor
 
 from chainrule import machine
 from chainrule.errors import DataError, OptionError
+from chainrule.model.forest import common_beginning
 from chainrule.model.formats.classifier import without_output
 from chainrule.model.padding import Tokens, in_memory, padded
+from chainrule.model.prefixes import read_all
 from chainrule.model.transformer import Transformer
 from chainrule.scoring.longer import Longer
 from chainrule.tokens.tokenizer import Tokenizer
+
+_LARGE = 0.25  # share of all tokens, from which on a common beginning is computed once
 
 Text = str | tuple[str, str]  # a pair is read as two segments, where the tokenizer has these
 
@@ -124,20 +128,37 @@ def _kept(lengths: Sequence[int], limit: int) -> list[int]:
 
 
 @torch.inference_mode()
-def last_features(model: Transformer, documents: Sequence[Tokens], tokens_at_once: int | None = None) -> Tensor:
+def last_features(
+    model: Transformer, documents: Sequence[Tokens], tokens_at_once: int | None = None, *, share: bool = True
+) -> Tensor:
     """The hidden state at the last token of each document, (N, D) in their order, float32 on the CPU.
 
     Documents of similar length are computed together, at most `tokens_at_once` tokens with padding but at least one
-    document; a document's features are the same as alone.
+    document; a document's features are the same as alone. With `share`, a beginning that all of them have, that of a
+    template, is computed once where it is a large part of a causal model's work.
     """
     device = model.device
     found = torch.empty(len(documents), model.config.width)
     lengths = [len(document) for document in documents]
+    at_once = tokens_at_once or machine.tokens_at_once("features", device)
+    if share and model.config.causal and _repeated(documents) >= _LARGE * sum(lengths):
+        for read in read_all(model, documents, at_once, [length - 1 for length in lengths]):
+            last = torch.tensor([columns[-1] for columns in read.columns], device=device)
+            found[read.sequences] = read.features[last].float().cpu()
+        return found
 
     def computed(rows: list[int]) -> Tensor:
         made: Tensor = model.summary(*padded([documents[row] for row in rows], device)).float().cpu()
         return made
 
-    for rows, part in in_memory(lengths, tokens_at_once or machine.tokens_at_once("features", device), computed):
+    for rows, part in in_memory(lengths, at_once, computed):
         found[rows] = part
     return found
+
+
+def _repeated(documents: Sequence[Tokens]) -> int:
+    """How many tokens of the documents belong to the beginning that all of them have, but for its first time."""
+    if len(documents) < 2:
+        return 0
+    least, greatest = (end(documents, key=lambda document: tuple(map(int, document))) for end in (min, max))
+    return common_beginning(least, greatest) * (len(documents) - 1)

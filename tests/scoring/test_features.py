@@ -32,6 +32,22 @@ def test_each_text_has_the_features_it_has_alone(make_model: Callable[..., Any],
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tokens_at_once", [1, 2048])
+def test_the_beginning_of_a_template_is_computed_once(make_model: Callable[..., Any], tokens_at_once: int) -> None:
+    model = make_model()
+    template, ends = documents(1, 12)[0] + [3] * 9, documents(20, 8)
+    texts = [template + end for end in ends] + [template + ends[0], template]
+    read = []
+    model.embedding.register_forward_hook(lambda module, given, made: read.append(given[0].numel()))
+    found = last_features(model, texts, tokens_at_once)
+    assert sum(read) <= len(template) + sum(map(len, ends))
+    expected = torch.stack([alone(model, text) for text in texts])
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    read.clear()
+    last_features(model, texts, 2048, share=False)
+    assert sum(read) >= sum(map(len, texts))
+
+
 def test_gradients_through_the_last_token_alone_are_those_through_all(make_model: Callable[..., Any]) -> None:
     model = make_model()
     tokens, last = torch.tensor(documents(1, 8)[0] * 3).view(3, -1), torch.tensor([0, 1, 2])
