@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from chainrule.model.forest import common_beginning
+from chainrule.model.forest import Tokens, common_beginning
 from chainrule.model.kv_cache import KVCache, TreeCache
 from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.transformer import Transformer
@@ -39,7 +39,7 @@ def empty_cache(model: Transformer, capacity: int, sequences: int = 1) -> KVCach
 
 def read_all(
     model: Transformer,
-    sequences: Sequence[Sequence[int]],
+    sequences: Sequence[Tokens],
     at_once: int,
     wanted: Sequence[int] | None = None,
     known: PrefixCache | None = None,
