@@ -73,7 +73,7 @@ def finetune(
     """
     from chainrule.commands.writing import writing
     from chainrule.finetuning.finetune import open_finetuning
-    from chainrule.tasks.figures import measure_figures
+    from chainrule.tasks.figures import check_test_items, measure_figures
     from chainrule.tasks.measure import measure
     from chainrule.training.torchrun import joined
 
@@ -91,6 +91,7 @@ def finetune(
     with joined(device, parallel.wait) as processes:
         with processes.together():
             read = columns.load(task)
+            check_test_items(read, limit)  # before anything is trained
             lm = _load(model, bos, quantize, device)
             if options.by == "head" and read.kind != "free":
                 _check_rows(lm, read, options.longer, limit)

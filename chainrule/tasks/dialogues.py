@@ -1,7 +1,7 @@
 """Files of conversations, as TRL reads them: `messages`, or `prompt` and `completion`, each a text or messages.
 
-Each answer of the assistant to a user is an example of its own: what stands before it is its prompt. Knows records and
-messages, no model.
+ShareGPT's form is read too: `conversations` of messages with `from` and `value`. Each answer of the assistant to a user is
+an example of its own: what stands before it is its prompt. Knows records and messages, no model.
 """
 
 import json
@@ -18,7 +18,9 @@ from chainrule.storage.records import Log, OnError
 from chainrule.tasks.prompt import ANSWER, HISTORY, Prompt
 from chainrule.tasks.rows import read_rows
 
-PROMPT, COMPLETION, MESSAGES = "prompt", "completion", "messages"
+PROMPT, COMPLETION = "prompt", "completion"
+MESSAGES = ("messages", "conversations")  # names of the column
+_ROLES = {"human": "user", "gpt": "assistant"}  # in ShareGPT's form
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Exchanges:
 
 def is_dialogue(values: Mapping[str, Any]) -> bool:
     """Whether a record's columns are those of a conversation."""
-    return MESSAGES in values or {PROMPT, COMPLETION} <= values.keys()
+    return not values.keys().isdisjoint(MESSAGES) or {PROMPT, COMPLETION} <= values.keys()
 
 
 def read_exchanges(path: Path, *, encoding: str, on_error: OnError, log: Log) -> Exchanges:
@@ -63,8 +65,9 @@ def read_exchanges(path: Path, *, encoding: str, on_error: OnError, log: Log) ->
 def _exchanges(record: Record) -> Iterator[tuple[Mapping[str, str], str]]:
     """The rows of a record and their answers, at least one."""
     values = record.values
-    if MESSAGES in values:
-        yield from _of_messages(record, _messages(record, MESSAGES), 0)
+    name = next((each for each in MESSAGES if each in values), None)
+    if name is not None:
+        yield from _of_messages(record, _messages(record, name), 0)
     elif isinstance(values.get(PROMPT), list) or isinstance(values.get(COMPLETION), list):
         before = _messages(record, PROMPT)
         yield from _of_messages(record, before + _messages(record, COMPLETION), len(before))
@@ -102,13 +105,23 @@ def _messages(record: Record, name: str) -> list[dict[str, str]]:
             found = json.loads(found)
         except ValueError:
             found = None
-    if not isinstance(found, list) or not all(_is_message(message) for message in found):
+    messages = [_message(message) for message in found] if isinstance(found, list) else [None]
+    if None in messages:
         raise DataError(
             f'{record.where}: wanted {name!r} to be messages, as [{{"role": "user", "content": "…"}}, …], got'
             f" {str(record.values.get(name))[:40]!r}: correct it"
         )
-    return [{"role": message["role"], "content": message["content"]} for message in found]
+    return [message for message in messages if message is not None]
 
 
-def _is_message(message: Any) -> bool:
-    return isinstance(message, dict) and all(isinstance(message.get(part), str) for part in ("role", "content"))
+def _message(message: Any) -> dict[str, str] | None:
+    """A role and a content, which may be written as parts of text; None for what is no message."""
+    if not isinstance(message, dict):
+        return None
+    role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        texts = [part.get("text") for part in content]
+        content = "".join(texts) if all(isinstance(text, str) for text in texts) else None
+    if not isinstance(role, str) or not isinstance(content, str):
+        return None
+    return {"role": _ROLES.get(role, role) if "from" in message else role, "content": content}

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chainrule import uncertainty
+from chainrule.errors import ChainruleError, DataError
 from chainrule.tasks.answers import Answer, Kind, targets_of
 from chainrule.tasks.examples import Examples, Task
 from chainrule.tasks.measure import held_out
@@ -61,6 +62,21 @@ def measure_figures(predictor: Predictor, task: Task, limit: int | None = None) 
     constant, shares = constant_answer(task.kind, task.labels, task.train)
     alike = estimates_of(task.kind, task.labels, items, [[constant] * len(items)], np.tile(shares, (1, len(items), 1)))
     return Figures(estimates, {name: one.value for name, one in alike.items()}, len(items), seconds)
+
+
+def check_test_items(task: Task, limit: int | None = None) -> None:
+    """DataError where the test items, or `limit` of them, give no figure with an interval, whatever is predicted: those
+    of one group alone, or with one number in all of them."""
+    items = held_out(task, limit)
+    try:
+        if task.kind in ("multilabel", "regression"):
+            constant, shares = constant_answer(task.kind, task.labels, task.train)
+            alike = np.tile(shares, (1, len(items), 1))
+            estimates_of(task.kind, task.labels, items, [[constant] * len(items)], alike)
+        else:
+            uncertainty.accuracy(np.zeros((1, len(items)), bool), items.groups)
+    except ChainruleError as error:
+        raise DataError(f"{task.path or 'task'}: test items: {error}; add some, or raise --limit") from None
 
 
 def estimates_of(

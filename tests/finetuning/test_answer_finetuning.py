@@ -241,6 +241,45 @@ def test_each_answer_of_a_conversation_is_learned_after_all_that_was_said_before
         finetune(load(save_base(tmp_path)), task)
 
 
+def test_conversations_in_other_forms_are_the_same_task(tmp_path: Path) -> None:
+    names = {"user": "human", "assistant": "gpt"}
+    talks = [said(f"{number}?", "yes", "so?", "not at all") for number in range(10)]
+    plain = Task.load(write(tmp_path / "plain.jsonl", [{"messages": talk} for talk in talks]))
+    sharegpt = [[{"from": names[one["role"]], "value": one["content"]} for one in talk] for talk in talks]
+    of_parts = [
+        [{**one, "content": [{"type": "text", "text": part} for part in (one["content"][:1], one["content"][1:])]}]
+        for talk in talks
+        for one in talk
+    ]
+    parts = [[message for (message,) in of_parts[4 * number : 4 * number + 4]] for number in range(10)]
+    for name, rows in (("conversations", sharegpt), ("messages", parts)):
+        task = Task.load(write(tmp_path / "other.jsonl", [{name: talk} for talk in rows]))
+        assert (task.train.rows, task.train.labels) == (plain.train.rows, plain.train.labels)
+        assert (task.test.rows, task.test.labels) == (plain.test.rows, plain.test.labels)
+
+
+def test_test_items_that_cannot_be_measured_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    chat_model(tmp_path).save(tmp_path / "model")
+    talks = [said(f"{number}?", "yes", "so?", "not at all") for number in range(3)]  # of which one is held out
+    write(tmp_path / "talks.jsonl", [{"messages": talk} for talk in talks])
+    write(tmp_path / "numbers.jsonl", [{"text": f"{number}", "stars": number} for number in range(9)])
+    write(tmp_path / "alike.jsonl", [{"text": "x", "stars": 1}, {"text": "y", "stars": 1}])
+    numbers = 'kind = "regression"\ntrain = "numbers.jsonl"\ntest = "alike.jsonl"\ntext = "text"\nlabel = "stars"\n'
+    (tmp_path / "numbers.toml").write_text(numbers)
+    for task, message in (
+        ("talks.jsonl", "talks.jsonl: test items: an interval over items wants at least 2 of them"),
+        ("numbers.toml", "numbers.toml: test items: r_squared: wanted items whose numbers differ"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["finetune", "model", task, "--train", "lora", "--out", "out"])
+        told = capsys.readouterr().err
+        assert end.value.code == 2 and told.count("\n") == 1 and message in told
+        assert not (tmp_path / "out").exists()
+
+
 def test_prompt_and_completion_are_joined_as_they_are(tmp_path: Path) -> None:
     lm = load(save_base(tmp_path))
     for between in ("", " ", "\n"):
@@ -262,6 +301,7 @@ def test_prompt_and_completion_are_joined_as_they_are(tmp_path: Path) -> None:
         ({"messages": [{"role": "assistant", "content": "hi"}]}, "got one that is empty, or follows 'nothing'"),
         ({"messages": "hello"}, "wanted 'messages' to be messages"),
         ({"messages": [{"role": "user"}]}, "wanted 'messages' to be messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "wanted 'messages' to be messages"),
         ({"prompt": "a", "completion": " "}, "'completion' is empty"),
         ({"prompt": said("a"), "completion": "b"}, "wanted 'completion' to be messages"),
     ],
