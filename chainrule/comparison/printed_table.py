@@ -35,9 +35,11 @@ def printed_rows(table: Table, differences: bool = True) -> list[tuple[str, ...]
 def megabytes_in_words(size: float | None) -> str:
     """Megabytes for a person, "" where they are unknown.
 
-    >>> [megabytes_in_words(size) for size in (None, 0.0, 0.0046, 19.5, 538.1)]
-    ['', '0', '0.005', '19.5', '538']
+    >>> [megabytes_in_words(size) for size in (None, 0.0, 0.0004, 0.0046, 19.5, 538.1)]
+    ['', '0', '< 0.001', '0.005', '19.5', '538']
     """
     if size is None:
         return ""
+    if 0 < size < 0.0005:
+        return "< 0.001"
     return "0" if size == 0 else f"{size:.3f}" if size < 0.1 else f"{size:.1f}" if size < 100 else f"{size:.0f}"

@@ -1,7 +1,7 @@
 """Files of conversations, as TRL reads them: `messages`, or `prompt` and `completion`, each a text or messages.
 
-ShareGPT's form is read too: `conversations` of messages with `from` and `value`. Each answer of the assistant to a user is
-an example of its own: what stands before it is its prompt. Knows records and messages, no model.
+ShareGPT's form is read too: `conversations` of messages with `from` and `value`. Each answer of the assistant to a user
+is an example of its own: what stands before it is its prompt. Knows records and messages, no model.
 """
 
 import json

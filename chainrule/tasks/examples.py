@@ -182,7 +182,9 @@ class Task:
         least = self.fewest
         if n is not None and not least <= n <= len(self.train):
             reason = " (one a class)" if least > 1 else ""
-            raise DataError(f"--labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}")
+            raise DataError(
+                f"--labels: wanted from {least}{reason} to {len(self.train)} (all of train), got {n}; choose one"
+            )
         return self.train.take(stratified_order(strata(self.kind, self.train.labels), seed)[:n].tolist())
 
     def split_validation(self, examples: Examples, seed: int) -> tuple[Examples, Examples]:

@@ -3,8 +3,9 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from conftest import SHAPES, random_model
@@ -12,7 +13,7 @@ from conftest import SHAPES, random_model
 import chainrule
 from chainrule.cli import main
 from chainrule.exporting.export import export_gguf
-from chainrule.finetuning.finetune import FinetuneOptions, Finetuning
+from chainrule.finetuning.finetune import FinetuneOptions, Finetuning, open_finetuning
 from chainrule.language_model import LanguageModel, make_language_model
 from chainrule.model.adapter import adapters_of, merged, with_adapters
 from chainrule.model.formats.adapter import adapter_parts
@@ -206,6 +207,23 @@ def test_on_label_words_and_on_a_corpus_the_base_stays_quantised_too(
         torch.testing.assert_close(exported.model(TOKENS), whole.model(TOKENS))
     main(["info", "run"])
     main("generate run the --max-tokens 3 --json".split())
+
+
+@pytest.mark.parametrize("by", ["head", "words"])
+def test_a_base_of_16_bits_stays_in_them_and_in_the_same_memory(by: Literal["head", "words"], folder: Path) -> None:
+    tokenizer = byte_tokenizer()
+    model = random_model("qwen3", tokenizer.vocabulary_size, context=64).to(torch.bfloat16)
+    make_language_model(model, tokenizer, "qwen3").save("half")
+    lm = chainrule.load("half", device="cpu", dtype="float32", quantize="auto")
+    task = chainrule.Task.load("rows2.toml")
+    made = chainrule.finetune(lm, task, train="lora", by=by, epochs=1, dtype="float32", out="out")
+    own = {one.data_ptr() for one in lm.model.parameters()}
+    assert all(one.dtype == torch.bfloat16 for one in lm.model.parameters())
+    trained: Any = open_finetuning(lm, task, FinetuneOptions("lora", by=by, epochs=1, dtype="float32"))
+    model = trained._trained.transformer if by == "words" else trained._training.trained.transformer
+    assert {one.data_ptr() for one in model.parameters() if not one.requires_grad} <= own
+    back = chainrule.load_classifier("out", device="cpu", dtype="float32")
+    np.testing.assert_allclose(back.predict_proba(["1 a"]), made.predict_proba(["1 a"]), atol=1e-5)
 
 
 def test_a_ggufs_own_blocks_stay_and_are_one_base_with_the_values_they_stand_for(folder: Path) -> None:

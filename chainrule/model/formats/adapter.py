@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from chainrule.errors import ModelError, OptionError
 from chainrule.model.adapter import LowRank, merged, untied, with_adapters
-from chainrule.model.formats.adapter_files import CLASSIFICATION, PREFIX, Adapter, base_directory, weights_hash
+from chainrule.model.formats.adapter_files import (
+    CLASSIFICATION,
+    MERGE,
+    PREFIX,
+    Adapter,
+    base_directory,
+    weights_hash,
+)
 from chainrule.model.formats.checkpoint import empty_model, in_file_layout, in_our_layout, load_model
 from chainrule.model.formats.classifier import (
     PROBLEM_TYPES,
@@ -254,7 +261,8 @@ def attached(
             if copy is not None and torch.equal(copy.to(layer.weight), layer.weight):
                 del left[f"{PREFIX}{module}.base_layer.weight"]
     if not adapters:
-        raise ModelError(f"{directory}: wanted LoRA matrices of layers of a {family} model, got none")
+        got = min(left, default="no tensors")
+        raise ModelError(f"{directory}: wanted LoRA matrices of linear layers of a {family} model, got {got}; {MERGE}")
     return with_adapters(base, adapter_parts(base, family), adapters), left
 
 
@@ -301,7 +309,7 @@ def _refuse_left(directory: Path, left: Mapping[str, Tensor], family: str) -> No
     if left:
         raise ModelError(
             f"{directory}: wanted LoRA matrices of linear layers of a {family} model, got also {min(left)}"
-            f" ({len(left)} left over), which is not supported"
+            f" ({len(left)} left over), which is not supported; {MERGE}"
         )
 
 

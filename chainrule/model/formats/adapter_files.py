@@ -28,6 +28,7 @@ from chainrule.storage.hub import model_directory
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _EXTRA = "chainrule_adapter.json"
 PREFIX = "base_model.model."
+MERGE = "merge it with peft (merge_and_unload), and take the merged model"
 CLASSIFICATION = "SEQ_CLS"
 # What changes the mathematics and is not supported, with the values that do not.
 _PLAIN: Mapping[str, tuple[Any, ...]] = {
@@ -94,7 +95,9 @@ class Adapter:
 
         rank, alpha = of("rank_pattern", "r", 8), of("alpha_pattern", "lora_alpha", 8)
         if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-            raise ModelError(f"{CONFIG}: wanted a rank of at least 1 and a number alpha, got {rank!r} and {alpha!r}")
+            raise ModelError(
+                f"{CONFIG}: wanted a rank of at least 1 and a number alpha, got {rank!r} and {alpha!r}; restore it"
+            )
         return rank, alpha / (rank**0.5 if self.fields.get("use_rslora") else rank)
 
     def save(self, directory: Path) -> None:
@@ -134,7 +137,9 @@ def read_adapter(directory: Path) -> Adapter:
         raise ModelError(f"{path}: wanted the description of an adapter and its base model, got {error!r}") from None
     for field, values in _PLAIN.items():
         if fields.get(field, values[0]) not in values:
-            raise ModelError(f"{path}: wanted {field} {values[0]!r}, got {fields[field]!r}, which is not supported")
+            raise ModelError(
+                f"{path}: wanted {field} {values[0]!r}, got {fields[field]!r}, which is not supported; {MERGE}"
+            )
     targets = fields.get("target_modules") or []
     names = isinstance(targets, list) and all(isinstance(one, str) for one in targets)
     if not names and not isinstance(targets, str):
