@@ -21,7 +21,7 @@ from chainrule.finetuning.recipes import lora_recipe, recipe
 from chainrule.language_model import make_language_model
 from chainrule.tokens.make import byte_tokenizer
 
-ENCODERS = ("bert", "roberta", "distilbert")
+ENCODERS = ("bert", "roberta", "distilbert", "modernbert")
 COLOURS = ("red", "green", "blue", "white", "black", "pink", "brown")
 TEXTS = ["a red thing", "so blue"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import SHAPES, random_model
+from conftest import MASKED, SHAPES, random_model
 
 import chainrule
 from chainrule.cli import main
@@ -29,12 +29,15 @@ CPU = torch.device("cpu")
 TARGETS = {
     **{family: ["q_proj", "v_proj", "down_proj"] for family in ("olmo2", "smollm3", "granite")},
     "phi3": ["qkv_proj", "down_proj"],
+    "distilbert": ["q_lin", "lin1"],
+    "modernbert": ["Wqkv", "mlp.Wo"],
 }
-CLASSIFIERS = [*(family for family in SHAPES if family != "granite"), "bert"]  # transformers has none of Granite
+WHOLE = {"bert": ["pooler"], "distilbert": ["pre_classifier"], "modernbert": ["head"]}  # beside the head itself
+CLASSIFIERS = [*(family for family in SHAPES if family != "granite"), *MASKED]  # transformers has none of Granite
 
 
 def save_base(folder: Path, family: str) -> Path:
-    tokenizer = byte_tokenizer(mask="bert" in family)
+    tokenizer = byte_tokenizer(mask=family in MASKED)
     make_language_model(random_model(family, tokenizer.vocabulary_size, context=64), tokenizer, family).save(
         folder / "base"
     )
@@ -171,20 +174,19 @@ def test_what_is_not_supported_is_refused(options: dict[str, Any], message: str,
 def test_a_classifier_of_theirs_gives_their_logits(family: str, tmp_path: Path) -> None:
     base = save_base(tmp_path, family)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
-    whole = ["pooler"] if family == "bert" else None
-    options = {"target_modules": TARGETS.get(family), "modules_to_save": whole, "r": 3}
+    options = {"target_modules": TARGETS.get(family), "modules_to_save": WHOLE.get(family), "r": 3}
     theirs = moved(peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", **options)))
     theirs.save_pretrained(tmp_path / "adapter")
     adapter = read_adapter(tmp_path / "adapter")
     loaded = load_adapted_classifier(tmp_path / "adapter", adapter, CPU, torch.float32)
     assert loaded.labels == ("LABEL_0", "LABEL_1", "LABEL_2")
-    features = Features(loaded.model, byte_tokenizer(mask=family == "bert"))
+    features = Features(loaded.model, byte_tokenizer(mask=family in MASKED))
     (tokens,) = features.tokens(["a red thing"])
     found = features(["a red thing"]) @ loaded.w.numpy().T
     np.testing.assert_allclose(found, theirs(torch.from_numpy(tokens)[None]).logits.numpy(), atol=5e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", [*CLASSIFIERS, "roberta", "distilbert"])
+@pytest.mark.parametrize("family", CLASSIFIERS)
 def test_peft_loads_ours_with_the_same_logits(family: str, tmp_path: Path) -> None:
     base = save_base(tmp_path, family)
     rows = [{"text": f"{number} {LABELS[number % 3]}", "label": LABELS[number % 3]} for number in range(24)]

@@ -212,9 +212,16 @@ def _classifier_beside(directory: Path, adapter: Adapter, device: torch.device) 
     w, *bias = (left.pop(name) for name in head if name in left)
     added = checked_bias(bias, kind, directory)
     if bare.pooler is not None:
-        for part, name in zip(("weight", "bias"), _pooler(bare, family), strict=True):
-            if PREFIX + name in left:
-                model.get_submodule("pooler").register_parameter(part, nn.Parameter(left.pop(PREFIX + name).to(device)))
+        own = dict(model.get_submodule("pooler").named_parameters())
+        for (part, parameter), name in zip(own.items(), _pooler(bare, family), strict=True):
+            stored = left.pop(PREFIX + name, parameter)
+            if stored.shape != parameter.shape:
+                raise ModelError(
+                    f"{directory}: wanted {PREFIX + name} of {list(parameter.shape)}, got {list(stored.shape)}; the"
+                    " adapter is of another model, or altered"
+                )
+            within, _, last = f"pooler.{part}".rpartition(".")
+            model.get_submodule(within).register_parameter(last, nn.Parameter(stored.detach().to(device)))
     _refuse_left(directory, left, family)
     added = None if added is None else added.to(device)
     return Loaded(model, w.float().to(device), family, labels, kind, added)
@@ -323,9 +330,10 @@ def _layers(model: Transformer, family: str) -> dict[str, TensorLocation]:
 
 
 def _pooler(model: Transformer, family: str) -> dict[str, Tensor]:
-    """The pooler's weight and bias under the family's names."""
-    locations, own = FAMILIES[family].locations(model, model.config.heads), dict(model.named_parameters())
-    return {locations[f"pooler.{kind}"].names[0]: own[f"pooler.{kind}"] for kind in ("weight", "bias")}
+    """The pooler's parameters under the family's names."""
+    locations = FAMILIES[family].locations(model, model.config.heads)
+    own = model.get_submodule("pooler").named_parameters(prefix="pooler")
+    return {locations[name].names[0]: parameter for name, parameter in own}
 
 
 def _untransposed(location: TensorLocation) -> TensorLocation:

@@ -42,7 +42,7 @@ _PLAIN: Mapping[str, tuple[Any, ...]] = {
     "alora_invocation_tokens": (None,),
 }
 _CHANGED_BASE = ("pissa", "olora", "corda", "loftq")  # initialisations that change the base's weights too
-_HEADS = (f"{PREFIX}score.weight", f"{PREFIX}classifier.weight")
+_HEADS = tuple(f"{PREFIX}{name}.weight" for name in ("score", "classifier", "classifier.out_proj"))
 
 
 @dataclass(frozen=True)
