@@ -57,8 +57,8 @@ def bucket_size(count: int, capacity: int) -> int:
 class FixedSteps:
     """The steps of one model and one cache at a time. Without a recorder they are computed anew each time.
 
-    A recorded step is dropped where the cache or a weight is elsewhere in memory. A weight's new values count at once; a
-    hook that is registered later does not.
+    A recorded step is dropped where the cache or a weight is elsewhere in memory. A weight's new values count at once;
+    a hook that is registered later does not.
     """
 
     def __init__(self, model: Transformer, recorder: Recorder | None) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chainrule.machine import to_device
 from chainrule.model.forest import Forest
 from chainrule.model.kv_cache import KVCache, TreeCache
 
@@ -73,7 +74,8 @@ class BatchCache:
     def _set_lengths(self, lengths: Sequence[int]) -> None:
         self.length = max(lengths, default=0)
         self._shorter = [self.length - length for length in lengths]
-        self._shorter_tensor = torch.tensor(self._shorter, device=self.keys.device) if any(self._shorter) else None
+        shorter = to_device(torch.tensor(self._shorter), self.keys.device) if any(self._shorter) else None
+        self._shorter_tensor = shorter
         self._rows = torch.arange(len(lengths), device=self.keys.device)
 
     # What the model asks of a cache.

@@ -63,7 +63,7 @@ def frequencies(width: int, rope: Rope, device: torch.device, long: bool = False
 
 def _numbers(numbers: tuple[float, ...], device: torch.device) -> Tensor:
     """A GPU has them once: a copy from the CPU would wait for it, and could not be part of a CUDA graph."""
-    return _on_gpu(numbers, device) if device.type == "cuda" else torch.tensor(numbers, device=device)
+    return _on_gpu(numbers, device) if device.type == "cuda" else torch.tensor(numbers).to(device)
 
 
 @cache
