@@ -5,7 +5,8 @@ tensors.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from chainrule.generation import fixed_steps, sequences
 from chainrule.generation.engine import Engine, NewToken
-from chainrule.generation.fixed_steps import FixedSteps, Step
+from chainrule.generation.fixed_steps import CudaGraphs, FixedSteps, Step
 from chainrule.generation.sampling import Sampling
 from chainrule.model import attention, layers, prefix_cache
 from chainrule.model.batch_cache import BatchCache
@@ -258,6 +259,61 @@ def test_few_buckets_are_kept(gpu_path: None, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(FixedSteps, "_bucket", noted)
     check_same(generated(model, recorder), generated(model, fixed=False))
     assert most == 2
+
+
+def test_graphs_share_memory_and_a_failed_recording_leaves_everything_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With stand-ins for what is a GPU's: in which order they are used."""
+    current, pools = ["mine"], list[Any]()
+
+    class Stream:
+        def __init__(self, device: Any = None) -> None: ...
+
+        def wait_stream(self, other: Any) -> None:
+            assert current == ["mine"]
+
+    class Graph:
+        pool = replay = lambda self: self
+
+    @contextmanager
+    def on(stream: Stream) -> Iterator[None]:
+        before, current[0] = current[0], "side"
+        try:
+            yield
+        finally:
+            current[0] = before
+
+    @contextmanager
+    def recording(graph: Graph, pool: Any, stream: Stream, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        pools.append(pool)
+        before, current[0] = current[0], "recording"
+        yield  # what fails leaves this stream the current one, as in torch
+        current[0] = before
+
+    for name, value in (("Stream", Stream), ("CUDAGraph", Graph), ("stream", on), ("graph", recording)):
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream())
+    fixed_steps._side_stream.cache_clear()
+    graphs, done = CudaGraphs(torch.device("cuda")), list[str]()
+
+    def step() -> None:
+        done.append(current[0])
+
+    graphs.warm_up(step)
+    first: Any = graphs.record(step)
+    second: Any = graphs.record(step)
+    assert done == ["side", "recording", "recording"]
+    with pytest.raises(ZeroDivisionError):
+        graphs.record(lambda: done.append(str(1 // 0)))
+    assert current == ["mine"]
+    third: Any = graphs.record(step)
+    assert pools == [None, first(), second(), second()]
+    del first, second, third, pools[:]
+    graphs.record(step)
+    assert pools == [None], "no graph is there whose memory could be shared"
+    fixed_steps._side_stream.cache_clear()
 
 
 class Refusing(OnCpu):
