@@ -35,13 +35,13 @@ Step = Callable[[], None]
 
 
 class Recorder(Protocol):
-    """Records what a step computes, to do it again on the same tensors with the values that they have then."""
+    """Records what a step computes, to compute it again from the values that the same tensors have later."""
 
     def warm_up(self, step: Step) -> None:
-        """Do a step; what libraries make at their first use is not recorded then."""
+        """Do a step, so that what libraries set up at their first use is not recorded."""
 
     def record(self, step: Step) -> Step:
-        """What replays a step, which was not done yet. Raises RuntimeError for one that cannot be recorded."""
+        """A function that does the step; recording it may not. Raises RuntimeError where it cannot be recorded."""
 
 
 def bucket_size(count: int, capacity: int) -> int:
@@ -69,8 +69,8 @@ class FixedSteps:
         self._impossible = False
 
     def features(self, newest: Sequence[int], cache: BatchCache) -> Tensor | None:
-        """φ (B, D) at the newest token of each sequence of a cache, which has them then; valid until the next call.
-        None, and nothing is done, where this model's steps cannot be recorded."""
+        """φ (B, D) at the newest token of each sequence, valid until the next call; the tokens are added to the cache.
+        None, and nothing is added, where this model's steps cannot be recorded."""
         if self._impossible:
             return None
         self._forget_what_moved(cache)
@@ -192,7 +192,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 class CudaGraphs:
-    """Records steps as CUDA graphs. They share the memory for what is between: none is replayed beside another."""
+    """Records steps as CUDA graphs, which share the memory of intermediate tensors: one is replayed at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -208,7 +208,7 @@ class CudaGraphs:
             current.wait_stream(stream)
 
     def record(self, step: Step) -> Step:
-        """What replays a step. RuntimeError for one that waits for the device or copies from the CPU."""
+        """A function that does the step. RuntimeError for a step that waits for the device or copies from the CPU."""
         graph, stream = torch.cuda.CUDAGraph(), _side_stream(self.device)
         latest = None if self._latest is None else self._latest()
         pool = None if latest is None else latest.pool()  # of a graph that is still there
