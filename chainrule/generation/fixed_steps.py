@@ -73,13 +73,17 @@ class FixedSteps:
         None, and nothing is added, where this model's steps cannot be recorded."""
         if self._impossible:
             return None
-        self._forget_what_moved(cache)
+        self._forget_moved_cache(cache)
         bucket = self._bucket(cache)
         spare = [0] * (bucket.rows - len(newest))
         overwrite(bucket.inputs, torch.tensor([[*newest, *spare], [*cache.lengths, *spare]]))
         self._do(bucket, partial(self._compute, bucket, cache))
         if self._impossible:
             return None
+        if bucket.replay is not None and self._weights is not None and self._weights.moved():
+            # Asked only now, while the device computes: what was replayed is of no use, and computed anew.
+            self._buckets, self._weights = {}, None
+            return self.features(newest, cache)
         cache.length += 1
         return bucket.features[: len(newest)]
 
@@ -124,13 +128,13 @@ class FixedSteps:
         elif self._weights is None:
             self._weights = _Weights(self.model)
 
-    def _forget_what_moved(self, cache: BatchCache) -> None:
-        """Drop the recorded steps where the cache has other memory, or the model other weights."""
+    def _forget_moved_cache(self, cache: BatchCache) -> None:
+        """Drop the recorded steps where the cache has other memory."""
         if self.recorder is None:
             return
         keys, values, model = cache.keys, cache.values, self.model
         cache_at = (keys.data_ptr(), values.data_ptr(), keys.shape, keys.dtype, model.dtype, model.compute_dtype)
-        if cache_at != self._cache_at or not (self._weights is None or self._weights.unmoved()):
+        if cache_at != self._cache_at:
             self._buckets, self._cache_at, self._weights = {}, cache_at, None
 
 
@@ -147,7 +151,10 @@ class _Bucket:
 
 
 class _Weights:
-    """Which modules and tensors a model has, and where those are. Values that change in place make no difference."""
+    """Which modules and tensors a model has, and where those are. Values that change in place make no difference.
+
+    Their memory is kept, so that a recorded step may still be replayed where they are elsewhere by now.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         held = [
@@ -159,10 +166,12 @@ class _Weights:
         self._held, self._found = held, [each[name] for each, name in held]
         self._tensors = [found for found in self._found if isinstance(found, Tensor)]
         self._pointers = [tensor.data_ptr() for tensor in self._tensors]
+        self._memory = [tensor.untyped_storage() for tensor in self._tensors]
 
-    def unmoved(self) -> bool:
+    def moved(self) -> bool:
+        """Whether one is another, or elsewhere, than at first."""
         same = all(map(is_, [each.get(name) for each, name in self._held], self._found))
-        return same and [tensor.data_ptr() for tensor in self._tensors] == self._pointers
+        return not same or [tensor.data_ptr() for tensor in self._tensors] != self._pointers
 
 
 def _obstacle(model: Transformer) -> str | None:

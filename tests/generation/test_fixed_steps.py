@@ -242,7 +242,8 @@ def test_a_step_is_recorded_anew_where_weights_or_cache_are_elsewhere(
         assert (wanted != unchanged) is differs
         assert tokens(change, recorder) == wanted
         assert recorder.recorded == (1 if change is in_place else 2)
-        assert recorder.warm_ups + recorder.replayed == 25, "the first token is the prompt's"
+        again = change in (moved, replaced)  # found after a step that was replayed in vain
+        assert recorder.warm_ups + recorder.replayed == 25 + again, "the first token is the prompt's"
 
 
 def test_few_buckets_are_kept(gpu_path: None, monkeypatch: pytest.MonkeyPatch) -> None:
