@@ -32,18 +32,15 @@ SEEDS = (13, 21, 42, 87, 100)
 A_CLASS = 16
 TEMPLATE = "{sentence} It was {label}."
 WORDS = {"0": "terrible", "1": "great"}
-# RoBERTa-large: accuracy in %, mean and standard deviation over five seeds, of table 3 of the paper. The first four are
-# as table 2 of Wang, Xu and McAuley (Automatic Multi-Label Prompting, NAACL 2022) quotes them; the last is written from
-# memory, not compared with the paper.
+# RoBERTa-large: accuracy in %, mean and standard deviation over five seeds, of table 3 of the paper, as table 2 of
+# Wang, Xu and McAuley (Automatic Multi-Label Prompting, NAACL 2022) quotes them. That has none with demonstrations.
 PUBLISHED: dict[str, tuple[float, float | None]] = {
     "zero-shot": (83.6, None),
     "in-context": (84.8, 1.3),
     "head": (81.4, 3.8),
     "words": (92.7, 0.9),
-    "words, demonstrations": (92.6, 0.5),
 }
-UNCHECKED = ("words, demonstrations",)
-METHODS = tuple(PUBLISHED)
+METHODS = (*PUBLISHED, "words, demonstrations")
 
 
 def load_task(data: Path, limit: int | None) -> Any:
@@ -148,9 +145,8 @@ def report(there: dict[Any, dict[str, Any]], name: str, limit: int | None) -> No
             continue
         found = [cell["accuracy"] for cell in cells]
         spread = f" ({statistics.stdev(found):.1f})" if len(found) > 1 else ""
-        mean, deviation = PUBLISHED[method]
+        mean, deviation = PUBLISHED.get(method, ("", None))
         theirs = f"{mean}" if deviation is None else f"{mean} ({deviation})"
-        theirs += ", from memory" * (method in UNCHECKED)
         ours[method] = {"mean": round(statistics.mean(found), 1), "seeds": sorted(cell["seed"] for cell in cells)}
         print(f"| {method} | {statistics.mean(found):.1f}{spread}, {len(found)} | {theirs} |")
     if ours:

@@ -117,6 +117,11 @@ def to_device(tensor: torch.Tensor, where: torch.device | str) -> torch.Tensor:
     return tensor.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else tensor.to(where)
 
 
+def overwrite(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Copy a CPU's tensor into one on a device, which is not waited for."""
+    target.copy_(source.pin_memory() if target.device.type == "cuda" else source, non_blocking=True)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device, or the system, had no memory left. PyTorch has no error class for the latter."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

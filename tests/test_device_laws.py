@@ -73,24 +73,39 @@ def test_with_a_cache_and_without_the_logits_agree(family: str, moved: Callable[
     near(torch.cat([model(tokens[:, at : at + 7], cache=cache) for at in range(0, 21, 7)], 1), wanted)
 
 
+def generated(model: Transformer, batch_size: int, fixed_shapes: bool) -> tuple[dict[int, list[int]], Engine]:
+    """The tokens of some prompts, and the engine that chose them."""
+    engine, found = (
+        Engine(model, batch_size=batch_size, fixed_shapes=fixed_shapes),
+        {id: list[int]() for id in range(5)},
+    )
+    for id, prompt in enumerate([[1, 5, 9], [1, 7], [1, 2, 3, 4, 5], [1, 5, 9, 9], [1]]):
+        engine.add(prompt, Sampling(0.0), max_tokens=8 + 3 * id)
+    while engine:
+        for new in engine.step():
+            found[new.id].append(new.token)
+    return found, engine
+
+
 @pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("fixed_shapes", [False, True])
 def test_a_batch_generates_what_each_prompt_does_alone_on_a_cpu(
-    family: str, moved: Callable[[Transformer], Transformer]
+    family: str, fixed_shapes: bool, moved: Callable[[Transformer], Transformer]
 ) -> None:
-    prompts = [[1, 5, 9], [1, 7], [1, 2, 3, 4, 5]]
-
-    def generated(model: Transformer, batch_size: int) -> dict[int, list[int]]:
-        engine, found = Engine(model, batch_size=batch_size), {id: list[int]() for id in range(3)}
-        for prompt in prompts:
-            engine.add(prompt, Sampling(0.0), max_tokens=8)
-        while engine:
-            for new in engine.step():
-                found[new.id].append(new.token)
-        return found
-
     model = random_model(family)
-    wanted = generated(model, 1)
-    assert generated(moved(model), 3) == wanted
+    wanted, _ = generated(model, 1, fixed_shapes=False)
+    assert generated(moved(model), 3, fixed_shapes)[0] == wanted
+
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_decoding_is_recorded_as_graphs_and_replayed(family: str, device: torch.device) -> None:
+    if device.type != "cuda":
+        pytest.skip("wanted --device cuda: the graphs are a GPU's")
+    model = random_model(family)
+    wanted, _ = generated(model, 1, fixed_shapes=False)
+    found, engine = generated(model.to(device), 3, fixed_shapes=True)
+    assert found == wanted
+    assert engine._fixed is not None and any(bucket.replay for bucket in engine._fixed._buckets.values())
 
 
 def loss_of(model: Transformer) -> Tensor:

@@ -60,7 +60,7 @@ def _ruled_out(table: Table, labels: int, best: Cell, cell: Cell) -> bool:
     other K - 1 (multiple comparisons with the best: Hsu, 1984; here by Bonferroni)."""
     contrast = table.contrast(labels, best.name, cell.name)
     rivals = len(table.with_labels(labels)) - 1
-    return contrast is not None and rivals * contrast.difference.p_value <= LEVEL
+    return contrast is not None and rivals * contrast.p_value <= LEVEL
 
 
 def _unbeaten_constant(table: Table, labels: int) -> Cell | None:

@@ -23,6 +23,7 @@ from chainrule.uncertainty import (
     adjusted_together,
     difference,
     seed_variances,
+    sum_if_equal,
     sum_of,
     switch_point,
 )
@@ -40,6 +41,7 @@ class Contrast(NamedTuple):
     b: str
     seeds: int
     difference: Difference  # of a less b
+    p_value: float  # of equal accuracies (`sum_if_equal`); no less than that of the difference, whose interval it is
     adjusted: float | None = None  # its p-value among all of the family; None: it is not in the family
 
     @property
@@ -155,9 +157,9 @@ class Table:
                 contrast = None if cell is strongest else self._measured(labels, cell.name, strongest.name)
                 if contrast is not None:
                     times = 1 if contrast.difference.value > 0 else baselines
-                    found.append((contrast, min(1.0, times * contrast.difference.p_value)))
+                    found.append((contrast, min(1.0, times * contrast.p_value)))
         hardest = self._hardest(labels)
-        return found if hardest is None else [*found, (hardest, hardest.difference.p_value)]
+        return found if hardest is None else [*found, (hardest, hardest.p_value)]
 
     def hardest_rival(self, labels: int) -> Contrast | None:
         """The best method at N less the one that is hardest to tell from it."""
@@ -169,7 +171,7 @@ class Table:
         names = [] if best is None else [name for name in self.with_labels(labels) if name != best.name]
         measured = [self._measured(labels, best.name, name) for name in names if best is not None]
         found = [contrast for contrast in measured if contrast is not None]
-        return max(found, key=lambda contrast: contrast.difference.p_value, default=None)
+        return max(found, key=lambda contrast: contrast.p_value, default=None)
 
     def _covariance(self, contrasts: Sequence[Contrast]) -> NDArray[np.float64]:
         """(n, n), of the errors of differences: cells share items, and some differences share a cell."""
@@ -215,14 +217,12 @@ class Table:
             correct = _same_seeds(one, other)
             if correct is None:
                 return None
-            variance = sum_of(one.seed_variance, other.seed_variance)
-            measured = difference(*correct, self.setting.items.groups, variance)
-            value, low, high, p_value = measured
-            turned = Difference(-value, -high, -low, p_value)
+            measured, p_value = _difference(one, other, correct, self.setting.items.groups)
+            turned = measured._replace(value=-measured.value, low=-measured.high, high=-measured.low)
             alone = one.unchanging or other.unchanging
             seeds = max(len(one.seeds), len(other.seeds)) if alone else len(correct[0])
-            self._differences[key] = Contrast(key[0], a, b, seeds, measured)
-            self._differences[key[0], b, a] = Contrast(key[0], b, a, seeds, turned)
+            self._differences[key] = Contrast(key[0], a, b, seeds, measured, p_value)
+            self._differences[key[0], b, a] = Contrast(key[0], b, a, seeds, turned, p_value)
         return self._differences[key]
 
     def strongest_baseline(self, labels: int) -> Cell | None:
@@ -276,3 +276,15 @@ def _same_seeds(one: Cell, other: Cell) -> tuple[NDArray[np.bool_], NDArray[np.b
         return one.right, other.right
     seeds = sorted(set(one.seeds) & set(other.seeds))
     return (_of_seeds(one, seeds), _of_seeds(other, seeds)) if seeds else None
+
+
+def _difference(
+    one: Cell, other: Cell, correct: tuple[NDArray[np.bool_], NDArray[np.bool_]], groups: Sequence[str] | None
+) -> tuple[Difference, float]:
+    """The difference of what both got right, and the p-value of equal accuracies."""
+    a, b = one.seed_variance, other.seed_variance
+    found = difference(*correct, groups, sum_of(a, b))
+    if a is None and b is None:
+        return found, found.p_value
+    first, second = (by_group(cell.right.astype(np.float64), groups) for cell in (one, other))
+    return found, max(found.p_value, difference(*correct, groups, sum_if_equal(first, second, a, b)).p_value)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from chainrule.errors import ChainruleError, OptionError
+from chainrule.generation.fixed_steps import CudaGraphs, FixedSteps
 from chainrule.generation.prefill import Prefilled, prefill
 from chainrule.generation.sampling import Sampling, random_numbers
 from chainrule.generation.sequences import GrowingSequence, choose_tokens
@@ -41,7 +42,8 @@ class Engine:
     youngest waits again. `prefill_chunk`: process at most so many tokens of waiting prompts at each step, so that long
     ones do not delay the sequences that run; None processes the prompts of all that can join. Those that wait at the
     same time join sorted by their tokens, not in the order they came: each common prefix is processed once.
-    `known`: prefixes of earlier sequences, which are not processed again.
+    `known`: prefixes of earlier sequences, which are not processed again. `fixed_shapes`: decode by steps whose shapes
+    do not depend on how long the sequences are, on a GPU as CUDA graphs (`FixedSteps`); None: on a GPU alone.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Engine:
         cache_tokens: int | None = None,
         prefill_chunk: int | None = None,
         known: PrefixCache | None = None,
+        fixed_shapes: bool | None = None,
     ) -> None:
         for name, value in (
             ("batch-size", batch_size), ("cache-tokens", cache_tokens), ("prefill-chunk", prefill_chunk),
@@ -60,6 +63,10 @@ class Engine:
                 raise OptionError(f"{name}: wanted at least 1, got {value}")
         self.model, self.batch_size = model, batch_size
         self.cache_tokens, self.prefill_chunk, self.known = cache_tokens, prefill_chunk, known
+        gpu = model.device.type == "cuda"
+        self._fixed: FixedSteps | None = None
+        if gpu if fixed_shapes is None else fixed_shapes:
+            self._fixed = FixedSteps(model, CudaGraphs(model.device) if gpu else None)
         self._added = 0
         self._running: list[GrowingSequence] = []  # in the order of the cache's rows
         self._cache = self._empty_cache()
@@ -142,8 +149,7 @@ class Engine:
         self._process_longer_anew()
         if self._running:
             self._grow()
-            newest = to_device(torch.tensor([[each.tokens[-1]] for each in self._running]), self.model.device)
-            features.append(self.model.features(newest, self._cache)[:, -1])  # (B, D)
+            features.append(self._decode())
         features += self._join()
         if not features:
             return []
@@ -163,6 +169,14 @@ class Engine:
             if found[row].finish_reason is not None:
                 self._leave(row)
         return found
+
+    def _decode(self) -> Tensor:
+        """φ (B, D) at the newest token of each sequence that runs."""
+        newest = [sequence.tokens[-1] for sequence in self._running]
+        features = None if self._fixed is None else self._fixed.features(newest, self._cache)
+        if features is not None:
+            return features
+        return self.model.features(to_device(torch.tensor(newest)[:, None], self.model.device), self._cache)[:, -1]
 
     def _join(self) -> list[Tensor]:
         """Move sequences into the batch while there is room: φ at the end of their prompts, (count, D) each time."""

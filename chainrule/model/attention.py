@@ -124,6 +124,9 @@ def attend(
     S = key.shape[2]
     if T >= operations.FEWEST_QUERIES and usable(query) and query.dtype == key.dtype == value.dtype:
         return operations.attend(query, key, value, pattern == "causal", mask, cap)
+    if pattern == "masked" and T == 1 and key.shape[1] < H and not plain_cpu(query):
+        # A GPU's masked attention would copy a key for each of its queries: these become positions instead.
+        return attend(query.reshape(B, key.shape[1], -1, K), key, value, pattern, mask, cap).reshape(B, H, 1, K)
     if cap is not None:
         return _capped(query, key, value, pattern, mask, cap)
     if plain_cpu(query) and pattern in ("causal", "causal masked"):
@@ -142,7 +145,8 @@ def attend(
 def _capped(query: Tensor, key: Tensor, value: Tensor, pattern: Pattern, mask: Tensor | None, cap: float) -> Tensor:
     """`attend` in plain operations, some queries at once: no fused kernel bends its scores."""
     T, S, mixed = query.shape[2], key.shape[2], []
-    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
+    if key.shape[1] < query.shape[1]:
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     if mask is None and pattern == "causal":
         mask = torch.ones(T, S, dtype=torch.bool, device=query.device).tril()[None, None]
     if mask is not None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from chainrule.machine import to_device
 from chainrule.model.forest import Forest
 from chainrule.model.kv_cache import KVCache, TreeCache
 
@@ -66,10 +67,15 @@ class BatchCache:
                 mine[:, row, :, :last] = mine[:, len(lengths), :, :last]
         self._set_lengths(lengths)
 
+    def bucket(self, rows: int, columns: int, lengths: Tensor) -> "BucketCache":
+        """Its first rows and columns, for a step whose shapes depend on these alone."""
+        return BucketCache(self.keys[:, :rows, :, :columns], self.values[:, :rows, :, :columns], lengths)
+
     def _set_lengths(self, lengths: Sequence[int]) -> None:
         self.length = max(lengths, default=0)
         self._shorter = [self.length - length for length in lengths]
-        self._shorter_tensor = torch.tensor(self._shorter, device=self.keys.device) if any(self._shorter) else None
+        shorter = to_device(torch.tensor(self._shorter), self.keys.device) if any(self._shorter) else None
+        self._shorter_tensor = shorter
         self._rows = torch.arange(len(lengths), device=self.keys.device)
 
     # What the model asks of a cache.
@@ -111,4 +117,46 @@ class BatchCache:
         return mask[:, None]
 
 
-Cache = KVCache | TreeCache | BatchCache | Forest  # what a model takes
+class BucketCache:
+    """Rows and columns of a `BatchCache` for another token of each row, whatever the rows' lengths are.
+
+    Row b has `lengths[b]` positions, (B,) on the device, where all that depends on them is computed: a new token is
+    written in the column of that number, below the number of columns, and the mask hides the columns that follow. Who
+    gives the lengths says so anew for the next token, to the `BatchCache` too.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, lengths: Tensor) -> None:
+        """Keys and values are (L, B, G, S, K)."""
+        self.keys, self.values, self.lengths = keys, values, lengths
+        self.length = 0  # the model counts what it processes
+
+    # What the model asks of a cache.
+
+    def extend(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, G, 1, K) into a layer and return its keys and values, (B, G, S, K)."""
+        assert key.shape[2] == 1, "sequences of different lengths grow by a token each"
+        rows = torch.arange(len(self.lengths), device=self.lengths.device)
+        for mine, new in ((self.keys[layer], key), (self.values[layer], value)):
+            mine[rows, :, self.lengths] = new[:, :, 0]
+        return self.keys[layer], self.values[layer]
+
+    def length_after(self, T: int) -> int:
+        """How many positions a sequence has at most after the new token."""
+        return self.keys.shape[3]
+
+    def positions(self, T: int) -> Tensor:
+        """(B, 1) positions of the next tokens."""
+        return self.lengths[:, None]
+
+    def sequence_lengths(self, T: int) -> Tensor:
+        """(B, 1): how many tokens each sequence has with the next one."""
+        return self.lengths[:, None] + 1
+
+    def mask(self, T: int, window: int | None = None) -> Tensor:
+        """(B, 1, 1, S): True for what the next tokens attend to."""
+        back = self.lengths[:, None] - torch.arange(self.keys.shape[3], device=self.lengths.device)  # (B, S)
+        mask = back >= 0 if window is None else (back >= 0) & (back < window)
+        return mask[:, None, None]
+
+
+Cache = KVCache | TreeCache | BatchCache | BucketCache | Forest  # what a model takes

@@ -5,6 +5,7 @@ Shapes: B sequences, T positions, K the width that is rotated.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -54,10 +55,21 @@ def frequencies(width: int, rope: Rope, device: torch.device, long: bool = False
     if scaling is None:
         return plain
     if isinstance(scaling, LongRope):
-        return plain / torch.tensor(scaling.long if long else scaling.short, device=device)
+        return plain / _numbers(scaling.long if long else scaling.short, device)
     turns = scaling.original_context * plain / (2 * math.pi)
     kept = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
     return (1 - kept) * plain / scaling.factor + kept * plain
+
+
+def _numbers(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """A GPU has them once: a copy from the CPU would wait for it, and could not be part of a CUDA graph."""
+    return _on_gpu(numbers, device) if device.type == "cuda" else torch.tensor(numbers).to(device)
+
+
+@cache
+def _on_gpu(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(numbers, device=device)
 
 
 def rotation(

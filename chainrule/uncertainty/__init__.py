@@ -9,7 +9,7 @@ from chainrule.uncertainty.intervals import Estimate, accuracy, macro_f1, wilson
 from chainrule.uncertainty.label_sets import macro_f1_of_labels, micro_f1, ranking_precision
 from chainrule.uncertainty.numbers import r_squared, rmse, spearman
 from chainrule.uncertainty.probabilities import Bin, Calibration, calibration
-from chainrule.uncertainty.seed_effects import seed_variances, sum_of
+from chainrule.uncertainty.seed_effects import seed_variances, sum_if_equal, sum_of
 from chainrule.uncertainty.switch import SwitchPoint, switch_point
 from chainrule.uncertainty.tables import SeedVariance
 from chainrule.uncertainty.variation import Spread, spread
@@ -38,6 +38,7 @@ __all__ = [
     "seed_variances",
     "spearman",
     "spread",
+    "sum_if_equal",
     "sum_of",
     "switch_point",
     "tango",

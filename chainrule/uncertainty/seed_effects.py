@@ -5,6 +5,7 @@ several numbers of labels. Shapes: K tables, each of S seeds by M items; G value
 """
 
 from collections.abc import Sequence
+from math import log
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,23 @@ def sum_of(a: SeedVariance | None, b: SeedVariance | None) -> SeedVariance | Non
     some = weight > 0
     means = np.bincount(bins, weights * values)[some] / weight[some]
     return SeedVariance(means.astype(np.float64), weight[some].astype(np.float64))
+
+
+def sum_if_equal(first: Table, second: Table, a: SeedVariance | None, b: SeedVariance | None) -> SeedVariance | None:
+    """`sum_of` for a test of whether two methods, (S, M) each, are equally accurate; a and b: of their seeds' means.
+
+    Seeds move log odds, and with them an accuracy p by p(1 - p) as much: of two equal methods the one that luck put
+    nearer to 1 seems to vary less, and to be surely ahead. Here both move by the slope between their accuracies: what
+    these differ by, over what their log odds do.
+    """
+    p, q = _accuracy(first), _accuracy(second)
+    between = log((p * (1 - q)) / (q * (1 - p)))
+    slope = p * (1 - p) if abs(between) < 1e-6 else (p - q) / between
+    return sum_of(_moved(a, slope / (p * (1 - p))), _moved(b, slope / (q * (1 - q))))
+
+
+def _moved(variance: SeedVariance | None, factor: float) -> SeedVariance | None:
+    return None if variance is None else SeedVariance(variance.values * factor**2, variance.weights)
 
 
 def seed_variances(tables: Sequence[Table], methods: Sequence[str], labels: Sequence[int]) -> list[SeedVariance]:
@@ -108,10 +126,15 @@ def _common_prior() -> Table:
 
 
 def _scale(table: Table) -> float:
-    """4p(1 - p), p being the table's accuracy with an item more, half right."""
-    S, M = table.shape
-    p = (float(table.sum()) + 0.5) / (S * M + 1)
+    """4p(1 - p), p being the table's accuracy."""
+    p = _accuracy(table)
     return 4 * p * (1 - p)
+
+
+def _accuracy(table: Table) -> float:
+    """With an item more, half right: never 0 or 1."""
+    S, M = table.shape
+    return (float(table.sum()) + 0.5) / (S * M + 1)
 
 
 def _likelihood(table: Table) -> NDArray[np.float64]:

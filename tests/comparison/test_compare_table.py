@@ -68,7 +68,8 @@ def test_the_family_is_what_is_said_each_method_against_the_strongest_baseline_a
             assert (contrast is None) == (cell is baseline)
             assert contrast is None or contrast.adjusted is not None
     assert len(keys) <= len(METHODS) * len(table.sizes)
-    assert all(one.adjusted is not None and one.adjusted >= one.difference.p_value for one in table.contrasts)
+    for one in table.contrasts:
+        assert one.adjusted is not None and one.adjusted >= one.p_value >= one.difference.p_value
 
 
 def test_a_pair_of_which_nothing_is_said_is_not_significant(table: Table) -> None:
@@ -89,7 +90,7 @@ def test_a_method_behind_the_strongest_of_several_baselines_pays_for_the_choice_
         strongest = table.strongest_baseline(size)
         if strongest is not None and than == strongest.name:
             times = 1 if one.difference.value > 0 else baselines
-            assert p_value == pytest.approx(min(1.0, times * one.difference.p_value))
+            assert p_value == pytest.approx(min(1.0, times * one.p_value))
 
 
 def test_differences_are_paired_by_seed_and_turn_round(table: Table) -> None:

@@ -11,6 +11,10 @@ from conftest import MASKED, SHAPES
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from chainrule.generation import engine as engines
+from chainrule.generation import prefill
+from chainrule.generation.engine import Engine
+from chainrule.generation.fixed_steps import FixedSteps
 from chainrule.generation.sampling import Sampling, choose, random_numbers
 from chainrule.model.batch_cache import BatchCache
 from chainrule.model.config import Config
@@ -105,3 +109,33 @@ def test_a_step_of_decoding_is_computed_where_the_weights_are(family: str) -> No
     logits = model.next_logits(features[:, -1])
     for sampling in (Sampling(0.0), Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1)):
         assert choose(logits, sampling, [random_numbers(0, row) for row in range(3)]).device == DEVICE
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", SHAPES)
+def test_a_step_of_fixed_shapes_does_not_wait_for_its_device(family: str) -> None:
+    model = model_of(family)
+    config = model.config
+    cache = BatchCache(config.layers, config.key_value_heads, config.head_width, torch.float32, DEVICE)
+    cache.reserve(6, 20)
+    cache._set_lengths([9, 4, 2, 2, 7])
+    features = FixedSteps(model, None).features([1, 2, 3, 4, 5], cache)
+    assert features is not None and features.device == DEVICE and features.shape == (5, 32)
+
+
+def test_decoding_waits_for_its_device_only_to_read_the_chosen_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefill, "tokens_at_once", lambda phase, device: 512)
+
+    def decode() -> None:
+        engine = Engine(model_of("gemma2"), batch_size=2, fixed_shapes=True)
+        for length in (4, 1, 2):  # they join and leave at different steps
+            engine.add([0] * length, Sampling(0.0), max_tokens=2 + length)
+        while engine:
+            engine.step()
+
+    with pytest.raises(DataDependentOutputException):
+        decode()
+    monkeypatch.setattr(
+        engines, "choose_tokens", lambda logits, rows: ([1] * len(rows), [0.0] * len(rows), [()] * len(rows))
+    )
+    decode()

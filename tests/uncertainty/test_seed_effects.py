@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from scipy.special import expit
+from scipy.special import expit, logit
 
-from chainrule.uncertainty import SeedVariance, accuracy, difference, seed_variances, sum_of
+from chainrule.uncertainty import SeedVariance, accuracy, difference, seed_variances, sum_if_equal, sum_of
 
 SIZES = (16, 64, 256)
 
@@ -104,3 +104,29 @@ def test_with_a_known_variance_the_error_is_normal() -> None:
     expected = 1.959964 * (0.03**2 / 2 + item_means.var(ddof=1) / 2000) ** 0.5
     assert found.high - found.value == pytest.approx(expected, rel=2e-3)
     assert (found.low > 0 or found.high < 0) == (found.p_value < 0.05)
+
+
+def moved(p: float, effect: float) -> tuple[np.ndarray, SeedVariance]:
+    """Two seeds by 1000 items with an accuracy of p, and the variance of seeds that move its log odds by `effect`."""
+    table = np.repeat((np.arange(1000) < 1000 * p)[None], 2, axis=0).astype(float)
+    return table, SeedVariance(np.array([(effect * p * (1 - p)) ** 2]), np.ones(1))
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.7, 0.7), (0.7, 0.85), (0.95, 0.5)])
+def test_equal_methods_move_by_the_slope_of_accuracy_in_log_odds_between_them(p: float, q: float) -> None:
+    (first, a), (second, b) = moved(p, 0.3), moved(q, 0.3)
+    slope = p * (1 - p) if p == q else (p - q) / (logit(p) - logit(q))
+    found, turned = sum_if_equal(first, second, a, b), sum_if_equal(second, first, b, a)
+    assert found is not None and turned is not None
+    assert found.values == pytest.approx([2 * (0.3 * slope) ** 2], rel=1e-2)
+    assert turned.values == pytest.approx(found.values)
+    fixed = sum_if_equal(first, second, a, None)
+    assert fixed is not None and fixed.values == pytest.approx([(0.3 * slope) ** 2], rel=1e-2)
+    assert sum_if_equal(first, second, None, None) is None
+
+
+def test_methods_of_which_all_is_right_or_nothing_have_a_slope() -> None:
+    (first, a), (second, b) = moved(1.0, 0.3), moved(0.0, 0.3)
+    a = b = SeedVariance(np.array([1e-6]), np.ones(1))
+    found = sum_if_equal(first, second, a, b)
+    assert found is not None and np.isfinite(found.values).all() and (found.values > 0).all()
