@@ -83,5 +83,7 @@ def require_same(
 
 def shown(value: Any) -> str:
     """A value in a message; of a long one only the beginning."""
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
     text = "none" if value is None else str(value) or '""'
     return text if len(text) <= _SHOWN else f"{text[:12]}…"
