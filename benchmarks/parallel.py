@@ -1,6 +1,8 @@
 """Two processes of one thread beside one process of two: speed, memory, the wait for a checkpoint, the restart time.
 
     python benchmarks/parallel.py
+    python benchmarks/parallel.py --restart      # the same, and a kill
+    python benchmarks/parallel.py --ray          # Ray's overhead alone; --size 0.02 tries it out
 
 The model has 4 layers of width 256 and a vocabulary of 2,048; batches of 2,048 tokens at context 128, float32, Muon.
 """
@@ -27,6 +29,8 @@ from benchmarks.record import record
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SHAPE = "4 x 256, vocabulary 2,048, 2,048 tokens a step, float32"
+SECONDS = 900.0  # after which a part that hangs ends the benchmark
+FEWEST_STEPS = 7  # the first two are left out, and the checkpoint is written in the middle of the rest
 TINY = "--tokenizer byte --depth 2 --width 64 --heads 2 --context 64 --batch-tokens 512 --compile off --dtype float32"
 
 
@@ -90,7 +94,7 @@ def side(folder: Path, shard: str, steps: int) -> None:
 def measured(folder: Path, world: int, shard: str, steps: int) -> dict[str, float]:
     words = [__file__, "--side", shard, "--folder", str(folder), "--steps", str(steps)]
     command = [*(TORCHRUN if world > 1 else [sys.executable]), *words]
-    done = subprocess.run(command, env=environment(2 // world), capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(2 // world), capture_output=True, text=True, timeout=SECONDS)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -120,7 +124,7 @@ def workers(agent: int) -> list[int]:
     return sorted(int(child) for child in children if b"chainrule" in Path(f"/proc/{child}/cmdline").read_bytes())
 
 
-def wait_until(met: Callable[[], bool], run: "subprocess.Popen[bytes]", said: Path, limit: float = 120.0) -> None:
+def wait_until(met: Callable[[], bool], run: "subprocess.Popen[bytes]", said: Path, limit: float = SECONDS) -> None:
     """Returns when the condition is met; ends the benchmark, with what the run said, when the run has ended or `limit`
     seconds are over before."""
     ends = time.monotonic() + limit
@@ -132,17 +136,20 @@ def wait_until(met: Callable[[], bool], run: "subprocess.Popen[bytes]", said: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=11)
+    parser.add_argument("--steps", type=int, default=11, help=f"of each side, at least {FEWEST_STEPS}")
     parser.add_argument("--restart", action="store_true", help="measure also how long a restart takes")
     parser.add_argument("--ray", action="store_true", help="measure Ray's overhead alone")
+    parser.add_argument("--size", type=float, default=1.0, help="with --ray, the share of the work, to try it out")
     parser.add_argument("--side", choices=["auto", "on", "off"], help="measure one side in this process and print it")
     parser.add_argument("--folder", type=Path)
     options = parser.parse_args()
     if options.ray:
         from benchmarks.shared_work import ray_overhead
 
-        ray_overhead()
+        ray_overhead(options.size)
         return
+    if options.steps < FEWEST_STEPS:
+        parser.error(f"--steps: wanted at least {FEWEST_STEPS}, got {options.steps}")
     if options.side:
         side(options.folder, options.side, options.steps)
         return

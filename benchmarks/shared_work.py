@@ -20,6 +20,8 @@ from pathlib import Path
 
 from benchmarks.record import record
 
+ROWS, DOCUMENTS = 20_000, 5400  # texts to label; documents of 1,000 words to tokenize
+SECONDS = 900.0  # after which a command that hangs ends the benchmark
 MODEL = "--depth 4 --width 256 --heads 8 --context 64 --batch-tokens 512 --steps 2 --compile off --dtype float32"
 
 
@@ -31,7 +33,7 @@ def command(words: str, threads: int, folder: Path) -> float:
     }  # fmt: skip
     begun = time.perf_counter()
     arguments = [sys.executable, "-m", "chainrule", *words.split()]
-    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
+    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
     if done.returncode:
         raise SystemExit(done.stderr)
     seconds = time.perf_counter() - begun
@@ -52,25 +54,30 @@ def two_nodes() -> Iterator[str]:
         nodes.shutdown()
 
 
-def write_world(folder: Path) -> None:
+def write_world(folder: Path, size: float) -> int:
+    """What the commands read, `size` of the whole; the number of the texts to label."""
     rng = random.Random(0)
     words = ["".join(rng.choice("abcdefghij") for _ in range(rng.randint(2, 7))) for _ in range(3000)]
 
     def text(length: int) -> str:
         return " ".join(rng.choices(words, k=length))
 
-    rows = [{"text": text(20), "label": ("good", "bad")[number % 2]} for number in range(20_000)]
+    rows = [{"text": text(20), "label": ("good", "bad")[number % 2]} for number in range(int(ROWS * size))]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:200]))
-    (folder / "corpus.jsonl").write_text("".join(json.dumps({"text": text(1000)}) + "\n" for _ in range(5400)))
+    (folder / "corpus.jsonl").write_text(
+        "".join(json.dumps({"text": text(1000)}) + "\n" for _ in range(int(DOCUMENTS * size)))
+    )
     (folder / "small.txt").write_text(text(30_000))
+    return len(rows)
 
 
-def ray_overhead() -> None:
+def ray_overhead(share: float = 1.0) -> None:
+    """Measure and record it, on `share` of the work."""
     os.environ |= {"PYTHONPATH": str(Path(__file__).parent.parent), "RAY_USAGE_STATS_ENABLED": "0"}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        write_world(folder)
+        texts = write_world(folder, share)
         command(f"pretrain small.txt --out run --tokenizer bpe --vocabulary-size 2048 {MODEL}", 2, folder)
         command("finetune run train.jsonl --text text --label label --train head --out head", 2, folder)
         tokenize = "tokenize corpus.jsonl --tokenizer run --json --workers 2 --out"
@@ -85,7 +92,7 @@ def ray_overhead() -> None:
             print("predictions differ in their last digits: one thread beside two", file=sys.stderr)
         size = (folder / "corpus.jsonl").stat().st_size / 1e6
     for name, ours, peer, what in (
-        ("tokenize", shared[0], local[0], f"{size:.0f} MB, 2 workers on 2 nodes beside 2 processes"),
-        ("predict", shared[1], local[1], "20,000 texts, 2 workers of 1 thread beside 1 process of 2"),
+        ("tokenize", shared[0], local[0], f"{size:.3g} MB, 2 workers on 2 nodes beside 2 processes"),
+        ("predict", shared[1], local[1], f"{texts:,} texts, 2 workers of 1 thread beside 1 process of 2"),
     ):
         record(f"parallel ray {name}", round(ours, 1), round(peer, 1), round(ours / peer, 2), f"seconds, {what}")

@@ -164,7 +164,11 @@ def _train(finetuning: "Finetuning | LanguageFinetuning", processes: "Processes"
         log(f"{finetuning.out} is finished; use another --out to train again")
     show = progress_bar(1.0, "finetuning") if processes.first else nullcontext(lambda done, beside: None)
     with signals_noted() as signalled, show as bar:
+        begun = False
         for progress in finetuning.advance():
+            if processes.first and progress.step > 1 and not begun:
+                log(f"going on from step {progress.step - 1} of {progress.steps}")
+            begun = True
             if processes.first and progress.shown:
                 beside = (
                     f"step {progress.step}/{progress.steps}  loss {progress.loss:.3f}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,11 @@ class Run:
     def _link(self, step: int) -> None:
         beside = self.out / f".model.safetensors.{os.getpid()}.partial"
         beside.unlink(missing_ok=True)
-        os.link(self.out / "training" / str(step) / "model.safetensors", beside)
+        saved = self.out / "training" / str(step) / "model.safetensors"
+        try:
+            os.link(saved, beside)
+        except OSError:  # this disk has no hard links
+            shutil.copyfile(saved, beside)
         beside.replace(self.out / "model.safetensors")
         beside.unlink(missing_ok=True)  # renaming one name of a file to another of its names does nothing
 

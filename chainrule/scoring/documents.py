@@ -162,13 +162,21 @@ def score_sections(model: Transformer, group: Sequence[Section], top: int = 0) -
 
 def _features(model: Transformer, parts: list[tuple[NDArray[np.int64], Window]]) -> tuple[Tensor, Tensor]:
     """φ (N, D) at the positions that predict a scored token, and these tokens, (N,)."""
-    tokens, last = padded([document[window.start : window.end] for document, window in parts], model.device)
+    read = [document[window.start : window.end + _more(model, window)] for document, window in parts]
+    tokens, last = padded(read, model.device)
     features = model(tokens, output="features", last=last)  # (B, T, D)
     scored = [
         row[window.first - 1 - window.start : window.length] for row, (_, window) in zip(features, parts, strict=True)
     ]
     targets = np.concatenate([document[window.first : window.end + 1] for document, window in parts])
     return torch.cat(scored), torch.from_numpy(targets)
+
+
+def _more(model: Transformer, window: Window) -> int:
+    """1 where the token after a window, which is only predicted, makes the text longer than a LongRope's original
+    context: it is processed too, so that the text has the factors of its length."""
+    original = model.config.original_context
+    return int(original is not None and window.length == original < model.config.context)
 
 
 def given_tokens(tokenizer: Tokenizer, given: str, tokens: Sequence[int]) -> int:

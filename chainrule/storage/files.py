@@ -33,6 +33,16 @@ def check_file(path: Path) -> None:
         )
 
 
+def refuse_broken_link(out: Path) -> None:
+    """FolderError where the folder `out`, or one above it, is a link to nothing: neither can be made there."""
+    for path in (out, *out.parents):
+        if path.is_symlink() and not path.exists():
+            raise FolderError(
+                f"--out {out}: wanted a folder, got a link to nothing ({path} to {path.readlink()}); make the folder"
+                " there, or choose another"
+            )
+
+
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, in the same folder; renamed to `path` if the block succeeds, else removed.

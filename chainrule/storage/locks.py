@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from chainrule.errors import FolderError
-from chainrule.storage.files import LOCK
+from chainrule.storage.files import LOCK, refuse_broken_link
 
 try:
     import fcntl
@@ -29,9 +29,10 @@ _TRIES = 100  # to make a folder and the lock in it, while others remove the fol
 def only_writer(out: Path) -> Iterator[None]:
     """Within, no other command writes to the folder `out`, which is made if need be, and removed if it stays empty.
 
-    Raises FolderError where another does. An `out` that cannot be a folder, or not be written to, is not locked: what
-    is done with it refuses that.
+    Raises FolderError where another does, and for a link to nothing. An `out` that cannot be a folder, or not be
+    written to, is not locked: what is done with it refuses that.
     """
+    refuse_broken_link(out)
     made: list[Path] = []
 
     def make() -> None:

@@ -2,20 +2,27 @@
 does it, with a library for each scheme. Knows URLs and bytes, not contents.
 """
 
+import os
 import re
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from chainrule.errors import DataError, MissingPackageError
 from chainrule.storage.files import atomic_write, check_file
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
 _HTTP = ("http://", "https://")
-_BUCKETS = ("s3://", "s3a://", "gs://", "gcs://")
+_GOOGLE = ("gs://", "gcs://")
+_BUCKETS = ("s3://", "s3a://", *_GOOGLE)
+_REACH_SECONDS = 10.0
 _USER = re.compile(r"\b((?:https?|s?ftp|ssh|smb)://)[^/@\s]*@")
 _QUERY = re.compile(r"(https?://[^\s?#'\"]*)[?#][^\s'\")]*")
 # What else than an OSError a scheme's library raises for a server's answer, or for none.
@@ -89,6 +96,11 @@ def _at(url: str) -> tuple[Any, str]:
     """fsspec's file system of a URL, and the path in it."""
     import fsspec
 
+    if url.startswith(_GOOGLE):
+        scheme = url.partition(":")[0]
+        fsspec.get_filesystem_class(scheme)  # that its library is there
+        if not getproxies() and not fsspec.config.conf.get(scheme):  # else it may be reached by another way
+            _reach_google(os.environ.get("STORAGE_EMULATOR_HOST", ""))
     options: dict[str, Any] = {}
     if url.startswith(_HTTP):
         from aiohttp import ClientTimeout
@@ -97,6 +109,19 @@ def _at(url: str) -> tuple[Any, str]:
         options = {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=30, sock_read=60)}}
     found: tuple[Any, str] = fsspec.core.url_to_fs(url, **options)
     return found
+
+
+@cache  # of what was reached
+def _reach_google(emulator: str) -> None:
+    """OSError where Google's storage, or the emulator that gcsfs takes in its place, is not reached within seconds:
+    gcsfs itself would look for credentials and try again for a minute and a half."""
+    named = emulator if "://" in emulator else f"http://{emulator}"
+    server = urlsplit("https://storage.googleapis.com" if emulator in ("", "default") else named)
+    host, port = server.hostname or "", server.port or (443 if server.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), _REACH_SECONDS).close()
+    except OSError as error:
+        raise OSError(f"{host}:{port}: {error.strerror or error}") from None
 
 
 @contextmanager

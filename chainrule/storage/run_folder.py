@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chainrule.errors import ChainruleError, FolderError
-from chainrule.storage.files import is_partial
+from chainrule.storage.files import is_partial, refuse_broken_link
 
 _SHOWN = 60  # characters of a value in a message; of a longer one (a hash, a list of files) only the beginning
 
@@ -22,11 +22,13 @@ def find_record(out: Path, names: Sequence[str], kind: str, *, before: Collectio
     """The record of an earlier command in `out`: the first of `names` that is there; None where `out` is new or empty.
 
     `kind` is what messages call such a folder ("a run"). `before`: names of what a command that was killed may have
-    written before its record. Raises FolderError where `out` is a file or holds anything else.
+    written before its record. Raises FolderError where `out` is a file or a link to nothing, or holds
+    anything else.
     """
     for name in names:
         if (out / name).is_file():
             return out / name
+    refuse_broken_link(out)
     if out.exists() and not out.is_dir():
         raise FolderError(f"--out {out}: wanted a folder, got a file; choose another")
     entries = sorted(entry.name for entry in out.iterdir() if not is_partial(entry)) if out.is_dir() else []
@@ -81,5 +83,7 @@ def require_same(
 
 def shown(value: Any) -> str:
     """A value in a message; of a long one only the beginning."""
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
     text = "none" if value is None else str(value) or '""'
     return text if len(text) <= _SHOWN else f"{text[:12]}…"

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 BUCKET = 2**23  # numbers that are added up in one message
+LOOK = 1.0  # seconds from one look at whether a process that is waited for still runs to the next
 GRACE = 5.0  # seconds in which the processes that are left must report, after one is lost
 FAILED = "failed"  # in the store: why a process ended
+ALIVE = "alive"  # in the store, with a process's number: what changes as long as it runs
 
 
 class LostProcessError(ChainruleError):
@@ -36,7 +38,7 @@ class Processes:
     """This process and those it trains with; `ALONE` where there are no others.
 
     rank: of this one, from 0, which decides, logs and writes. world: how many there are. wait: seconds that one may
-    keep the others waiting once they train.
+    keep the others waiting once they train, and without a sign of life before and after.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, store: "Store | None" = None, wait: float = 600.0) -> None:
@@ -54,7 +56,8 @@ class Processes:
         return self.rank == 0
 
     def gather(self, value: Any, channel: str = "main", *, limit: float | None = None) -> list[Any]:
-        """The JSON value of each process, by rank. Each must call it; it waits for all, at most `limit` seconds.
+        """The JSON value of each process, by rank. Each must call it; it waits for all, for none that hangs, and
+        at most `limit` seconds.
 
         A thread of its own needs a `channel` of its own.
         """
@@ -72,19 +75,31 @@ class Processes:
     def _read(self, key: str, rank: int, ends: float | None) -> bytes:
         """A value of the store, asked for again and again: a call that blocks would block the other threads' too."""
         assert self.store is not None
-        pause, look = 0.001, time.monotonic() + 1.0
+        pause, look = 0.001, time.monotonic() + LOOK
+        alive, silent = b"", 0.0  # what the other showed last, and for how many seconds in which this one ran
         while not self.store.check([key]):
             if self.store.check([FAILED]):
                 raise LostProcessError(self.store.get(FAILED).decode())
             if time.monotonic() > look:
-                look += 1.0
+                look = time.monotonic() + LOOK
                 if self._is_gone(rank):
                     raise self._lost([rank], "ended")
                 if ends is not None and look > ends:
                     raise TimeoutError(rank)
+                before, alive = alive, self._sign_of_life(rank)
+                silent = silent + LOOK if alive == before else 0.0
+                if silent > self.wait:
+                    raise self._lost(
+                        [rank], f"hangs or cannot be reached: no sign of life for {self.wait:g} s (--wait)"
+                    )
             time.sleep(pause)
             pause = min(0.05, 2 * pause)
         return self.store.get(key)
+
+    def _sign_of_life(self, rank: int) -> bytes:
+        assert self.store is not None
+        key = f"{ALIVE}/{rank}"
+        return self.store.get(key) if self.store.check([key]) else b""
 
     def _is_gone(self, rank: int) -> bool:
         """Whether a process of this machine has ended; of other machines' nothing is known."""
@@ -127,16 +142,17 @@ class Processes:
 
     def require_same(self, values: Mapping[str, Any]) -> None:
         """ChainruleError, in the first process, for the first value that is not the same everywhere; values are JSON,
-        named as a message names them."""
+        named as a message names them; one that is absent is None."""
         every = self.gather(dict(values))
         with self.together():
-            for name in values:
-                for rank, others in enumerate(every):
-                    if others.get(name) != every[0][name]:
+            for name in dict.fromkeys(name for one in every for name in one):
+                found = [one.get(name) for one in every]
+                for rank, other in enumerate(found):
+                    if other != found[0]:
                         raise ChainruleError(
-                            f"{name}: wanted the same in every process, got {shown(every[0][name])} in process 0 and"
-                            f" {shown(others.get(name))} in {self._names[rank]}; start all with the same command,"
-                            " data and versions"
+                            f"{name}: wanted the same in every process, got {shown(found[0])} in process 0 and"
+                            f" {shown(other)} in {self._names[rank]}; start all with the same command, data and"
+                            " versions"
                         )
 
     def sum(self, *values: Tensor) -> tuple[Tensor, ...]:

@@ -8,15 +8,17 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from importlib.metadata import version
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chainrule import machine
 from chainrule.errors import ChainruleError
-from chainrule.training.parallel import ALONE, FAILED, GRACE, LostProcessError, Processes
+from chainrule.training.parallel import ALIVE, ALONE, FAILED, GRACE, LostProcessError, Processes
 from chainrule.training.parallel_options import ParallelOptions
 
 if TYPE_CHECKING:
@@ -32,18 +34,25 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
     """The processes that torchrun started with this one; ALONE where it did not.
 
     Within, a mistake that all processes meet is raised by the first one alone, and a process that is gone is a
-    LostProcessError. Raises ChainruleError where there are more processes than GPUs.
+    LostProcessError. Raises ChainruleError for a device that is not there, and where there are more processes than
+    GPUs.
     """
-    if not all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")) or os.environ["WORLD_SIZE"] == "1":
+    told = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if not all(name in os.environ for name in told) or os.environ["WORLD_SIZE"] == "1":
         yield ALONE
         return
     from torch.distributed import destroy_process_group, init_process_group
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
-    cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    store, rank, world = next(rendezvous("env://", timeout=timedelta(days=1)))
+    if device not in ("auto", "cpu", "cuda"):
+        raise ChainruleError(
+            f"--device: wanted cpu or cuda for several processes, got {device}; start one, or take cpu"
+        )
+    cuda = machine.device(device).type == "cuda"
+    limit = timedelta(seconds=wait)
     with _as_lost_process():
+        store, rank, world = next(rendezvous("env://", timeout=limit))
         # The store outlives processes that torchrun starts again: what earlier ones left there, their addresses too, is
         # not read.
         store = PrefixStore(f"started/{_common_start(store, rank, world, wait)}", store)
@@ -52,16 +61,40 @@ def joined(device: str = "auto", wait: float = 600.0) -> Iterator[Processes]:
             store=store,
             rank=rank,
             world_size=world,
-            timeout=timedelta(seconds=wait),
+            timeout=limit,
         )
-    processes = Processes(rank, world, PrefixStore("chainrule", store), wait)
-    with _printed_once(processes):
-        if cuda:
-            _take_gpu(processes)
-        yield processes
-        processes.gather(None)  # the others stay until the first has written everything
-        destroy_process_group()
-        _leave(processes)
+    store = PrefixStore("chainrule", store)
+    with _shown_alive(store, rank, wait):
+        processes = Processes(rank, world, store, wait)
+        with _printed_once(processes):
+            if cuda:
+                _take_gpu(processes)
+            yield processes
+            processes.gather(None)  # the others stay until the first has written everything
+            destroy_process_group()
+            _leave(processes)
+
+
+@contextmanager
+def _shown_alive(store: "Store", rank: int, wait: float) -> Iterator[None]:
+    """Within, a thread counts on in the store, so that the others tell a process that works long, which they wait for,
+    from one that hangs or whose host is gone."""
+    ended = Event()
+
+    def count() -> None:
+        number = 0
+        with suppress(RuntimeError):  # the store's host is gone: who wants something of it is told
+            while not ended.wait(min(1.0, wait / 4)):
+                number += 1
+                store.set(f"{ALIVE}/{rank}", str(number))
+
+    thread = Thread(target=count, name="alive", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(GRACE)
 
 
 def require_same_command(

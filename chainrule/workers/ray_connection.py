@@ -4,7 +4,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +12,8 @@ from chainrule.errors import MissingPackageError, OptionError
 from chainrule.workers.ray_cluster import Cluster
 
 ANSWER_SECONDS = 10.0  # for an address to answer
+_MODE = "RAY_AUTH_MODE"
+_NO_ANSWER = (4, 14)  # gRPC's codes of a deadline that passed, and of what cannot be reached
 _NO_CLUSTER = "00" * 28  # a number that no cluster has
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty settings
 
@@ -32,15 +34,34 @@ def cluster(address: str) -> Iterator["Cluster"]:
     if ray.is_initialized():  # by the caller
         yield Cluster(ray)
         return
-    _require_token(address, _require_answer(address))
+    asked = _require_answer(address)
+    with _environment_put_back():
+        _require_token(address, asked)
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:  # Ray exits where nothing answers
+            why = " ".join(str(error).split()) if isinstance(error, Exception) else "no answer"
+            raise _silent(address, why) from None
+        try:
+            yield Cluster(ray)
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _environment_put_back() -> Iterator[None]:
+    """Within, Ray's mode of tokens may be set, by which it knows a cluster's; afterwards it is what it was."""
+    before = os.environ.get(_MODE)
     try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError, SystemExit) as error:  # Ray exits where nothing answers
-        raise _silent(address, " ".join(str(error).split()) if isinstance(error, Exception) else "no answer") from None
-    try:
-        yield Cluster(ray)
+        yield
     finally:
-        ray.shutdown()
+        if os.environ.get(_MODE) != before:
+            if before is None:
+                del os.environ[_MODE]
+            else:
+                os.environ[_MODE] = before
+            with suppress(ImportError, AttributeError):  # Ray had no tokens before
+                import_module("ray._raylet").Config.initialize("")  # which keeps what it has read
 
 
 def _silent(address: str, why: str) -> OptionError:
@@ -86,8 +107,8 @@ def _require_answer(address: str) -> str:
 
 
 def _require_token(address: str, asked: str) -> None:
-    """OptionError where the cluster wants a token that this process does not have: Ray itself would ask for 20 s, and
-    print each time."""
+    """OptionError where the cluster wants a token that this process does not have, or does not answer: Ray itself would
+    ask for 20 s or minutes, and print each time."""
     try:
         raylet: Any = import_module("ray._raylet")
         from ray._private.authentication import authentication_token_setup as tokens
@@ -100,19 +121,21 @@ def _require_token(address: str, asked: str) -> None:
             tokens.ensure_token_if_auth_enabled(create_token_if_missing=False)
             raylet.GcsClient(address=asked, cluster_id=_NO_CLUSTER).check_alive([], timeout=ANSWER_SECONDS)
         except Exception as error:  # also that this is another cluster: the token was right
+            if getattr(error, "rpc_code", None) in _NO_ANSWER:
+                raise _silent(address, "no answer") from None
             return "InvalidAuthToken" in str(error) or "no authentication token was found" in str(error)
         return False
 
-    local = address == "auto" and "RAY_ADDRESS" not in os.environ and "RAY_AUTH_MODE" not in os.environ
+    local = address == "auto" and "RAY_ADDRESS" not in os.environ and _MODE not in os.environ
     if not refused():
         if local:  # Ray would show such a cluster a token that is there, and its workers would not start
-            os.environ["RAY_AUTH_MODE"] = "disabled"
+            os.environ[_MODE] = "disabled"
         return
     if local:  # Ray takes the token that is there, for a cluster of this machine and no other
         logging.getLogger("ray").setLevel(logging.ERROR)
         if tokens.maybe_enable_token_auth_if_token_available() and not refused():
             return
-    got = "none or another one" if os.environ.get("RAY_AUTH_MODE", "").lower() == "token" else "none"
+    got = "none or another one" if os.environ.get(_MODE, "").lower() == "token" else "none"
     raise OptionError(
         f"--cluster {address}: wanted the token of this cluster, got {got}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN"
         " to what ray get-auth-token prints on its first machine"

@@ -166,7 +166,9 @@ def test_the_command_writes_a_language_model_that_is_evaluated_and_goes_on_where
         with pytest.raises(SystemExit) as end:
             main([*asked, "--out", "stopped"])
     assert end.value.code == 128 + signal.SIGTERM
+    capsys.readouterr()
     main([*asked, "--out", "stopped"])
+    assert "going on from step 2 of" in capsys.readouterr().err
     assert contents(tmp_path / "stopped") == before
 
 

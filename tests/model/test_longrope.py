@@ -19,6 +19,7 @@ from chainrule.model.prefix_cache import PrefixCache
 from chainrule.model.prefixes import read_all
 from chainrule.model.rotary import LongRope, Rope
 from chainrule.model.transformer import Transformer
+from chainrule.scoring.documents import score_documents
 from chainrule.tokens.make import byte_tokenizer
 from chainrule.training.spans import Span, SpanBatch
 
@@ -64,6 +65,20 @@ def test_logits_are_transformers_on_both_sides_of_the_original_context(window: i
             wanted = theirs(torch.tensor([text])).logits[0]
             found = again.logits(alone(again, text))
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_scores_are_those_of_transformers_logits_on_both_sides_of_the_original_context(tmp_path: Path) -> None:
+    """The last token is only predicted, but counts: with it a text may be longer than the original context."""
+    transformers = pytest.importorskip("transformers")
+    model = long_model()
+    LanguageModel(model, byte_tokenizer(), "phi3").save(tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    some = texts(ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, ORIGINAL + 2)
+    for text, scores in zip(some, score_documents(model, some), strict=True):
+        with torch.no_grad():
+            logits = theirs(torch.tensor([text])).logits[0, :-1]
+        wanted = logits.log_softmax(-1).gather(1, torch.tensor(text[1:])[:, None])[:, 0]
+        torch.testing.assert_close(scores.log_probs, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_factors_make_a_difference_from_the_first_token_on() -> None:

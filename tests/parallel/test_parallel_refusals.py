@@ -4,15 +4,20 @@ import os
 import shutil
 import socket
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import torch
 from groups import Group, command
 
 from chainrule.cli import main
+from chainrule.errors import ChainruleError
 from chainrule.storage.locks import only_writer
 from chainrule.training import parallel
 from chainrule.training.parallel import LostProcessError, Processes
+from chainrule.training.torchrun import _shown_alive, joined
 
 SHAPE = "--tokenizer byte --depth 1 --width 4 --heads 1 --context 16 --steps 2 --compile off --dtype float32"
 
@@ -51,6 +56,22 @@ def test_processes_that_were_started_with_other_options(folder: Path) -> None:
     words = f"pretrain {folder}/text.txt --out {folder}/new {SHAPE} --batch-tokens 64"
     said = refused(folder, 2, words, f"{words} --seed 1")
     assert "--seed: wanted the same in every process, got 0 in process 0 and 1 in process 1" in said
+
+
+def test_an_option_that_one_process_alone_was_given_is_named(folder: Path) -> None:
+    words = f"pretrain {folder}/text.txt --out {folder}/new {SHAPE} --batch-tokens 64"
+    said = refused(folder, 2, words, f"{words} --minutes 1")
+    assert "--minutes: wanted the same in every process, got none in process 0 and 1.0 in process 1" in said
+
+
+def test_several_processes_on_a_device_that_is_not_there(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU of none is refused before the processes look for each other through it."""
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device, said in (("cuda", "wanted one of cpu"), ("mps", "wanted cpu or cuda for several processes, got mps")):
+        with pytest.raises(ChainruleError, match=f"--device: {said}"), joined(device):
+            raise AssertionError("joined")
 
 
 def test_processes_that_read_other_data(folder: Path) -> None:
@@ -117,6 +138,44 @@ def test_a_message_says_of_a_lost_process_what_is_known_and_no_limit_that_was_no
         ("Timed out waiting 9000ms for recv", "ended, could not be reached or did not answer within 600 s (--wait); "),
     ):
         assert what in str(processes.lost(RuntimeError(said)))
+
+
+def test_a_process_that_works_long_is_waited_for_and_one_that_hangs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of the steps, in which gloo has a limit: while the first process tokenizes, or all write a checkpoint."""
+    from torch.distributed import HashStore
+
+    monkeypatch.setattr(parallel, "LOOK", 0.05)
+    processes, store = Processes(), HashStore()
+    processes.rank, processes.world, processes.store, processes.wait = 0, 2, store, 0.3
+    processes._names = ["process 0", "process 1 (pid 7 on owl)"]
+
+    def works() -> None:
+        with _shown_alive(store, 1, processes.wait):
+            time.sleep(1.0)
+            store.set("main/1/1", '"done"')
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(works)
+        assert processes.gather("here") == ["here", "done"]
+    with pytest.raises(
+        LostProcessError, match=r"process 1 \(pid 7 on owl\) hangs.*no sign of life for 0\.3 s \(--wait"
+    ):
+        processes.gather("here")
+
+
+def test_a_first_process_that_cannot_be_reached_is_told_after_the_time_limit(folder: Path) -> None:
+    with socket.socket() as taken:  # nobody listens there
+        taken.bind(("127.0.0.1", 0))
+        port, errors = taken.getsockname()[1], folder / "unreached"
+        words = f"pretrain {folder}/text.txt --out {folder}/new {SHAPE} --batch-tokens 64 --wait 1"
+        assert Group(1, unreached, words, errors, port, seconds=30).results == [2]
+    said = (errors / "1").read_text().splitlines()[-1]
+    assert said.startswith("chainrule: process 1: wanted to reach the other processes, got "), said
+
+
+def unreached(words: str, errors: Path, port: int) -> int:
+    os.environ |= {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    return command(words, errors)
 
 
 def impatient(words: str, errors: Path) -> int:

@@ -123,6 +123,17 @@ def test_the_loss_falls_and_the_log_and_the_curve_are_written(tmp_path: Path) ->
     assert sorted(path.name for path in (run.out / "training").iterdir()) == ["60"]
 
 
+def test_where_the_disk_has_no_hard_links_the_model_is_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(source))
+
+    monkeypatch.setattr(os, "link", refused)
+    out = tmp_path / "run"
+    run_to_the_end(text(tmp_path), out, dataclasses.replace(OPTIONS, steps=2))
+    assert (out / "model.safetensors").read_bytes() == (out / "training/2/model.safetensors").read_bytes()
+    assert not list(out.glob(".*"))
+
+
 def test_minutes_fix_the_number_of_steps_once(tmp_path: Path) -> None:
     options = PretrainOptions(depth=1, width=16, heads=2, context=16, batch_tokens=64, minutes=0.5, compile="off")
     run = open_run([text(tmp_path)], tmp_path / "run", options, CORPUS)

@@ -17,6 +17,7 @@ from chainrule.errors import FolderError
 from chainrule.storage import locks
 from chainrule.storage.files import LOCK, nothing_left_if_refused, sweep
 from chainrule.storage.locks import only_writer
+from chainrule.storage.run_folder import find_record
 
 HOLD = "import sys, time; from pathlib import Path; from chainrule.storage.locks import only_writer\n"
 HOLD += "with only_writer(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
@@ -160,6 +161,24 @@ def test_processes_of_torchrun_wait_for_those_they_replace(tmp_path: Path, monke
 
 
 TINY = "--tokenizer byte --depth 1 --width 16 --heads 2 --context 16 --batch-tokens 64 --steps 1 --compile off"
+
+
+def test_a_link_to_nothing_is_refused_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("owls.txt").write_text("the owl sees a mouse " * 60)
+    Path("link").symlink_to("gone/away")
+    for out in ("link", "link/under"):
+        for command in (f"tokenize owls.txt --out {out} --tokenizer byte", f"pretrain owls.txt --out {out} {TINY}"):
+            with pytest.raises(SystemExit) as ended:
+                main(command.split())
+            said = capsys.readouterr().err
+            assert ended.value.code == 2 and said.count("\n") == 1
+            assert f"--out {out}: wanted a folder, got a link to nothing (link to gone/away)" in said
+    with pytest.raises(FolderError, match="got a link to nothing"):
+        find_record(Path("link"), ("run.toml",), "a run")
+    assert Path("link").is_symlink() and not Path("gone").exists()
 
 
 def test_commands_refuse_a_folder_that_another_one_writes_to(

@@ -21,6 +21,7 @@ from chainrule.cli import main
 from chainrule.corpus.read import read_texts
 from chainrule.corpus.write import CorpusOptions, write_shards
 from chainrule.errors import ChainruleError, DataError, MissingPackageError
+from chainrule.storage import remote
 from chainrule.storage.inputs import find_files, source_of
 from chainrule.storage.lines import read_blocks
 from chainrule.storage.records import format_of, read_records
@@ -156,6 +157,15 @@ def test_what_cannot_be_read_elsewhere_is_one_line(
     assert printed.count("\n") == 1
     assert re.search(said, printed)
     assert not (tmp_path / "new").exists()
+
+
+def test_googles_storage_is_given_up_at_once_where_it_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gcsfs itself tries for a minute and a half."""
+    monkeypatch.setattr(fsspec, "get_filesystem_class", lambda scheme: None)  # as if gcsfs were installed
+    monkeypatch.setattr(remote, "getproxies", dict)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "127.0.0.1:1")
+    with pytest.raises(DataError, match=r"gs://owls/c\.jsonl: cannot be read \(127\.0\.0\.1:1: Connection refused\)"):
+        remote.remote_files("gs://owls/c.jsonl")
 
 
 def test_a_scheme_without_its_library_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -273,6 +274,26 @@ def test_an_address_that_is_silent_is_given_up(unconnected: None, monkeypatch: p
         pass
 
 
+def test_a_head_that_greets_and_then_is_silent_is_given_up(unconnected: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one whose gRPC server still runs, and whose process hangs."""
+    pytest.importorskip("ray._private.authentication.authentication_token_setup")
+    monkeypatch.setattr(ray_connection, "ANSWER_SECONDS", 0.5)
+    held = []
+
+    def greet() -> None:
+        with suppress(OSError):  # closed at the end
+            while True:
+                held.append(server.accept()[0])
+                held[-1].sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))  # empty settings
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=greet, daemon=True).start()
+        with pytest.raises(OptionError, match="got no answer"), cluster(f"127.0.0.1:{server.getsockname()[1]}"):
+            pass
+    for connection in held:
+        connection.close()
+
+
 def test_an_address_that_is_typed_is_asked_whatever_the_environment_says(
     other_server: int, unconnected: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,8 +367,12 @@ def test_a_cluster_that_wants_a_token_is_told_in_one_line_and_at_once(
     if said is None:
         with cluster(address):
             assert connected == [address]
-        assert os.environ.get("RAY_AUTH_MODE") in ((None, "token") if needed or address != "auto" else ("disabled",))
+            assert os.environ.get("RAY_AUTH_MODE") in (
+                (None, "token") if needed or address != "auto" else ("disabled",)
+            )
+        assert os.environ.get("RAY_AUTH_MODE") == mode
         return
     with pytest.raises(OptionError, match=f"wanted the token of this cluster, {said}"), cluster(address):
         pass
     assert not connected
+    assert os.environ.get("RAY_AUTH_MODE") == mode

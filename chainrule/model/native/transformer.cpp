@@ -836,6 +836,10 @@ void summarise(const float* logits, long width, int64_t* best, float* total) {
     }
     *best = 0;
     while (*best + 1 < width && logits[*best] != most) ++*best;
+    if (std::isinf(most)) {
+        *total = most;
+        return;
+    }
     double all = 0;
     for (i = 0; i + V <= width;) {
         Floats part{};
