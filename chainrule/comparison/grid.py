@@ -58,6 +58,7 @@ class Planned(NamedTuple):
     key: Key
     method: Method
     seconds: float  # that it will take, estimated
+    counted: float | None = None  # that its outcome will tell, which counts all features it reads; None: the same
 
 
 def grid_sizes(smallest: int, everything: int) -> tuple[int, ...]:
@@ -84,13 +85,32 @@ def checked_sizes(sizes: Sequence[int], least: int, everything: int) -> tuple[in
 
 
 def plan(study: "Study", methods: Sequence[Method], sizes: Sequence[int], seeds: int, tests: int) -> list[Planned]:
-    """The rows, the cheapest first. tests: how many test items each answers."""
+    """The rows, the cheapest first: in the order of what a method takes in all up to this N, so that one with a few
+    labels comes before another with many. tests: how many test items each row answers."""
     everything = len(study.task.train)
-    planned = []
-    for method in methods:
+    planned: list[tuple[float, int, Planned]] = []
+    for order, method in enumerate(methods):
+        in_all, before = 0.0, 0
         for labels in method.sizes(study, sizes):
             seconds = method.seconds(study, labels, tests)
             drawn = range(seeds if method.seeds_matter(labels, everything) else 1)
-            planned += [Planned(Key(method.name, labels, seed), method, seconds) for seed in drawn]
-    order = {method.name: index for index, method in enumerate(methods)}
-    return sorted(planned, key=lambda row: (row.seconds, order[row.key.method], row.key))
+            again = (tests + before) * study.seconds_a_text if method.shares_features else 0.0
+            in_all, before = in_all + len(drawn) * max(0.0, seconds - again), labels
+            planned += [(in_all, order, Planned(Key(method.name, labels, seed), method, seconds)) for seed in drawn]
+    return [row for *_, row in sorted(planned, key=lambda each: (*each[:2], each[2].key))]
+
+
+def one_after_another(study: "Study", rows: Sequence[Planned], tests: int) -> list[Planned]:
+    """The rows with what each takes after those before it: a text's features, which some methods share, are computed
+    once."""
+    read: dict[int, int] = {}  # seed -> how many labels' features are there
+    found = []
+    for row in rows:
+        seconds = row.seconds
+        if row.method.shares_features:
+            _, labels, seed = row.key
+            again = min(labels, read.get(seed, 0)) + (tests if read else 0)
+            read[seed] = max(labels, read.get(seed, 0))
+            seconds = max(0.0, seconds - again * study.seconds_a_text)
+        found.append(row._replace(seconds=seconds, counted=row.seconds))
+    return found

@@ -86,7 +86,7 @@ def run(
         log(f"{name} is left out: {reason.removeprefix(f'{name}: ')}")
     setting = _setting(study, items)
     done = [known[row.key] for row in rows if row.key in known]
-    left = [row for row in rows if row.key not in known]
+    left = grid.one_after_another(study, [row for row in rows if row.key not in known], len(items))
     for line in plan_in_words(rows, left, bounds.minutes):
         log(line)
     if 1 < bounds.seeds < _ENOUGH_SEEDS:
@@ -173,7 +173,7 @@ class Pace:
 
     def note(self, row: Planned, outcome: Outcome, tests: int) -> None:
         took = outcome.seconds_to_adapt + outcome.milliseconds_per_text * tests / 1000
-        self._factor[row.key.method] = took / max(row.seconds, 1e-6)
+        self._factor[row.key.method] = took / max(row.counted or row.seconds, 1e-6)
 
     def seconds(self, row: Planned) -> float:
         return row.seconds * self._factor.get(row.key.method, 1.0)

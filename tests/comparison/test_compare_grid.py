@@ -1,11 +1,14 @@
 """Laws of the plan."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from comparison_fakes import FAKE_METHODS, Fakes, made_task
 
-from chainrule.comparison.grid import Bounds, checked_sizes, grid_sizes, plan
+from chainrule.comparison.grid import Bounds, Planned, checked_sizes, grid_sizes, one_after_another, plan
+from chainrule.comparison.methods.method import every_size
 from chainrule.comparison.study import MOST_SHOTS
 
 
@@ -61,9 +64,39 @@ def test_the_nearest_are_taken_from_all_labels() -> None:
     assert {row.key.labels for row in planned("in-context-nearest")} == {4, 16, 64, 200}
 
 
-def test_cheapest_first() -> None:
+def test_no_method_waits_for_many_labels_of_another_that_takes_more_in_all() -> None:
     rows = planned(sizes=(4, 16), trains=99, seeds=2)
-    assert [row.seconds for row in rows] == sorted(row.seconds for row in rows)
+    in_all: dict[Any, float] = {}
+    for row in rows:
+        in_all[row.key[:2]] = in_all.get(row.key[:2], 0.0) + row.seconds
+    up_to = [sum(took for (name, n), took in in_all.items() if name == row.key[0] and n <= row.key[1]) for row in rows]
+    assert up_to == pytest.approx(sorted(up_to)) and len(set(up_to)) > 10
+
+
+def sharing(tests: int, names: tuple[str, ...] = ("head", "centroid")) -> tuple[SimpleNamespace, list[Planned]]:
+    """A second a text, and half a second a row: methods of which some read the same texts."""
+    study = SimpleNamespace(task=made_task(trains=200), most_shots=MOST_SHOTS, seconds_a_text=1.0)
+    methods = [
+        replace(
+            method, seconds=lambda study, labels, tests: labels + tests + 0.5, sizes=every_size, shares_features=shares
+        )
+        for method in FAKE_METHODS
+        if (shares := method.name in names) or method.name == "lora"
+    ]
+    return study, plan(study, methods, (4, 16, 64), 3, tests)
+
+
+def test_each_text_that_methods_share_is_counted_once() -> None:
+    study, rows = sharing(tests=100)
+    found = one_after_another(study, rows, 100)
+    assert [row.key for row in found] == [row.key for row in rows]
+    shared = [row for row in found if row.key.method != "lora"]
+    read = sum(row.seconds - 0.5 for row in shared)
+    assert read == 100 + 3 * 64  # the test items, and each seed's labels, which are nested
+    assert shared[0].seconds == 100 + 4 + 0.5 and shared[-1].seconds == 0.5
+    assert all(row.counted == row.key.labels + 100 + 0.5 for row in found)
+    assert all(row.seconds == row.counted for row in found if row.key.method == "lora")
+    assert [row.key.method for row in rows].index("lora") >= len(shared) - 6  # it takes more than what is shared
 
 
 @pytest.mark.parametrize(

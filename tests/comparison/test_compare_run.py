@@ -9,6 +9,7 @@ from comparison_fakes import FAKE_METHODS, SKILLS, Fake, Fakes, made_task, run_f
 from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds, Key, Planned
 from chainrule.comparison.plan_in_words import plan_in_words, too_late
+from chainrule.comparison.run import planned
 from chainrule.errors import NotEnoughMemoryError
 
 FEW = Bounds(seeds=2)
@@ -173,13 +174,11 @@ def test_ctrl_c_leaves_a_report_of_the_rows_there_are(tmp_path: Path) -> None:
     assert said[-1].startswith("stopped after 2 of ")
 
 
-def test_the_cheapest_rows_come_first() -> None:
-    task = made_task()
-    fakes = Fakes(task)
+def test_rows_are_run_in_the_order_of_the_plan() -> None:
+    fakes = Fakes(made_task())
     run_fakes(fakes, FEW)
-    methods = {method.name: method for method in FAKE_METHODS}
-    costs = [methods[name].seconds(fakes, labels, 0) for name, labels, _ in fakes.made]
-    assert costs == sorted(costs)
+    rows, _ = planned(fakes, FEW, FAKE_METHODS, 10)
+    assert [tuple(made) for made in fakes.made] == [tuple(row.key) for row in rows]
 
 
 def test_the_table_is_shown_after_each_row_and_tells_what_is_left() -> None:

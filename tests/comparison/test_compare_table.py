@@ -3,6 +3,7 @@
 import json
 import xml.etree.ElementTree
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,26 @@ def test_what_is_far_behind_the_best_is_not_taken_though_the_difference_is_not_s
         assert choice.cheapest(16).name == "full"
     assert "take full finetuning" in found.advice and "the linear head" not in found.advice
     assert "significantly better than all others" not in found.advice
+
+
+@pytest.mark.parametrize(("seconds", "taken"), [(1.0, "full"), (19.0, "full"), (21.0, "head")])
+def test_of_those_near_the_best_the_most_accurate_is_taken_that_takes_hardly_longer(seconds: float, taken: str) -> None:
+    task = made_task(tests=40, trains=16)
+    table = compared(task, Bounds(methods=("full",), seeds=2), full=lambda _: 0.7).table
+    full = [replace(one, seconds_to_adapt=seconds) for one in table.outcomes]
+    wrong = next(i for i, label in enumerate(task.test.labels) if all(one.predictions[i] == label for one in full))
+    head = [
+        replace(
+            one,
+            method="head",
+            seconds_to_adapt=0.1,
+            predictions=[*one.predictions[:wrong], "", *one.predictions[wrong + 1 :]],
+        )
+        for one in full
+    ]
+    for choice in choices(Table(table.setting, [*full, *head])):
+        assert set(choice.near) == {"head", "full"} and choice.best.name == "full"
+        assert choice.cheapest(40).name == taken
 
 
 def test_two_seeds_find_forty_points_and_give_an_interval_of_use() -> None:
