@@ -57,8 +57,9 @@ class Planned(NamedTuple):
 
     key: Key
     method: Method
-    seconds: float  # that it will take, estimated
-    counted: float | None = None  # that its outcome will tell, which counts all features it reads; None: the same
+    seconds: float  # that it takes alone, estimated
+    seconds_a_text: float = 0.0  # of these, for each text whose features other rows need too; 0: there are none
+    tests: int = 0  # how many of such texts are test items
 
 
 def grid_sizes(smallest: int, everything: int) -> tuple[int, ...]:
@@ -94,23 +95,8 @@ def plan(study: "Study", methods: Sequence[Method], sizes: Sequence[int], seeds:
         for labels in method.sizes(study, sizes):
             seconds = method.seconds(study, labels, tests)
             drawn = range(seeds if method.seeds_matter(labels, everything) else 1)
-            again = (tests + before) * study.seconds_a_text if method.shares_features else 0.0
-            in_all, before = in_all + len(drawn) * max(0.0, seconds - again), labels
-            planned += [(in_all, order, Planned(Key(method.name, labels, seed), method, seconds)) for seed in drawn]
+            a_text = study.seconds_a_text if method.shares_features else 0.0
+            in_all, before = in_all + len(drawn) * max(0.0, seconds - (tests + before) * a_text), labels
+            keys = [Key(method.name, labels, seed) for seed in drawn]
+            planned += [(in_all, order, Planned(key, method, seconds, a_text, tests)) for key in keys]
     return [row for *_, row in sorted(planned, key=lambda each: (*each[:2], each[2].key))]
-
-
-def one_after_another(study: "Study", rows: Sequence[Planned], tests: int) -> list[Planned]:
-    """The rows with what each takes after those before it: a text's features, which some methods share, are computed
-    once."""
-    read: dict[int, int] = {}  # seed -> how many labels' features are there
-    found = []
-    for row in rows:
-        seconds = row.seconds
-        if row.method.shares_features:
-            _, labels, seed = row.key
-            again = min(labels, read.get(seed, 0)) + (tests if read else 0)
-            read[seed] = max(labels, read.get(seed, 0))
-            seconds = max(0.0, seconds - again * study.seconds_a_text)
-        found.append(row._replace(seconds=seconds, counted=row.seconds))
-    return found

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from chainrule.comparison.grid import Planned
+from chainrule.comparison.pace import Pace
 
 _BUDGETS = (5.0, 30.0, 120.0)  # minutes that the plan speaks of where none are named
 
@@ -13,7 +14,7 @@ def plan_in_words(rows: Sequence[Planned], left: Sequence[Planned], minutes: flo
     few budgets would leave out. `left`: the rows that are not there yet, the cheapest first."""
     sizes = sorted({row.key.labels for row in rows})
     count = f"{len(rows)} rows" if len(left) == len(rows) else f"{len(left)} of {len(rows)} rows are left"
-    about = duration(sum(row.seconds for row in left))
+    about = duration(sum(Pace().one_after_another(left)))
     lines = [f"{count}: N = {', '.join(map(str, sizes))} labels; about {about}, cheapest first"]
     for budget in _BUDGETS if minutes is None else (minutes,):
         late = too_late(left, 60 * budget)
@@ -26,12 +27,13 @@ def plan_in_words(rows: Sequence[Planned], left: Sequence[Planned], minutes: flo
 def too_late(left: Sequence[Planned], seconds: float) -> list[Planned]:
     """The rows that would end after so many seconds, by their estimates, where they run one after another and those
     that would are passed over."""
-    late, end = [], 0.0
+    late, end, pace = [], 0.0, Pace()
     for row in left:
-        if end + row.seconds > seconds:
+        if end + pace.seconds(row) > seconds:
             late.append(row)
         else:
-            end += row.seconds
+            end += pace.seconds(row)
+            pace.begin(row)
     return late
 
 

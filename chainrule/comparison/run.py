@@ -19,6 +19,7 @@ from chainrule.comparison.comparison import Comparison
 from chainrule.comparison.grid import Bounds, Planned
 from chainrule.comparison.methods import METHODS
 from chainrule.comparison.methods.method import Method
+from chainrule.comparison.pace import Pace
 from chainrule.comparison.plan_in_words import plan_in_words, rows_in_words
 from chainrule.comparison.rows import Folder, Outcome
 from chainrule.comparison.run_row import run_row
@@ -86,7 +87,7 @@ def run(
         log(f"{name} is left out: {reason.removeprefix(f'{name}: ')}")
     setting = _setting(study, items)
     done = [known[row.key] for row in rows if row.key in known]
-    left = grid.one_after_another(study, [row for row in rows if row.key not in known], len(items))
+    left = [row for row in rows if row.key not in known]
     for line in plan_in_words(rows, left, bounds.minutes):
         log(line)
     if 1 < bounds.seeds < _ENOUGH_SEEDS:
@@ -97,7 +98,7 @@ def run(
     running: deque[Planned] = deque()
 
     def so_far() -> Comparison:
-        return Comparison(Table(setting, done, methods, pace.corrected([*running, *left, *skipped]), left_out))
+        return Comparison(Table(setting, done, methods, [*running, *left, *skipped], left_out))
 
     def to_run() -> Iterator[Planned]:
         while left:
@@ -106,6 +107,7 @@ def run(
                 skipped.append(left.pop(0))
                 continue
             running.append(left.pop(0))
+            pace.begin(running[-1])
             yield running[-1]
 
     def here(some: Iterable[Planned]) -> Iterator[Outcome | NotEnoughMemoryError]:
@@ -163,23 +165,6 @@ def planned(
 
 def _tuple(values: Sequence[Value] | None) -> tuple[Value, ...] | None:
     return None if values is None else tuple(values)
-
-
-class Pace:
-    """Estimates, corrected by what rows of the same method really took."""
-
-    def __init__(self) -> None:
-        self._factor: dict[str, float] = {}
-
-    def note(self, row: Planned, outcome: Outcome, tests: int) -> None:
-        took = outcome.seconds_to_adapt + outcome.milliseconds_per_text * tests / 1000
-        self._factor[row.key.method] = took / max(row.counted or row.seconds, 1e-6)
-
-    def seconds(self, row: Planned) -> float:
-        return row.seconds * self._factor.get(row.key.method, 1.0)
-
-    def corrected(self, rows: Sequence[Planned]) -> list[Planned]:
-        return [row._replace(seconds=self.seconds(row)) for row in rows]
 
 
 def identity_of(study: "Study", limit: int | None) -> dict[str, Any]:

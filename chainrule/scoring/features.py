@@ -141,7 +141,7 @@ def last_features(
     found = torch.empty(len(documents), model.config.width)
     lengths = [len(document) for document in documents]
     at_once = tokens_at_once or machine.tokens_at_once("features", device)
-    if share and model.config.causal and _repeated(documents) >= _LARGE * sum(lengths):
+    if share and model.config.causal and _repeated(documents) > _LARGE * sum(lengths):
         for read in read_all(model, documents, at_once, [length - 1 for length in lengths]):
             last = torch.tensor([columns[-1] for columns in read.columns], device=device)
             found[read.sequences] = read.features[last].float().cpu()
@@ -158,7 +158,9 @@ def last_features(
 
 def _repeated(documents: Sequence[Tokens]) -> int:
     """How many tokens of the documents belong to the beginning that all of them have, but for its first time."""
-    if len(documents) < 2:
-        return 0
-    least, greatest = (end(documents, key=lambda document: tuple(map(int, document))) for end in (min, max))
-    return common_beginning(least, greatest) * (len(documents) - 1)
+    common = list(documents[0]) if len(documents) > 1 else []
+    for document in documents:
+        common = common[: common_beginning(common, document)]
+        if len(common) < 2:  # nothing, or BOS: looking on is not worth it
+            return 0
+    return len(common) * (len(documents) - 1)

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from comparison_fakes import FAKE_METHODS, Fakes, made_task
 
-from chainrule.comparison.grid import Bounds, Planned, checked_sizes, grid_sizes, one_after_another, plan
+from chainrule.comparison.grid import Bounds, Planned, checked_sizes, grid_sizes, plan
 from chainrule.comparison.methods.method import every_size
+from chainrule.comparison.pace import Pace
+from chainrule.comparison.plan_in_words import too_late
 from chainrule.comparison.study import MOST_SHOTS
 
 
@@ -73,9 +75,9 @@ def test_no_method_waits_for_many_labels_of_another_that_takes_more_in_all() -> 
     assert up_to == pytest.approx(sorted(up_to)) and len(set(up_to)) > 10
 
 
-def sharing(tests: int, names: tuple[str, ...] = ("head", "centroid")) -> tuple[SimpleNamespace, list[Planned]]:
+def sharing(tests: int, names: tuple[str, ...] = ("head", "centroid")) -> list[Planned]:
     """A second a text, and half a second a row: methods of which some read the same texts."""
-    study = SimpleNamespace(task=made_task(trains=200), most_shots=MOST_SHOTS, seconds_a_text=1.0)
+    study: Any = SimpleNamespace(task=made_task(trains=200), most_shots=MOST_SHOTS, seconds_a_text=1.0)
     methods = [
         replace(
             method, seconds=lambda study, labels, tests: labels + tests + 0.5, sizes=every_size, shares_features=shares
@@ -83,20 +85,27 @@ def sharing(tests: int, names: tuple[str, ...] = ("head", "centroid")) -> tuple[
         for method in FAKE_METHODS
         if (shares := method.name in names) or method.name == "lora"
     ]
-    return study, plan(study, methods, (4, 16, 64), 3, tests)
+    return plan(study, methods, (4, 16, 64), 3, tests)
 
 
 def test_each_text_that_methods_share_is_counted_once() -> None:
-    study, rows = sharing(tests=100)
-    found = one_after_another(study, rows, 100)
-    assert [row.key for row in found] == [row.key for row in rows]
-    shared = [row for row in found if row.key.method != "lora"]
-    read = sum(row.seconds - 0.5 for row in shared)
-    assert read == 100 + 3 * 64  # the test items, and each seed's labels, which are nested
-    assert shared[0].seconds == 100 + 4 + 0.5 and shared[-1].seconds == 0.5
-    assert all(row.counted == row.key.labels + 100 + 0.5 for row in found)
-    assert all(row.seconds == row.counted for row in found if row.key.method == "lora")
+    rows = sharing(tests=100)
+    seconds = Pace().one_after_another(rows)
+    shared = [took for row, took in zip(rows, seconds, strict=True) if row.key.method != "lora"]
+    assert (
+        sum(took - 0.5 for took in shared) == 100 + 3 * 64
+    )  # the test items, and each seed's labels, which are nested
+    assert shared[0] == 100 + 4 + 0.5 and shared[-1] == 0.5
+    for row, took in zip(rows, seconds, strict=True):
+        assert row.seconds == row.key.labels + 100 + 0.5 and (row.key.method != "lora" or took == row.seconds)
     assert [row.key.method for row in rows].index("lora") >= len(shared) - 6  # it takes more than what is shared
+
+
+def test_what_is_shared_is_not_free_for_others_where_the_row_that_would_read_it_first_is_left_out() -> None:
+    rows = sharing(tests=100)
+    assert too_late(rows, 60.0) == rows
+    assert [row.key.method for row in rows if row not in too_late(rows, 130.0)].count("lora") == 0
+    assert len(rows) - len(too_late(rows, 130.0)) > 6
 
 
 @pytest.mark.parametrize(

@@ -97,14 +97,20 @@ def test_logits_and_summaries_are_computed_where_the_weights_are(family: str) ->
     assert model.next_logits(features[:, -1]).device == DEVICE
 
 
+def cache_of(model: Transformer, rows: int, lengths: list[int]) -> BatchCache:
+    """With room for so many rows of 20 tokens, of which there are some."""
+    config = model.config
+    cache = BatchCache(config.layers, config.key_value_heads, config.head_width, torch.float32, DEVICE)
+    cache.reserve(rows, 20)
+    cache._set_lengths(lengths)
+    return cache
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_step_of_decoding_is_computed_where_the_weights_are(family: str) -> None:
     model = model_of(family)
-    config = model.config
-    cache = BatchCache(config.layers, config.key_value_heads, config.head_width, torch.float32, DEVICE)
-    cache.reserve(3, 20)
-    cache._set_lengths([9, 4, 2])
+    cache = cache_of(model, 3, [9, 4, 2])
     features = model.features(torch.zeros(3, 1, dtype=torch.long, device=DEVICE), cache)
     logits = model.next_logits(features[:, -1])
     for sampling in (Sampling(0.0), Sampling(0.7, top_k=5, top_p=0.9, min_p=0.1)):
@@ -115,10 +121,7 @@ def test_a_step_of_decoding_is_computed_where_the_weights_are(family: str) -> No
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_step_of_fixed_shapes_does_not_wait_for_its_device(family: str) -> None:
     model = model_of(family)
-    config = model.config
-    cache = BatchCache(config.layers, config.key_value_heads, config.head_width, torch.float32, DEVICE)
-    cache.reserve(6, 20)
-    cache._set_lengths([9, 4, 2, 2, 7])
+    cache = cache_of(model, 6, [9, 4, 2, 2, 7])
     features = FixedSteps(model, None).features([1, 2, 3, 4, 5], cache)
     assert features is not None and features.device == DEVICE and features.shape == (5, 32)
 
